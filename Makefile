@@ -1,0 +1,37 @@
+# Every target sets up what it needs in .venv; nothing else on the machine is touched.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: setup fmt check test fast demo bench clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install it or name another with PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch .venv/ready
+
+fmt: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+test: setup
+	$(BIN)/python -m pytest
+
+fast: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+demo: setup
+	$(BIN)/raydiology demo
+
+bench: setup
+	$(BIN)/python -m orchestrator.bench
+
+clean:
+	rm -rf build .pytest_cache .ruff_cache

@@ -1,0 +1,83 @@
+"""SampleRng: random numbers that depend on (run seed, epoch, sample id, what is drawn) and on nothing else.
+
+Each sample of a batch has a 64-bit key; a draw hashes the key with the name of the draw and a counter
+(splitmix64). Neither the number of workers nor the layout of batches changes what a sample gets, and there is no
+state to checkpoint. Parameters are drawn on the host, where box corners are needed as integers anyway.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """Scramble 64-bit words (the finaliser of splitmix64); overflow wraps, as it should."""
+    x = (x ^ (x >> np.uint64(30))) * _MIX_1
+    x = (x ^ (x >> np.uint64(27))) * _MIX_2
+    return x ^ (x >> np.uint64(31))
+
+
+def name_hash(name: str) -> np.uint64:
+    """Hash text to 64 bits, the same on every machine and in every process."""
+    return np.uint64(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little"))
+
+
+class SampleRng:
+    """Independent streams for the samples of a batch; ``keys`` is (B,) uint64."""
+
+    def __init__(self, keys: np.ndarray) -> None:
+        self.keys = np.asarray(keys, dtype=np.uint64)
+
+    @classmethod
+    def for_samples(cls, seed: int, epochs: Sequence[int] | np.ndarray, sample_ids: Sequence[str]) -> "SampleRng":
+        """Key each sample by (seed, its epoch, its id)."""
+        ids = np.array([name_hash(sample_id) for sample_id in sample_ids], dtype=np.uint64)
+        epoch = np.asarray(epochs, dtype=np.uint64)
+        return cls(_mix(_mix(ids + np.uint64(seed % 2**64)) + epoch * _GOLDEN + np.uint64(1)))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def fold(self, name: str | int) -> "SampleRng":
+        """Return the stream of one named use, such as a view's number or an augmentation's name."""
+        word = np.uint64(name + 1) if isinstance(name, int) else name_hash(name)
+        return SampleRng(_mix(self.keys + word * _GOLDEN))
+
+    def take(self, index: np.ndarray) -> "SampleRng":
+        """Return the streams of some of the samples."""
+        return SampleRng(self.keys[index])
+
+    def words(self, *shape: int) -> np.ndarray:
+        """Draw (B, *shape) uint64. Drawing twice from one stream gives the same numbers: fold first."""
+        count = int(np.prod(shape, dtype=np.int64))
+        counter = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
+        return _mix(self.keys[:, None] + counter).reshape(len(self), *shape)
+
+    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> np.ndarray:
+        """Draw (B, *shape) float64 in [low, high)."""
+        unit = (self.words(*shape) >> np.uint64(11)) * 2.0**-53
+        return low + (high - low) * unit
+
+    def integers(self, bound: np.ndarray | int) -> np.ndarray:
+        """Draw (B,) int64 in [0, bound), where bound is one integer or (B,); below 2**53."""
+        return np.minimum((self.uniform() * bound).astype(np.int64), np.asarray(bound, dtype=np.int64) - 1)
+
+    def chance(self, probability: float) -> np.ndarray:
+        """Draw (B,) bool, true with the given probability."""
+        return self.uniform() < probability
+
+    def normal_voxels(self, shape: Sequence[int], device: torch.device) -> torch.Tensor:
+        """Draw (B, *shape) standard normal float32 on a device, one generator per sample.
+
+        CPU and CUDA generators differ, so voxel noise is reproducible on one kind of device, not across kinds.
+        """
+        out = torch.empty((len(self), *shape), device=device)
+        for row, key in zip(out, self.keys, strict=True):
+            row.normal_(generator=torch.Generator(device).manual_seed(int(key >> np.uint64(1))))
+        return out

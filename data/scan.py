@@ -1,0 +1,55 @@
+"""Scan: one acquisition in memory. Axis order and units of the whole project are defined here, once.
+
+Arrays are (C, D, H, W) for a volume and (C, H, W) for an image. ``spacing_mm`` and every size, box or offset
+list the spatial axes in the same order: (D, H, W) or (H, W). ``affine`` takes a voxel index (d, h, w, 1) to
+world millimetres in RAS+ (x to the patient's right, y to anterior, z to superior).
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A volume or an image with its geometry and, where known, its label.
+
+    A stored intensity ``v`` means ``v * scale + offset`` (HU for CT as read; [0, 1] after a recipe's window).
+    ``affine`` is None for pictures, whose ``spacing_mm`` is then all ones and means pixels.
+    ``slice_index`` is the position of an axial slice along D in the preprocessed volume that it was cut from.
+    """
+
+    voxels: np.ndarray
+    spacing_mm: tuple[float, ...]
+    modality: str
+    affine: np.ndarray | None = None
+    label: np.ndarray | None = None
+    scale: float = 1.0
+    offset: float = 0.0
+    slice_index: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.voxels.ndim not in (3, 4):
+            raise ValueError(
+                f"scan: voxels of shape {self.voxels.shape} have {self.voxels.ndim} axes; "
+                "expected (C, D, H, W) or (C, H, W)"
+            )
+        if len(self.spacing_mm) != self.spatial_dims:
+            raise ValueError(
+                f"scan: {len(self.spacing_mm)} spacings {self.spacing_mm} for {self.spatial_dims} spatial axes"
+            )
+        if self.label is not None and self.label.shape != self.size:
+            raise ValueError(f"scan: label shape {self.label.shape} differs from image shape {self.size}")
+
+    @property
+    def spatial_dims(self) -> int:
+        return self.voxels.ndim - 1
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Spatial shape: (D, H, W) or (H, W)."""
+        return self.voxels.shape[1:]
+
+    def with_(self, **changes: object) -> "Scan":
+        """Return a copy with some fields replaced."""
+        return replace(self, **changes)  # type: ignore[arg-type]  # checked by __post_init__

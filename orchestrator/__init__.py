@@ -1,0 +1,1 @@
+"""Everything that runs: the only package that imports Ray and MLflow."""
