@@ -1,0 +1,155 @@
+"""Dice and IoU of label maps, from voxel counts per (true class, predicted class).
+
+Counts are additive: the slices of a volume may be predicted on different ranks, and their sum scores the volume.
+What a mean Dice means differs between papers, so every choice is a field of ``Convention``:
+
+``volume``  one score per volume and label, background excluded. A label that is neither in the truth nor in the
+            prediction is skipped; one that is only predicted scores 0. Mean over the volumes for each label, then
+            over the labels.
+``thesis``  the IoU-based-positives thesis' released code (dittohed/exploring-ssl-for-ct, MONAI's DiceMetric with
+            background over single slices): one score per slice and label, labels that are absent from the truth
+            are skipped even where they are predicted. Mean over the labels of each slice, then over the slices.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+ConventionName = Literal["volume", "thesis"]
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How counts become one number.
+
+    unit            what is scored on its own
+    background      whether class 0 counts as a label
+    false_alarms    whether a label that is predicted but absent from the truth scores 0 (else it is skipped)
+    average_first   which mean is taken first: of a label over units, or of a unit over labels
+    """
+
+    unit: Literal["volume", "slice"]
+    background: bool
+    false_alarms: bool
+    average_first: Literal["units", "labels"]
+
+
+CONVENTIONS: dict[ConventionName, Convention] = {
+    "volume": Convention(unit="volume", background=False, false_alarms=True, average_first="units"),
+    "thesis": Convention(unit="slice", background=True, false_alarms=False, average_first="labels"),
+}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Dice and IoU in [0, 1]: a value per label that could be scored, and their means.
+
+    ``num_units`` counts the volumes or slices behind each label's value. ``remarks`` says in words which labels
+    have no score, or a score of 0 by false alarms alone.
+    """
+
+    mean_dice: float
+    mean_iou: float
+    dice: dict[str, float]
+    iou: dict[str, float]
+    num_units: dict[str, int]
+    remarks: tuple[str, ...]
+
+
+def count_confusions(
+    truth: Int[Tensor, "units *size"], prediction: Int[Tensor, "units *size"], num_classes: int
+) -> Int[np.ndarray, "units true predicted"]:
+    """Count the voxels of each unit by (true class, predicted class); a negative truth (padding) is not counted.
+
+    Raises ValueError where a class is not below ``num_classes``.
+    """
+    for subject, classes in (("truth", truth), ("prediction", prediction)):
+        highest = int(classes.max()) if classes.numel() else 0
+        if highest >= num_classes:
+            raise ValueError(
+                f"{subject}: class {highest} exceeds {num_classes} classes; expected 0 to {num_classes - 1}; "
+                "map the label values to class indices first"
+            )
+    units = len(truth)
+    cell = truth.long() * num_classes + prediction.long()
+    cell = cell + torch.arange(units, device=cell.device).view(-1, *[1] * (cell.ndim - 1)) * num_classes**2
+    counts = torch.bincount(cell[truth >= 0], minlength=units * num_classes**2)
+    return counts.reshape(units, num_classes, num_classes).cpu().numpy()
+
+
+def dice_and_iou(
+    counts: Int[np.ndarray, "units true predicted"], false_alarms: bool
+) -> tuple[Float[np.ndarray, "units labels"], Float[np.ndarray, "units labels"]]:
+    """Return the Dice and the IoU of each unit and class, NaN where the pair is skipped.
+
+    Dice = 2 TP / (T + P) and IoU = TP / (T + P - TP), with T true, P predicted and TP agreeing voxels.
+    """
+    agreeing = np.einsum("ukk->uk", counts).astype(np.float64)
+    true, predicted = counts.sum(2).astype(np.float64), counts.sum(1).astype(np.float64)
+    scored = true + predicted > 0 if false_alarms else true > 0
+    both = np.where(scored, true + predicted, 1.0)
+    dice = np.where(scored, 2 * agreeing / both, np.nan)
+    iou = np.where(scored, agreeing / np.where(scored, both - agreeing, 1.0), np.nan)
+    return dice, iou
+
+
+def score(
+    counts: Int[np.ndarray, "units classes classes"],
+    label_names: Sequence[str],
+    convention: ConventionName = "volume",
+) -> Scores:
+    """Score counts whose units are what the convention asks for (volumes or slices).
+
+    ``label_names`` names every class, background first. Raises ValueError where nothing can be scored.
+    """
+    rules = CONVENTIONS[convention]
+    assert counts.shape[1] == len(label_names), "one name per class, background included"
+    first = 0 if rules.background else 1
+    names = list(label_names[first:])
+    dice, iou = (values[:, first:] for values in dice_and_iou(counts, rules.false_alarms))
+    num_scored = (~np.isnan(dice)).sum(0)
+    if not num_scored.any():
+        raise ValueError(
+            f"segmentation scores: none of the labels {names} occurs in the {len(counts)} {rules.unit}s that were "
+            "evaluated; expected at least one; check the split and the labels of the shards"
+        )
+    return Scores(
+        mean_dice=_mean(dice, rules),
+        mean_iou=_mean(iou, rules),
+        dice=_by_label(dice, names),
+        iou=_by_label(iou, names),
+        num_units={name: int(n) for name, n in zip(names, num_scored, strict=True) if n},
+        remarks=_remarks(counts.sum(2)[:, first:], num_scored, names, rules),
+    )
+
+
+def _mean(values: Float[np.ndarray, "units labels"], rules: Convention) -> float:
+    """Average what is not NaN, over one axis and then over the other."""
+    first, second = (0, 1) if rules.average_first == "units" else (1, 0)
+    some = ~np.isnan(values).all(first)
+    kept = values.compress(some, axis=second)
+    return float(np.nanmean(kept, axis=first).mean())
+
+
+def _by_label(values: Float[np.ndarray, "units labels"], names: Sequence[str]) -> dict[str, float]:
+    columns = zip(names, values.T, strict=True)
+    return {name: float(np.nanmean(column)) for name, column in columns if not np.isnan(column).all()}
+
+
+def _remarks(
+    true: Int[np.ndarray, "units labels"], num_scored: Int[np.ndarray, "labels"], names: list[str], rules: Convention
+) -> tuple[str, ...]:
+    """Say which labels occur in no unit, and what that does to their score."""
+    where = f"none of the {len(true)} {rules.unit}s"
+    remarks = []
+    for name, voxels, scored in zip(names, true.sum(0), num_scored, strict=True):
+        if voxels == 0 and scored == 0:
+            remarks.append(f"label {name} occurs in {where}: it has no score and is left out of the mean")
+        elif voxels == 0:
+            remarks.append(f"label {name} occurs in {where} but was predicted in {scored}: it scores 0")
+    return tuple(remarks)
