@@ -1,0 +1,129 @@
+"""Checkpoint: what a restart needs, and the exported encoder that other tools take.
+
+A checkpoint is a folder: ``method.safetensors`` (weights and buffers), ``optimiser.pt`` (read back with
+``weights_only``), ``state.json`` (where training stands) and ``encoder.safetensors`` with ``encoder.json``.
+Nothing is pickled that could run code when it is read.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from data.order import ORDER_VERSION
+from methods.base import Method
+
+METHOD, OPTIMISER, STATE = "method.safetensors", "optimiser.pt", "state.json"
+ENCODER, ENCODER_CARD = "encoder.safetensors", "encoder.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint or an encoder that does not fit; the message says what was found, expected and to do."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Where training stands: steps done, and what early stopping remembers.
+
+    Random numbers need no state: views are keyed by sample and epoch, and the generator of drop-path and its like
+    is seeded anew for each step.
+    """
+
+    step: int = 0
+    best_score: float | None = None
+    best_step: int = 0
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The sample stream that a checkpoint belongs to; continuing on another would repeat or skip samples."""
+
+    digest: str
+    seed: int
+    batch_size: int
+    order_version: int = ORDER_VERSION
+
+
+def save(folder: Path, method: Method, optimiser: torch.optim.Optimizer, state: State, stream: Stream) -> None:
+    """Write a checkpoint into an existing empty folder."""
+    save_file(_contiguous(method.state_dict()), folder / METHOD)
+    torch.save(optimiser.state_dict(), folder / OPTIMISER)
+    (folder / STATE).write_text(json.dumps({"state": asdict(state), "stream": asdict(stream)}))
+
+
+def restore(folder: Path, method: Method, optimiser: torch.optim.Optimizer, stream: Stream) -> State:
+    """Load a checkpoint into a method and its optimiser; raise CheckpointError where the stream differs."""
+    saved = json.loads((folder / STATE).read_text())
+    if saved["stream"] != asdict(stream):
+        differing = [name for name, value in asdict(stream).items() if saved["stream"].get(name) != value]
+        raise CheckpointError(
+            f"checkpoint {folder.name}: saved for {_listed(saved['stream'], differing)}, this run has "
+            f"{_listed(asdict(stream), differing)}; give the run another name or home, or restore the old shards"
+        )
+    method.load_state_dict(load_file(folder / METHOD))
+    optimiser.load_state_dict(torch.load(folder / OPTIMISER, weights_only=True))
+    return State(**saved["state"])
+
+
+def is_intact(folder: Path) -> bool:
+    """Tell whether a checkpoint's files are all there and readable to their end."""
+    try:
+        json.loads((folder / STATE).read_text())
+        load_file(folder / METHOD)
+        torch.load(folder / OPTIMISER, weights_only=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError):
+        return False
+    return True
+
+
+def saved_step(folder: Path) -> int:
+    """Return the step that a checkpoint was saved after."""
+    return json.loads((folder / STATE).read_text())["state"]["step"]
+
+
+def export_encoder(folder: Path, encoder: nn.Module, card: dict[str, Any]) -> None:
+    """Write the encoder's weights under its own names, and a card that says what they are.
+
+    ``card`` holds at least the encoder's config; the recipe and digest tell a later user how to prepare scans.
+    """
+    save_file(_contiguous(encoder.state_dict()), folder / ENCODER)
+    full = {"raydiology": version("raydiology"), "torch": torch.__version__, **card}
+    (folder / ENCODER_CARD).write_text(json.dumps(full, indent=2, sort_keys=True))
+
+
+def load_encoder(path: Path, encoder: nn.Module, allow_unmatched: bool = False) -> list[str]:
+    """Load exported weights into an encoder; return the keys that did not match (none, unless allowed).
+
+    A key matches when both sides have it with the same shape.
+    """
+    file = path / ENCODER if path.is_dir() else path
+    if not file.is_file():
+        raise CheckpointError(f"encoder {path.name}: no {ENCODER} there; expected what a pretraining exports")
+    weights, own = load_file(file), encoder.state_dict()
+    unmatched = sorted(
+        set(weights.keys() ^ own.keys())
+        | {key for key in weights.keys() & own.keys() if weights[key].shape != own[key].shape}
+    )
+    if unmatched and not allow_unmatched:
+        shown = ", ".join(unmatched[:5]) + (", ..." if len(unmatched) > 5 else "")
+        raise CheckpointError(
+            f"encoder {path.name}: {len(unmatched)} of {len(own)} keys do not match ({shown}); use the encoder "
+            f"config of {ENCODER_CARD} beside it, or allow unmatched keys to start those from random values"
+        )
+    encoder.load_state_dict({key: value for key, value in weights.items() if key not in unmatched}, strict=False)
+    return unmatched
+
+
+def _contiguous(state: dict[str, Any]) -> dict[str, Any]:
+    return {key: value.detach().cpu().contiguous() for key, value in state.items()}
+
+
+def _listed(fields: dict[str, Any], names: list[str]) -> str:
+    return ", ".join(f"{name}={fields.get(name)}" for name in names)

@@ -1,0 +1,102 @@
+"""Cluster: join Ray or start it on this machine, and refuse in words what cannot be placed."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import ray
+
+from orchestrator.config import Resources
+
+# One reader, one spare for what Ray Data lists and splits with.
+DATA_CPUS = 1.0
+LOCAL_STORE_SHARE = 0.15
+LOCAL_STORE_MOST_BYTES = 8 * 2**30
+
+
+class PlacementError(ValueError):
+    """A job that the cluster can never place; the message holds the arithmetic."""
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Join the cluster that ``RAY_ADDRESS`` names, or start Ray here; shut down only what was started."""
+    if ray.is_initialized():
+        yield
+        return
+    _connect()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect() -> None:
+    # A fresh local Ray writes a token file with the process's umask.
+    previous = os.umask(0o077)
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "120")
+    # A worker's folder would otherwise be a Ray session folder, where relative paths mean nothing.
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    try:
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env=_runtime_env())
+        else:
+            # Logical CPUs: readers and controllers mostly wait, and a job that asks for more than the cores of a
+            # laptop would otherwise hang instead of running slower.
+            ray.init(
+                address="local",
+                num_cpus=max(8, 2 * (os.cpu_count() or 1)),
+                object_store_memory=int(
+                    min(LOCAL_STORE_MOST_BYTES, LOCAL_STORE_SHARE * psutil.virtual_memory().total)
+                ),
+                include_dashboard=True,  # frees the placement groups of killed trials
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                runtime_env=_runtime_env(),
+            )
+    finally:
+        os.umask(previous)
+
+
+def _runtime_env() -> dict[str, dict[str, str]]:
+    """Return what every worker process must have: our packages on its path, and one thread per pool."""
+    root = str(Path(__file__).parents[1])
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return {"env_vars": {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore", **threads}}
+
+
+def preflight(resources: Resources) -> None:
+    """Raise PlacementError where the workers and readers can never run at once on this cluster."""
+    have = ray.cluster_resources()
+    need_cpu = resources.workers * resources.cpus_per_worker + resources.readers + DATA_CPUS
+    have_cpu = have.get("CPU", 0.0)
+    if need_cpu > have_cpu:
+        raise PlacementError(
+            f"resources: {resources.workers} workers x {resources.cpus_per_worker:g} CPU + {resources.readers} "
+            f"readers + {DATA_CPUS:g} for reading ahead = {need_cpu:g} CPUs, the cluster has {have_cpu:g}; "
+            "lower resources.workers, resources.cpus_per_worker or resources.readers, or join a larger cluster "
+            "(RAY_ADDRESS)"
+        )
+    if resources.gpu and resources.workers > have.get("GPU", 0.0):
+        raise PlacementError(
+            f"resources: {resources.workers} workers x 1 GPU, the cluster has {have.get('GPU', 0.0):g} GPUs; "
+            "lower resources.workers, set resources.gpu=false to train on CPUs, or join a larger cluster"
+        )
+
+
+def hardware() -> dict[str, str]:
+    """Describe the cluster for the record of a run."""
+    have = ray.cluster_resources()
+    return {
+        "python": sys.version.split()[0],
+        "ray": ray.__version__,
+        "nodes": str(len(ray.nodes())),
+        "cluster_cpus": f"{have.get('CPU', 0):g}",
+        "cluster_gpus": f"{have.get('GPU', 0):g}",
+        "memory_gib": f"{psutil.virtual_memory().total / 2**30:.0f}",
+    }

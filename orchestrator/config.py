@@ -1,0 +1,307 @@
+"""Experiment: everything that decides a run, as one frozen value.
+
+YAML in (with one ``base:`` to inherit from and ``a.b=c`` overrides), a resolved experiment out. Unknown fields are
+errors. What changes results goes into the run key; where and on what it runs (``resources``, ``tracking``,
+``home``) does not.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from methods import METHODS
+from methods.base import Frozen
+from methods.downstream.segmentation import Segmentation
+from methods.encoders import ENCODERS
+
+MethodConfig = Annotated[reduce(or_, (method.Config for method in METHODS.values())), Field(discriminator="name")]  # pyright: ignore[reportInvalidTypeForm]  # the registry decides which configs there are
+EncoderConfig = Annotated[reduce(or_, (encoder.Config for encoder in ENCODERS.values())), Field(discriminator="name")]  # pyright: ignore[reportInvalidTypeForm]
+
+
+class ConfigError(ValueError):
+    """An experiment that cannot be read; the message names file, field, value and remedy."""
+
+
+class Data(Frozen):
+    """Which samples a pretraining sees."""
+
+    shards: str
+    split: str | None = "train"
+
+    _absolute = field_validator("shards")(lambda uri: absolute(uri))
+
+
+class Optimiser(Frozen):
+    """Learning rate, warm-up and decay; the schedule advances per step."""
+
+    name: Literal["sgd", "adam", "adamw"] = "adamw"
+    lr: float = Field(gt=0)
+    final_lr: float = Field(default=0.0, ge=0)
+    warmup_epochs: float = Field(default=0.0, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = Field(default=0.0, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_norm: float | None = Field(default=None, gt=0)
+
+
+class Budget(Frozen):
+    """How long to train: ``epochs`` over the samples or ``steps``, and the batch over all workers."""
+
+    epochs: float | None = Field(default=None, gt=0)
+    steps: int | None = Field(default=None, gt=0)
+    batch_size: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "Budget":
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(f"budget: epochs={self.epochs}, steps={self.steps}; give exactly one of the two")
+        return self
+
+    def total_steps(self, num_samples: int) -> int:
+        """Return the number of optimiser steps over ``num_samples`` samples; a last partial batch is not trained."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return max(1, int(self.epochs * num_samples / self.batch_size))
+
+    def epochs_to_steps(self, epochs: float, num_samples: int) -> int:
+        """Return how many steps some epochs are, rounded."""
+        return round(epochs * num_samples / self.batch_size)
+
+
+class Stage(Frozen):
+    """One method with its own budget; it starts from the encoder of the stage before."""
+
+    name: str = "pretrain"
+    method: MethodConfig
+    optimiser: Optimiser = Optimiser(lr=1e-3)
+    budget: Budget = Budget(epochs=100, batch_size=32)
+
+
+class Downstream(Frozen):
+    """A task that an encoder is fine-tuned on and judged by."""
+
+    task: Segmentation.Config
+    shards: str
+    train_split: str = "train"
+    val_split: str = "val"
+    label_fraction: float = Field(default=1.0, gt=0, le=1)
+    optimiser: Optimiser
+    budget: Budget
+    seed: int = 0
+    evaluate_every_epochs: float = Field(default=10, gt=0)
+    evaluate_every_epoch_from: float | None = None
+    patience_epochs: float | None = Field(default=None, gt=0)
+
+    _absolute = field_validator("shards")(lambda uri: absolute(uri))
+
+
+class Training(Frozen):
+    """How steps are computed and how often they are reported and saved."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    sync_batch_norm: bool = True
+    report_every_steps: int = Field(default=10, gt=0)
+    checkpoint_every_steps: int = Field(default=200, gt=0)
+
+
+class Resources(Frozen):
+    """Where it runs; none of this changes results."""
+
+    workers: int = Field(default=1, gt=0)
+    gpu: bool = False
+    cpus_per_worker: float = Field(default=1, gt=0)
+    readers: int = Field(default=1, gt=0)
+    max_failures: int = Field(default=3, ge=0)
+    storage: str | None = None
+
+
+class Tracking(Frozen):
+    """Which MLflow; None is the SQLite store under ``home``, or ``MLFLOW_TRACKING_URI`` where it is set."""
+
+    uri: str | None = None
+    pictures: bool = True
+
+
+class Experiment(Frozen):
+    """What a YAML file of ``experiments/`` says, complete.
+
+    ``method``, ``optimiser`` and ``budget`` at the top are the short form of a single stage.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = 0
+    data: Data
+    encoder: EncoderConfig
+    method: MethodConfig | None = None
+    optimiser: Optimiser | None = None
+    budget: Budget | None = None
+    stages: tuple[Stage, ...] = ()
+    downstream: Downstream | None = None
+    training: Training = Training()
+    resources: Resources = Resources()
+    tracking: Tracking = Tracking()
+    home: str = "runs"
+
+    _absolute = field_validator("home")(lambda path: absolute(path))
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "Experiment":
+        if (self.method is None) == (not self.stages):
+            raise ValueError("experiment: give either method (with optimiser and budget) or stages, not both or none")
+        if self.stages and (self.optimiser or self.budget):
+            raise ValueError("experiment: optimiser and budget belong into each stage where stages are given")
+        batch_sizes = [stage.budget.batch_size for stage in self.pretraining]
+        batch_sizes += [self.downstream.budget.batch_size] if self.downstream else []
+        for size in batch_sizes:
+            if size % self.resources.workers:
+                raise ValueError(
+                    f"budget.batch_size {size} is not divisible by resources.workers {self.resources.workers}; "
+                    "the batch is shared out evenly: change one of the two"
+                )
+        return self
+
+    @property
+    def pretraining(self) -> tuple[Stage, ...]:
+        """The stages, whichever form they were given in."""
+        if self.stages:
+            return self.stages
+        given = {"optimiser": self.optimiser, "budget": self.budget}
+        return (Stage(method=self.method, **{name: value for name, value in given.items() if value is not None}),)
+
+    def pretrain_key(self, digest: str) -> str:
+        """Name a pretraining by what decides its result: config, dataset digest and seed."""
+        return _key("pretrain", self._core(), digest)
+
+    def finetune_key(self, pretrained: str, digest: str) -> str:
+        """Name a fine-tuning by the encoder it starts from (a run key or 'scratch'), its config and dataset."""
+        assert self.downstream is not None
+        core = {
+            "downstream": self.downstream.model_dump(mode="json", exclude={"shards"}),
+            "encoder": self.encoder.model_dump(mode="json"),
+            "precision": self.training.precision,
+            "pretrained": pretrained,
+        }
+        return _key("finetune", core, digest)
+
+    def _core(self) -> dict[str, Any]:
+        return {
+            "encoder": self.encoder.model_dump(mode="json"),
+            "stages": [stage.model_dump(mode="json") for stage in self.pretraining],
+            "split": self.data.split,
+            "seed": self.seed,
+            "precision": self.training.precision,
+            "sync_batch_norm": self.training.sync_batch_norm,
+        }
+
+
+def absolute(uri: str) -> str:
+    """Return a local path as an absolute one; leave s3:// and its like alone (Ray changes workers' folders)."""
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment file, its bases and ``a.b=c`` overrides; raise ConfigError in words."""
+    return resolve(read(path), overrides, str(path))
+
+
+def resolve(tree: dict[str, Any], overrides: Sequence[str] = (), source: str = "experiment") -> Experiment:
+    """Validate a config tree after applying overrides."""
+    for override in overrides:
+        tree = merge(tree, _parse_override(override))
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(explain(error, source)) from None
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file and what it inherits from through ``base:`` (relative to the file), unvalidated."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"experiment {path}: no such file; experiments/ holds those that come with Raydiology")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"experiment {path}: not YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"experiment {path}: expected a mapping of fields, found {type(tree).__name__}")
+    base = tree.pop("base", None)
+    return merge(read(path.parent / base), tree) if base else tree
+
+
+def merge(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Overlay ``changes``: mappings merge, all else is replaced.
+
+    A mapping that names another ``name`` than the one below it (another method, another encoder) replaces it whole,
+    because the fields of the one mean nothing to the other.
+    """
+    merged = dict(tree)
+    for key, value in changes.items():
+        old = merged.get(key)
+        if (
+            isinstance(value, dict)
+            and isinstance(old, dict)
+            and value.get("name", old.get("name")) == old.get("name")
+        ):
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def expand(dotted: dict[str, Any]) -> dict[str, Any]:
+    """Turn {"a.b": c} into {"a": {"b": c}}."""
+    tree: dict[str, Any] = {}
+    for path, value in dotted.items():
+        for part in reversed(path.split(".")):
+            value = {part: value}
+        tree = merge(tree, value)
+    return tree
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"override {text!r}: expected field.subfield=value, such as method.crops.iou='[0.3,0.6]'")
+    try:
+        return expand({path: yaml.safe_load(value)})
+    except yaml.YAMLError:
+        raise ConfigError(f"override {text!r}: {value!r} is not YAML; quote lists, such as '[0.3,0.6]'") from None
+
+
+def explain(error: ValidationError, source: str) -> str:
+    """Put a validation error into lines of words: field, value, expectation, nearest known field."""
+    return "\n".join([f"{source}:", *(f"  {_explain_one(item)}" for item in error.errors())])
+
+
+def _explain_one(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"{where}: no such field; check its spelling against `raydiology schema`"
+    if item["type"] == "missing":
+        return f"{where}: missing; it has no default"
+    if item["type"] == "value_error":
+        return f"{where}: {item['ctx']['error']}" if where else str(item["ctx"]["error"])
+    return f"{where}: {item['msg']}, found {item['input']!r}"
+
+
+def _key(kind: str, core: dict[str, Any], digest: str) -> str:
+    text = json.dumps({"kind": kind, "config": core, "digest": digest}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of an experiment file, for editors."""
+    tree = Experiment.model_json_schema()
+    tree["properties"]["base"] = {"type": "string", "description": "experiment file to inherit from"}
+    tree["required"] = []  # a file may leave to its base, or to an override, whatever it likes
+    return tree

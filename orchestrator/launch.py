@@ -1,0 +1,231 @@
+"""Launch: one stage on Ray Train, from the newest checkpoint that there is, to its end."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs
+import ray.train
+import torch
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    FailureConfig,
+    Result,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+from data.batch import Batch
+from orchestrator import feed
+from orchestrator.checkpoint import is_intact, saved_step
+from orchestrator.config import Resources
+from orchestrator.feed import FeedPlan
+from orchestrator.history import HISTORY, HistoryWriter, Tail
+from orchestrator.loop import NonFiniteError, Plan, Trainee, World, train
+
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+CONTROLLER_FAILURES = 3
+FOLLOW_EVERY_S = 1.0
+
+
+class RunError(RuntimeError):
+    """A run that ended without its result; the message says why in words."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage of a run.
+
+    folder    the run's folder on the driver's machine, where its history is written
+    storage   where checkpoints go: a folder or s3://, reachable from every node
+    build     makes the trainee; it is called in every worker
+    keep_best keep the checkpoint with the best score beside the newest
+    recovered a checkpoint to start from where Ray Train's own list of them is lost
+    """
+
+    folder: Path
+    stage: str
+    storage: str
+    plan: Plan
+    feed: FeedPlan
+    build: Callable[[], Trainee]
+    resources: Resources
+    keep_best: bool = False
+    recovered: str | None = None
+
+
+def launch(job: Job, follow: Callable[[list[dict[str, Any]]], None]) -> Checkpoint:
+    """Train a stage and return its checkpoint: the best scored where ``keep_best``, else the newest.
+
+    ``follow`` is handed the history as it grows. A stage that was interrupted goes on where its last checkpoint
+    stands. Raises RunError in words.
+    """
+    job = _recover(job)
+    done = newest_checkpoint(job)
+    if done is None or _step_of(done) < job.plan.total_steps:
+        with _followed(job, follow) as tail:
+            _fit(job)
+            _raise_fatal(tail)
+    result = Result.from_path(f"{job.storage}/{job.stage}")
+    assert result.checkpoint is not None, "training ends with a checkpoint"
+    if not job.keep_best:
+        return result.checkpoint
+    scored = [(metrics["score"], checkpoint) for checkpoint, metrics in result.best_checkpoints or []]
+    return max(scored, key=lambda pair: pair[0])[1]
+
+
+def newest_checkpoint(job: Job) -> Checkpoint | None:
+    """Return the newest committed checkpoint of a stage, or None where there is none yet."""
+    filesystem, path = pyarrow.fs.FileSystem.from_uri(f"{job.storage}/{job.stage}")
+    if filesystem.get_file_info(f"{path}/{SNAPSHOT}").type == pyarrow.fs.FileType.NotFound:
+        return Checkpoint(job.recovered) if job.recovered else None
+    return Result.from_path(f"{job.storage}/{job.stage}").checkpoint
+
+
+def _fit(job: Job) -> None:
+    resources = job.resources
+    per_worker = {"CPU": resources.cpus_per_worker, **({"GPU": 1.0} if resources.gpu else {})}
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(backend="nccl" if resources.gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers, use_gpu=resources.gpu, resources_per_worker=per_worker
+        ),
+        datasets={"train": partial(_remaining, job)},
+        dataset_config=feed.data_config(),
+        run_config=RunConfig(
+            name=job.stage,
+            storage_path=job.storage,
+            failure_config=FailureConfig(
+                max_failures=resources.max_failures, controller_failure_limit=CONTROLLER_FAILURES
+            ),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=2, **({"checkpoint_score_attribute": "score"} if job.keep_best else {})
+            ),
+            callbacks=[HistoryWriter(job.folder, job.stage)],
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise RunError(_words(job, error)) from error
+
+
+def _remaining(job: Job) -> ray.data.Dataset:
+    """Build the feed from the newest checkpoint on; Train's controller calls it for every new set of workers."""
+    checkpoint = newest_checkpoint(job)
+    return feed.build_dataset(replace(job.feed, first_step=_step_of(checkpoint) if checkpoint else 0))
+
+
+def _step_of(checkpoint: Checkpoint) -> int:
+    with checkpoint.as_directory() as folder:
+        return saved_step(Path(folder))
+
+
+def _work(config: dict[str, Any]) -> None:
+    """Train on one rank; this is what Ray Train runs in each worker."""
+    job: Job = config["job"]
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    assert isinstance(device, torch.device)
+    world = World(context.get_world_rank(), context.get_world_size(), device)
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, torch.get_num_threads(), round(job.resources.cpus_per_worker)))
+    checkpoint = newest_checkpoint(job)
+    trainee = job.build()
+    batches = partial(_batches, job, world)
+    try:
+        if checkpoint is None:
+            train(trainee, job.plan, batches, world, partial(_report, world))
+        else:
+            with checkpoint.as_directory() as folder:
+                train(trainee, job.plan, batches, world, partial(_report, world), Path(folder))
+    except NonFiniteError as error:
+        # The same batch would fail again: do not spend the run's retries on it.
+        ray.train.report({"fatal": str(error)})
+
+
+def _batches(job: Job, world: World, first_step: int) -> Iterator[Batch]:
+    plan = replace(job.feed, first_step=first_step)
+    shard = ray.train.get_dataset_shard("train")
+    return feed.batches(shard, plan, world.rank, world.device)
+
+
+def _report(world: World, metrics: dict[str, Any], checkpoint: Path | None = None) -> None:
+    step = metrics["history"][-1]["step"] + 1
+    if checkpoint is None:
+        ray.train.report(metrics if world.rank == 0 else {})
+        return
+    ray.train.report(metrics, Checkpoint.from_directory(checkpoint), checkpoint_dir_name=f"step_{step:09d}")
+
+
+@contextmanager
+def _followed(job: Job, follow: Callable[[list[dict[str, Any]]], None]) -> Iterator[Tail]:
+    """Hand the history to ``follow`` from a thread while the body runs; yield a tail from where it began."""
+    path = job.folder / HISTORY
+    begin = path.stat().st_size if path.exists() else 0
+    tail, over = Tail(path, begin), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(FOLLOW_EVERY_S):
+            follow(tail.read())
+        follow(tail.read())
+
+    thread = threading.Thread(target=watch, name="follow-history", daemon=True)
+    thread.start()
+    try:
+        yield Tail(path, begin)
+    finally:
+        over.set()
+        thread.join()
+
+
+def _raise_fatal(tail: Tail) -> None:
+    for line in tail.read():
+        if "fatal" in line:
+            raise RunError(line["fatal"])
+
+
+def _words(job: Job, error: TrainingFailedError) -> str:
+    """Name the first cause of a failed stage in one line."""
+    causes: list[BaseException] = [error]
+    if isinstance(error, WorkerGroupError) and error.worker_failures:
+        causes = list(error.worker_failures.values())
+    elif isinstance(error, ControllerError):
+        causes = [error.controller_failure]
+    cause: BaseException = causes[0]
+    while (inner := getattr(cause, "cause", None) or cause.__cause__) is not None:
+        cause = inner
+    lines = [line for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
+    return (
+        f"stage {job.stage}: failed {job.resources.max_failures + 1} times, last with "
+        f"{type(cause).__name__}: {lines[-1].strip()}"
+    )
+
+
+def _recover(job: Job) -> Job:
+    """Return the job with the newest intact checkpoint to start from, where a kill cut off Ray's list of them.
+
+    Ray Train writes that list in place; the checkpoints themselves are complete before it does.
+    """
+    stage = Path(job.storage) / job.stage
+    if "://" in job.storage or not (stage / SNAPSHOT).exists():
+        return job
+    try:
+        json.loads((stage / SNAPSHOT).read_text())
+    except json.JSONDecodeError:
+        (stage / SNAPSHOT).rename(stage / (SNAPSHOT + ".broken"))
+    else:
+        return job
+    intact = (folder for folder in sorted(stage.glob("step_*"), reverse=True) if is_intact(folder))
+    return replace(job, recovered=next((str(folder) for folder in intact), None))

@@ -1,0 +1,221 @@
+"""The training loop: one method on one rank, for pretraining and fine-tuning alike.
+
+It knows torch.distributed but not Ray: batches come from an iterator and reports go to a callable, so that a test
+runs the same loop in one process.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from data.batch import Batch
+from methods.base import Losses, Method, Views
+from methods.parts.sync_batch_norm import convert_sync_batch_norm
+from orchestrator import optimiser as optimisers
+from orchestrator.checkpoint import State, Stream, restore, save
+from orchestrator.optimiser import Schedule
+
+
+@dataclass(frozen=True)
+class World:
+    """Which rank this is, of how many, on what device."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+class Evaluation(Protocol):
+    """A score taken during training, on all ranks together."""
+
+    def due(self, step: int) -> bool:
+        """Tell whether to evaluate after ``step`` steps."""
+        ...
+
+    def run(self, method: Method, world: World) -> dict[str, float]:
+        """Return the metrics, the same on every rank; ``score`` among them, higher is better."""
+        ...
+
+    def exhausted(self, state: State) -> bool:
+        """Tell whether to stop early."""
+        ...
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """What is trained, and how it is judged on the way; ``export`` adds files to each checkpoint folder."""
+
+    method: Method
+    evaluation: Evaluation | None = None
+    export: Callable[[Path, Method], None] = field(default=lambda folder, method: None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how to train."""
+
+    schedule: Schedule
+    stream: Stream
+    precision: str = "fp32"
+    sync_batch_norm: bool = True
+    report_every_steps: int = 10
+    checkpoint_every_steps: int = 200
+
+    @property
+    def total_steps(self) -> int:
+        return self.schedule.total_steps
+
+
+class Report(Protocol):
+    """Hand metrics, and a checkpoint folder where there is one, to whoever keeps them; called by every rank."""
+
+    def __call__(self, metrics: dict[str, Any], checkpoint: Path | None = None) -> None: ...
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or gradient that is not finite; the optimiser has not moved."""
+
+
+def train(
+    trainee: Trainee,
+    plan: Plan,
+    feed: Callable[[int], Iterator[Batch]],
+    world: World,
+    report: Report,
+    checkpoint: Path | None = None,
+) -> State:
+    """Train to the end of the plan, or to early stopping, from a checkpoint where one is given.
+
+    ``feed`` takes the first step and yields this rank's batch of every step from there.
+    """
+    method = trainee.method.to(world.device)
+    model = _distribute(method, plan, world)
+    optimiser = optimisers.build(method, plan.schedule.config)
+    state = restore(checkpoint, method, optimiser, plan.stream) if checkpoint else State()
+    batches, history = feed(state.step), []
+    while state.step < plan.total_steps:
+        entry = _step(model, method, optimiser, plan, world, batches, state.step)
+        history.append(entry)
+        state = replace(state, step=state.step + 1)
+        method.after_step(state.step / plan.total_steps)
+        last = state.step == plan.total_steps
+        evaluate = trainee.evaluation is not None and (last or trainee.evaluation.due(state.step))
+        if evaluate:
+            state = _evaluate(trainee, method, world, state, entry)
+        if evaluate or last or state.step % plan.checkpoint_every_steps == 0:
+            with TemporaryDirectory() as folder:
+                if world.rank == 0:
+                    save(Path(folder), method, optimiser, state, plan.stream)
+                    trainee.export(Path(folder), method)
+                report(_metrics(history), Path(folder) if world.rank == 0 else None)
+            history = []
+        elif state.step % plan.report_every_steps == 0:
+            report(_metrics(history))
+            history = []
+        if evaluate and trainee.evaluation is not None and trainee.evaluation.exhausted(state):
+            break
+    return state
+
+
+def _distribute(method: Method, plan: Plan, world: World) -> Callable[[Views], Losses]:
+    if world.size == 1:
+        return method
+    if plan.sync_batch_norm:
+        convert_sync_batch_norm(method)
+    return DistributedDataParallel(method, device_ids=[world.device] if world.device.type == "cuda" else None)
+
+
+def _step(
+    model: Callable[[Views], Losses],
+    method: Method,
+    optimiser: torch.optim.Optimizer,
+    plan: Plan,
+    world: World,
+    batches: Iterator[Batch],
+    step: int,
+) -> dict[str, float]:
+    """Take one optimiser step; return what is logged of it."""
+    started = time.perf_counter()
+    batch = next(batches)
+    waited = time.perf_counter() - started
+    method.train()
+    _seed_step(plan.stream.seed, step, world.rank)
+    with torch.no_grad():
+        views = method.views(batch, batch.rng(plan.stream.seed))
+    with torch.autocast(world.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
+        losses = model(views)
+    values = _mean_over_ranks({"loss": losses.total, **losses.parts}, world)
+    _refuse_non_finite(values, step, batch, world)
+    rate = optimisers.set_rate(optimiser, plan.schedule, step)
+    optimiser.zero_grad(set_to_none=True)
+    losses.total.backward()
+    clip = plan.schedule.config.clip_norm
+    norm = torch.nn.utils.clip_grad_norm_(method.parameters(), clip if clip else float("inf")).item()
+    _refuse_non_finite({"gradient norm": norm}, step, batch, world)
+    optimiser.step()
+    elapsed = time.perf_counter() - started
+    return {
+        "step": step,
+        "epoch": int(batch.epochs[0]),
+        **values,
+        "lr": rate,
+        "grad_norm": norm,
+        "samples_per_s": len(batch) * world.size / elapsed,
+        "data_wait_share": waited / elapsed,
+    }
+
+
+def _evaluate(trainee: Trainee, method: Method, world: World, state: State, entry: dict[str, float]) -> State:
+    """Add the evaluation's metrics to the step's entry; remember the best score."""
+    assert trainee.evaluation is not None
+    method.eval()
+    metrics = trainee.evaluation.run(method, world)
+    entry.update(metrics)
+    if state.best_score is None or metrics["score"] > state.best_score:
+        state = replace(state, best_score=metrics["score"], best_step=state.step)
+    return state
+
+
+def _metrics(history: list[dict[str, float]]) -> dict[str, Any]:
+    """Return what a report carries; ``score`` stands at the top, where Ray looks for the best checkpoint."""
+    scores = {"score": history[-1]["score"]} if "score" in history[-1] else {}
+    return {"history": history, **scores}
+
+
+def _mean_over_ranks(scalars: dict[str, Tensor], world: World) -> dict[str, float]:
+    """Average named scalars over the ranks; one non-finite value makes the mean non-finite on every rank."""
+    stacked = torch.stack([value.detach().float().reshape(()) for value in scalars.values()])
+    if world.size > 1:
+        dist.all_reduce(stacked)
+        stacked /= world.size
+    return dict(zip(scalars, stacked.tolist(), strict=True))
+
+
+def _refuse_non_finite(values: dict[str, float], step: int, batch: Batch, world: World) -> None:
+    bad = [name for name, value in values.items() if not abs(value) < float("inf")]
+    if not bad:
+        return
+    ids = [list(batch.sample_ids)] * world.size
+    if world.size > 1:
+        dist.all_gather_object(ids, list(batch.sample_ids))
+    named = [sample for part in ids for sample in part]
+    shown = ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
+    raise NonFiniteError(
+        f"step {step}: {bad[0]} is {values[bad[0]]}; the optimiser has not moved. The batch held samples {shown}. "
+        "Lower optimiser.lr, set optimiser.clip_norm, or look at these samples with `raydiology shards show`"
+    )
+
+
+def _seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed torch for drop-path and dropout, so that a resumed run draws what an undisturbed one draws."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(digest, "little") >> 1)

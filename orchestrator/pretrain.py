@@ -1,0 +1,202 @@
+"""Pretrain: the stages of an experiment, one after the other, and the encoder that comes out of them."""
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray.train import Checkpoint
+from torch import nn
+
+from data.shardset import Selection, ShardSet
+from methods import METHODS
+from methods.base import Method
+from methods.encoders import ENCODERS
+from orchestrator import checkpoint as checkpoints
+from orchestrator import cluster, feed, report
+from orchestrator.config import Experiment, Stage
+from orchestrator.feed import FeedPlan
+from orchestrator.history import steps
+from orchestrator.launch import Job, launch
+from orchestrator.loop import Plan, Trainee
+from orchestrator.optimiser import Schedule
+from orchestrator.run import Run
+
+PREVIEWED_SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A finished pretraining: its run's folder, its key, and where its encoder lies for workers to read."""
+
+    folder: Path
+    key: str
+    encoder: str
+
+
+def pretrain(experiment: Experiment, parent: Path | None = None) -> Pretrained:
+    """Run the stages that are not done yet and return the pretrained encoder.
+
+    The same experiment on the same shards continues where it stopped, or is returned at once where it is done.
+    Raises ValueError where it cannot work (before anything starts) and RunError where it failed.
+    """
+    shards = ShardSet.open(experiment.data.shards)
+    selection = shards.select(split=experiment.data.split)
+    check(experiment, shards, selection)
+    key = experiment.pretrain_key(shards.digest)
+    folder = Path(experiment.home) / experiment.name / f"pretrain-{key}"
+    run = Run(folder, experiment, kind="pretrain", key=key, parent=parent)
+    if (done := run.result()) is not None:
+        return Pretrained(folder, key, done["encoder"])
+    with cluster.connected():
+        cluster.preflight(experiment.resources)
+        with run.opened(_title(experiment), shards, _params(experiment)):
+            encoder = _run_stages(experiment, shards, selection, run)
+            return Pretrained(folder, key, encoder)
+
+
+def check(experiment: Experiment, shards: ShardSet, selection: Selection) -> None:
+    """Raise ValueError in words where encoder, method and shards do not fit one another."""
+    encoder = build_encoder(experiment)
+    if encoder.spatial_dims != shards.spatial_dims:
+        raise ValueError(
+            f"encoder.spatial_dims is {encoder.spatial_dims}, the shards hold {shards.spatial_dims}D samples; set "
+            f"encoder.spatial_dims={shards.spatial_dims}, or ingest with a recipe for {encoder.spatial_dims}D"
+        )
+    if encoder.in_channels != shards.num_channels:
+        raise ValueError(
+            f"encoder.in_channels is {encoder.in_channels}, the shards hold {shards.num_channels} channels; "
+            f"set encoder.in_channels={shards.num_channels}"
+        )
+    for stage in experiment.pretraining:
+        method = METHODS[stage.method.name](stage.method, encoder)
+        for extent in selection.extents_seen:
+            method.check_extent(extent)
+
+
+def build_encoder(experiment: Experiment) -> nn.Module:
+    """Build the encoder with its initial weights drawn from the experiment's seed."""
+    torch.manual_seed(experiment.seed)
+    return ENCODERS[experiment.encoder.name](experiment.encoder)
+
+
+def stage_plan(experiment: Experiment, stage: Stage, shards: ShardSet, num_samples: int) -> Plan:
+    """Turn a stage's budget into steps."""
+    schedule = Schedule(
+        stage.optimiser,
+        total_steps=stage.budget.total_steps(num_samples),
+        warmup_steps=stage.budget.epochs_to_steps(stage.optimiser.warmup_epochs, num_samples),
+    )
+    training = experiment.training
+    return Plan(
+        schedule=schedule,
+        stream=checkpoints.Stream(shards.digest, experiment.seed, stage.budget.batch_size),
+        precision=training.precision,
+        sync_batch_norm=training.sync_batch_norm,
+        report_every_steps=training.report_every_steps,
+        checkpoint_every_steps=training.checkpoint_every_steps,
+    )
+
+
+def _run_stages(experiment: Experiment, shards: ShardSet, selection: Selection, run: Run) -> str:
+    encoder: str | None = None
+    for index, stage in enumerate(experiment.pretraining):
+        if not METHODS[stage.method.name].trains:
+            continue
+        plan = stage_plan(experiment, stage, shards, selection.num_samples)
+        feed_plan = FeedPlan(
+            shards=shards.uri,
+            digest=shards.digest,
+            split=experiment.data.split,
+            seed=experiment.seed,
+            batch_size=stage.budget.batch_size,
+            world=experiment.resources.workers,
+            first_step=0,
+            last_step=plan.total_steps,
+            num_readers=experiment.resources.readers,
+        )
+        if experiment.tracking.pictures:
+            _preview(experiment, stage, feed_plan, run)
+        job = Job(
+            folder=run.folder,
+            stage=stage.name,
+            storage=run.storage,
+            plan=plan,
+            feed=feed_plan,
+            build=partial(_build, experiment, index, encoder, shards.digest, shards.recipe),
+            resources=experiment.resources,
+        )
+        with run.stage(stage.name, plan.total_steps) as follow:
+            encoder = launch(job, follow).path
+    exported = _export(experiment, shards, encoder, run.folder)
+    run.finish({"encoder": encoder or str(exported)}, _summary(experiment, run.folder), [exported])
+    return encoder or str(exported)
+
+
+def _build(experiment: Experiment, index: int, start: str | None, digest: str, recipe: dict[str, Any]) -> Trainee:
+    """Build a stage's method on its encoder; runs in every worker."""
+    stage = experiment.pretraining[index]
+    encoder = build_encoder(experiment)
+    if start is not None:
+        with Checkpoint(start).as_directory() as folder:
+            checkpoints.load_encoder(Path(folder), encoder)
+    method = METHODS[stage.method.name](stage.method, encoder)
+    card = encoder_card(experiment, digest, recipe)
+    return Trainee(method, export=partial(_export_from, card))
+
+
+def encoder_card(experiment: Experiment, digest: str, recipe: dict[str, Any]) -> dict[str, Any]:
+    """Say what an exported encoder is: its architecture, what it was trained on and how."""
+    return {
+        "encoder": experiment.encoder.model_dump(mode="json"),
+        "stages": [stage.model_dump(mode="json") for stage in experiment.pretraining],
+        "seed": experiment.seed,
+        "digest": digest,
+        "recipe": recipe,
+    }
+
+
+def _export_from(card: dict[str, Any], folder: Path, method: Method) -> None:
+    checkpoints.export_encoder(folder, method.encoder, card)
+
+
+def _export(experiment: Experiment, shards: ShardSet, encoder: str | None, folder: Path) -> Path:
+    """Copy the encoder of the last stage into the run's folder; for scratch, write the initial one."""
+    target = folder / "encoder"
+    target.mkdir(exist_ok=True)
+    if encoder is None:
+        checkpoints.export_encoder(
+            target, build_encoder(experiment), encoder_card(experiment, shards.digest, shards.recipe)
+        )
+        return target
+    with Checkpoint(encoder).as_directory() as source:
+        for name in (checkpoints.ENCODER, checkpoints.ENCODER_CARD):
+            (target / name).write_bytes((Path(source) / name).read_bytes())
+    return target
+
+
+def _preview(experiment: Experiment, stage: Stage, plan: FeedPlan, run: Run) -> None:
+    """Log a picture of the first samples' views, with their boxes over what is stored."""
+    method = METHODS[stage.method.name](stage.method, build_encoder(experiment))
+    batch = next(feed.local_batches(plan, rank=0)).take(PREVIEWED_SAMPLES)
+    with torch.no_grad():
+        views = method.views(batch, batch.rng(experiment.seed))
+    run.picture(f"views-{stage.name}.png", report.draw_views(batch, views))
+
+
+def _summary(experiment: Experiment, folder: Path) -> dict[str, float]:
+    """Return the last step's numbers of the last stage."""
+    last = experiment.pretraining[-1]
+    entries = steps(folder, last.name)
+    return {f"final_{name}": value for name, value in entries[-1].items() if name != "stage"} if entries else {}
+
+
+def _params(experiment: Experiment) -> dict[str, Any]:
+    return json.loads(experiment.model_dump_json(exclude={"home", "downstream"}))
+
+
+def _title(experiment: Experiment) -> str:
+    names = "+".join(stage.method.name for stage in experiment.pretraining)
+    return f"pretrain {names} seed {experiment.seed}"

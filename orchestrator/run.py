@@ -1,0 +1,132 @@
+"""Run: one training's folder, MLflow run, progress bar and result; pretraining and fine-tuning share it."""
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from data.shardset import ShardSet
+from orchestrator import cluster
+from orchestrator.config import Experiment
+from orchestrator.tracking import Tracker, default_uri, flatten
+
+RESULT = "result.json"
+SHOWN_METRICS = ("loss", "collapse", "score", "dice_mean")
+
+console = Console(stderr=True)
+
+
+class Run:
+    """A training with an identity: the same key resumes it, or finds it done."""
+
+    def __init__(self, folder: Path, experiment: Experiment, kind: str, key: str, parent: Path | None = None) -> None:
+        self.folder = folder
+        self.experiment = experiment
+        self.kind = kind
+        self.key = key
+        self.parent = parent
+        uri = experiment.tracking.uri or default_uri(Path(experiment.home))
+        self.tracker = Tracker(folder, uri)
+        self._warned = False
+
+    @property
+    def storage(self) -> str:
+        """Where checkpoints go: ``resources.storage``, or the run's own folder."""
+        remote = self.experiment.resources.storage
+        return f"{remote}/{self.folder.name}" if remote else str(self.folder / "checkpoints")
+
+    def result(self) -> dict[str, Any] | None:
+        """Return what a finished run wrote, or None."""
+        path = self.folder / RESULT
+        return json.loads(path.read_text()) if path.exists() else None
+
+    @contextmanager
+    def opened(self, title: str, shards: ShardSet, params: dict[str, Any]) -> Iterator[None]:
+        """Open the MLflow run around a training; a training that raises closes it as FAILED or KILLED."""
+        (self.folder / "experiment.json").write_text(self.experiment.model_dump_json(indent=2))
+        tags = {
+            "kind": self.kind,
+            "dataset_digest": shards.digest,
+            "recipe": str(shards.recipe.get("name")),
+            "git_commit": git_commit(),
+            **cluster.hardware(),
+        }
+        self.tracker.start(self.experiment.name, title, self.key, tags, self.parent)
+        self.tracker.params(flatten(params))
+        self.tracker.artifact(self.folder / "experiment.json")
+        self.flush()
+        status = "KILLED"
+        try:
+            yield
+            status = "FINISHED"
+        except (ValueError, RuntimeError, OSError):
+            status = "FAILED"
+            raise
+        finally:
+            self.tracker.finish(status)
+            self.flush(force=True)
+
+    @contextmanager
+    def stage(self, name: str, total_steps: int) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+        """Show a progress bar and send metrics while a stage trains; yield what takes the history's lines."""
+        columns = [
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[shown]}"),
+        ]  # fmt: skip
+        with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
+            task = progress.add_task(f"{self.kind} {name}", total=total_steps, shown="")
+
+            def follow(lines: list[dict[str, Any]]) -> None:
+                entries = [line for line in lines if "step" in line]
+                if not entries:
+                    self.flush()
+                    return
+                shown = "  ".join(
+                    f"{metric} {entries[-1][metric]:.4f}" for metric in SHOWN_METRICS if metric in entries[-1]
+                )
+                progress.update(task, completed=entries[-1]["step"] + 1, shown=shown)
+                self.tracker.metrics(entries)
+                self.flush()
+
+            yield follow
+
+    def picture(self, name: str, png: bytes) -> None:
+        """Keep a picture in the run's folder and log it."""
+        path = self.folder / "pictures" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(png)
+        self.tracker.artifact(path, "pictures")
+
+    def finish(self, result: dict[str, Any], summary: dict[str, float], artifacts: list[Path]) -> None:
+        """Write the result, which marks the run as done, and log what is worth comparing."""
+        self.tracker.summary(summary)
+        for path in artifacts:
+            for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+                self.tracker.artifact(file, path.name if path.is_dir() else "")
+        temporary = self.folder / (RESULT + ".new")
+        temporary.write_text(json.dumps({**result, "summary": summary}, indent=2))
+        temporary.rename(self.folder / RESULT)
+
+    def flush(self, force: bool = False) -> None:
+        """Send what waits for MLflow; say once where that fails, and go on."""
+        failure = self.tracker.flush(force)
+        if failure and not self._warned:
+            self._warned = True
+            console.print(
+                f"[yellow]{failure}; training goes on. What was logged is kept in the run's folder and is sent as "
+                "soon as the server answers, at the latest by the next raydiology command with this home[/yellow]"
+            )
+
+
+def git_commit() -> str:
+    """Return the commit of the code that runs, or 'unknown' outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

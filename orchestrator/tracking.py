@@ -1,0 +1,204 @@
+"""Tracking: MLflow through an outbox, so that a server that is down never stops or slows training.
+
+What is to be logged is appended to ``outbox.jsonl`` in the run's folder and sent from there in order. ``sent``
+remembers how far; what could not be sent waits for the next flush, in this process or a later one. Sending twice
+after a crash is harmless: runs are found again by their key, MLflow drops equal metrics, params and tags are equal.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+
+from orchestrator.history import Tail, append
+
+OUTBOX, CURSOR = "outbox.jsonl", "sent.json"
+MOST_PER_BATCH = 900  # MLflow takes 1000 metrics at once
+MOST_PARAM_CHARS = 6000
+MOST_PARAMS = 100
+RETRY_S = 30.0
+
+# A dead server is noticed in seconds; the outbox does the retrying.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+
+
+def default_uri(home: Path) -> str:
+    """Return ``MLFLOW_TRACKING_URI``, or the SQLite store under the home, at an absolute path."""
+    home.mkdir(parents=True, exist_ok=True)
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.absolute()}/mlflow.db"
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Turn nested config into MLflow's flat params: {"method.crops.iou": "[0.3, 0.6]"}."""
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = (value if isinstance(value, str) else json.dumps(value))[:MOST_PARAM_CHARS]
+    return flat
+
+
+class Tracker:
+    """One MLflow run, written through its outbox in ``folder``.
+
+    ``key`` finds the run again after a restart; ``parent`` is the folder of the run that this one belongs to.
+    """
+
+    def __init__(self, folder: Path, uri: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.uri = uri
+        self._retry_at = 0.0
+        self._last_error: str | None = None
+
+    def start(
+        self, experiment: str, name: str, key: str, tags: dict[str, str] | None = None, parent: Path | None = None
+    ) -> None:
+        """Open the run, or the run that has this key already."""
+        self._post(
+            op="start",
+            experiment=experiment,
+            name=name,
+            key=key,
+            tags=tags or {},
+            parent=str(parent) if parent else None,
+        )
+
+    def params(self, params: dict[str, str]) -> None:
+        """Log what was decided before the run; values never change."""
+        self._post(op="params", params=params)
+
+    def metrics(self, entries: list[dict[str, Any]], prefix: str = "") -> None:
+        """Log steps: dictionaries with a ``step`` and numbers."""
+        if entries:
+            self._post(op="metrics", entries=entries, prefix=prefix, timestamp=int(time.time() * 1000))
+
+    def summary(self, values: dict[str, float], step: int = 0) -> None:
+        """Log single numbers, such as the final score per organ."""
+        self.metrics([{"step": step, **values}])
+
+    def artifact(self, path: Path, into: str = "") -> None:
+        """Log a file; it must stay where it is until it is sent."""
+        self._post(op="artifact", path=str(path), into=into)
+
+    def tags(self, tags: dict[str, str]) -> None:
+        """Set tags."""
+        self._post(op="tags", tags=tags)
+
+    def finish(self, status: str) -> None:
+        """Close the run: FINISHED, FAILED or KILLED."""
+        self._post(op="finish", status=status)
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id, once the run has been created there."""
+        return self._cursor().get("run_id")
+
+    def flush(self, force: bool = False) -> str | None:
+        """Send what waits; return why it could not be sent, or None.
+
+        After a failure nothing is tried for 30 seconds unless ``force`` is given.
+        """
+        if not force and time.monotonic() < self._retry_at:
+            return self._last_error
+        cursor = self._cursor()
+        tail = Tail(self.folder / OUTBOX, cursor["offset"])
+        try:
+            client = MlflowClient(self.uri)
+            for line in _until_end(tail):
+                cursor["run_id"] = _send(client, line, cursor.get("run_id"))
+                cursor["offset"] += len(json.dumps(line)) + 1
+                self._save_cursor(cursor)
+        except (MlflowException, OSError) as error:
+            self._retry_at = time.monotonic() + RETRY_S
+            self._last_error = f"MLflow at {_without_password(self.uri)} cannot be reached ({type(error).__name__})"
+            return self._last_error
+        return None
+
+    def _post(self, **line: Any) -> None:
+        append(self.folder / OUTBOX, [line])
+
+    def _cursor(self) -> dict[str, Any]:
+        path = self.folder / CURSOR
+        return json.loads(path.read_text()) if path.exists() else {"offset": 0}
+
+    def _save_cursor(self, cursor: dict[str, Any]) -> None:
+        temporary = self.folder / (CURSOR + ".new")
+        temporary.write_text(json.dumps(cursor))
+        temporary.rename(self.folder / CURSOR)
+
+
+def waiting(home: Path) -> list[Path]:
+    """Return the run folders whose outbox holds what was not sent yet."""
+    folders = [path.parent for path in sorted(home.glob(f"**/{OUTBOX}"))]
+    return [folder for folder in folders if _unsent(folder)]
+
+
+def _unsent(folder: Path) -> bool:
+    path = folder / CURSOR
+    offset = json.loads(path.read_text())["offset"] if path.exists() else 0
+    return offset < (folder / OUTBOX).stat().st_size
+
+
+def _until_end(tail: Tail) -> Iterator[dict[str, Any]]:
+    while lines := tail.read():
+        yield from lines
+
+
+def _send(client: MlflowClient, line: dict[str, Any], run_id: str | None) -> str:
+    """Do one line of the outbox; return the run's id."""
+    if line["op"] == "start":
+        return _start(client, line).info.run_id
+    assert run_id is not None, "an outbox begins with its start"
+    if line["op"] == "params":
+        items = [Param(key, value) for key, value in line["params"].items()]
+        for start in range(0, len(items), MOST_PARAMS):
+            client.log_batch(run_id, params=items[start : start + MOST_PARAMS])
+    elif line["op"] == "metrics":
+        _send_metrics(client, line, run_id)
+    elif line["op"] == "artifact":
+        client.log_artifact(run_id, line["path"], line["into"] or None)
+    elif line["op"] == "tags":
+        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in line["tags"].items()])
+    else:
+        client.set_terminated(run_id, line["status"])
+    return run_id
+
+
+def _start(client: MlflowClient, line: dict[str, Any]) -> Run:
+    found = client.get_experiment_by_name(line["experiment"])
+    experiment_id = found.experiment_id if found else client.create_experiment(line["experiment"])
+    runs = client.search_runs([experiment_id], f"tags.run_key = '{line['key']}'", max_results=1)
+    if runs:
+        client.update_run(runs[0].info.run_id, status="RUNNING")
+        return runs[0]
+    tags = {"run_key": line["key"], **line["tags"]}
+    if line["parent"]:
+        parent = json.loads((Path(line["parent"]) / CURSOR).read_text())["run_id"]
+        tags["mlflow.parentRunId"] = parent
+    return client.create_run(experiment_id, run_name=line["name"], tags=tags)
+
+
+def _send_metrics(client: MlflowClient, line: dict[str, Any], run_id: str) -> None:
+    metrics = [
+        Metric(line["prefix"] + name, float(value), line["timestamp"], int(entry["step"]))
+        for entry in line["entries"]
+        for name, value in entry.items()
+        if name != "step" and isinstance(value, int | float)
+    ]
+    for start in range(0, len(metrics), MOST_PER_BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + MOST_PER_BATCH])
+
+
+def _without_password(uri: str) -> str:
+    scheme, separator, rest = uri.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"

@@ -1,0 +1,97 @@
+import json
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from orchestrator.tracking import OUTBOX, Tracker, default_uri, flatten, waiting
+
+UNREACHABLE = "http://user:secret@127.0.0.1:9"  # the discard port: nothing listens there
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An MLflow store; making its tables takes seconds, so the tests of this file share one."""
+    home = tmp_path_factory.mktemp("home")
+    return f"sqlite:///{home}/mlflow.db"
+
+
+def _runs(store: str, experiment: str) -> list[mlflow.entities.Run]:
+    client = MlflowClient(store)
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    return list(client.search_runs([found.experiment_id]))
+
+
+def test_a_run_carries_params_metrics_artifacts_and_status(store: str, tmp_path: Path) -> None:
+    picture = tmp_path / "views.png"
+    picture.write_bytes(b"png")
+    tracker = Tracker(tmp_path / "run", store)
+    tracker.start("carries", "pretrain simsiam", "k1", {"kind": "pretrain"})
+    tracker.params(flatten({"method": {"name": "simsiam", "crops": {"iou": [0.3, 0.6]}}}))
+    tracker.metrics([{"step": 0, "loss": -0.5}, {"step": 1, "loss": -0.75}])
+    tracker.artifact(picture, "pictures")
+    tracker.finish("FINISHED")
+    assert tracker.flush(force=True) is None
+    (run,) = _runs(store, "carries")
+    assert run.data.params == {"method.name": "simsiam", "method.crops.iou": "[0.3, 0.6]"}
+    assert run.data.metrics == {"loss": -0.75}
+    assert run.info.status == "FINISHED"
+    assert [file.path for file in MlflowClient(store).list_artifacts(run.info.run_id, "pictures")] == [
+        "pictures/views.png"
+    ]
+    assert [m.value for m in MlflowClient(store).get_metric_history(run.info.run_id, "loss")] == [-0.5, -0.75]
+
+
+def test_the_same_key_finds_its_run_again_and_a_child_names_its_parent(store: str, tmp_path: Path) -> None:
+    for _ in range(2):
+        parent = Tracker(tmp_path / "parent", store)
+        parent.start("nested", "table", "parent-key")
+        parent.flush(force=True)
+    child = Tracker(tmp_path / "child", store)
+    child.start("nested", "trial", "child-key", parent=tmp_path / "parent")
+    child.flush(force=True)
+    runs = {run.data.tags["run_key"]: run for run in _runs(store, "nested")}
+    assert sorted(runs) == ["child-key", "parent-key"]
+    assert runs["child-key"].data.tags["mlflow.parentRunId"] == runs["parent-key"].info.run_id
+
+
+def test_what_an_unreachable_server_missed_is_sent_later_in_order(store: str, tmp_path: Path) -> None:
+    offline = Tracker(tmp_path / "run", UNREACHABLE)
+    offline.start("later", "pretrain", "k3")
+    offline.metrics([{"step": step, "loss": float(step)} for step in range(3)])
+    failure = offline.flush(force=True)
+    assert failure == "MLflow at http://127.0.0.1:9 cannot be reached (MlflowException)"
+    assert waiting(tmp_path) == [tmp_path / "run"]
+    online = Tracker(tmp_path / "run", store)
+    online.metrics([{"step": 3, "loss": 3.0}])
+    assert online.flush(force=True) is None
+    assert waiting(tmp_path) == []
+    (run,) = _runs(store, "later")
+    history = MlflowClient(store).get_metric_history(run.info.run_id, "loss")
+    assert [(m.step, m.value) for m in history] == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 3.0)]
+
+
+def test_a_failed_flush_is_not_repeated_at_once(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path / "run", UNREACHABLE)
+    tracker.start("quiet", "pretrain", "k4")
+    first = tracker.flush(force=True)
+    lines = (tmp_path / "run" / OUTBOX).read_text().splitlines()
+    assert tracker.flush() == first
+    assert [json.loads(line)["op"] for line in lines] == ["start"]
+
+
+def test_more_metrics_than_one_request_takes_all_arrive(store: str, tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path / "run", store)
+    tracker.start("many", "pretrain", "k5")
+    tracker.metrics([{"step": step, "a": 0.0, "b": 1.0} for step in range(1000)])
+    tracker.flush(force=True)
+    (run,) = _runs(store, "many")
+    assert len(MlflowClient(store).get_metric_history(run.info.run_id, "b")) == 1000
+
+
+def test_the_embedded_store_lies_at_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert default_uri(Path("runs")) == f"sqlite:///{tmp_path}/runs/mlflow.db"
