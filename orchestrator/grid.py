@@ -1,0 +1,152 @@
+"""Grid: the rows of a table as trials, and trials back to rows. Pure: nothing is run or read here.
+
+A table compares rows (changes of one base experiment), each repeated over seeds: every pretraining seed is
+fine-tuned with every fine-tuning seed. A row may give its own seeds; a row with no pretraining seeds (``[]``) is
+fine-tuned only, as "from scratch" is.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from methods.base import Frozen
+from orchestrator.statistics import Comparison, Summary, summarise, welch
+
+Seeds = tuple[int, ...]
+
+
+class Printed(Frozen):
+    """What the paper prints for a row."""
+
+    mean: float
+    deviation: float | None = None
+    values: tuple[float, ...] = ()
+
+
+class Row(Frozen):
+    """One line of a table: changes of the base experiment (``{"method.crops.iou": [0.3, 0.6]}``)."""
+
+    name: str = Field(min_length=1)
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    pretrain_seeds: Seeds | None = None
+    finetune_seeds: Seeds | None = Field(default=None, min_length=1)
+    paper: Printed | None = None
+
+
+class TableConfig(Frozen):
+    """A table file: which experiment, its rows, their repeats, and what is compared with what.
+
+    ``experiment`` is relative to the table's file. ``reference`` names the row that the others are tested against.
+    ``notes`` are printed below the table: how the paper's numbers came about, say.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    title: str
+    experiment: str
+    rows: tuple[Row, ...] = Field(min_length=1)
+    reference: str
+    metric: str = "score"
+    pretrain_seeds: Seeds = (0,)
+    finetune_seeds: Seeds = Field(default=(0,), min_length=1)
+    decimals: int = Field(default=3, ge=0, le=6)
+    notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _rows_are_told_apart(self) -> "TableConfig":
+        names = [row.name for row in self.rows]
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise ValueError(f"rows: the name {twice[0]!r} stands {names.count(twice[0])} times; give each its own")
+        if self.reference not in names:
+            raise ValueError(f"reference {self.reference!r} is none of the rows {names}; name one of them")
+        for row in self.rows:
+            for kind, seeds in (("pretrain", self.seeds(row)[0]), ("finetune", self.seeds(row)[1])):
+                if len(set(seeds)) < len(seeds):
+                    raise ValueError(
+                        f"row {row.name}: {kind}_seeds {list(seeds)} repeat a seed; the same run would be counted "
+                        "twice: give different seeds"
+                    )
+        return self
+
+    def seeds(self, row: Row) -> tuple[Seeds, Seeds]:
+        """Return a row's pretraining and fine-tuning seeds, the table's where it gives none."""
+        pretrain = self.pretrain_seeds if row.pretrain_seeds is None else row.pretrain_seeds
+        return pretrain, row.finetune_seeds or self.finetune_seeds
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a row; ``pretrain_seed`` is None where nothing is pretrained."""
+
+    row: str
+    overrides: dict[str, Any]
+    pretrain_seed: int | None
+    finetune_seed: int
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The row's overrides and the seeds, dotted."""
+        seeds: dict[str, Any] = {"downstream.seed": self.finetune_seed}
+        if self.pretrain_seed is not None:
+            seeds["seed"] = self.pretrain_seed
+        return {**self.overrides, **seeds}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial ended with: a value, or the reason why there is none."""
+
+    trial: Trial
+    value: float | None
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One aggregated row. ``comparison`` is None for the reference row itself."""
+
+    name: str
+    summary: Summary
+    comparison: Comparison | None
+    paper: Printed | None
+    failures: tuple[str, ...]
+
+
+def trials_of(config: TableConfig) -> list[Trial]:
+    """List every run of the table: the first repeat of every row, then the second, and so on.
+
+    In this order a table that was stopped half-way already compares all of its rows.
+    """
+    repeats = []
+    for row in config.rows:
+        pretrain, finetune = config.seeds(row)
+        pairs = product(pretrain or (None,), finetune)
+        repeats.append([Trial(row.name, row.overrides, *pair) for pair in pairs])
+    longest = max(len(trials) for trials in repeats)
+    return [trials[i] for i in range(longest) for trials in repeats if i < len(trials)]
+
+
+def aggregate(config: TableConfig, outcomes: Sequence[Outcome]) -> list[Line]:
+    """Summarise each row, and test it against the reference row by Welch's t-test.
+
+    Trials that failed are left out of the numbers and named in ``failures``.
+    """
+    values = {
+        row.name: [o.value for o in outcomes if o.trial.row == row.name and o.value is not None]
+        for row in config.rows
+    }
+    reference = values[config.reference]
+    return [
+        Line(
+            name=row.name,
+            summary=summarise(values[row.name]),
+            comparison=None if row.name == config.reference else welch(values[row.name], reference),
+            paper=row.paper,
+            failures=tuple(o.failure for o in outcomes if o.trial.row == row.name and o.value is None),
+        )
+        for row in config.rows
+    ]

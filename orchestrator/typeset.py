@@ -1,0 +1,92 @@
+"""Typeset: the lines of a table as text for people (terminal, Markdown) and for programs (CSV)."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from orchestrator.grid import Line, Outcome, Printed, TableConfig
+from orchestrator.statistics import Comparison
+
+NOTHING = "-"
+
+
+def cells(config: TableConfig, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+    """Return the heading and the rows of a table as text; the paper's column only where the paper has a number."""
+    heading = ["row", config.metric, "n", "runs", f"p against {config.reference}"]
+    rows = [
+        [
+            line.name,
+            _spread(line.summary.mean, line.summary.deviation, config.decimals),
+            str(line.summary.num_values),
+            "  ".join(f"{value:.{config.decimals}f}" for value in line.summary.values) or NOTHING,
+            _p(line.comparison),
+        ]
+        for line in lines
+    ]
+    if any(line.paper for line in lines):
+        heading.append("paper")
+        for row, line in zip(rows, lines, strict=True):
+            row.append(_printed(line.paper, config.decimals))
+    return heading, rows
+
+
+def notes(config: TableConfig, lines: Sequence[Line]) -> list[str]:
+    """Say what the cells leave open: how p was made, why it is missing, which trials failed."""
+    said = ["mean ± sample deviation over the runs; p: Welch's t-test, two-sided, not corrected for several rows"]
+    for line in lines:
+        if line.comparison and line.comparison.p is None:
+            said.append(f"{line.name}: no p: {line.comparison.remark}")
+        said += [f"{line.name}: a run failed: {failure}" for failure in line.failures]
+    return [*said, *config.notes]
+
+
+def markdown(config: TableConfig, lines: Sequence[Line]) -> str:
+    """Return the table in Markdown, with its title and notes."""
+    heading, rows = cells(config, lines)
+    body = [f"# {config.title}", "", _joined(heading), _joined(["---"] * len(heading))]
+    body += [_joined([cell.replace("|", "\\|") for cell in row]) for row in rows]
+    return "\n".join([*body, "", *(f"- {note}" for note in notes(config, lines)), ""])
+
+
+def comma_separated(outcomes: Sequence[Outcome], metric: str) -> str:
+    """Return one CSV line per trial: row, seeds, value with every digit, failure."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "pretrain_seed", "finetune_seed", metric, "failure"])
+    for outcome in outcomes:
+        trial = outcome.trial
+        writer.writerow([trial.row, trial.pretrain_seed, trial.finetune_seed, outcome.value, outcome.failure])
+    return text.getvalue()
+
+
+def terminal(config: TableConfig, lines: Sequence[Line]) -> Table:
+    """Return the table for rich's console."""
+    heading, rows = cells(config, lines)
+    table = Table(title=config.title, caption="\n".join(notes(config, lines)), caption_justify="left")
+    for name in heading:
+        table.add_column(name, justify="left" if name in ("row", "runs") else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _joined(row: Sequence[str]) -> str:
+    return f"| {' | '.join(row)} |"
+
+
+def _spread(mean: float | None, deviation: float | None, decimals: int) -> str:
+    if mean is None:
+        return NOTHING
+    return f"{mean:.{decimals}f}" + ("" if deviation is None else f" ± {deviation:.{decimals}f}")
+
+
+def _printed(paper: Printed | None, decimals: int) -> str:
+    return NOTHING if paper is None else _spread(paper.mean, paper.deviation, decimals)
+
+
+def _p(comparison: Comparison | None) -> str:
+    if comparison is None or comparison.p is None:
+        return NOTHING
+    return "< 0.001" if comparison.p < 0.001 else f"{comparison.p:.3f}"

@@ -1,0 +1,77 @@
+"""The table as Markdown, CSV and terminal text."""
+
+import csv
+import io
+
+from rich.console import Console
+
+from orchestrator.grid import Outcome, TableConfig, aggregate, trials_of
+from orchestrator.typeset import cells, comma_separated, markdown, terminal
+
+CONFIG = TableConfig.model_validate(
+    {
+        "name": "t",
+        "title": "Two rows",
+        "experiment": "e.yaml",
+        "reference": "scratch",
+        "finetune_seeds": [1, 2, 3],
+        "notes": ["the paper divides by n"],
+        "rows": [
+            {"name": "scratch", "pretrain_seeds": [], "paper": {"mean": 0.843, "deviation": 0.004}},
+            {"name": "a|b"},
+        ],
+    }
+)
+VALUES = {"scratch": (0.5, 0.52, 0.54), "a|b": (0.75, 0.76, 0.77)}
+
+
+def outcomes() -> list[Outcome]:
+    left = {name: list(values) for name, values in VALUES.items()}
+    return [Outcome(trial, left[trial.row].pop(0)) for trial in trials_of(CONFIG)]
+
+
+def test_cells_hold_mean_deviation_count_runs_p_and_the_paper_s_number() -> None:
+    heading, rows = cells(CONFIG, aggregate(CONFIG, outcomes()))
+    assert heading == ["row", "score", "n", "runs", "p against scratch", "paper"]
+    assert rows == [
+        ["scratch", "0.520 ± 0.020", "3", "0.500  0.520  0.540", "-", "0.843 ± 0.004"],
+        ["a|b", "0.760 ± 0.010", "3", "0.750  0.760  0.770", "< 0.001", "-"],
+    ]
+
+
+def test_markdown_keeps_its_columns_where_a_name_holds_a_bar() -> None:
+    lines = markdown(CONFIG, aggregate(CONFIG, outcomes())).splitlines()
+    assert lines[0] == "# Two rows"
+    assert lines[5].startswith("| a\\|b | 0.760 ± 0.010 | 3 |")
+    assert lines[7] == (
+        "- mean ± sample deviation over the runs; p: Welch's t-test, two-sided, not corrected for several rows"
+    )
+    assert lines[8] == "- the paper divides by n"
+
+
+def test_a_failed_run_and_a_missing_p_are_said_below_the_table() -> None:
+    failed = [Outcome(o.trial, None, "out of memory") if o.trial.row == "a|b" else o for o in outcomes()[:4]]
+    text = markdown(CONFIG, aggregate(CONFIG, failed))
+    assert "- a|b: no p: needs 2 runs in each row; there are 0 and 2" in text
+    assert text.count("- a|b: a run failed: out of memory") == 2
+
+
+def test_csv_gives_back_every_run_with_its_seeds_and_all_digits() -> None:
+    given = [Outcome(outcomes()[1].trial, 1 / 3), Outcome(outcomes()[0].trial, None, "failed, twice")]
+    rows = list(csv.DictReader(io.StringIO(comma_separated(given, "score"))))
+    assert rows[0] == {
+        "row": "a|b",
+        "pretrain_seed": "0",
+        "finetune_seed": "1",
+        "score": str(1 / 3),
+        "failure": "",
+    }
+    assert (rows[1]["pretrain_seed"], rows[1]["score"], rows[1]["failure"]) == ("", "", "failed, twice")
+
+
+def test_terminal_shows_the_same_cells() -> None:
+    console = Console(width=140, file=io.StringIO(), record=True)
+    console.print(terminal(CONFIG, aggregate(CONFIG, outcomes())))
+    text = console.export_text()
+    for cell in ("0.520 ± 0.020", "0.843 ± 0.004", "p against scratch", "Two rows"):
+        assert cell in text
