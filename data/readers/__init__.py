@@ -1,0 +1,86 @@
+"""Readers: one study -> Scan in its own geometry; the only place that knows formats, RAS and LPS, rescale slopes.
+
+Every file is either read right or refused by BadStudy for its true reason. Names, dates and DICOM tags end here.
+"""
+
+import hashlib
+
+import numpy as np
+
+from data.quarantine import BadStudy
+from data.readers.checks import check_affine, check_voxels, spacing_of
+from data.readers.labels import align_label
+from data.readers.nifti import read_nifti
+from data.scan import Scan
+from data.sources.study import Study
+
+__all__ = ["content_digest", "read_study", "read_volume"]
+
+
+def read_study(study: Study) -> Scan:
+    """Read a study's voxels, geometry and label in the order of its files.
+
+    Returns (C, D, H, W) for volumes with the affine of (d, h, w) in RAS+ mm, or (C, H, W) for pictures. CT is in HU:
+    a stored voxel ``v`` means ``v * scale + offset``. Raises BadStudy, in words, for what cannot be used.
+    """
+    if study.fault is not None:
+        raise study.fault
+    scan = _read_image(study)
+    if study.rescale is not None:
+        slope, intercept = study.rescale
+        scan = scan.with_(scale=scan.scale * slope, offset=scan.offset * slope + intercept)
+    check_voxels(scan.voxels)
+    scan = scan.with_(modality=scan.modality or study.modality or "")
+    return scan.with_(label=_read_label(study.label, scan)) if study.label else scan
+
+
+def _read_image(study: Study) -> Scan:
+    if len(study.image) == 1:
+        return read_volume(study.image[0], study.num_channels)
+    return _stack([read_volume(uri) for uri in study.image])
+
+
+def _read_label(uri: str, image: Scan) -> np.ndarray:
+    try:
+        label = read_volume(uri)
+    except BadStudy as fault:
+        raise fault.about("label") from None
+    return align_label(label, image)
+
+
+def read_volume(uri: str, num_channels: int = 1) -> Scan:
+    """Read one volume file, checking its geometry but not what its voxels hold (it may be a label)."""
+    scan = read_nifti(uri, num_channels)
+    assert scan.affine is not None
+    check_affine(scan.affine)
+    return scan.with_(spacing_mm=spacing_of(scan.affine))
+
+
+def _stack(channels: list[Scan]) -> Scan:
+    """Join the channels of a study, which must lie on one grid."""
+    first = channels[0]
+    assert first.affine is not None
+    for channel in channels[1:]:
+        assert channel.affine is not None
+        if channel.size != first.size or not np.allclose(channel.affine, first.affine, atol=1e-2):
+            raise BadStudy(
+                f"channels of shapes {first.size} and {channel.size} or of different affines",
+                "channels on one grid",
+                "resample them onto the first channel",
+            )
+    same_scale = all((channel.scale, channel.offset) == (first.scale, first.offset) for channel in channels)
+    arrays = [c.voxels if same_scale else c.voxels * np.float32(c.scale) + np.float32(c.offset) for c in channels]
+    voxels = np.concatenate(arrays)
+    return first.with_(voxels=voxels) if same_scale else first.with_(voxels=voxels, scale=1.0, offset=0.0)
+
+
+def content_digest(scan: Scan) -> str:
+    """Return the sha256 of a scan's shape and intensities as float32: equal for one scan in two files or two types.
+
+    Geometry is left out: the same voxels under another origin are the same scan.
+    """
+    digest = hashlib.sha256(repr(scan.voxels.shape).encode())
+    for plane in scan.voxels.reshape(-1, *scan.voxels.shape[-2:]):
+        values = plane.astype(np.float32) * np.float32(scan.scale) + np.float32(scan.offset)
+        digest.update(np.ascontiguousarray(values, dtype="<f4").tobytes())
+    return digest.hexdigest()

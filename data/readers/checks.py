@@ -1,0 +1,71 @@
+"""Checks that hold for every volume, whatever file it came from. Geometry first, then voxels."""
+
+import numpy as np
+from jaxtyping import Float64, Num
+
+from data.quarantine import BadStudy
+
+SPACING_RANGE_MM = (0.005, 200.0)
+_SINGULAR = 1e-6
+
+
+def spacing_of(affine: Float64[np.ndarray, "4 4"]) -> tuple[float, float, float]:
+    """Return the voxel size along D, H and W in mm."""
+    d, h, w = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(d), float(h), float(w)
+
+
+def check_affine(affine: Float64[np.ndarray, "4 4"]) -> None:
+    """Raise BadStudy for an affine that places no voxel: NaN, singular, or voxel sizes that no scanner has."""
+    if not np.isfinite(affine).all():
+        raise BadStudy(
+            f"{np.count_nonzero(~np.isfinite(affine))} values of the affine that are NaN or infinite",
+            "16 finite numbers",
+            "correct the header's sform or qform",
+        )
+    spacing = spacing_of(affine)
+    shown = " x ".join(f"{size:.4g}" for size in spacing)
+    low, high = SPACING_RANGE_MM
+    if min(spacing) > 0 and not all(low <= size <= high for size in spacing):
+        raise BadStudy(
+            f"voxels of {shown} mm (D, H, W)",
+            f"sizes from {low} to {high} mm",
+            "correct the header's spacing or unit",
+        )
+    volume = abs(np.linalg.det(affine[:3, :3]))
+    if volume <= _SINGULAR * np.prod(spacing):
+        raise BadStudy(
+            f"a singular affine (voxels of {shown} mm have a volume of {volume:.3g} mm3)",
+            "three axes that span space",
+            "correct the header's sform or qform",
+        )
+
+
+def is_sheared(affine: Float64[np.ndarray, "4 4"], tolerance: float = 1e-3) -> bool:
+    """Tell whether the axes are not at right angles (a gantry tilt); ``tolerance`` is the largest cosine allowed."""
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    cosines = directions.T @ directions
+    return bool(np.abs(cosines - np.diag(np.diag(cosines))).max() > tolerance)
+
+
+def check_voxels(voxels: Num[np.ndarray, "..."]) -> None:
+    """Raise BadStudy for voxels that are no image: NaN or infinite, all the same, or only two values (a mask)."""
+    if voxels.dtype.kind == "f":
+        num_bad = voxels.size - int(np.count_nonzero(np.isfinite(voxels)))
+        if num_bad:
+            raise BadStudy(
+                f"{num_bad} of {voxels.size} voxels that are NaN or infinite",
+                "finite intensities",
+                "replace them by the intensity of air or background",
+            )
+    low, high = voxels.min(), voxels.max()
+    if low == high:
+        raise BadStudy(
+            f"a constant volume (every voxel is {low})", "an image with contrast", "export the study again"
+        )
+    if np.all((voxels == low) | (voxels == high)):
+        raise BadStudy(
+            f"only 2 distinct intensities ({low} and {high})",
+            "an image, not a mask",
+            "give it as the label of its image, or leave it out by the images pattern",
+        )

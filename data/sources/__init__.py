@@ -1,0 +1,32 @@
+"""Sources: layouts on disk or in a bucket -> studies. No voxel is read here.
+
+>>> find_studies("scans", "volumes", SourceOptions(images="*_image.nrrd", labels="*_label.nrrd"))
+"""
+
+from pathlib import PurePosixPath
+
+from data.sources.study import SourceOptions, Study
+from data.sources.volumes import find_volumes
+
+LAYOUTS = {"volumes": find_volumes}
+
+__all__ = ["LAYOUTS", "SourceOptions", "Study", "find_studies"]
+
+
+def find_studies(source: str, layout: str, options: SourceOptions | None = None) -> list[Study]:
+    """Find the studies of a source, in an order that depends on nothing but their paths.
+
+    ``source`` is a local folder or an address (``s3://bucket/folder``). Raises ValueError for an unknown layout, for
+    options that contradict each other and for a source without any study.
+    """
+    options = options or SourceOptions()
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout {layout!r} is unknown; expected one of {', '.join(LAYOUTS)}; choose one of them")
+    dataset = options.dataset or PurePosixPath(source.partition("?")[0].rstrip("/")).stem
+    studies = LAYOUTS[layout](source, dataset, options)
+    if not studies:
+        raise ValueError(
+            f"source {source}: 0 studies in layout {layout!r} (images pattern: {options.images!r}); expected 1 or "
+            "more; check the folder, the layout and the patterns"
+        )
+    return studies

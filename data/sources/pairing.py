@@ -1,0 +1,48 @@
+"""Pairing: which label belongs to which image, from a pair of patterns with ``*``.
+
+``images="*/CT_image*.nii.gz"`` and ``labels="*/CT_mask*.nii.gz"`` pair ``STS_008/CT_image.nii.gz`` with
+``STS_008/CT_mask.nii.gz``: each ``*`` of the label's pattern stands for what the same ``*`` of the image's was.
+A label's pattern may hold fewer: ``labels="*/lesions.nii.gz"`` gives all images of a folder one label.
+"""
+
+import re
+from dataclasses import dataclass
+
+_WILDCARD = re.compile(r"\*\*/|\*|\?")
+_GROUPS = {"**/": "((?:[^/]+/)*)", "*": "([^/]*)", "?": "([^/])"}
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A path pattern whose wildcards are remembered: ``**/`` any folders, ``*`` within a name, ``?`` one letter."""
+
+    text: str
+
+    @property
+    def num_wildcards(self) -> int:
+        return len(_WILDCARD.findall(self.text))
+
+    def match(self, path: str) -> tuple[str, ...] | None:
+        """Return what the wildcards stand for where the whole path matches, else None."""
+        literals = [re.escape(part) for part in _WILDCARD.split(self.text)]
+        groups = [_GROUPS[wildcard] for wildcard in _WILDCARD.findall(self.text)]
+        regex = "".join(text for pair in zip(literals, [*groups, ""], strict=True) for text in pair)
+        match = re.fullmatch(regex, path)
+        return None if match is None else match.groups()
+
+    def fill(self, values: tuple[str, ...]) -> str:
+        """Return the path that has these values for its wildcards; surplus values are dropped."""
+        literals = _WILDCARD.split(self.text)
+        used = values[: len(literals) - 1]
+        return "".join(text for pair in zip(literals, [*used, ""], strict=True) for text in pair)
+
+
+def check_pair(images: str | None, labels: str) -> None:
+    """Raise ValueError where a label's pattern asks for more than the image's pattern gives."""
+    have = Pattern(images).num_wildcards if images else 0
+    need = Pattern(labels).num_wildcards
+    if need > have:
+        raise ValueError(
+            f"labels={labels!r} has {need} wildcards but images={images!r} has {have}; expected at most as many, "
+            "each standing for the same text; write both patterns with the same wildcards"
+        )

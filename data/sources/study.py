@@ -1,0 +1,123 @@
+"""Study: what a source says about one acquisition before any voxel is read; SourceOptions: how to look."""
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from data.quarantine import BadStudy
+
+Split = Literal["train", "val", "test"]
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".mnc", ".hdr")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+MODALITIES = {"MRI": "MR", "MAGNETIC RESONANCE": "MR", "PET": "PT", "X-RAY": "XR", "XRAY": "XR"}
+
+
+@dataclass(frozen=True)
+class Study:
+    """One acquisition to read.
+
+    ``key`` and ``patient`` are the source's own names: private, stable, and never written to shards, logs or errors.
+    ``image`` holds the addresses of the files: one, or one per channel (volumes), or one per slice (DICOM).
+    ``num_channels`` above 1 allows channels as the last axis of a single file (Medical Segmentation Decathlon).
+    ``rescale`` is a slope and an intercept that take the file's intensities to HU where the file does not say so.
+    ``fault`` is set where the source itself shows that the study cannot be used, such as a label without an image.
+    """
+
+    key: str
+    kind: Literal["volume", "dicom", "picture"]
+    image: tuple[str, ...]
+    patient: str
+    dataset: str
+    label: str | None = None
+    modality: str | None = None
+    split: Split | None = None
+    class_label: int | None = None
+    class_name: str | None = None
+    num_channels: int = 1
+    rescale: tuple[float, float] | None = None
+    fault: BadStudy | None = None
+
+
+class SourceOptions(BaseModel):
+    """How to find studies; what does not apply to a layout is left alone.
+
+    dataset          name written beside every sample (default: the source folder's name)
+    modality         CT, MR, ...: the modality of files that do not say it; for DICOM, only series of it are taken
+    images           pattern of image paths below the source, ``*`` within a folder, ``**`` across folders;
+                     for DICOM, of the folder of a series (``.`` is the source itself)
+    labels           pattern of the label's path, in which each ``*`` stands for what the same one in ``images`` was
+    label_suffix     short form: the label is the image's name with this suffix, ``ct.nii.gz`` -> ``ct_seg.nii.gz``
+    patient_pattern  regular expression searched in a study's path; its first group (or all of it) is the patient
+    rescale          slope and intercept from the file's intensities to HU, for CT that was not stored in HU
+    image_column ... columns of the CSV layout
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str | None = None
+    modality: str | None = None
+    images: str | None = None
+    labels: str | None = None
+    label_suffix: str | None = None
+    patient_pattern: str | None = None
+    rescale: tuple[float, float] | None = None
+    image_column: str = "file"
+    label_column: str = "label"
+    patient_column: str | None = None
+    split_column: str | None = None
+
+    @field_validator("modality")
+    @classmethod
+    def _known_name(cls, modality: str | None) -> str | None:
+        return None if modality is None else normal_modality(modality)
+
+    @field_validator("patient_pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"patient_pattern {pattern!r} is no regular expression ({error}); escape it") from None
+        return pattern
+
+    def patient(self, path: str, dataset: str) -> str:
+        """Return the patient of a study at a path; without a pattern each study is a patient of its own."""
+        if self.patient_pattern is None:
+            return f"{dataset}/{path}"
+        match = re.search(self.patient_pattern, path)
+        if match is None:
+            raise ValueError(
+                f"patient_pattern {self.patient_pattern!r} does not match {path!r}; expected a match in every path, "
+                "or two scans of a patient may end in two splits; widen the pattern"
+            )
+        groups = [group for group in match.groups() if group is not None]
+        return groups[0] if groups else match.group()
+
+
+def normal_modality(name: str) -> str:
+    """Return the short DICOM-like name of a modality: MRI -> MR, PET -> PT; others in upper case as they are."""
+    return MODALITIES.get(name.upper(), name.upper())
+
+
+def suffix_of(path: str, suffixes: tuple[str, ...]) -> str | None:
+    """Return the suffix of a path among those given, whatever its case, or None."""
+    return next((path[-len(suffix) :] for suffix in suffixes if path.lower().endswith(suffix)), None)
+
+
+def stem_of(path: str, suffixes: tuple[str, ...] = VOLUME_SUFFIXES) -> str:
+    """Return a file's name without folders and without its suffix."""
+    name = PurePosixPath(path).name
+    suffix = suffix_of(name, suffixes)
+    return name[: -len(suffix)] if suffix else name

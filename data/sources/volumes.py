@@ -1,0 +1,82 @@
+"""Layout ``volumes``: a tree of NIfTI, NRRD, MetaImage, MGH or MINC files, with label files where options say so."""
+
+from data.files import File, join, list_tree
+from data.quarantine import BadStudy
+from data.sources.pairing import Pattern, check_pair
+from data.sources.study import VOLUME_SUFFIXES, SourceOptions, Study, suffix_of
+
+
+def find_volumes(source: str, dataset: str, options: SourceOptions) -> list[Study]:
+    """Find one study per volume file; a file that is a label of another is no study of its own.
+
+    A label that pairs with no image becomes a study with a ``fault``, so that it is reported.
+    """
+    files = [file for file in list_tree(source) if suffix_of(file.path, VOLUME_SUFFIXES)]
+    paths = {file.path for file in files}
+    label_of = _pair(files, options)
+    studies = [_study(file, source, dataset, options, label_of[file.path]) for file in files if file.path in label_of]
+    used = {label for label in label_of.values() if label}
+    orphans = sorted(path for path in paths - set(label_of) - used if _is_label(path, options))
+    return studies + [_orphan(path, source, dataset, options) for path in orphans]
+
+
+def _is_label(path: str, options: SourceOptions) -> bool:
+    if options.labels is not None:
+        return Pattern(options.labels).match(path) is not None
+    suffix = suffix_of(path, VOLUME_SUFFIXES)
+    return bool(options.label_suffix and suffix and path[: -len(suffix)].endswith(options.label_suffix))
+
+
+def _pair(files: list[File], options: SourceOptions) -> dict[str, str | None]:
+    """Map the path of each image to its label's path, or to None."""
+    paths = {file.path for file in files}
+    if options.labels is not None:
+        check_pair(options.images, options.labels)
+    label_of: dict[str, str | None] = {}
+    for path in sorted(paths):
+        wildcards = Pattern(options.images).match(path) if options.images else ()
+        if wildcards is not None and not _is_label(path, options):
+            label_of[path] = next((label for label in _candidates(path, wildcards, options) if label in paths), None)
+    return label_of
+
+
+def _candidates(path: str, wildcards: tuple[str, ...], options: SourceOptions) -> list[str]:
+    """List the paths at which an image's label may lie."""
+    if options.labels is not None:
+        return [Pattern(options.labels).fill(wildcards)]
+    if options.label_suffix is None:
+        return []
+    suffix = suffix_of(path, VOLUME_SUFFIXES) or ""
+    stem = path[: len(path) - len(suffix)]
+    return [stem + options.label_suffix + ending for ending in (suffix, *VOLUME_SUFFIXES)]
+
+
+def _study(file: File, source: str, dataset: str, options: SourceOptions, label: str | None) -> Study:
+    return Study(
+        key=file.path,
+        kind="volume",
+        image=(file.uri,),
+        patient=options.patient(file.path, dataset),
+        dataset=dataset,
+        label=join(source, label) if label else None,
+        modality=options.modality,
+        rescale=options.rescale,
+    )
+
+
+def _orphan(path: str, source: str, dataset: str, options: SourceOptions) -> Study:
+    fault = BadStudy(
+        "a label without an image",
+        "an image at the path that the images pattern gives",
+        "add the image, or narrow the patterns so that they leave the label out",
+    )
+    return Study(
+        key=path,
+        kind="volume",
+        image=(),
+        patient=f"{dataset}/{path}",
+        dataset=dataset,
+        label=join(source, path),
+        modality=options.modality,
+        fault=fault,
+    )
