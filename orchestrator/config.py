@@ -87,9 +87,14 @@ class Stage(Frozen):
 
 
 class Downstream(Frozen):
-    """A task that an encoder is fine-tuned on and judged by."""
+    """A task that an encoder is fine-tuned on and judged by.
+
+    ``encoder`` changes fields of the encoder that hold no weights, such as ``{"drop_path": 0}``.
+    Validation comes every ``evaluate_every_epochs``, and every epoch from ``evaluate_every_epoch_from`` on.
+    """
 
     task: Segmentation.Config
+    encoder: dict[str, Any] = Field(default_factory=dict)
     shards: str
     train_split: str = "train"
     val_split: str = "val"

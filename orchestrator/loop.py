@@ -102,7 +102,9 @@ def train(
     optimiser = optimisers.build(method, plan.schedule.config)
     state = restore(checkpoint, method, optimiser, plan.stream) if checkpoint else State()
     batches, history = feed(state.step), []
-    while state.step < plan.total_steps:
+    exhausted = trainee.evaluation.exhausted if trainee.evaluation else lambda state: False
+    stop = exhausted(state)
+    while state.step < plan.total_steps and not stop:
         entry = _step(model, method, optimiser, plan, world, batches, state.step)
         history.append(entry)
         state = replace(state, step=state.step + 1)
@@ -121,8 +123,7 @@ def train(
         elif state.step % plan.report_every_steps == 0:
             report(_metrics(history))
             history = []
-        if evaluate and trainee.evaluation is not None and trainee.evaluation.exhausted(state):
-            break
+        stop = evaluate and exhausted(state)
     return state
 
 

@@ -100,23 +100,28 @@ def stage_plan(experiment: Experiment, stage: Stage, shards: ShardSet, num_sampl
     )
 
 
+def stage_feed(experiment: Experiment, stage: Stage, shards: ShardSet, plan: Plan) -> FeedPlan:
+    """Say which samples a stage is fed, from its first step to its last."""
+    return FeedPlan(
+        shards=shards.uri,
+        digest=shards.digest,
+        split=experiment.data.split,
+        seed=experiment.seed,
+        batch_size=stage.budget.batch_size,
+        world=experiment.resources.workers,
+        first_step=0,
+        last_step=plan.total_steps,
+        num_readers=experiment.resources.readers,
+    )
+
+
 def _run_stages(experiment: Experiment, shards: ShardSet, selection: Selection, run: Run) -> str:
     encoder: str | None = None
     for index, stage in enumerate(experiment.pretraining):
         if not METHODS[stage.method.name].trains:
             continue
         plan = stage_plan(experiment, stage, shards, selection.num_samples)
-        feed_plan = FeedPlan(
-            shards=shards.uri,
-            digest=shards.digest,
-            split=experiment.data.split,
-            seed=experiment.seed,
-            batch_size=stage.budget.batch_size,
-            world=experiment.resources.workers,
-            first_step=0,
-            last_step=plan.total_steps,
-            num_readers=experiment.resources.readers,
-        )
+        feed_plan = stage_feed(experiment, stage, shards, plan)
         if experiment.tracking.pictures:
             _preview(experiment, stage, feed_plan, run)
         job = Job(

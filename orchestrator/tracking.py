@@ -120,7 +120,7 @@ class Tracker:
                 self._save_cursor(cursor)
         except (MlflowException, OSError) as error:
             self._retry_at = time.monotonic() + RETRY_S
-            self._last_error = f"MLflow at {_without_password(self.uri)} cannot be reached ({type(error).__name__})"
+            self._last_error = f"MLflow at {hide_password(self.uri)} cannot be reached ({type(error).__name__})"
             return self._last_error
         return None
 
@@ -199,6 +199,7 @@ def _send_metrics(client: MlflowClient, line: dict[str, Any], run_id: str) -> No
         client.log_batch(run_id, metrics=metrics[start : start + MOST_PER_BATCH])
 
 
-def _without_password(uri: str) -> str:
+def hide_password(uri: str) -> str:
+    """Return an address as it may be shown: without user and password."""
     scheme, separator, rest = uri.partition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"

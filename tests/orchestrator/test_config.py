@@ -1,0 +1,107 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestrator.config import ConfigError, Experiment, load, merge, resolve, schema
+
+ROOT = Path(__file__).parents[2]
+
+
+def tree(**changes: Any) -> dict[str, Any]:
+    return merge(
+        {
+            "name": "test",
+            "data": {"shards": "shards"},
+            "encoder": {"name": "unet", "spatial_dims": 2, "in_channels": 1},
+            "method": {"name": "simsiam", "crops": {"size": [32, 32], "iou": [0.3, 0.6]}},
+            "optimiser": {"lr": 0.1},
+            "budget": {"epochs": 2, "batch_size": 8},
+        },
+        changes,
+    )
+
+
+def test_a_misspelt_field_is_named_with_its_place() -> None:
+    with pytest.raises(ConfigError, match=r"method\.simsiam\.crops\.iuo: no such field; check its spelling"):
+        resolve(tree(method={"crops": {"iuo": [0.3, 0.6]}}))
+
+
+def test_an_override_reaches_a_nested_field_and_stays_typed() -> None:
+    experiment = resolve(tree(), ["method.crops.iou=[0.6,1]", "budget.epochs=3"])
+    assert experiment.pretraining[0].method.crops.iou == (0.6, 1.0)
+    assert experiment.pretraining[0].budget.epochs == 3
+
+
+@pytest.mark.parametrize("text", ["budget.epochs", "=3"])
+def test_an_override_without_field_or_value_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected field\.subfield=value"):
+        resolve(tree(), [text])
+
+
+def test_naming_another_method_drops_the_fields_of_the_old_one() -> None:
+    assert resolve(tree(), ["method.name=scratch"]).pretraining[0].method.name == "scratch"
+
+
+def test_a_batch_that_workers_cannot_share_is_refused_with_both_numbers() -> None:
+    with pytest.raises(ConfigError, match=r"batch_size 8 is not divisible by resources\.workers 3"):
+        resolve(tree(), ["resources.workers=3"])
+
+
+def test_a_budget_is_epochs_or_steps_but_not_both() -> None:
+    with pytest.raises(ConfigError, match=r"epochs=2\.0, steps=5; give exactly one"):
+        resolve(tree(), ["budget.steps=5"])
+
+
+def test_a_file_inherits_from_its_base_and_changes_only_what_differs(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(tree()))
+    (tmp_path / "child.yaml").write_text("base: base.yaml\nseed: 7\nmethod: {crops: {iou: [0, 0]}}\n")
+    experiment = load(tmp_path / "child.yaml")
+    assert (experiment.seed, experiment.pretraining[0].method.crops.iou) == (7, (0.0, 0.0))
+    assert experiment.pretraining[0].method.crops.size == (32, 32)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file"):
+        load(tmp_path / "nowhere.yaml")
+
+
+def test_the_run_key_depends_on_what_decides_results_and_on_nothing_else() -> None:
+    key = resolve(tree()).pretrain_key("digest")
+    same = [["resources.max_failures=9"], ["home=elsewhere"], ["tracking.pictures=false"], ["data.shards=moved"]]
+    other = [["seed=1"], ["method.crops.iou=[0,1]"], ["budget.epochs=3"], ["encoder.features=[4,4,8,8,16,4]"]]
+    assert {resolve(tree(), overrides).pretrain_key("digest") for overrides in same} == {key}
+    assert len({key, *(resolve(tree(), overrides).pretrain_key("digest") for overrides in other)}) == 5
+    assert resolve(tree()).pretrain_key("another digest") != key
+
+
+def test_the_short_form_equals_a_single_stage() -> None:
+    short = tree()
+    stage = {name: short.pop(name) for name in ("method", "optimiser", "budget")}
+    assert resolve({**short, "stages": [stage]}).pretrain_key("d") == resolve(tree()).pretrain_key("d")
+
+
+def test_a_resolved_experiment_reads_back_as_itself() -> None:
+    experiment = resolve(tree())
+    assert Experiment.model_validate(json.loads(experiment.model_dump_json())) == experiment
+
+
+def test_the_schema_knows_every_method_and_allows_base() -> None:
+    text = json.dumps(schema())
+    assert all(word in text for word in ('"simsiam"', '"scratch"', '"swin_unetr"', '"base"'))
+
+
+EXPERIMENTS = [
+    path for path in sorted((ROOT / "experiments").rglob("*.yaml")) if "rows" not in yaml.safe_load(path.read_text())
+]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_that_comes_along_is_valid_and_opens_with_its_command(path: Path) -> None:
+    load(path)
+    opening = path.read_text().split("\nname:")[0].split("\nbase:")[0]
+    assert all(line.startswith("#") for line in opening.splitlines())
+    assert "# Run:" in opening
+    assert "# Expected:" in opening

@@ -1,0 +1,45 @@
+"""Rules of the house that a test can hold: where imports point, who may know Ray, no file without a noun."""
+
+import ast
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("data", "methods", "orchestrator")
+FORBIDDEN = {
+    "data": {"methods", "orchestrator", "ray", "mlflow", "optuna"},
+    "methods": {"orchestrator", "ray", "mlflow", "optuna"},
+    "orchestrator": set(),
+}
+NEVER = {"torchvision", "timm", "lightly"}
+MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def _imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    assert _imports(path) & (FORBIDDEN[package] | NEVER) == set()
+
+
+def test_no_file_is_named_without_a_noun() -> None:
+    assert [path.name for path in MODULES if path.stem in ("utils", "util", "helpers", "helper", "misc", "common")] == []
+
+
+def test_every_dependency_is_pinned_in_the_constraints() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    names = {requirement.split(">")[0].split("[")[0].lower() for requirement in wanted}
+    pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert names - pinned == set()
