@@ -1,0 +1,113 @@
+"""Shardcheck: what shards hold, in a few lines, and whether every byte of them is what was written."""
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import fs
+
+from data.files import join, list_tree, locate
+from data.shardreader import ShardReader
+from data.shards import REPAIR, TEMPORARY, ShardError, ShardFile
+from data.shardset import INDEX, ShardSet, is_any
+from data.splits import SPLITS, check_no_leakage
+
+_BLOCK_BYTES = 2**22
+
+
+def describe(shards: ShardSet) -> list[tuple[str, str]]:
+    """Return what shards hold as (name, value) lines for a person."""
+    rows = shards.rows
+    groups = shards.group_of[-1] + 1 if shards.num_samples else 0
+    lines = [
+        ("digest", shards.digest),
+        ("recipe", str(shards.recipe.get("name"))),
+        ("samples", f"{shards.num_samples:,} in {groups:,} row groups of {len(shards.files):,} shards"),
+        ("on disk", f"{shards.num_bytes / 2**20:,.1f} MiB"),
+    ]
+    if shards.num_samples:
+        sizes = shards.select().extents
+        low, high = " x ".join(map(str, sizes.min(axis=0))), " x ".join(map(str, sizes.max(axis=0)))
+        channels = f"{shards.num_channels} channel{'s' if shards.num_channels > 1 else ''}"
+        lines.append(("sizes", f"{shards.spatial_dims}D, {channels}, {low} to {high}"))
+    lines += [(split, _count(part)) for split, part in _by_split(shards) if part.num_rows]
+    lines += [("datasets", _values(rows["dataset"])), ("modalities", _values(rows["modality"]))]
+    lines += [("labels", _names(shards.label_names)), ("classes", _names(shards.class_names))]
+    lines += [(name.replace("_", " "), f"{count:,}") for name, count in shards.counts.items()]
+    return [(name, value) for name, value in lines if value]
+
+
+def _by_split(shards: ShardSet) -> list[tuple[str, pa.Table]]:
+    return [(split, shards.rows.take(shards.select(split=split).row_ids)) for split in SPLITS]
+
+
+def _count(rows: pa.Table) -> str:
+    patients, volumes = (len(rows[name].unique()) for name in ("patient", "volume"))
+    labelled = int(rows["has_label"].to_numpy().sum())
+    return f"{rows.num_rows:,} samples of {volumes:,} volumes of {patients:,} patients, {labelled:,} with a label map"
+
+
+def _values(column: pa.ChunkedArray) -> str:
+    counts = {entry["values"]: entry["counts"] for entry in column.cast(pa.string()).value_counts().to_pylist()}
+    return ", ".join(f"{name or '?'} ({counts[name]:,})" for name in sorted(counts))
+
+
+def _names(names: dict[int, str]) -> str:
+    return ", ".join(f"{number} {name}" for number, name in sorted(names.items()))
+
+
+def verify(uri: str) -> Iterator[str]:
+    """Read every byte of the shards of a folder; yield one finding in words for each thing that is wrong.
+
+    Raises ShardError where the index itself cannot be read.
+    """
+    shards = ShardSet.open(uri)
+    for file in shards.files:
+        yield from _verify_file(shards, file)
+    known = {file.name for file in shards.files}
+    for file in list_tree(uri):
+        if file.path.endswith(".parquet") and "/" not in file.path and file.path not in {*known, INDEX}:
+            yield f"shard {file.path}: not in the index, so never read; delete it"
+    yield from _leftovers(uri)
+    try:
+        check_no_leakage({split: part["patient"].unique().to_pylist() for split, part in _by_split(shards)})
+    except ValueError as error:
+        yield str(error)
+
+
+def _verify_file(shards: ShardSet, file: ShardFile) -> Iterator[str]:
+    filesystem, path = locate(join(shards.uri, file.name))
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            digest, size = hashlib.blake2b(digest_size=32), 0
+            while block := stream.read(_BLOCK_BYTES):
+                digest.update(block)
+                size += len(block)
+    except FileNotFoundError:
+        yield f"shard {file.name}: missing; expected {file.num_bytes:,} bytes; {REPAIR}"
+        return
+    if size != file.num_bytes:
+        yield f"shard {file.name}: {size:,} bytes, expected {file.num_bytes:,}; {REPAIR}"
+        return
+    if digest.hexdigest() == file.content_hash:
+        return
+    yield f"shard {file.name}: content hash {digest.hexdigest()[:16]}, expected {file.content_hash[:16]}; {REPAIR}"
+    yield from _damaged_rows(shards, file)
+
+
+def _damaged_rows(shards: ShardSet, file: ShardFile) -> Iterator[str]:
+    """Name the first damaged row of each row group of a shard."""
+    mine = shards.group_of[is_any(shards.rows["file"], [file.name])]
+    for group in dict.fromkeys(mine.tolist()):
+        try:
+            ShardReader(shards, with_labels=True).read(np.flatnonzero(shards.group_of == group)[:1])
+        except ShardError as error:
+            yield str(error)
+
+
+def _leftovers(uri: str) -> Iterator[str]:
+    filesystem, base = locate(uri)
+    for info in filesystem.get_file_info(fs.FileSelector(base)):
+        if info.base_name.startswith(TEMPORARY):
+            yield f"{info.base_name}: left by a writer that was killed; delete it, or run the same ingest again"

@@ -1,0 +1,106 @@
+"""ShardReader: rows of shards by number, each needed row group read once, files kept open."""
+
+import zlib
+from collections import OrderedDict
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Int64
+
+from data.shards import REPAIR, SCHEMA, ShardError, first_line, open_shard
+from data.shardset import ShardSet
+
+_SMALL = [
+    "sample_id",
+    "volume",
+    "slice_index",
+    "dtype",
+    "shape",
+    "spacing_mm",
+    "scale",
+    "offset",
+    "class_label",
+]
+_LABEL_COLUMNS = ["label", "boxes"]
+MOST_OPEN_FILES = 32
+
+
+class ShardReader:
+    """Reads rows of one ShardSet in one thread; of a row group, every row's checksum is compared once per reader.
+
+    Files (their parsed footers) stay open, the least recently used is closed above ``MOST_OPEN_FILES``.
+    """
+
+    def __init__(self, shards: ShardSet, with_labels: bool = False) -> None:
+        self._shards = shards
+        self._columns = ["voxels", *(_LABEL_COLUMNS if with_labels else [])]
+        self._open: OrderedDict[str, pq.ParquetFile] = OrderedDict()
+        self._checked: set[int] = set()
+        self._small = pa.table({name: _plain(shards.rows[name]) for name in _SMALL})
+
+    def read(self, row_ids: Int64[np.ndarray, " n"]) -> pa.Table:
+        """Return the rows with these ids, in their order: what ``data.collate`` needs of each, and its voxels.
+
+        With labels, ``label`` and ``boxes`` too. Raises ShardError for a shard that is missing or damaged.
+        """
+        groups = self._shards.group_of[row_ids]
+        pieces, places = [SCHEMA.empty_table().select(self._columns)], [np.empty(0, np.int64)]
+        for group in dict.fromkeys(groups.tolist()):
+            here = np.flatnonzero(groups == group)
+            pieces.append(self._read_rows(group, row_ids[here]))
+            places.append(here)
+        large = pa.concat_tables(pieces)
+        order = np.argsort(np.concatenate(places), kind="stable")
+        if not np.array_equal(order, np.arange(len(order))):
+            large = large.take(order)
+        table = self._small.take(row_ids)
+        for name in large.column_names:
+            table = table.append_column(large.schema.field(name), large[name])
+        return table
+
+    def _read_rows(self, group: int, row_ids: Int64[np.ndarray, " n"]) -> pa.Table:
+        """Return some rows of one row group, which is read whole."""
+        first = int(np.searchsorted(self._shards.group_of, group))
+        stop = int(np.searchsorted(self._shards.group_of, group, side="right"))
+        name, number = (self._shards.rows[column][first].as_py() for column in ("file", "group"))
+        try:
+            table = self._file(name).read_row_group(number, columns=self._columns, use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            self._open.pop(name, None)
+            raise ShardError(f"shard {name}: row group {number}: {first_line(error)}; {REPAIR}") from None
+        if group not in self._checked:
+            self._check(name, number, table, self._shards.rows.slice(first, stop - first))
+            self._checked.add(group)
+        inside = row_ids - first
+        return table if np.array_equal(inside, np.arange(table.num_rows)) else table.take(inside)
+
+    def _file(self, name: str) -> pq.ParquetFile:
+        if name not in self._open:
+            self._open[name] = open_shard(self._shards.uri, name)
+            if len(self._open) > MOST_OPEN_FILES:
+                self._open.popitem(last=False)[1].close(force=True)
+        self._open.move_to_end(name)
+        return self._open[name]
+
+    def _check(self, name: str, number: int, table: pa.Table, rows: pa.Table) -> None:
+        """Raise ShardError where a row group's rows are not those that the index tells of."""
+        if table.num_rows != rows.num_rows:
+            raise ShardError(
+                f"shard {name}: row group {number} has {table.num_rows} rows, expected {rows.num_rows}; {REPAIR}"
+            )
+        for column, checksum in (("voxels", "crc32"), ("label", "label_crc32")):
+            if column not in table.column_names:
+                continue
+            for row, (value, expected) in enumerate(zip(table[column], rows[checksum].to_pylist(), strict=True)):
+                found = zlib.crc32(value.as_buffer()) if value.is_valid else None
+                if found != expected:
+                    raise ShardError(
+                        f"shard {name}: {column} of sample {rows['sample_id'][row]}: checksum {found}, expected "
+                        f"{expected}; {REPAIR}"
+                    )
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column without dictionary encoding: a dictionary would travel whole with every batch."""
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column

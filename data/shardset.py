@@ -1,0 +1,194 @@
+"""ShardSet: the shards of a folder as one table, through their index; the index's sha256 is the dataset's digest.
+
+The index holds every small column of every row and where the row lies, so that selecting, ordering and splitting
+samples never opens a shard. It names each shard with the hash of its content: equal digests are equal datasets.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Int64
+
+from data.files import join, read_bytes
+from data.shards import SMALL_COLUMNS, SMALL_FIELDS, ShardError, ShardFile, open_shard, write_atomically
+
+INDEX = "index.parquet"
+FORMAT = 1
+_METADATA = b"raydiology"
+_REPEATED = ["patient", "dataset", "modality", "split", "dtype", "file"]
+_INDEX_SCHEMA = pa.schema(
+    [
+        *SMALL_FIELDS,
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("group", pa.int32(), nullable=False),
+        pa.field("row_in_group", pa.int32(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class IndexCard:
+    """What the index says about the whole set: the recipe as a tree, names of labels and classes, ingest's counts."""
+
+    recipe: dict[str, Any]
+    label_names: dict[int, str] = field(default_factory=dict)
+    class_names: dict[int, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def write_index(uri: str, files: Sequence[ShardFile], card: IndexCard) -> str:
+    """Write the index of finished shards, in the order given, and return the digest.
+
+    Only small columns are read, never voxels. The same shards and card give the same bytes.
+    """
+    tables = [_index_of(uri, file) for file in files]
+    tree = {"format": FORMAT, **asdict(card), "files": [asdict(file) for file in files]}
+    schema = _INDEX_SCHEMA.with_metadata({_METADATA: json.dumps(tree, sort_keys=True).encode()})
+    sink = io.BytesIO()
+    pq.write_table(
+        pa.concat_tables([_INDEX_SCHEMA.empty_table(), *tables]).cast(schema),
+        sink,
+        compression="zstd",
+        use_dictionary=_REPEATED,  # pyright: ignore[reportArgumentType]  # the stub knows bool only
+        write_statistics=False,
+    )
+    write_atomically(join(uri, INDEX), sink.getvalue())
+    return hashlib.sha256(sink.getvalue()).hexdigest()
+
+
+def _index_of(uri: str, file: ShardFile) -> pa.Table:
+    """Return the index rows of one shard."""
+    with open_shard(uri, file.name) as shard:
+        sizes = [shard.metadata.row_group(group).num_rows for group in range(shard.num_row_groups)]
+        table = shard.read(columns=SMALL_COLUMNS)
+    places = {
+        "file": pa.array([file.name] * table.num_rows, pa.string()),
+        "group": pa.array(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)),
+        "row_in_group": pa.array(np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])),
+    }
+    return pa.table({name: table[name] for name in SMALL_COLUMNS} | places, schema=_INDEX_SCHEMA)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some rows of a set, in index order.
+
+    row_ids      (n,) rows of ``ShardSet.rows``
+    group_of     (n,) the row group of each, numbered over the whole set
+    group_sizes  how many rows of each row group that has any are selected, in index order
+    extents      (n, nd) spatial sizes: (D, H, W) or (H, W)
+    """
+
+    row_ids: Int64[np.ndarray, " n"]
+    group_of: Int64[np.ndarray, " n"]
+    extents: Int64[np.ndarray, "n nd"]
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.row_ids)
+
+    @cached_property
+    def group_sizes(self) -> Int64[np.ndarray, " g"]:
+        return np.unique(self.group_of, return_counts=True)[1].astype(np.int64)
+
+
+class ShardSet:
+    """The finished shards of a folder or bucket. ``rows`` has one row per sample, with all columns but voxels.
+
+    >>> shards = ShardSet.open("shards/flare22")
+    >>> shards.select(split="train", labelled=True).num_samples
+    """
+
+    def __init__(self, uri: str, rows: pa.Table, digest: str) -> None:
+        tree = json.loads(rows.schema.metadata[_METADATA])
+        self.uri = uri
+        self.digest = digest
+        self.rows = rows.replace_schema_metadata(None)
+        self.recipe: dict[str, Any] = tree["recipe"]
+        self.label_names = {int(key): name for key, name in tree["label_names"].items()}
+        self.class_names = {int(key): name for key, name in tree["class_names"].items()}
+        self.counts: dict[str, int] = tree["counts"]
+        self.files = [ShardFile(**file) for file in tree["files"]]
+
+    @classmethod
+    def open(cls, uri: str) -> "ShardSet":
+        """Open the shards of a folder by their index; raise ShardError where there is none that can be read."""
+        try:
+            content = read_bytes(join(uri, INDEX))
+        except FileNotFoundError:
+            raise ShardError(
+                f"shards {uri}: no {INDEX}; expected a folder that `raydiology ingest` has finished; "
+                "check the path, or run the same ingest again: it continues where it stopped"
+            ) from None
+        try:
+            rows = pq.read_table(io.BytesIO(content), read_dictionary=_REPEATED)
+        except (pa.ArrowException, OSError):
+            raise ShardError(
+                f"shards {uri}: {INDEX} of {len(content)} bytes is no whole Parquet file; delete it and run the same "
+                "ingest again: finished shards are kept"
+            ) from None
+        found = json.loads((rows.schema.metadata or {}).get(_METADATA, b"{}")).get("format")
+        if found != FORMAT:
+            raise ShardError(f"shards {uri}: format {found}, expected {FORMAT}; run ingest again with --overwrite")
+        return cls(uri, rows, hashlib.sha256(content).hexdigest())
+
+    @property
+    def num_samples(self) -> int:
+        return self.rows.num_rows
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all shards as stored (compressed)."""
+        return sum(file.num_bytes for file in self.files)
+
+    @property
+    def spatial_dims(self) -> int:
+        return self._shapes.shape[1] - 1
+
+    @property
+    def num_channels(self) -> int:
+        return int(self._shapes[:, 0].max())
+
+    @cached_property
+    def _shapes(self) -> Int64[np.ndarray, "n axes"]:
+        """(C, *S) of every row; all rows have as many axes."""
+        flat = self.rows["shape"].combine_chunks().flatten().to_numpy().astype(np.int64)
+        return flat.reshape(self.num_samples, -1)
+
+    @cached_property
+    def group_of(self) -> Int64[np.ndarray, " n"]:
+        """The row group of every row, numbered over the whole set in index order."""
+        first = self.rows["row_in_group"].to_numpy() == 0
+        return np.cumsum(first, dtype=np.int64) - 1
+
+    def select(
+        self,
+        split: str | None = None,
+        patients: Collection[str] | None = None,
+        labelled: bool | None = None,
+    ) -> Selection:
+        """Return the rows of a split, of some patients (pseudonyms), with or without a label map; None takes all."""
+        mask = np.ones(self.num_samples, bool)
+        if split is not None:
+            mask &= is_any(self.rows["split"], [split])
+        if patients is not None:
+            mask &= is_any(self.rows["patient"], patients)
+        if labelled is not None:
+            mask &= self.rows["has_label"].to_numpy() == labelled
+        ids = np.flatnonzero(mask).astype(np.int64)
+        return Selection(ids, self.group_of[ids], self._shapes[ids, 1:])
+
+
+def is_any(column: pa.ChunkedArray, values: Collection[str]) -> Bool[np.ndarray, " n"]:
+    """Tell which rows of a dictionary-encoded column hold one of some values."""
+    array = column.combine_chunks()
+    wanted = np.isin(array.dictionary.to_numpy(zero_copy_only=False).astype(str), sorted(values))
+    return wanted[array.indices.to_numpy()]

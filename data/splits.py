@@ -1,0 +1,76 @@
+"""Splits: which patients train, validate and test. By patient, never by slice: slices of one patient are alike.
+
+Every function is pure. A patient's place in a seeded order depends on (seed, patient) alone, so it is the same in
+every process, on every machine and whatever order the patients come in.
+"""
+
+import hashlib
+from collections.abc import Collection, Hashable, Mapping
+
+SPLITS = ("train", "val", "test")
+
+
+def seeded_order(patients: Collection[str], seed: int) -> list[str]:
+    """Return the patients, each once, in an order drawn by the seed."""
+    return sorted(set(patients), key=lambda patient: (_draw(seed, patient), patient))
+
+
+def _draw(seed: int, patient: str) -> bytes:
+    return hashlib.blake2b(f"{seed}:{patient}".encode(), digest_size=16).digest()
+
+
+def assign_splits(strata: Mapping[str, Hashable], val: float, test: float, seed: int) -> dict[str, str]:
+    """Return the split of each patient: ``round(test * n)`` test, ``round(val * n)`` val, the rest train.
+
+    ``strata`` maps a patient to what should be spread evenly over the splits, such as the class. Within the order by
+    stratum every k-th patient is taken, so totals are exact and each stratum gets its share within one patient.
+    """
+    if min(val, test) < 0 or val + test >= 1:
+        raise ValueError(f"splits: val {val} and test {test}; expected fractions of at least 0 whose sum is below 1")
+    order = sorted(seeded_order(strata, seed), key=lambda patient: repr(strata[patient]))
+    held_out = _spread(order, round(test * len(order)))
+    rest = [patient for patient in order if patient not in held_out]
+    validating = _spread(rest, round(val * len(order)))
+    return {p: "test" if p in held_out else "val" if p in validating else "train" for p in order}
+
+
+def _spread(order: list[str], count: int) -> set[str]:
+    """Take ``count`` of a list at even distances."""
+    return {order[(2 * i + 1) * len(order) // (2 * count)] for i in range(count)}
+
+
+def folds(patients: Collection[str], num_folds: int, seed: int) -> list[frozenset[str]]:
+    """Return disjoint held-out sets that cover the patients, whose sizes differ by at most one."""
+    order = seeded_order(patients, seed)
+    if not 2 <= num_folds <= len(order):
+        raise ValueError(
+            f"folds: {num_folds} folds of {len(order)} patients; expected from 2 to the number of patients: "
+            "lower the number of folds, or select more patients"
+        )
+    return [frozenset(order[fold::num_folds]) for fold in range(num_folds)]
+
+
+def label_fraction(patients: Collection[str], fraction: float, seed: int) -> frozenset[str]:
+    """Return the patients whose labels a fraction keeps: ``round(fraction * n)``, but at least one.
+
+    With one seed, a smaller fraction is a subset of a larger one.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"label fraction {fraction}; expected above 0 and at most 1")
+    if not patients:
+        raise ValueError("label fraction: 0 labelled patients; expected at least 1: choose another split or shards")
+    order = seeded_order(patients, seed)
+    return frozenset(order[: max(1, round(fraction * len(order)))])
+
+
+def check_no_leakage(splits: Mapping[str, Collection[str]]) -> None:
+    """Raise ValueError where a patient (a pseudonym: it is printed) is in two splits."""
+    names = list(splits)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            shared = sorted(set(splits[first]) & set(splits[second]))
+            if shared:
+                raise ValueError(
+                    f"splits: {len(shared)} patients are in both {first} ({len(set(splits[first]))} patients) and "
+                    f"{second} ({len(set(splits[second]))}), such as {shared[0]}; expected none: split by patient"
+                )
