@@ -20,8 +20,6 @@ from functools import lru_cache
 
 import numpy as np
 
-from data.rng import SampleRng
-
 ORDER_VERSION = 1
 """Grows with every change of the sequence; a checkpoint written under another version cannot be resumed exactly."""
 
@@ -66,8 +64,8 @@ class Order:
 
     def _permute(self, epoch: int) -> np.ndarray:
         """Return the epoch's permutation of positions, (N,) int64."""
-        group_keys = SampleRng.for_samples(self.seed, [epoch], ["order of groups"]).words(len(self._full))[0]
-        row_keys = SampleRng.for_samples(self.seed, [epoch], ["order of rows"]).words(self.num_samples)[0]
+        keys = _words(self.seed, epoch, len(self._full) + self.num_samples)
+        group_keys, row_keys = np.split(keys, [len(self._full)])
         groups = np.argsort(group_keys, kind="stable")
         groups = np.concatenate([groups[self._full[groups]], groups[~self._full[groups]]])
         place = np.empty_like(groups)
@@ -79,6 +77,11 @@ class Order:
         # The first group is the cut one: its first rows complete what the epoch before left open, the rest waits.
         size, end = self.group_size, self.group_size * int(self._full.sum())
         return np.concatenate([rows[:cut], rows[size:end], rows[cut:size], rows[end:]])
+
+
+def _words(seed: int, epoch: int, count: int) -> np.ndarray:
+    """Return (count,) random uint64 of an epoch. numpy keeps a bit generator's raw words the same for ever."""
+    return np.random.Philox(key=np.array([seed % 2**64, epoch], np.uint64)).random_raw(count)
 
 
 def _check_range(start: int, stop: int) -> None:
