@@ -9,10 +9,14 @@ import numpy as np
 
 from data.quarantine import BadStudy
 from data.readers.checks import check_affine, check_voxels, spacing_of
+from data.readers.dicom import read_dicom
+from data.readers.itk import ITK_SUFFIXES, read_itk
 from data.readers.labels import align_label
+from data.readers.neuro import NEURO_SUFFIXES, read_neuro
 from data.readers.nifti import read_nifti
+from data.readers.picture import read_picture
 from data.scan import Scan
-from data.sources.study import Study
+from data.sources.study import Study, suffix_of
 
 __all__ = ["content_digest", "read_study", "read_volume"]
 
@@ -35,6 +39,13 @@ def read_study(study: Study) -> Scan:
 
 
 def _read_image(study: Study) -> Scan:
+    if study.kind == "dicom":
+        scan = read_dicom(study.image)
+        if scan.affine is not None:
+            check_affine(scan.affine)
+        return scan
+    if study.kind == "picture":
+        return read_picture(study.image[0])
     if len(study.image) == 1:
         return read_volume(study.image[0], study.num_channels)
     return _stack([read_volume(uri) for uri in study.image])
@@ -50,7 +61,13 @@ def _read_label(uri: str, image: Scan) -> np.ndarray:
 
 def read_volume(uri: str, num_channels: int = 1) -> Scan:
     """Read one volume file, checking its geometry but not what its voxels hold (it may be a label)."""
-    scan = read_nifti(uri, num_channels)
+    name = uri.partition("?")[0]
+    if suffix_of(name, ITK_SUFFIXES):
+        scan = read_itk(uri, num_channels)
+    elif suffix_of(name, NEURO_SUFFIXES):
+        scan = read_neuro(uri)
+    else:
+        scan = read_nifti(uri, num_channels)
     assert scan.affine is not None
     check_affine(scan.affine)
     return scan.with_(spacing_mm=spacing_of(scan.affine))

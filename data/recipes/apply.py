@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -10,6 +11,8 @@ from data.readers.checks import spacing_of
 from data.recipes.geometry import orient, resample
 from data.recipes.recipe import Recipe
 from data.scan import Scan
+
+_LUMA = (0.299, 0.587, 0.114)
 
 
 def apply(recipe: Recipe, scan: Scan) -> list[Scan]:
@@ -20,7 +23,10 @@ def apply(recipe: Recipe, scan: Scan) -> list[Scan]:
     does not fit.
     """
     _check_fit(recipe, scan)
-    return _slices(_volume(recipe, scan)) if recipe.kind == "slices" else [_volume(recipe, scan)]
+    if recipe.kind == "image":
+        return [_image(recipe, scan)]
+    volume = _volume(recipe, scan)
+    return _slices(volume) if recipe.kind == "slices" else [volume]
 
 
 def _check_fit(recipe: Recipe, scan: Scan) -> None:
@@ -51,15 +57,39 @@ def _check_fit(recipe: Recipe, scan: Scan) -> None:
         )
 
 
+def _intensities(scan: Scan) -> Float[Tensor, "C *S"]:
+    """Return a float32 copy in the scan's units."""
+    return torch.from_numpy(scan.voxels.astype(np.float32)).mul_(scan.scale).add_(scan.offset)
+
+
+def _image(recipe: Recipe, scan: Scan) -> Scan:
+    values = _window(recipe, _channels(_intensities(scan), recipe.num_channels or 1))
+    box = _box(recipe, values.numpy())
+    values = values[(slice(None), *box)]
+    short = min(values.shape[1:])
+    if recipe.short_side and short > recipe.short_side:
+        size = [round(extent * recipe.short_side / short) for extent in values.shape[1:]]
+        values = F.interpolate(values[None], size, mode="bilinear", antialias=True)[0].clamp_(0, 1)
+    before, after = _padding(recipe, tuple(values.shape[1:]))
+    stored, scale = _store(recipe, values.numpy())
+    padded = np.pad(stored, [(0, 0), *zip(before, after, strict=True)])
+    return Scan(padded, (1.0, 1.0), scan.modality or recipe.modality or "", scale=scale)
+
+
+def _channels(values: Float[Tensor, "C H W"], wanted: int) -> Float[Tensor, "C2 H W"]:
+    """Return one grey channel (luma of ITU-R BT.601, as in JPEG) or three."""
+    if len(values) == wanted:
+        return values
+    return torch.einsum("chw,c->hw", values, torch.tensor(_LUMA))[None] if wanted == 1 else values.expand(3, -1, -1)
+
+
 def _volume(recipe: Recipe, scan: Scan) -> Scan:
     assert scan.affine is not None, "a volume has an affine"
-    voxels = torch.from_numpy(scan.voxels.astype(np.float32))
-    voxels.mul_(scan.scale).add_(scan.offset)
-    voxels, affine = orient(voxels, scan.affine)
+    voxels, affine = orient(_intensities(scan), scan.affine)
     voxels, affine = resample(voxels, affine, recipe.spacing_mm, "bilinear")
     label = None if scan.label is None else _resample_label(recipe, scan, scan.label)
     out = _window(recipe, voxels).numpy()
-    box = _foreground(out) if recipe.crop_foreground else tuple(slice(0, size) for size in out.shape[1:])
+    box = _box(recipe, out)
     before, after = _padding(recipe, tuple(part.stop - part.start for part in box))
     affine = affine.copy()
     affine[:3, 3] += affine[:3, :3] @ np.array([part.start - pad for part, pad in zip(box, before, strict=True)])
@@ -84,7 +114,8 @@ def _resample_label(recipe: Recipe, scan: Scan, label: np.ndarray) -> np.ndarray
 
 
 def _window(recipe: Recipe, voxels: Float[Tensor, "C *S"]) -> Float[Tensor, "C *S"]:
-    """Take the window to [0, 1] in place."""
+    """Take the window to [0, 1]."""
+    voxels = voxels.contiguous()
     for channel in voxels:
         low, high = _limits(recipe, channel)
         channel.sub_(low).div_(high - low).clamp_(0, 1)
@@ -106,13 +137,19 @@ def _limits(recipe: Recipe, channel: Float[Tensor, "*S"]) -> tuple[float, float]
     return float(low), float(high)
 
 
-def _foreground(voxels: Float[np.ndarray, "C *S"]) -> tuple[slice, ...]:
-    """Return the smallest box of voxels above 0 in any channel."""
-    mask = voxels.max(axis=0) > 0
+def _box(recipe: Recipe, voxels: Float[np.ndarray, "C *S"]) -> tuple[slice, ...]:
+    """Return the smallest box of voxels above ``crop_above`` in any channel, or the whole."""
+    if recipe.crop_above is None:
+        return tuple(slice(0, size) for size in voxels.shape[1:])
+    mask = (voxels > recipe.crop_above).any(axis=0)
     axes = range(mask.ndim)
-    lines = [np.flatnonzero(mask.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]
-    if any(line.size == 0 for line in lines):
-        raise BadStudy("no voxel above the window's lower end", "some foreground", "check intensities and window")
+    lines = [np.flatnonzero(mask.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
+    if not mask.any():
+        raise BadStudy(
+            f"no voxel above {recipe.crop_above:g} after the window {recipe.window}",
+            "some foreground",
+            "check the intensities, the window and its kind",
+        )
     return tuple(slice(int(line[0]), int(line[-1]) + 1) for line in lines)
 
 

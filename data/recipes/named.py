@@ -10,7 +10,7 @@ _CT_ABDOMEN_SLICES = Recipe(
     spacing_mm=(2.5, 1.0, 1.0),
     window=(-500.0, 500.0),
     window_kind="hu",
-    crop_foreground=True,
+    crop_above=0.0,
     pad_to=(1, 96, 96),
 )
 
@@ -25,7 +25,7 @@ _ALL = (
         spacing_mm=(1.5, 1.5, 1.5),
         window=(-1000.0, 1000.0),
         window_kind="hu",
-        crop_foreground=True,
+        crop_above=0.0,
         min_slices=4,
     ),
     Recipe(
@@ -45,7 +45,7 @@ _ALL = (
         spacing_mm=(1.0, 1.0, 1.0),
         window=(0.0, 99.8),
         window_kind="percentile",
-        crop_foreground=True,
+        crop_above=0.0,
         pad_to=(96, 96, 96),
         min_slices=4,
     ),
@@ -64,7 +64,7 @@ _ALL = (
         modality="FUNDUS",
         window=(0.0, 1.0),
         window_kind="value",
-        crop_foreground=True,
+        crop_above=0.05,  # the black border of a JPEG is not quite black
         short_side=512,
         num_channels=3,
         stored="uint8",

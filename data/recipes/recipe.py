@@ -18,7 +18,7 @@ class Recipe(BaseModel):
     window_kind      ``hu``: window is in HU and a CT without negative values is refused as not HU;
                      ``value``: in the scan's own intensities; ``percentile``: in percentiles of each channel's
                      voxels above its lowest value (the background)
-    crop_foreground  cut to the smallest box of voxels above 0 after the window, in all three axes
+    crop_above       cut to the smallest box of voxels above this intensity after the window; None keeps all
     pad_to           smallest size per axis; shorter axes are padded with 0 on both sides alike
     short_side       images only: a longer shorter side is reduced to this many pixels
     num_channels     images only: 1 (grey) or 3 (RGB)
@@ -36,7 +36,7 @@ class Recipe(BaseModel):
     spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     window: tuple[float, float]
     window_kind: Literal["hu", "value", "percentile"]
-    crop_foreground: bool = False
+    crop_above: float | None = None
     pad_to: tuple[int, ...] = ()
     short_side: PositiveInt | None = None
     num_channels: Literal[1, 3] | None = None

@@ -5,12 +5,21 @@
 
 from pathlib import PurePosixPath
 
+from data.sources.nnunet import find_nnunet, label_names
+from data.sources.pictures import find_class_folders, find_csv
+from data.sources.series import find_dicom
 from data.sources.study import SourceOptions, Study
 from data.sources.volumes import find_volumes
 
-LAYOUTS = {"volumes": find_volumes}
+LAYOUTS = {
+    "volumes": find_volumes,
+    "nnunet": find_nnunet,
+    "dicom": find_dicom,
+    "class_folders": find_class_folders,
+    "csv": find_csv,
+}
 
-__all__ = ["LAYOUTS", "SourceOptions", "Study", "find_studies"]
+__all__ = ["LAYOUTS", "SourceOptions", "Study", "find_studies", "label_names"]
 
 
 def find_studies(source: str, layout: str, options: SourceOptions | None = None) -> list[Study]:

@@ -21,7 +21,8 @@ SPLIT_NAMES: dict[str, Split] = {
 }
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".mnc", ".hdr")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
-MODALITIES = {"MRI": "MR", "MAGNETIC RESONANCE": "MR", "PET": "PT", "X-RAY": "XR", "XRAY": "XR"}
+PROJECTIONS = ("CR", "DX", "IO", "MG", "PX", "RG", "XR")
+MODALITIES = {"MRI": "MR", "PET": "PT", "X-RAY": "XR", "XRAY": "XR", "CR": "XR", "DX": "XR", "RG": "XR", "PX": "XR"}
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class SourceOptions(BaseModel):
 
 
 def normal_modality(name: str) -> str:
-    """Return the short DICOM-like name of a modality: MRI -> MR, PET -> PT; others in upper case as they are."""
+    """Return a modality's short name: MRI -> MR, PET -> PT, the kinds of plain X-ray -> XR, others in upper case."""
     return MODALITIES.get(name.upper(), name.upper())
 
 

@@ -1,0 +1,138 @@
+"""DicomSlice: what is kept of one DICOM file. Everything else in it, names and dates included, is dropped here."""
+
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+
+import gdcm
+import numpy as np
+from jaxtyping import Float64, Integer
+from pydicom import dcmread
+from pydicom.dataset import FileDataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+
+from data.files import open_file
+from data.quarantine import BadStudy
+from data.sources.study import PROJECTIONS, normal_modality
+
+_NO_IMAGES = (
+    "ANN", "AU", "DOC", "ECG", "EPS", "FID", "KO", "M3D", "PLAN", "PR", "REG", "RTDOSE", "RTIMAGE", "RTPLAN",
+    "RTRECORD", "RTSTRUCT", "RWV", "SEG", "SMR", "SR", "STAIN",
+)  # fmt: skip
+_DAMAGE = (
+    AttributeError, BytesLengthException, EOFError, KeyError, NotImplementedError, OSError, RuntimeError, TypeError,
+    ValueError, struct.error, zlib.error,
+)  # fmt: skip
+_EXPORT_AGAIN = "export the series again"
+
+gdcm.Trace.WarningOff()  # its warnings and errors go to the terminal with values of tags
+gdcm.Trace.ErrorOff()
+
+
+@dataclass(frozen=True)
+class DicomSlice:
+    """One slice: pixels (H, W) as stored, intensity = pixel * slope + intercept, geometry in LPS mm.
+
+    ``position``, ``along_w`` and ``along_h`` (unit vectors), ``spacing_mm`` (H, W) are None for projections.
+    """
+
+    pixels: Integer[np.ndarray, "H W"]
+    modality: str
+    slope: float
+    intercept: float
+    position: Float64[np.ndarray, "3"] | None
+    along_w: Float64[np.ndarray, "3"] | None
+    along_h: Float64[np.ndarray, "3"] | None
+    spacing_mm: tuple[float, float] | None
+    thickness_mm: float | None
+
+
+def read_slice(uri: str) -> DicomSlice:
+    """Read one file; raise BadStudy for what is no single grey image, naming all that is wrong with it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom quotes the tags that it warns of
+        try:
+            with open_file(uri) as file:
+                data = dcmread(file)
+            _check_kind(data)
+            return _slice(data)
+        except BadStudy:
+            raise
+        except InvalidDicomError:
+            raise BadStudy("no DICOM header ('DICM' mark missing)", "a DICOM file", _EXPORT_AGAIN) from None
+        except _DAMAGE as error:
+            raise BadStudy(
+                f"a DICOM file that cannot be decoded ({type(error).__name__})", "a whole file", _EXPORT_AGAIN
+            ) from None
+
+
+def _check_kind(data: FileDataset) -> None:
+    modality = str(data.get("Modality") or "")
+    if modality in _NO_IMAGES:
+        raise BadStudy(
+            f"DICOM of modality {modality}, not an image series",
+            "an image series",
+            "give the modality to take (CT, MR, ...), which leaves others out",
+        )
+    faults = [*_pixel_faults(data), *_geometry_faults(data, modality)]
+    if faults:
+        raise BadStudy("; ".join(faults), "single-frame grey slices with a position", "leave the series out")
+    _check_length(data)
+
+
+def _pixel_faults(data: FileDataset) -> list[str]:
+    faults = []
+    if "MOSAIC" in (data.get("ImageType") or []):
+        faults.append("a mosaic of slices in one frame")
+    if "PixelData" not in data or not data.get("Rows") or not data.get("Columns"):
+        return [*faults, "no pixel data"]
+    if int(data.get("NumberOfFrames") or 1) != 1:
+        faults.append(f"{int(data.NumberOfFrames)} frames in one file (multi-frame)")
+    colours = str(data.get("PhotometricInterpretation") or "")
+    if not colours.startswith("MONOCHROME"):
+        faults.append(f"{colours} colour pixels")
+    if "ModalityLUTSequence" in data:
+        faults.append("a modality look-up table instead of slope and intercept")
+    return faults
+
+
+def _geometry_faults(data: FileDataset, modality: str) -> list[str]:
+    if modality in PROJECTIONS:
+        return []
+    needed = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
+    return [f"no {name}" for name, count in needed.items() if len(data.get(name) or []) != count]
+
+
+def _check_length(data: FileDataset) -> None:
+    """Name a truncated file as such; compressed ones are found out by their decoder."""
+    syntax = data.file_meta.get("TransferSyntaxUID")
+    if syntax is not None and not syntax.is_compressed:
+        needed = data.Rows * data.Columns * data.BitsAllocated // 8
+        if len(data.PixelData) < needed:
+            raise BadStudy(
+                f"{len(data.PixelData)} bytes of pixel data (truncated)",
+                f"{needed} bytes for {data.Rows} x {data.Columns}",
+                _EXPORT_AGAIN,
+            )
+
+
+def _slice(data: FileDataset) -> DicomSlice:
+    modality = str(data.get("Modality") or "")
+    pixels = np.asarray(data.pixel_array)
+    projection = modality in PROJECTIONS
+    if projection and data.PhotometricInterpretation == "MONOCHROME1":
+        pixels = pixels.max() - pixels  # MONOCHROME1 shows low values bright; bones must be bright in all
+    directions = None if projection else np.array(data.ImageOrientationPatient, dtype=np.float64)
+    slope, intercept = data.get("RescaleSlope"), data.get("RescaleIntercept")
+    return DicomSlice(
+        pixels=pixels,
+        modality=normal_modality(modality),
+        slope=1.0 if slope is None else float(slope),
+        intercept=0.0 if intercept is None else float(intercept),
+        position=None if projection else np.array(data.ImagePositionPatient, dtype=np.float64),
+        along_w=None if directions is None else directions[:3],
+        along_h=None if directions is None else directions[3:],
+        spacing_mm=None if projection else (float(data.PixelSpacing[0]), float(data.PixelSpacing[1])),
+        thickness_mm=float(data.get("SliceThickness") or 0) or None,
+    )

@@ -1,0 +1,109 @@
+"""Layouts ``class_folders`` (a folder per class, splits above) and ``csv`` (a table of image files and labels)."""
+
+import csv
+import io
+from dataclasses import replace
+
+from data.files import File, is_file, join, list_tree, read_bytes
+from data.quarantine import BadStudy
+from data.sources.pairing import Pattern
+from data.sources.study import (
+    PICTURE_SUFFIXES,
+    SPLIT_NAMES,
+    VOLUME_SUFFIXES,
+    SourceOptions,
+    Study,
+    suffix_of,
+)
+
+_SUFFIXES = (*PICTURE_SUFFIXES, *VOLUME_SUFFIXES)
+_NO_FILE = BadStudy("a row of the table without its image file", "a file at the given path", "add it or drop the row")
+
+
+def find_class_folders(source: str, dataset: str, options: SourceOptions) -> list[Study]:
+    """Find one study per picture (or volume); its folder is its class, numbered in order of the names.
+
+    Folders named train, val or test, above the classes or below, are splits and no classes.
+    """
+    files = [file for file in list_tree(source) if suffix_of(file.path, _SUFFIXES) and "/" in file.path]
+    if options.images:
+        files = [file for file in files if Pattern(options.images).match(file.path) is not None]
+    folders = {file.path: file.path.split("/")[:-1] for file in files}
+    class_of = {path: "/".join(p for p in parts if p.lower() not in SPLIT_NAMES) for path, parts in folders.items()}
+    names = sorted({name for name in class_of.values() if name})
+    studies = []
+    for file in files:
+        split = next((SPLIT_NAMES[part.lower()] for part in folders[file.path] if part.lower() in SPLIT_NAMES), None)
+        study = replace(_picture(file, dataset, options), split=split)
+        name = class_of[file.path]
+        studies.append(replace(study, class_name=name, class_label=names.index(name)) if name else study)
+    return studies
+
+
+def find_csv(source: str, dataset: str, options: SourceOptions) -> list[Study]:
+    """Find one study per row of a CSV file: the source itself, or the only one in its folder.
+
+    Image paths are relative to the table, with or without their suffix. Labels that are whole numbers are class
+    numbers; other texts are numbered in order. Raises ValueError where the table or a column is missing.
+    """
+    table, folder = _find_table(source)
+    rows = list(csv.DictReader(io.StringIO(read_bytes(table).decode("utf-8-sig"))))
+    _check_columns(rows, options)
+    files = {file.path: file for file in list_tree(folder) if suffix_of(file.path, _SUFFIXES)}
+    by_stem = {path[: -len(suffix_of(path, _SUFFIXES) or "")]: file for path, file in files.items()}
+    numbers = _class_numbers([row[options.label_column].strip() for row in rows])
+    studies = []
+    for row in rows:
+        path = row[options.image_column].strip().removeprefix("./")
+        file = files.get(path) or by_stem.get(path)
+        study = _picture(file or File(path, "", 0), dataset, options)
+        label = row[options.label_column].strip()
+        split = SPLIT_NAMES.get(row[options.split_column].strip().lower()) if options.split_column else None
+        patient = row[options.patient_column].strip() if options.patient_column else study.patient
+        study = replace(study, split=split, patient=patient, fault=None if file else _NO_FILE)
+        studies.append(replace(study, class_name=label, class_label=numbers[label]) if label else study)
+    return studies
+
+
+def _picture(file: File, dataset: str, options: SourceOptions) -> Study:
+    is_volume = suffix_of(file.path, VOLUME_SUFFIXES) is not None
+    return Study(
+        key=file.path,
+        kind="volume" if is_volume else "picture",
+        image=(file.uri,) if file.uri else (),
+        patient=options.patient(file.path, dataset),
+        dataset=dataset,
+        modality=options.modality,
+        rescale=options.rescale,
+    )
+
+
+def _find_table(source: str) -> tuple[str, str]:
+    """Return the address of the CSV file and of the folder that its paths are relative to."""
+    address, _, query = source.partition("?")
+    if is_file(source):
+        return source, address.rsplit("/", 1)[0] + (f"?{query}" if query else "")
+    tables = [file for file in list_tree(source) if file.path.lower().endswith(".csv") and "/" not in file.path]
+    if len(tables) != 1:
+        raise ValueError(
+            f"source {source}: {len(tables)} CSV files; expected 1; give the path of the table itself as the source"
+        )
+    return join(source, tables[0].path), source
+
+
+def _check_columns(rows: list[dict[str, str]], options: SourceOptions) -> None:
+    have = list(rows[0]) if rows else []
+    wanted = [options.image_column, options.label_column, options.patient_column, options.split_column]
+    missing = [name for name in wanted if name and name not in have]
+    if missing:
+        raise ValueError(
+            f"the table has columns {', '.join(have)} but not {', '.join(missing)}; expected all that are named; set "
+            "image_column, label_column, patient_column or split_column"
+        )
+
+
+def _class_numbers(labels: list[str]) -> dict[str, int]:
+    names = sorted({label for label in labels if label})
+    if all(name.isdigit() for name in names):
+        return {name: int(name) for name in names}
+    return {name: number for number, name in enumerate(names)}
