@@ -49,7 +49,7 @@ def is_sheared(affine: Float64[np.ndarray, "4 4"], tolerance: float = 1e-3) -> b
 
 
 def check_voxels(voxels: Num[np.ndarray, "..."]) -> None:
-    """Raise BadStudy for voxels that are no image: NaN or infinite, all the same, or only two values (a mask)."""
+    """Raise BadStudy for intensities that are no image: NaN or infinite, all the same, or only two values (a mask)."""
     if voxels.dtype.kind == "f":
         num_bad = voxels.size - int(np.count_nonzero(np.isfinite(voxels)))
         if num_bad:
@@ -60,9 +60,7 @@ def check_voxels(voxels: Num[np.ndarray, "..."]) -> None:
             )
     low, high = voxels.min(), voxels.max()
     if low == high:
-        raise BadStudy(
-            f"a constant volume (every voxel is {low})", "an image with contrast", "export the study again"
-        )
+        raise BadStudy(f"constant intensities (every voxel is {low})", "some contrast", "export the study again")
     if np.all((voxels == low) | (voxels == high)):
         raise BadStudy(
             f"only 2 distinct intensities ({low} and {high})",

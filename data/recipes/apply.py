@@ -142,8 +142,10 @@ def _box(recipe: Recipe, voxels: Float[np.ndarray, "C *S"]) -> tuple[slice, ...]
     if recipe.crop_above is None:
         return tuple(slice(0, size) for size in voxels.shape[1:])
     mask = (voxels > recipe.crop_above).any(axis=0)
-    axes = range(mask.ndim)
-    lines = [np.flatnonzero(mask.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
+    lines = [
+        np.flatnonzero(np.moveaxis(mask, axis, 0).reshape(mask.shape[axis], -1).any(axis=1))
+        for axis in range(mask.ndim)
+    ]
     if not mask.any():
         raise BadStudy(
             f"no voxel above {recipe.crop_above:g} after the window {recipe.window}",

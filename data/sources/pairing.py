@@ -3,18 +3,22 @@
 ``images="*/CT_image*.nii.gz"`` and ``labels="*/CT_mask*.nii.gz"`` pair ``STS_008/CT_image.nii.gz`` with
 ``STS_008/CT_mask.nii.gz``: each ``*`` of the label's pattern stands for what the same ``*`` of the image's was.
 A label's pattern may hold fewer: ``labels="*/lesions.nii.gz"`` gives all images of a folder one label.
+``{ct,mr}`` is a wildcard too, for one of these texts.
 """
 
 import re
 from dataclasses import dataclass
 
-_WILDCARD = re.compile(r"\*\*/|\*|\?")
+_WILDCARD = re.compile(r"\*\*/|\*|\?|\{[^{}]*\}")
 _GROUPS = {"**/": "((?:[^/]+/)*)", "*": "([^/]*)", "?": "([^/])"}
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """A path pattern whose wildcards are remembered: ``**/`` any folders, ``*`` within a name, ``?`` one letter."""
+    """A path pattern whose wildcards are remembered.
+
+    ``**/`` any folders, ``*`` anything within a name, ``?`` one letter, ``{a,b}`` one of these.
+    """
 
     text: str
 
@@ -25,7 +29,7 @@ class Pattern:
     def match(self, path: str) -> tuple[str, ...] | None:
         """Return what the wildcards stand for where the whole path matches, else None."""
         literals = [re.escape(part) for part in _WILDCARD.split(self.text)]
-        groups = [_GROUPS[wildcard] for wildcard in _WILDCARD.findall(self.text)]
+        groups = [_group(wildcard) for wildcard in _WILDCARD.findall(self.text)]
         regex = "".join(text for pair in zip(literals, [*groups, ""], strict=True) for text in pair)
         match = re.fullmatch(regex, path)
         return None if match is None else match.groups()
@@ -35,6 +39,12 @@ class Pattern:
         literals = _WILDCARD.split(self.text)
         used = values[: len(literals) - 1]
         return "".join(text for pair in zip(literals, [*used, ""], strict=True) for text in pair)
+
+
+def _group(wildcard: str) -> str:
+    if wildcard in _GROUPS:
+        return _GROUPS[wildcard]
+    return f"({'|'.join(re.escape(choice) for choice in wildcard[1:-1].split(','))})"
 
 
 def check_pair(images: str | None, labels: str) -> None:

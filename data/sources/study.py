@@ -56,11 +56,11 @@ class SourceOptions(BaseModel):
 
     dataset          name written beside every sample (default: the source folder's name)
     modality         CT, MR, ...: the modality of files that do not say it; for DICOM, only series of it are taken
-    images           pattern of image paths below the source, ``*`` within a folder, ``**`` across folders;
-                     for DICOM, of the folder of a series (``.`` is the source itself)
-    labels           pattern of the label's path, in which each ``*`` stands for what the same one in ``images`` was
+    images           pattern of image paths below the source: ``*`` within a name, ``**/`` any folders, ``{ct,mr}``
+                     either; for DICOM, of the folder of a series (``.`` is the source itself)
+    labels           pattern of the label's path, in which each wildcard stands for what the same one in ``images`` was
     label_suffix     short form: the label is the image's name with this suffix, ``ct.nii.gz`` -> ``ct_seg.nii.gz``
-    patient_pattern  regular expression searched in a study's path; its first group (or all of it) is the patient
+    patient_pattern  regular expression searched in a study's path; its groups (or all of it) are the patient
     rescale          slope and intercept from the file's intensities to HU, for CT that was not stored in HU
     image_column ... columns of the CSV layout
     """
@@ -104,7 +104,7 @@ class SourceOptions(BaseModel):
                 "or two scans of a patient may end in two splits; widen the pattern"
             )
         groups = [group for group in match.groups() if group is not None]
-        return groups[0] if groups else match.group()
+        return "/".join(groups) or match.group()
 
 
 def normal_modality(name: str) -> str:

@@ -16,8 +16,19 @@ def find_volumes(source: str, dataset: str, options: SourceOptions) -> list[Stud
     label_of = _pair(files, options)
     studies = [_study(file, source, dataset, options, label_of[file.path]) for file in files if file.path in label_of]
     used = {label for label in label_of.values() if label}
-    orphans = sorted(path for path in paths - set(label_of) - used if _is_label(path, options))
+    orphans = sorted(path for path in paths - set(label_of) - used if _is_orphan(path, paths, options))
     return studies + [_orphan(path, source, dataset, options) for path in orphans]
+
+
+def _is_orphan(path: str, paths: set[str], options: SourceOptions) -> bool:
+    """Tell whether a file is a label of an image that the options would take but that is not there."""
+    if not _is_label(path, options) or options.label_suffix is None:
+        return _is_label(path, options)
+    suffix = suffix_of(path, VOLUME_SUFFIXES) or ""
+    stem = path[: -len(suffix + options.label_suffix)]
+    images = {stem + ending for ending in (suffix, *VOLUME_SUFFIXES)}
+    wanted = options.images is None or any(Pattern(options.images).match(image) is not None for image in images)
+    return wanted and not images & paths
 
 
 def _is_label(path: str, options: SourceOptions) -> bool:
