@@ -12,12 +12,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from data.batch import Batch
+from data.rng import SampleRng
 from methods.base import Losses, Method, Views
 from methods.parts.sync_batch_norm import convert_sync_batch_norm
 from orchestrator import optimiser as optimisers
@@ -143,15 +145,19 @@ def _step(
     world: World,
     batches: Iterator[Batch],
     step: int,
-) -> dict[str, float]:
-    """Take one optimiser step; return what is logged of it."""
+) -> dict[str, Any]:
+    """Take one optimiser step; return what is logged of it.
+
+    ``samples`` is a checksum of which samples, of which epoch, the step saw on all ranks together.
+    """
     started = time.perf_counter()
     batch = next(batches)
     waited = time.perf_counter() - started
     method.train()
     _seed_step(plan.stream.seed, step, world.rank)
+    rng = batch.rng(plan.stream.seed)
     with torch.no_grad():
-        views = method.views(batch, batch.rng(plan.stream.seed))
+        views = method.views(batch, rng)
     with torch.autocast(world.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
         losses = model(views)
     values = _mean_over_ranks({"loss": losses.total, **losses.parts}, world)
@@ -167,6 +173,7 @@ def _step(
     return {
         "step": step,
         "epoch": int(batch.epochs[0]),
+        "samples": _samples_seen(rng, world),
         **values,
         "lr": rate,
         "grad_norm": norm,
@@ -175,7 +182,7 @@ def _step(
     }
 
 
-def _evaluate(trainee: Trainee, method: Method, world: World, state: State, entry: dict[str, float]) -> State:
+def _evaluate(trainee: Trainee, method: Method, world: World, state: State, entry: dict[str, Any]) -> State:
     """Add the evaluation's metrics to the step's entry; remember the best score."""
     assert trainee.evaluation is not None
     method.eval()
@@ -186,7 +193,7 @@ def _evaluate(trainee: Trainee, method: Method, world: World, state: State, entr
     return state
 
 
-def _metrics(history: list[dict[str, float]]) -> dict[str, Any]:
+def _metrics(history: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what a report carries; ``score`` stands at the top, where Ray looks for the best checkpoint."""
     scores = {"score": history[-1]["score"]} if "score" in history[-1] else {}
     return {"history": history, **scores}
@@ -199,6 +206,14 @@ def _mean_over_ranks(scalars: dict[str, Tensor], world: World) -> dict[str, floa
         dist.all_reduce(stacked)
         stacked /= world.size
     return dict(zip(scalars, stacked.tolist(), strict=True))
+
+
+def _samples_seen(rng: SampleRng, world: World) -> str:
+    """Return the sum of the samples' keys over all ranks, which does not depend on how ranks share a batch."""
+    total = torch.from_numpy(rng.keys.sum(keepdims=True).view(np.int64)).to(world.device)
+    if world.size > 1:
+        dist.all_reduce(total)
+    return f"{int(total) % 2**64:016x}"
 
 
 def _refuse_non_finite(values: dict[str, float], step: int, batch: Batch, world: World) -> None:

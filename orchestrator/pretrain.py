@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ray.train import Checkpoint
 from torch import nn
@@ -72,8 +73,8 @@ def check(experiment: Experiment, shards: ShardSet, selection: Selection) -> Non
         )
     for stage in experiment.pretraining:
         method = METHODS[stage.method.name](stage.method, encoder)
-        for extent in selection.extents_seen:
-            method.check_extent(extent)
+        for extent in np.unique(selection.extents, axis=0).tolist():
+            method.check_extent(tuple(extent))
 
 
 def build_encoder(experiment: Experiment) -> nn.Module:

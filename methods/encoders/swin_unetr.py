@@ -1,0 +1,66 @@
+"""SwinEncoder: the Swin transformer inside Swin UNETR, in 2D and 3D.
+
+Paper:     Hatamizadeh et al., "Swin UNETR", BrainLes 2021; in 2D as Konieczkowicz (AGH 2024, section 4.2) uses it.
+Reference: MONAI's ``SwinUNETR.swinViT``, which this is: the state dict has its keys, so that weights load strictly.
+"""
+
+from typing import Literal
+
+from jaxtyping import Float
+from monai.networks.nets.swin_unetr import SwinTransformer
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from methods.base import Frozen
+
+
+class SwinEncoder(SwinTransformer):
+    """Five feature maps at strides 2, 4, ... 32 with ``feature_size`` x 1, 2, ... 16 channels."""
+
+    class Config(Frozen):
+        """Defaults are those of both papers; ``drop_path`` is stochastic depth's largest rate."""
+
+        name: Literal["swin_unetr"] = "swin_unetr"
+        spatial_dims: Literal[2, 3]
+        in_channels: int = Field(default=1, gt=0)
+        feature_size: int = Field(default=48, gt=0)
+        depths: tuple[int, int, int, int] = (2, 2, 2, 2)
+        num_heads: tuple[int, int, int, int] = (3, 6, 12, 24)
+        window_size: int = Field(default=7, gt=1)
+        drop_path: float = Field(default=0.0, ge=0, lt=1)
+        checkpoint_activations: bool = False
+
+        @model_validator(mode="after")
+        def _heads_share_channels(self) -> "SwinEncoder.Config":
+            for stage, heads in enumerate(self.num_heads):
+                if (self.feature_size * 2**stage) % heads:
+                    raise ValueError(
+                        f"num_heads[{stage}] {heads} does not divide the stage's {self.feature_size * 2**stage} "
+                        "channels (feature_size x 2**stage); change one of the two"
+                    )
+            return self
+
+    PATCH = 2
+
+    def __init__(self, config: Config) -> None:
+        dims = config.spatial_dims
+        super().__init__(
+            in_chans=config.in_channels,
+            embed_dim=config.feature_size,
+            window_size=(config.window_size,) * dims,
+            patch_size=(self.PATCH,) * dims,
+            depths=config.depths,
+            num_heads=config.num_heads,
+            drop_path_rate=config.drop_path,
+            use_checkpoint=config.checkpoint_activations,
+            spatial_dims=dims,
+        )
+        self.config = config
+        self.spatial_dims = dims
+        self.in_channels = config.in_channels
+        self.channels = tuple(config.feature_size * 2**level for level in range(5))
+        self.stride = 32
+
+    def features(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
+        """Return the five maps, finest first, each normalised over its channels as Swin UNETR takes them."""
+        return self(x, normalize=True)

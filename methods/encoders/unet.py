@@ -1,0 +1,50 @@
+"""UNetEncoder: the contracting path of a U-Net, in 2D and 3D.
+
+Paper:     Falk et al., "U-Net: deep learning for cell counting, detection, and morphometry", Nature Methods 2019.
+Reference: MONAI's ``BasicUNet``, whose ``conv_0`` and ``down_1`` ... ``down_4`` these are, under the same keys.
+"""
+
+from typing import Literal
+
+from jaxtyping import Float
+from monai.networks.nets.basic_unet import Down, TwoConv
+from pydantic import Field
+from torch import Tensor, nn
+
+from methods.base import Frozen
+
+ACTIVATION = ("LeakyReLU", {"negative_slope": 0.1, "inplace": True})
+NORM = ("instance", {"affine": True})
+
+
+class UNetEncoder(nn.Module):
+    """Five feature maps at strides 1, 2, ... 16."""
+
+    class Config(Frozen):
+        """``features`` are BasicUNet's six: five levels of the encoder, and the decoder's last map."""
+
+        name: Literal["unet"] = "unet"
+        spatial_dims: Literal[2, 3]
+        in_channels: int = Field(default=1, gt=0)
+        features: tuple[int, int, int, int, int, int] = (32, 32, 64, 128, 256, 32)
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        dims, widths = config.spatial_dims, config.features
+        self.conv_0 = TwoConv(dims, config.in_channels, widths[0], ACTIVATION, NORM, bias=True)
+        self.down_1 = Down(dims, widths[0], widths[1], ACTIVATION, NORM, bias=True)
+        self.down_2 = Down(dims, widths[1], widths[2], ACTIVATION, NORM, bias=True)
+        self.down_3 = Down(dims, widths[2], widths[3], ACTIVATION, NORM, bias=True)
+        self.down_4 = Down(dims, widths[3], widths[4], ACTIVATION, NORM, bias=True)
+        self.config = config
+        self.spatial_dims = dims
+        self.in_channels = config.in_channels
+        self.channels = widths[:5]
+        self.stride = 16
+
+    def features(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
+        """Return the five maps, finest first."""
+        maps = [self.conv_0(x)]
+        for down in (self.down_1, self.down_2, self.down_3, self.down_4):
+            maps.append(down(maps[-1]))
+        return maps

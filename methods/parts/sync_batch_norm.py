@@ -1,0 +1,86 @@
+"""SyncBatchNorm: batch normalisation over all ranks, on CPU as on GPU (torch's own refuses CPU tensors).
+
+Mean and variance are sums over the ranks; the backward pass adds up gradients the
+same way, so that k ranks equal one rank with the whole batch, in value and in gradient.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """Sum over ranks; the gradient of each rank's summand is the sum of all ranks' gradients."""
+
+    @staticmethod
+    def forward(ctx: object, summand: Tensor) -> Tensor:
+        total = summand.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _sum_over_ranks(summand: Tensor) -> Tensor:
+    total = _SumOverRanks.apply(summand)
+    assert isinstance(total, Tensor)
+    return total
+
+
+class SyncBatchNorm(_BatchNorm):
+    """A drop-in for BatchNorm1d/2d/3d in training under torch.distributed; elsewhere it is plain batch norm."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim < 2:
+            raise ValueError(f"batch norm: input of shape {tuple(input.shape)}; expected (B, C, ...) or (B, C)")
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not (self.training and dist.is_initialized()):
+            return super().forward(input)
+        axes = [axis for axis in range(input.ndim) if axis != 1]
+        shape = [1, -1] + [1] * (input.ndim - 2)
+        wide = input.float()
+        count = wide.new_full((1,), input.numel() / input.shape[1])
+        sums, total = _sum_over_ranks(torch.cat([wide.sum(axes), count])).split([input.shape[1], 1])
+        mean = sums / total
+        centred = wide - mean.view(shape)
+        # The mean is taken first: the difference of two large sums would lose the variance's digits.
+        variance = _sum_over_ranks(centred.square().sum(axes)) / total
+        self._track(mean.detach(), variance.detach(), total.detach())
+        normal = centred * torch.rsqrt(variance.view(shape) + self.eps)
+        if self.affine:
+            normal = normal * self.weight.view(shape) + self.bias.view(shape)
+        return normal.to(input.dtype)
+
+    def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        """Update the running statistics, the variance unbiased, as torch's batch norm does."""
+        if not self.track_running_stats:
+            return
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        weight = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean, weight)
+        self.running_var.lerp_(variance * count / (count - 1), weight)
+
+
+def convert_sync_batch_norm(module: nn.Module) -> None:
+    """Replace every batch norm inside a module, in place; parameters and buffers stay the same objects."""
+    for name, child in module.named_children():
+        if isinstance(child, _BatchNorm) and not isinstance(child, SyncBatchNorm):
+            synced = SyncBatchNorm(
+                child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
+            )
+            synced.weight, synced.bias = child.weight, child.bias
+            for buffer in ("running_mean", "running_var", "num_batches_tracked"):
+                synced._buffers[buffer] = child._buffers[buffer]
+            synced.training = child.training
+            setattr(module, name, synced)
+        else:
+            convert_sync_batch_norm(child)

@@ -1,0 +1,155 @@
+"""A run that is killed goes on as if nothing had happened: same samples, same losses (CPU, fp32), real Ray."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from orchestrator.config import Experiment, resolve
+from orchestrator.history import HISTORY, steps
+from orchestrator.pretrain import pretrain
+from tests.shardsets import write_slices
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+# 36 training slices in batches of 8: epochs end in the middle of a step, checkpoints in the middle of an epoch.
+TOTAL_STEPS = 24
+KILL_AFTER_STEP = 9
+WAIT_S = 120.0
+
+
+def experiment_tree(shards: str, home: Path) -> dict[str, Any]:
+    return {
+        "name": "restart",
+        "home": str(home),
+        "data": {"shards": shards},
+        "encoder": {"name": "unet", "spatial_dims": 2, "in_channels": 1, "features": [4, 4, 8, 8, 8, 4]},
+        "method": {
+            "name": "simsiam",
+            "crops": {"size": [32, 32], "iou": [0.3, 0.6]},
+            "projector_dim": 16,
+            "predictor_dim": 8,
+        },
+        "optimiser": {"name": "sgd", "lr": 0.05},
+        "budget": {"steps": TOTAL_STEPS, "batch_size": 8},
+        "training": {"report_every_steps": 1, "checkpoint_every_steps": 4},
+        "tracking": {"pictures": False},
+    }
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_slices(tmp_path_factory.mktemp("slices"))
+
+
+def run(shards: str, home: Path, *overrides: str) -> list[dict[str, Any]]:
+    """Run the pretraining to its end and return its steps."""
+    done = pretrain(experiment(shards, home, *overrides))
+    return steps(done.folder, "pretrain")
+
+
+def experiment(shards: str, home: Path, *overrides: str) -> Experiment:
+    return resolve(experiment_tree(shards, home), overrides)
+
+
+def trace(entries: list[dict[str, Any]]) -> list[tuple[int, str, float]]:
+    return [(entry["step"], entry["samples"], entry["loss"]) for entry in entries]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards: str, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> list[dict[str, Any]]:
+    return run(shards, tmp_path_factory.mktemp("undisturbed"))
+
+
+def wait_for_step(home: Path, step: int) -> Path:
+    """Wait until a run below ``home`` has reported a step; return its history."""
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        for path in home.glob(f"**/{HISTORY}"):
+            if any(entry["step"] >= step for entry in steps(path.parent, "pretrain")):
+                return path
+        time.sleep(0.05)
+    raise TimeoutError(f"no step {step} below {home} within {WAIT_S} s")
+
+
+def kill_a_train_worker() -> int:
+    """Send SIGKILL to one Ray Train worker among this process's own descendants; return its process id."""
+    workers = [
+        process
+        for process in psutil.process_iter(["name", "cmdline"])
+        if "RayTrainWorker" in " ".join(process.info["cmdline"] or [process.info["name"] or ""])
+    ]
+    own = [process for process in workers if is_descendant(process)]
+    assert own, "a worker trains at this moment"
+    own[0].kill()
+    return own[0].pid
+
+
+def is_descendant(process: psutil.Process) -> bool:
+    """Tell whether this test's Ray started a process: other clusters on the machine are left alone."""
+    try:
+        return os.getpid() in [parent.pid for parent in process.parents()]
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_killed_worker_leaves_no_trace_in_samples_or_losses(
+    shards: str, undisturbed: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    result: list[list[dict[str, Any]]] = []
+    thread = threading.Thread(target=lambda: result.append(run(shards, tmp_path)), daemon=True)
+    thread.start()
+    history = wait_for_step(tmp_path, KILL_AFTER_STEP)
+    kill_a_train_worker()
+    thread.join(timeout=240)
+    assert not thread.is_alive()
+    assert trace(result[0]) == trace(undisturbed)
+    assert len(history.read_text().splitlines()) > TOTAL_STEPS, "the steps since the checkpoint were trained twice"
+
+
+def test_a_killed_job_started_again_by_the_same_command_leaves_no_trace(
+    shards: str, undisturbed: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    file = tmp_path / "restart.yaml"
+    file.write_text(yaml.safe_dump(experiment_tree(shards, tmp_path / "home")))
+    command = [sys.executable, "-m", "orchestrator.cli", "pretrain", str(file)]
+    job = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    history = wait_for_step(tmp_path / "home", KILL_AFTER_STEP)
+    kill_tree(job)
+    assert len(steps(history.parent, "pretrain")) < TOTAL_STEPS
+    subprocess.run(command, check=True, timeout=240, stderr=subprocess.DEVNULL)
+    assert trace(steps(history.parent, "pretrain")) == trace(undisturbed)
+
+
+def kill_tree(job: subprocess.Popen[bytes]) -> None:
+    """Kill a job with all processes that it started, as a machine that loses power does."""
+    processes = [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]
+    for process in processes:
+        try:
+            process.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            continue
+    job.wait(timeout=30)
+
+
+def test_two_workers_see_the_samples_that_one_sees(
+    shards: str, undisturbed: list[dict[str, Any]], tmp_path: Path, ray_cluster: None
+) -> None:
+    two = run(shards, tmp_path, "resources.workers=2")
+    assert [entry["samples"] for entry in two] == [entry["samples"] for entry in undisturbed]
+    assert [entry["loss"] for entry in two] == pytest.approx([entry["loss"] for entry in undisturbed], abs=1e-3)
+
+
+def test_a_finished_run_is_returned_without_training(shards: str, tmp_path: Path, ray_cluster: None) -> None:
+    first = pretrain(experiment(shards, tmp_path, "budget.steps=2"))
+    before = (first.folder / HISTORY).read_bytes()
+    assert pretrain(experiment(shards, tmp_path, "budget.steps=2")) == first
+    assert (first.folder / HISTORY).read_bytes() == before

@@ -1,0 +1,50 @@
+"""Tiny shard sets for tests that need samples but no ingest: textured slices or volumes with two labelled organs."""
+
+from pathlib import Path
+
+import numpy as np
+
+from data.scan import Scan
+from data.shards import Sample, to_row, write_shard
+from data.shardset import IndexCard, write_index
+
+SLICES_PER_VOLUME = 6
+ROWS_PER_GROUP = 4
+
+
+def write_slices(folder: Path, num_patients: int = 8, size: int = 48, seed: int = 0) -> str:
+    """Write labelled slices of some patients, the last quarter of them as ``val``; return the folder."""
+    rng = np.random.default_rng(seed)
+    files = []
+    num_train = num_patients - num_patients // 4
+    for split, patients in (("train", range(num_train)), ("val", range(num_train, num_patients))):
+        rows = [
+            to_row(_slice(rng, patient, index, size, split))
+            for patient in patients
+            for index in range(SLICES_PER_VOLUME)
+        ]
+        order = rng.permutation(len(rows)) if split == "train" else np.arange(len(rows))
+        groups = [[rows[i] for i in order[at : at + ROWS_PER_GROUP]] for at in range(0, len(rows), ROWS_PER_GROUP)]
+        file = write_shard(str(folder), f"{split}-00000", groups)
+        assert file is not None
+        files.append(file)
+    write_index(str(folder), files, IndexCard({"name": "test"}, {1: "liver", 2: "kidney"}))
+    return str(folder)
+
+
+def _slice(rng: np.random.Generator, patient: int, index: int, size: int, split: str) -> Sample:
+    rows, columns = np.mgrid[:size, :size]
+    label = np.zeros((size, size), np.uint8)
+    for value, centre in ((1, 0.35), (2, 0.7)):
+        middle = (centre + rng.uniform(-0.05, 0.05)) * size
+        label[(rows - middle) ** 2 + (columns - size / 2) ** 2 < (0.15 * size) ** 2] = value
+    voxels = 40 + 60 * label + rng.integers(0, 40, label.shape)
+    scan = Scan(
+        voxels=voxels[None].astype(np.uint8),
+        spacing_mm=(1.0, 1.0),
+        modality="CT",
+        label=label,
+        scale=1 / 255,
+        slice_index=index,
+    )
+    return Sample(scan, f"v{patient:03d}-{index:02d}", f"p{patient:03d}", f"v{patient:03d}", "test", split)
