@@ -7,6 +7,7 @@ state to checkpoint. Parameters are drawn on the host, where box corners are nee
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -14,15 +15,17 @@ import torch
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
+_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
     """Scramble 64-bit words (the finaliser of splitmix64); overflow wraps, as it should."""
-    x = (x ^ (x >> np.uint64(30))) * _MIX_1
-    x = (x ^ (x >> np.uint64(27))) * _MIX_2
-    return x ^ (x >> np.uint64(31))
+    x = (x ^ (x >> _SHIFTS[0])) * _MIX_1
+    x = (x ^ (x >> _SHIFTS[1])) * _MIX_2
+    return x ^ (x >> _SHIFTS[2])
 
 
+@lru_cache(maxsize=2**16)
 def name_hash(name: str) -> np.uint64:
     """Hash text to 64 bits, the same on every machine and in every process."""
     return np.uint64(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little"))
@@ -47,7 +50,8 @@ class SampleRng:
     def fold(self, name: str | int) -> "SampleRng":
         """Return the stream of one named use, such as a view's number or an augmentation's name."""
         word = np.uint64(name + 1) if isinstance(name, int) else name_hash(name)
-        return SampleRng(_mix(self.keys + word * _GOLDEN))
+        word = name + 1 if isinstance(name, int) else int(name_hash(name))
+        return SampleRng(_mix(self.keys + np.uint64(word * int(_GOLDEN) % 2**64)))
 
     def take(self, index: np.ndarray) -> "SampleRng":
         """Return the streams of some of the samples."""
