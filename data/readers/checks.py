@@ -49,7 +49,7 @@ def is_sheared(affine: Float64[np.ndarray, "4 4"], tolerance: float = 1e-3) -> b
 
 
 def check_voxels(voxels: Num[np.ndarray, "..."]) -> None:
-    """Raise BadStudy for intensities that are no image: NaN or infinite, all the same, or only two values (a mask)."""
+    """Raise BadStudy for intensities that are no image: NaN, infinite, all the same, or only two values (a mask)."""
     if voxels.dtype.kind == "f":
         num_bad = voxels.size - int(np.count_nonzero(np.isfinite(voxels)))
         if num_bad:
@@ -61,7 +61,7 @@ def check_voxels(voxels: Num[np.ndarray, "..."]) -> None:
     low, high = voxels.min(), voxels.max()
     if low == high:
         raise BadStudy(f"constant intensities (every voxel is {low})", "some contrast", "export the study again")
-    if np.all((voxels == low) | (voxels == high)):
+    if all(((plane == low) | (plane == high)).all() for plane in voxels.reshape(-1, voxels.shape[-1])):
         raise BadStudy(
             f"only 2 distinct intensities ({low} and {high})",
             "an image, not a mask",

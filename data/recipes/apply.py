@@ -141,18 +141,16 @@ def _box(recipe: Recipe, voxels: Float[np.ndarray, "C *S"]) -> tuple[slice, ...]
     """Return the smallest box of voxels above ``crop_above`` in any channel, or the whole."""
     if recipe.crop_above is None:
         return tuple(slice(0, size) for size in voxels.shape[1:])
-    mask = (voxels > recipe.crop_above).any(axis=0)
-    lines = [
-        np.flatnonzero(np.moveaxis(mask, axis, 0).reshape(mask.shape[axis], -1).any(axis=1))
-        for axis in range(mask.ndim)
-    ]
+    mask = voxels.max(axis=0) > recipe.crop_above
+    lines = [np.moveaxis(mask, axis, 0).reshape(mask.shape[axis], -1) for axis in range(mask.ndim)]
+    inside = [np.flatnonzero(line.any(axis=1)) for line in lines]
     if not mask.any():
         raise BadStudy(
             f"no voxel above {recipe.crop_above:g} after the window {recipe.window}",
             "some foreground",
             "check the intensities, the window and its kind",
         )
-    return tuple(slice(int(line[0]), int(line[-1]) + 1) for line in lines)
+    return tuple(slice(int(line[0]), int(line[-1]) + 1) for line in inside)
 
 
 def _padding(recipe: Recipe, size: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
@@ -46,7 +46,7 @@ class Recipe(BaseModel):
     version: Literal[1] = 1
 
     @model_validator(mode="after")
-    def _agree(self) -> Self:
+    def _agree(self) -> "Recipe":
         low, high = self.window
         if not low < high:
             raise ValueError(f"window {self.window}: expected the lower value first; swap them")

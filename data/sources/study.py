@@ -58,7 +58,7 @@ class SourceOptions(BaseModel):
     modality         CT, MR, ...: the modality of files that do not say it; for DICOM, only series of it are taken
     images           pattern of image paths below the source: ``*`` within a name, ``**/`` any folders, ``{ct,mr}``
                      either; for DICOM, of the folder of a series (``.`` is the source itself)
-    labels           pattern of the label's path, in which each wildcard stands for what the same one in ``images`` was
+    labels           pattern of the label's path; each wildcard stands for what the same one in ``images`` was
     label_suffix     short form: the label is the image's name with this suffix, ``ct.nii.gz`` -> ``ct_seg.nii.gz``
     patient_pattern  regular expression searched in a study's path; its groups (or all of it) are the patient
     rescale          slope and intercept from the file's intensities to HU, for CT that was not stored in HU

@@ -1,0 +1,17 @@
+"""Fixtures that all tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+_BESIDE_THE_REPOSITORY = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def scans() -> Path:
+    """The folder of real scans; tests that need it are skipped only where it is missing."""
+    folder = Path(os.environ.get("RAYDIOLOGY_TEST_DATA", _BESIDE_THE_REPOSITORY))
+    if not folder.is_dir():
+        pytest.skip("no real scans: RAYDIOLOGY_TEST_DATA names no folder, and there is no ../shared/data")
+    return folder
