@@ -40,7 +40,7 @@ def draw_centred_boxes(
     return boxes_at(np.clip(middle - np.array(size) // 2, 0, room), size)
 
 
-def cut(
+def cut_padded(
     x: Num[Tensor, "b *s"], boxes: Int[np.ndarray, "b 2 n"], extents: Int[np.ndarray, "b n"]
 ) -> Num[Tensor, "b *t"]:
     """Cut one box per sample out of the last axes; what lies beyond the sample's far end is 0."""

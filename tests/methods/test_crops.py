@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.rng import SampleRng
-from methods.downstream.crops import cut, draw_centred_boxes
+from methods.downstream.crops import cut_padded, draw_centred_boxes
 
 MANY = 4000
 
@@ -103,7 +103,7 @@ def test_boxes_do_not_depend_on_how_samples_are_batched() -> None:
 def test_cut_returns_the_voxels_of_the_box_and_zeros_beyond_the_sample() -> None:
     image = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).reshape(2, 3, 4, 5) + 1
     boxes = np.array([[[1, 2], [4, 5]], [[0, 0], [3, 3]]])
-    out = cut(image, boxes, np.array([[4, 5], [2, 5]]))
+    out = cut_padded(image, boxes, np.array([[4, 5], [2, 5]]))
     torch.testing.assert_close(out[0], image[0, :, 1:4, 2:5])
     torch.testing.assert_close(out[1, :, :2], image[1, :, :2, :3])
     assert out[1, :, 2].eq(0).all()
@@ -111,6 +111,6 @@ def test_cut_returns_the_voxels_of_the_box_and_zeros_beyond_the_sample() -> None
 
 def test_cut_label_maps_keep_their_integers() -> None:
     classes = torch.arange(2 * 6 * 6, dtype=torch.int16).reshape(2, 6, 6)
-    out = cut(classes, np.array([[[1, 1], [3, 4]]] * 2), np.array([[6, 6]] * 2))
+    out = cut_padded(classes, np.array([[[1, 1], [3, 4]]] * 2), np.array([[6, 6]] * 2))
     assert out.dtype == torch.int16
     torch.testing.assert_close(out, classes[:, 1:3, 1:4])

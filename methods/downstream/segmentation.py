@@ -1,0 +1,232 @@
+"""Segmentation: fine-tune an encoder, with a decoder on it, to label every voxel of slices or volumes.
+
+Paper: the thesis on IoU-based positives (seed 001), sections 4.4 and 4.5 and Table 4.1.
+Reference: dittohed/exploring-ssl-for-ct @ 3d345a6.
+Variants: ``flips``: the thesis flips one axis, its code every axis. ``noise``: the thesis gives sigma 0.01, its code
+    draws sigma from [0, 0.01]. Their orders of augmentations differ from one another and from ``data/views.py``,
+    which changes nothing but the effect of zero padding when a shifted crop is smoothed.
+Shapes: B samples, n crops of each, K classes (0 is background), C channels, *s spatial axes (D, H, W) or (H, W).
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from monai.inferers.inferer import SlidingWindowInferer
+from monai.losses.dice import DiceLoss
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.batch import Batch
+from data.rng import SampleRng
+from data.views import Augmentation, augment, draw, move_labels
+from methods.base import Frozen, Losses, Method, Views
+from methods.downstream.crops import Centre, cut_padded, draw_centred_boxes
+from methods.downstream.metrics import CONVENTIONS, ConventionName, Counts, count_confusions
+from methods.downstream.networks import SegmentationEncoder, segmentation_network
+
+STORED_LABEL_VALUES = 2**16  # shards hold labels as uint8 or uint16
+VARIANTS = {"paper": {"flips": "x", "noise": "fixed"}, "released": {"flips": "all", "noise": "drawn"}}
+
+
+def dice_ce_loss(
+    logits: Float[Tensor, "b k *s"], classes: Int[Tensor, "b *s"], background: bool
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Return the soft Dice loss (mean over images and classes, with background or not) and the cross-entropy.
+
+    Their sum is MONAI's DiceCELoss(softmax=True, to_onehot_y=True).
+    """
+    dice = DiceLoss(include_background=background, to_onehot_y=True, softmax=True)
+    return dice(logits, classes.unsqueeze(1)), F.cross_entropy(logits, classes)
+
+
+class Segmentation(Method):
+    """A network on an encoder, trained on crops of labelled samples and applied by a sliding window."""
+
+    class Config(Frozen):
+        """Settings of fine-tuning; the defaults are the thesis'.
+
+        crop_size     voxels per axis; also the sliding window's. Smaller samples are padded with 0
+        organ_prob    share of crops whose middle voxel is labelled; which one: see ``crops.py``
+        labels        label values to learn, the others count as background; None: all that the shards name
+        flips, noise  as ``variant`` says, unless given
+        convention    how Dice and IoU are averaged, see ``metrics.py``
+        """
+
+        name: Literal["segmentation"] = "segmentation"
+        variant: Literal["paper", "released"] = "paper"
+        crop_size: tuple[int, ...] = (96, 96)
+        crops_per_sample: int = Field(default=2, gt=0)
+        organ_prob: float = Field(default=0.5, ge=0, le=1)
+        centre: Centre = "voxel"
+        augment: bool = True
+        flips: Literal["x", "all"] = "x"
+        noise: Literal["fixed", "drawn"] = "fixed"
+        background_in_loss: bool = True
+        labels: tuple[int, ...] | None = None
+        window_overlap: float = Field(default=0.25, ge=0, lt=1)
+        window_blend: Literal["constant", "gaussian"] = "constant"
+        window_batch: int = Field(default=16, gt=0)
+        convention: ConventionName = "volume"
+
+        @model_validator(mode="before")
+        @classmethod
+        def _resolve_variant(cls, fields: Any) -> Any:
+            """Fill in what the variant decides, so that a logged config says it."""
+            if not isinstance(fields, dict):
+                return fields
+            return {**VARIANTS.get(fields.get("variant", "paper"), {}), **fields}
+
+        @property
+        def augmentation(self) -> Augmentation:
+            """The thesis' augmentations for fine-tuning, or none."""
+            if not self.augment:
+                return Augmentation()
+            return Augmentation(
+                flip_axes=("W",) if self.flips == "x" else ("D", "H", "W"),
+                flip_prob=0.25,
+                rotate_prob=0.25,
+                scale_prob=0.15,
+                shift_prob=0.15,
+                smooth_prob=0.15,
+                noise_sigma=(0.01, 0.01) if self.noise == "fixed" else (0.0, 0.01),
+                noise_prob=0.15,
+            )
+
+    class_of: Tensor
+
+    def __init__(self, config: Config, encoder: SegmentationEncoder, label_names: Mapping[int, str]) -> None:
+        super().__init__()
+        self.config = config
+        self.label_values = _label_values(config, label_names)
+        self.class_names = ("background", *(label_names[value] for value in self.label_values))
+        self.network = segmentation_network(encoder, len(self.class_names))
+        _check_crop(config.crop_size, encoder)
+        class_of = torch.zeros(STORED_LABEL_VALUES, dtype=torch.int16)
+        class_of[torch.tensor(self.label_values)] = torch.arange(1, len(self.class_names), dtype=torch.int16)
+        self.register_buffer("class_of", class_of, persistent=False)
+        # A tuple hides the encoder from the registry: its modules are the network's already.
+        self._encoder = (encoder,)
+
+    @property
+    def encoder(self) -> SegmentationEncoder:
+        return self._encoder[0]
+
+    def check_extent(self, extent: tuple[int, ...]) -> None:
+        """Raise ValueError where samples have another number of axes than the crop; smaller ones are padded."""
+        if len(extent) != len(self.config.crop_size):
+            raise ValueError(
+                f"downstream.task.crop_size {self.config.crop_size} has {len(self.config.crop_size)} axes, samples "
+                f"of size {extent} have {len(extent)}; give one number per spatial axis"
+            )
+
+    def views(self, batch: Batch, rng: SampleRng) -> Views:
+        """Cut and augment ``crops_per_sample`` crops of every sample; ``targets["classes"]`` is (n, B, *crop)."""
+        intensities, classes = self._decode(batch)
+        config = self.config
+        images, masks, boxes = [], [], []
+        for number in range(config.crops_per_sample):
+            stream = rng.fold(number)
+            box = draw_centred_boxes(
+                classes, batch.extents, config.crop_size, config.organ_prob, config.centre, stream.fold("box")
+            )
+            drawn = draw(config.augmentation, config.crop_size, stream.fold("augmentation"))
+            images.append(augment(cut_padded(intensities, box, batch.extents), drawn))
+            masks.append(move_labels(cut_padded(classes, box, batch.extents).long(), drawn))
+            boxes.append(box)
+        return Views(tuple(images), tuple(boxes), {"classes": torch.stack(masks)})
+
+    def loss(self, views: Views) -> Losses:
+        """Dice loss plus cross-entropy over all crops."""
+        logits = self.network(torch.cat(views.images)).float()
+        dice, cross_entropy = dice_ce_loss(
+            logits, views.targets["classes"].flatten(0, 1), self.config.background_in_loss
+        )
+        return Losses(dice + cross_entropy, {"dice_loss": dice.detach(), "cross_entropy": cross_entropy.detach()})
+
+    @torch.no_grad()
+    def predict(self, images: Float[Tensor, "b c *s"]) -> Int[Tensor, "b *s"]:
+        """Return the class of every voxel; images are normalised, of one size, and of any size."""
+        slide = SlidingWindowInferer(
+            self.config.crop_size,
+            sw_batch_size=self.config.window_batch,
+            overlap=self.config.window_overlap,
+            mode=self.config.window_blend,
+        )
+        logits = slide(images, self.network)
+        assert isinstance(logits, Tensor), "the network has one output"
+        return logits.argmax(1)
+
+    def compare(self, batch: Batch) -> Iterator[tuple[int, Int[Tensor, "*s"], Int[Tensor, "*s"]]]:
+        """Predict each sample of a batch; yield its index, its true and its predicted classes, without padding."""
+        intensities, classes = self._decode(batch)
+        sizes, group = np.unique(batch.extents, axis=0, return_inverse=True)
+        for number, size in enumerate(sizes.tolist()):
+            indices = np.flatnonzero(group.reshape(-1) == number)
+            inside = (..., *(slice(0, length) for length in size))
+            predictions = self.predict(intensities[indices][inside])
+            yield from zip(indices.tolist(), classes[indices][inside], predictions, strict=True)
+
+    def tally(self, batch: Batch, index: int, true: Int[Tensor, "*s"], predicted: Int[Tensor, "*s"]) -> Counts:
+        """Count one sample's voxels by (true, predicted) class, under the id of the volume or slice that is scored.
+
+        Which of the two it is, the convention says. Counts add up over samples, batches and ranks.
+        """
+        planes = [mask.reshape(-1, *mask.shape[-2:]) for mask in (true, predicted)]
+        counts = count_confusions(planes[0], planes[1], len(self.class_names))
+        if CONVENTIONS[self.config.convention].unit == "volume":
+            return {batch.volumes[index]: counts.sum(0)}
+        if len(counts) == 1:
+            return {batch.sample_ids[index]: counts[0]}
+        return {f"{batch.sample_ids[index]}/{number:05d}": plane for number, plane in enumerate(counts)}
+
+    def _decode(self, batch: Batch) -> tuple[Float[Tensor, "b c *s"], Int[Tensor, "b *s"]]:
+        """Return the intensities of a batch and the class indices of its labels."""
+        if batch.labels is None:
+            raise ValueError(
+                f"segmentation: the {len(batch)} samples of a batch have no labels; expected a label map for each; "
+                "ingest with labels, or select labelled samples only"
+            )
+        per_sample = (-1, *[1] * (batch.voxels.ndim - 1))
+        intensities = batch.voxels.float() * batch.scale.view(per_sample) + batch.offset.view(per_sample)
+        return intensities, self.class_of[batch.labels.int()]
+
+
+def _label_values(config: Segmentation.Config, label_names: Mapping[int, str]) -> list[int]:
+    """Return the label values to learn, in the order of their class indices."""
+    known = sorted(value for value in label_names if value != 0)
+    if config.labels is None:
+        wanted = known
+    else:
+        wanted = sorted(set(config.labels) - {0})
+        if unknown := sorted(set(wanted) - set(known)):
+            raise ValueError(
+                f"downstream.task.labels: value {unknown[0]} is none of the shards' labels {known}; name some of them"
+            )
+    if not wanted:
+        raise ValueError(
+            "segmentation: 0 labels to learn, expected at least one; ingest scans together with label maps"
+        )
+    return wanted
+
+
+def _check_crop(crop_size: tuple[int, ...], encoder: SegmentationEncoder) -> None:
+    """Raise ValueError where the encoder cannot take crops of this size."""
+    if len(crop_size) != encoder.spatial_dims:
+        raise ValueError(
+            f"downstream.task.crop_size {crop_size} has {len(crop_size)} axes, the encoder has "
+            f"{encoder.spatial_dims}; give one number per spatial axis"
+        )
+    if any(length % encoder.stride for length in crop_size):
+        raise ValueError(
+            f"downstream.task.crop_size {crop_size}: every size must be a multiple of {encoder.stride} for this "
+            "encoder; choose the next one that is"
+        )
+    if all(length == encoder.stride for length in crop_size):
+        raise ValueError(
+            f"downstream.task.crop_size {crop_size}: the coarsest map would be a single voxel, which instance "
+            f"normalisation cannot take; make one of the sizes {2 * encoder.stride}"
+        )
