@@ -1,35 +1,47 @@
-"""The command line. Exit codes: 0 done, 1 a run failed, 2 the request cannot work as given, 130 interrupted."""
+"""The command line. Exit codes: 0 done, 1 a run failed, 2 the request cannot work as given, 130 interrupted.
+
+Commands import what they need when they run: `raydiology methods` should not wait for Ray.
+"""
 
 import argparse
+import json
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import yaml
 from rich.console import Console
+from rich.table import Table
 
-from data.shards import ShardError
+from data.sources import LAYOUTS, SourceOptions
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
 out = Console()
 err = Console(stderr=True)
+Commands = argparse._SubParsersAction
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; turn what can go wrong into one message in words and an exit code."""
+    """Run one command; turn what can go wrong into a message in words and an exit code."""
     arguments = _parser().parse_args(argv)
     run: Callable[[argparse.Namespace], int | None] = arguments.run
-    from orchestrator.launch import RunError
-
     try:
         return run(arguments) or 0
-    except RunError as error:
-        err.print(f"[red]{arguments.command}: {error}[/red]", highlight=False)
-        return FAILED
-    except (ValueError, ShardError, FileNotFoundError) as error:
-        err.print(f"[red]{arguments.command}: {error}[/red]", highlight=False)
-        return REFUSED
+    except (ValueError, FileNotFoundError) as error:
+        return _failed(arguments.command, error, REFUSED)
+    except RuntimeError as error:
+        if type(error).__name__ != "RunError":
+            raise
+        return _failed(arguments.command, error, FAILED)
     except KeyboardInterrupt:
         err.print("interrupted; the same command goes on from the last checkpoint")
         return INTERRUPTED
+
+
+def _failed(command: str, error: Exception, code: int) -> int:
+    err.print(f"{command}: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,53 +49,131 @@ def _parser() -> argparse.ArgumentParser:
         prog="raydiology", description="Pretrain on medical images, and find out which pretraining was worth it."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_phantom(commands)
     _add_ingest(commands)
     _add_shards(commands)
-    _add_phantom(commands)
     _add_experiment(commands, "pretrain", "pretrain an encoder", _pretrain)
-    _add_experiment(
-        commands, "finetune", "fine-tune a pretrained encoder on the experiment's downstream task", _finetune
-    )
+    _add_experiment(commands, "finetune", "pretrain unless done, and fine-tune on the downstream task", _finetune)
     _add_table(commands)
     _add_export(commands)
     ui = _add(commands, "ui", "open MLflow's page on the runs of a home", _ui)
     ui.add_argument("--home", default="runs", help="folder of the runs (default: runs)")
     ui.add_argument("--port", type=int, default=5000, help="port on 127.0.0.1 (default: 5000)")
-    doctor = _add(commands, "doctor", "check this machine: packages, Ray, MLflow, devices", _doctor)
+    doctor = _add(commands, "doctor", "check this machine: packages, devices, Ray, MLflow", _doctor)
     doctor.add_argument("--home", default="runs", help="folder of the runs (default: runs)")
     methods = _add(commands, "methods", "list methods, encoders and recipes", _methods)
     methods.add_argument("--json", action="store_true", help="print JSON")
-    _add(commands, "schema", "print the JSON Schema of experiment files", _schema)
+    _add(commands, "schema", "print the JSON Schema of experiment files, for editors", _schema)
     return parser
 
 
-def _add(commands: argparse._SubParsersAction, name: str, help_: str, run: Callable) -> argparse.ArgumentParser:
+def _add(commands: Commands, name: str, help_: str, run: Callable) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=help_, description=help_[0].upper() + help_[1:] + ".")
     parser.set_defaults(run=run)
     return parser
 
 
-def _add_experiment(commands: argparse._SubParsersAction, name: str, help_: str, run: Callable) -> None:
+def _add_phantom(commands: Commands) -> None:
+    parser = _add(commands, "phantom", "write a synthetic abdominal CT cohort with labels, nnU-Net layout", _phantom)
+    parser.add_argument("--out", required=True, help="folder to write")
+    parser.add_argument("--labelled", type=int, default=12, help="patients with labels (default: 12)")
+    parser.add_argument("--unlabelled", type=int, default=12, help="patients without (default: 12)")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _phantom(arguments: argparse.Namespace) -> None:
+    from data.phantom import write_cohort
+
+    write_cohort(Path(arguments.out), arguments.labelled, arguments.unlabelled, seed=arguments.seed)
+    out.print(f"{arguments.labelled} labelled and {arguments.unlabelled} unlabelled phantoms in {arguments.out}")
+
+
+def _add_ingest(commands: Commands) -> None:
+    parser = _add(commands, "ingest", "read scans once and write them as shards", _ingest)
+    parser.add_argument("--source", required=True, help="folder, or s3://bucket/folder")
+    parser.add_argument("--layout", required=True, choices=sorted(LAYOUTS))
+    parser.add_argument("--recipe", required=True, help="preprocessing by name, see `raydiology methods`")
+    parser.add_argument("--out", required=True, help="folder of the shards, or s3://bucket/folder")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a recipe's field")
+    parser.add_argument("--val-fraction", type=float, default=0.2, help="patients held out for validation")
+    parser.add_argument("--test-fraction", type=float, default=0.0, help="patients held out for testing")
+    parser.add_argument("--seed", type=int, default=0, help="seed of splits and mixing")
+    parser.add_argument("--max-bad", type=float, default=0.1, help="fail above this share of bad studies")
+    parser.add_argument("--strict", action="store_true", help="stop at the first bad study")
+    parser.add_argument("--overwrite", action="store_true", help="replace shards of another source or recipe")
+    parser.add_argument("--keep-names", action="store_true", help="keep file names in the quarantine list")
+    layout = parser.add_argument_group("how studies are found; see data/sources/study.py")
+    for name, field in SourceOptions.model_fields.items():
+        many = {"nargs": 2, "type": float} if name == "rescale" else {}
+        layout.add_argument(f"--{name.replace('_', '-')}", default=field.default, **many)
+
+
+def _ingest(arguments: argparse.Namespace) -> int:
+    from orchestrator.ingest import IngestConfig, ingest
+
+    options = {name: getattr(arguments, name) for name in SourceOptions.model_fields}
+    fields = ("source", "layout", "recipe", "out", "val_fraction", "test_fraction", "seed", "max_bad", "strict",
+              "overwrite", "keep_names")  # fmt: skip
+    config = IngestConfig(
+        **{name: getattr(arguments, name) for name in fields},
+        options=SourceOptions(**options),
+        changes=dict(_assignment(text) for text in arguments.set),
+    )
+    report = ingest(config)
+    out.print(report.summary(), soft_wrap=True, highlight=False)
+    return FAILED if report.too_many_bad else 0
+
+
+def _assignment(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set {text!r}: expected FIELD=VALUE, such as spacing_mm='[2,2,2]'")
+    return name, yaml.safe_load(value)
+
+
+def _add_shards(commands: Commands) -> None:
+    parser = _add(commands, "shards", "show or verify shards", _shards)
+    parser.add_argument("action", choices=("show", "verify"))
+    parser.add_argument("shards", help="folder of the shards, or s3://bucket/folder")
+
+
+def _shards(arguments: argparse.Namespace) -> int:
+    from data.shardcheck import describe, verify
+    from data.shardset import ShardSet
+
+    if arguments.action == "show":
+        table = Table(show_header=False, box=None)
+        for line in describe(ShardSet.open(arguments.shards)):
+            table.add_row(*line)
+        out.print(table)
+        return 0
+    findings = list(verify(arguments.shards))
+    for finding in findings:
+        out.print(finding, soft_wrap=True, highlight=False, markup=False)
+    out.print(f"{len(findings)} findings" if findings else "every byte is as it was written")
+    return FAILED if findings else 0
+
+
+def _add_experiment(commands: Commands, name: str, help_: str, run: Callable) -> None:
     parser = _add(commands, name, help_, run)
     parser.add_argument("experiment", help="YAML file, see experiments/")
     parser.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="such as method.crops.iou='[0.3,0.6]'")
-    parser.add_argument("--dry-run", action="store_true", help="print what would run, and what it would need")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run and what it would need")
 
 
-def _pretrain(arguments: argparse.Namespace) -> int | None:
+def _pretrain(arguments: argparse.Namespace) -> None:
     from orchestrator import config, estimate
     from orchestrator.pretrain import pretrain
 
     experiment = config.load(arguments.experiment, arguments.overrides)
     if arguments.dry_run:
         out.print(estimate.describe(experiment))
-        return None
-    result = pretrain(experiment)
-    out.print(f"encoder: {result.folder / 'encoder'}", soft_wrap=True)
-    return None
+        return
+    done = pretrain(experiment)
+    out.print(f"encoder: {done.folder / 'encoder'}", soft_wrap=True)
 
 
-def _finetune(arguments: argparse.Namespace) -> int | None:
+def _finetune(arguments: argparse.Namespace) -> None:
     from orchestrator import config, estimate
     from orchestrator.finetune import finetune
     from orchestrator.pretrain import pretrain
@@ -91,9 +181,78 @@ def _finetune(arguments: argparse.Namespace) -> int | None:
     experiment = config.load(arguments.experiment, arguments.overrides)
     if arguments.dry_run:
         out.print(estimate.describe(experiment))
-        return None
-    result = finetune(experiment, pretrain(experiment))
-    for name, value in sorted(result.scores.items()):
-        out.print(f"{name:32} {value:.4f}")
-    out.print(f"network: {result.folder / 'network'}", soft_wrap=True)
-    return None
+        return
+    done = finetune(experiment, pretrain(experiment))
+    for name, value in sorted(done.scores.items()):
+        out.print(f"{name:32} {value:.4f}", highlight=False)
+    out.print(f"network: {done.folder / 'network'}", soft_wrap=True)
+
+
+def _add_table(commands: Commands) -> None:
+    parser = _add(commands, "table", "run what a table lacks, and print it beside the paper's numbers", _table)
+    parser.add_argument("table", help="YAML file with rows, see experiments/")
+    parser.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="changes of every row's experiment")
+
+
+def _table(arguments: argparse.Namespace) -> int:
+    from orchestrator.table import run_table
+
+    table = run_table(arguments.table, arguments.overrides)
+    out.print(table.rendered)
+    out.print(f"files: {table.folder}\nMLflow: raydiology ui --home {table.home}", soft_wrap=True, highlight=False)
+    return FAILED if table.failed else 0
+
+
+def _add_export(commands: Commands) -> None:
+    parser = _add(commands, "export", "write weights that MONAI's own classes load strictly", _export)
+    parser.add_argument("run", help="folder of a pretraining or a fine-tuning below the home")
+    parser.add_argument("--out", required=True, help="folder to write weights and a loading script to")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from orchestrator.export import export
+
+    for path in export(Path(arguments.run), Path(arguments.out)):
+        out.print(str(path), soft_wrap=True, highlight=False)
+
+
+def _ui(arguments: argparse.Namespace) -> int:
+    from orchestrator.tracking import serve
+
+    return serve(Path(arguments.home), arguments.port)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from orchestrator.doctor import examine
+
+    findings = examine(Path(arguments.home))
+    table = Table("", "subject", "found", "to do")
+    for finding in findings:
+        table.add_row("ok" if finding.well else "[red]--[/red]", finding.subject, finding.found, finding.remedy)
+    out.print(table)
+    return 0 if all(finding.well for finding in findings) else FAILED
+
+
+def _methods(arguments: argparse.Namespace) -> None:
+    from orchestrator.catalogue import catalogue
+
+    kinds = catalogue()
+    if arguments.json:
+        sys.stdout.write(json.dumps(kinds, indent=2) + "\n")
+        return
+    for kind, entries in kinds.items():
+        table = Table("name", "what it is", "fields and defaults", title=kind, title_justify="left")
+        for entry in entries:
+            fields = "\n".join(f"{name} = {value}" for name, value in entry["fields"].items())
+            table.add_row(entry["name"], entry["about"], fields)
+        out.print(table, highlight=False)
+
+
+def _schema(arguments: argparse.Namespace) -> None:
+    from orchestrator.config import schema
+
+    sys.stdout.write(json.dumps(schema(), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -154,7 +154,7 @@ class Experiment(Frozen):
     training: Training = Training()
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
-    home: str = "runs"
+    home: str = Field(default="runs", validate_default=True)
 
     _absolute = field_validator("home")(lambda path: absolute(path))
 

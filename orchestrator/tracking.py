@@ -7,6 +7,8 @@ after a crash is harmless: runs are found again by their key, MLflow drops equal
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -203,3 +205,16 @@ def hide_password(uri: str) -> str:
     """Return an address as it may be shown: without user and password."""
     scheme, separator, rest = uri.partition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+
+
+def serve(home: Path, port: int) -> int:
+    """Serve MLflow's page on 127.0.0.1 until interrupted, after sending what still waits; return its exit code."""
+    uri = default_uri(home)
+    for folder in waiting(home):
+        Tracker(folder, uri).flush(force=True)
+    if not uri.startswith("sqlite:"):
+        print(f"MLflow is at {hide_password(uri)}")
+        return 0
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    print(f"MLflow: http://127.0.0.1:{port} (Ctrl-C ends it)")
+    return subprocess.run([*command, "--port", str(port)], check=False).returncode

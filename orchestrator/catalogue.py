@@ -1,0 +1,38 @@
+"""Catalogue: what there is to choose from, read from the registries and the configs themselves."""
+
+import json
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+
+from data.recipes import RECIPES
+from methods import METHODS
+from methods.encoders import ENCODERS
+
+
+def catalogue() -> dict[str, list[dict[str, Any]]]:
+    """Return methods, encoders and recipes with what they are and their fields' defaults, as JSON values."""
+    return {
+        "methods": [_of_class(name, kind) for name, kind in METHODS.items()],
+        "encoders": [_of_class(name, kind) for name, kind in ENCODERS.items()],
+        "recipes": [
+            {"name": name, "about": recipe.about, "fields": _plain(recipe.model_dump(exclude={"name", "about"}))}
+            for name, recipe in RECIPES.items()
+        ],
+    }
+
+
+def _of_class(name: str, kind: Any) -> dict[str, Any]:
+    about = (kind.__doc__ or "").strip().splitlines()[0]
+    return {"name": name, "about": about, "fields": _fields(kind.Config)}
+
+
+def _fields(config: type[BaseModel]) -> dict[str, Any]:
+    fields = {name: "required" if field.is_required() else field.get_default(call_default_factory=True)
+              for name, field in config.model_fields.items() if name != "name"}  # fmt: skip
+    return _plain(fields)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(to_jsonable_python(values)))

@@ -1,0 +1,67 @@
+"""Export: weights under MONAI's own keys, with a script that loads them strictly and without this project."""
+
+import json
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from orchestrator.checkpoint import ENCODER, ENCODER_CARD
+from orchestrator.finetune import NETWORK, NETWORK_CARD
+
+SCRIPT = "load.py"
+
+_SCRIPT = Template('''"""Load these weights into MONAI's own class; run it beside the weights."""
+
+from pathlib import Path
+
+from monai.networks.nets import $kind
+from safetensors.torch import load_file
+
+network = $kind($arguments)
+weights = load_file(Path(__file__).with_name("$weights"))
+$load
+print(f"loaded {len(weights)} tensors strictly into $kind")
+''')
+_LOAD = {
+    "network": "network.load_state_dict(weights, strict=True)",
+    "swin_unetr": "network.swinViT.load_state_dict(weights, strict=True)",
+    "unet": """for name in ("conv_0", "down_1", "down_2", "down_3", "down_4"):
+    level = {key.removeprefix(name + "."): value for key, value in weights.items() if key.startswith(name + ".")}
+    getattr(network, name).load_state_dict(level, strict=True)""",
+}
+
+
+def export(run: Path, target: Path) -> list[Path]:
+    """Write a run's weights, its card and a loading script into a folder; return the files.
+
+    ``run`` is the folder of a pretraining (its encoder is exported) or of a fine-tuning (its whole network).
+    Raises ValueError where the folder is neither, or not finished.
+    """
+    for part, weights, card_name in (("encoder", ENCODER, ENCODER_CARD), ("network", NETWORK, NETWORK_CARD)):
+        source = run / part
+        if (source / weights).is_file():
+            card = json.loads((source / card_name).read_text())
+            target.mkdir(parents=True, exist_ok=True)
+            (target / weights).write_bytes((source / weights).read_bytes())
+            (target / card_name).write_bytes((source / card_name).read_bytes())
+            (target / SCRIPT).write_text(_script(card, part, weights))
+            return [target / weights, target / card_name, target / SCRIPT]
+    raise ValueError(
+        f"run {run}: neither encoder/{ENCODER} nor network/{NETWORK} there; give the folder of a finished "
+        "pretraining or fine-tuning, as `raydiology pretrain` and `raydiology finetune` print it"
+    )
+
+
+def _script(card: dict[str, Any], part: str, weights: str) -> str:
+    encoder = card["encoder"]
+    swin = encoder["name"] == "swin_unetr"
+    arguments = {"spatial_dims": encoder["spatial_dims"], "in_channels": encoder["in_channels"]}
+    arguments["out_channels"] = len(card["class_names"]) if part == "network" else 2
+    names = ("feature_size", "depths", "num_heads", "window_size") if swin else ("features",)
+    arguments |= {name: encoder[name] for name in names}
+    return _SCRIPT.substitute(
+        kind="SwinUNETR" if swin else "BasicUNet",
+        arguments=", ".join(f"{name}={value!r}" for name, value in arguments.items()),
+        weights=weights,
+        load=_LOAD["network" if part == "network" else encoder["name"]],
+    )

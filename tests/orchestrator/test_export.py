@@ -1,0 +1,63 @@
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from methods.encoders import ENCODERS
+from orchestrator.checkpoint import CheckpointError, export_encoder, load_encoder
+from orchestrator.export import export
+
+CONFIGS: list[dict[str, Any]] = [
+    {"name": "swin_unetr", "spatial_dims": 2, "feature_size": 12},
+    {"name": "swin_unetr", "spatial_dims": 3, "feature_size": 12, "window_size": 3},
+    {"name": "unet", "spatial_dims": 3, "features": [4, 4, 8, 8, 16, 4]},
+]
+
+
+def write_run(folder: Path, fields: dict[str, Any]) -> torch.nn.Module:
+    encoder = ENCODERS[fields["name"]](ENCODERS[fields["name"]].Config(**fields))
+    (folder / "encoder").mkdir(parents=True)
+    export_encoder(folder / "encoder", encoder, {"encoder": encoder.config.model_dump(mode="json")})
+    return encoder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fields", CONFIGS, ids=lambda fields: f"{fields['name']}-{fields['spatial_dims']}d")
+def test_an_exported_encoder_loads_strictly_into_monai_without_this_project(
+    fields: dict[str, Any], tmp_path: Path
+) -> None:
+    encoder = write_run(tmp_path / "run", fields)
+    script = export(tmp_path / "run", tmp_path / "out")[-1]
+    assert not {"data", "methods", "orchestrator"} & set(script.read_text().replace(".", " ").split())
+    # -I: no current folder and no PYTHONPATH, so that nothing of the project is imported by chance.
+    done = subprocess.run(
+        [sys.executable, "-I", str(script)], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    kind = "SwinUNETR" if fields["name"] == "swin_unetr" else "BasicUNet"
+    assert f"loaded {len(encoder.state_dict())} tensors strictly into {kind}" in done.stdout
+
+
+def test_a_folder_without_weights_is_refused_with_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"neither encoder/encoder\.safetensors nor network/network\.safetensors"):
+        export(tmp_path, tmp_path / "out")
+
+
+def test_an_encoder_of_another_width_is_refused_by_name_unless_allowed(tmp_path: Path) -> None:
+    write_run(tmp_path, CONFIGS[2])
+    wider = {**CONFIGS[2], "features": [8, 4, 8, 8, 16, 4]}
+    other = ENCODERS["unet"](ENCODERS["unet"].Config(**wider))
+    with pytest.raises(CheckpointError, match=r"keys do not match \(conv_0\.conv_0\.adn\.N\.bias"):
+        load_encoder(tmp_path / "encoder", other)
+    unmatched = load_encoder(tmp_path / "encoder", other, allow_unmatched=True)
+    assert {key.split(".")[0] for key in unmatched} == {"conv_0", "down_1"}
+
+
+def test_loading_gives_the_encoder_the_exported_weights(tmp_path: Path) -> None:
+    encoder = write_run(tmp_path, CONFIGS[2])
+    other = ENCODERS["unet"](ENCODERS["unet"].Config(**CONFIGS[2]))
+    assert load_encoder(tmp_path / "encoder", other) == []
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
