@@ -12,13 +12,17 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from methods.base import Frozen
+from methods.encoders.base import Encoder
 
 
-class SwinEncoder(SwinTransformer):
+class SwinEncoder(SwinTransformer, Encoder):
     """Five feature maps at strides 2, 4, ... 32 with ``feature_size`` x 1, 2, ... 16 channels."""
 
     class Config(Frozen):
-        """Defaults are those of both papers; ``drop_path`` is stochastic depth's largest rate."""
+        """Defaults are those of both papers; the rest are MONAI's.
+
+        drop_path   stochastic depth's largest rate; the thesis pretrains with 0.1 and fine-tunes with 0
+        """
 
         name: Literal["swin_unetr"] = "swin_unetr"
         spatial_dims: Literal[2, 3]

@@ -9,15 +9,16 @@ from typing import Literal
 from jaxtyping import Float
 from monai.networks.nets.basic_unet import Down, TwoConv
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from methods.base import Frozen
+from methods.encoders.base import Encoder
 
 ACTIVATION = ("LeakyReLU", {"negative_slope": 0.1, "inplace": True})
 NORM = ("instance", {"affine": True})
 
 
-class UNetEncoder(nn.Module):
+class UNetEncoder(Encoder):
     """Five feature maps at strides 1, 2, ... 16."""
 
     class Config(Frozen):

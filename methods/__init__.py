@@ -1,0 +1,7 @@
+"""Pretraining methods, one file each: how views are drawn, and what the loss is. No Ray, no files, no logging."""
+
+from methods.base import Method
+from methods.scratch import Scratch
+from methods.simsiam import SimSiam
+
+METHODS: dict[str, type[Method]] = {"simsiam": SimSiam, "scratch": Scratch}

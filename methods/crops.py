@@ -1,0 +1,57 @@
+"""Crops: where the two views of a two-view method are cut. The IoU interval is a policy that any of them takes."""
+
+from typing import Annotated
+
+import numpy as np
+from jaxtyping import Int
+from pydantic import Field, field_validator
+
+from data.boxes import BoxPairs
+from data.rng import SampleRng
+from methods.base import Frozen
+
+Size = Annotated[int, Field(gt=0)]
+
+
+class Crops(Frozen):
+    """Two crops per sample, of one size, whose IoU lies in a closed interval; [0, 1] is plain random cropping.
+
+    size   voxels per spatial axis, or one number for all axes
+    """
+
+    size: Size | tuple[Size, ...] = 96
+    iou: tuple[float, float] = (0.0, 1.0)
+
+    @field_validator("iou")
+    @classmethod
+    def _in_range(cls, iou: tuple[float, float]) -> tuple[float, float]:
+        return BoxPairs((1, 1), iou).iou
+
+    def sized(self, spatial_dims: int) -> tuple[int, ...]:
+        """Return the size of a crop with one number per axis; ValueError where it has another number of axes."""
+        size = (self.size,) * spatial_dims if isinstance(self.size, int) else self.size
+        if len(size) != spatial_dims:
+            raise ValueError(
+                f"method.crops.size {size} has {len(size)} axes, the encoder has {spatial_dims}; "
+                "give one number, or one per spatial axis"
+            )
+        return size
+
+    def check_encoder(self, spatial_dims: int, stride: int) -> None:
+        """Raise ValueError where an encoder cannot take crops of this size."""
+        size = self.sized(spatial_dims)
+        if wrong := [length for length in size if length % stride]:
+            raise ValueError(
+                f"method.crops.size {size}: {wrong[0]} is not a multiple of the encoder's stride {stride}; "
+                f"use {stride * max(1, round(wrong[0] / stride))}"
+            )
+
+    def check_extent(self, extent: tuple[int, ...]) -> None:
+        """Raise ValueError where samples of this size hold no such pair."""
+        BoxPairs(self.sized(len(extent)), self.iou).check(extent)
+
+    def draw(
+        self, extents: Int[np.ndarray, "b n"], rng: SampleRng
+    ) -> tuple[Int[np.ndarray, "b 2 n"], Int[np.ndarray, "b 2 n"]]:
+        """Draw the two boxes of each sample; ``check_extent`` must hold for every one."""
+        return BoxPairs(self.sized(extents.shape[1]), self.iou).draw(extents, rng)

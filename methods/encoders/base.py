@@ -1,0 +1,23 @@
+"""Encoder: what every encoder exposes to pretraining methods and downstream tasks."""
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Encoder(nn.Module, ABC):
+    """A network from images to feature maps.
+
+    channels   of the maps, finest first
+    stride     which input sizes must be a multiple of
+    """
+
+    spatial_dims: int
+    in_channels: int
+    channels: tuple[int, ...]
+    stride: int
+
+    @abstractmethod
+    def features(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
+        """Return the feature maps, finest first."""

@@ -1,0 +1,35 @@
+"""Scratch: no pretraining at all, the baseline that every table needs.
+
+Paper:     any; a pretraining that does not beat it was not worth it.
+Shapes:    none: it is never fed.
+"""
+
+from typing import Literal
+
+from torch import nn
+
+from data.batch import Batch
+from data.rng import SampleRng
+from methods.base import Frozen, Losses, Method, Views
+
+
+class Scratch(Method):
+    """Leaves the encoder at its random initial weights; the loop is not entered."""
+
+    class Config(Frozen):
+        name: Literal["scratch"] = "scratch"
+
+    trains = False
+
+    def __init__(self, config: Config, encoder: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = encoder
+
+    def views(self, batch: Batch, rng: SampleRng) -> Views:
+        """Raise: there is nothing to look at."""
+        raise ValueError("scratch: it trains nothing and takes no views; check Method.trains before feeding a method")
+
+    def loss(self, views: Views) -> Losses:
+        """Raise: there is no loss."""
+        raise ValueError("scratch: it trains nothing and has no loss; check Method.trains before training a method")

@@ -1,0 +1,215 @@
+"""SimSiam: loss, gradient, collapse coefficient and schedule equal a slow reference; views keep to their interval."""
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from data.batch import Batch
+from data.boxes import box_iou
+from methods.base import Views
+from methods.encoders import Encoder, SwinEncoder
+from methods.parts.schedule import learning_rate
+from methods.simsiam import SimSiam, collapse_coefficient, simsiam_loss
+from tests.references import simsiam as reference
+
+
+class Pixels(Encoder):
+    """An encoder whose only map is the image, so that the reference can follow."""
+
+    def __init__(self, channels: int = 5, spatial_dims: int = 2) -> None:
+        super().__init__()
+        self.spatial_dims, self.in_channels, self.channels, self.stride = spatial_dims, channels, (channels,), 1
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        return [x]
+
+
+def tiny(spatial_dims: int = 2, channels: int = 5, **fields: object) -> SimSiam:
+    torch.manual_seed(0)
+    config = SimSiam.Config.model_validate({"projector_dim": 6, "predictor_dim": 4, "crops": {"size": 4}} | fields)
+    return SimSiam(config, Pixels(channels, spatial_dims))
+
+
+def batch_of(extents: list[tuple[int, ...]]) -> Batch:
+    count, largest = len(extents), np.max(extents, axis=0).tolist()
+    return Batch(
+        voxels=torch.randint(0, 256, (count, 1, *largest), generator=torch.Generator().manual_seed(1)).byte(),
+        extents=np.array(extents),
+        scale=torch.full((count,), 1 / 255),
+        offset=torch.zeros(count),
+        spacing_mm=np.ones((count, len(largest)), np.float32),
+        sample_ids=tuple(str(i) for i in range(count)),
+        volumes=tuple(str(i) for i in range(count)),
+        numbers=np.arange(count),
+        epochs=np.zeros(count, np.int64),
+    )
+
+
+@pytest.mark.parametrize("size", [(3, 2), (2, 2, 2)])
+def test_loss_and_gradients_equal_the_reference(size):
+    method = tiny(len(size)).double()
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    first, second = (torch.randn(7, 5, *size, generator=generator, dtype=torch.float64) for _ in range(2))
+    first.requires_grad_()
+    second.requires_grad_()
+    weights = {name: parameter.detach().numpy() for name, parameter in method.named_parameters()}
+
+    losses = method.loss(Views((first, second)))
+    losses.total.backward()
+
+    arrays = first.detach().numpy(), second.detach().numpy()
+    # The method takes cosines in float32, for the sake of mixed precision.
+    assert abs(losses.total.item() - reference.loss(*arrays, weights)) < 1e-5
+    expected = reference.gradients(*arrays, weights)
+    ours = {name: parameter.grad for name, parameter in method.named_parameters()}
+    ours |= {"first": first.grad, "second": second.grad}
+    assert set(ours) == set(expected)
+    for name, gradient in ours.items():
+        np.testing.assert_allclose(gradient.numpy(), expected[name], rtol=0, atol=1e-5, err_msg=name)
+        assert np.abs(expected[name]).max() > 1e-4, f"{name}: a zero gradient would prove nothing"
+
+
+def test_identical_outputs_give_minus_one_and_orthogonal_ones_zero():
+    z = torch.eye(4)
+    assert simsiam_loss(z, z, z, z).item() == -1
+    assert simsiam_loss(z, z, z.roll(1, 0), z.roll(1, 0)).item() == 0
+
+
+def test_embeddings_behind_the_stop_gradient_get_none():
+    p1, p2, z1, z2 = (torch.randn(3, 4, requires_grad=True) for _ in range(4))
+    simsiam_loss(p1, p2, z1, z2).backward()
+    assert z1.grad is None
+    assert z2.grad is None
+    assert p1.grad.abs().sum() > 0
+    assert p2.grad.abs().sum() > 0
+
+
+def test_collapse_coefficient_equals_the_reference():
+    p = np.random.default_rng(0).normal(size=(16, 10)) + 0.7
+    assert abs(collapse_coefficient(torch.from_numpy(p)).item() - reference.collapse(p)) < 1e-12
+    assert 0.2 < reference.collapse(p) < 0.8
+
+
+def test_collapse_coefficient_is_one_for_equal_outputs_and_zero_for_spread_ones():
+    assert collapse_coefficient(torch.ones(8, 2048)).item() == 1
+    spread = torch.randn(4096, 64, generator=torch.Generator().manual_seed(0))
+    assert collapse_coefficient(spread).item() < 0.01
+
+
+def test_learning_rate_of_every_step_equals_the_thesis():
+    steps = 100 * (237_449 // 128) // 50
+    expected = reference.cosine_rates(0.05 * 128 / 256, 1e-6, steps)
+    rates = [learning_rate(step, total_steps=steps, lr=0.025, final_lr=1e-6) for step in range(steps)]
+    np.testing.assert_allclose(rates, expected, rtol=0, atol=1e-15)
+    assert rates[0] == 0.025
+    assert rates[-1] < 1.1e-6
+
+
+def test_warm_up_rises_linearly_to_the_peak_and_the_cosine_follows():
+    rates = [learning_rate(step, total_steps=30, lr=0.001, final_lr=5e-5, warmup_steps=10) for step in range(30)]
+    np.testing.assert_allclose(rates[:10], np.arange(1, 11) * 1e-4, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(rates[10:], reference.cosine_rates(0.001, 5e-5, 20), rtol=0, atol=1e-15)
+
+
+def test_heads_of_the_thesis_have_the_known_number_of_parameters():
+    method = SimSiam(SimSiam.Config(), SwinEncoder(SwinEncoder.Config(spatial_dims=2)))
+    assert sum(p.numel() for p in method.projector.parameters()) == 9_969_664
+    assert sum(p.numel() for p in method.predictor.parameters()) == 2_100_224
+
+
+def test_variants_differ_in_the_three_contradictions_and_in_nothing_else():
+    paper, released = (SimSiam.Config(variant=variant).model_dump()["augment"] for variant in ("paper", "released"))
+    different = {name: (paper[name], released[name]) for name in paper if paper[name] != released[name]}
+    assert different == {
+        "flip_axes": (("H",), ("H", "W")),
+        "shift_prob": (0.0, 0.75),
+        "noise_sigma": ((0.01, 0.01), (0.0, 0.01)),
+    }
+
+
+def test_a_flag_set_on_its_own_keeps_the_others_of_its_variant():
+    config = SimSiam.Config.model_validate({"variant": "released", "augment": {"shift_prob": 0.5}})
+    assert config.augment.shift_prob == 0.5
+    assert config.augment.flip_axes == ("H", "W")
+    assert config.augment.zoom_prob == 0.75
+
+
+def test_resolved_config_reads_back_as_itself():
+    config = SimSiam.Config.model_validate({"variant": "released", "crops": {"size": [32, 64], "iou": [0, 0.3]}})
+    assert SimSiam.Config.model_validate_json(config.model_dump_json()) == config
+
+
+def test_misspelt_field_is_named():
+    with pytest.raises(ValidationError, match=r"augment\.zoom_probability\s+Extra inputs are not permitted"):
+        SimSiam.Config.model_validate({"augment": {"zoom_probability": 0.1}})
+
+
+def test_views_show_what_their_boxes_hold_where_nothing_is_augmented():
+    off = {name: 0.0 for name in SimSiam.Config().augment.model_dump() if name.endswith("_prob")}
+    method = tiny(channels=1, crops={"size": [8, 12], "iou": [0.3, 0.6]}, augment=off)
+    batch = batch_of([(30, 40), (20, 24), (33, 19)])
+    views = method.views(batch, batch.rng(0))
+    for image, boxes in zip(views.images, views.boxes, strict=True):
+        for i, ((h0, w0), (h1, w1)) in enumerate(boxes):
+            expected = batch.voxels[i, :, h0:h1, w0:w1].float() / 255
+            torch.testing.assert_close(image[i], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "extent"), [((8, 8), (30, 25)), ((8, 6, 10), (14, 15, 20))])
+def test_boxes_of_a_pair_keep_to_the_interval_in_2d_and_3d(size, extent):
+    method = tiny(len(size), channels=1, crops={"size": size, "iou": [0.3, 0.6]})
+    batch = batch_of([extent] * 40)
+    views = method.views(batch, batch.rng(3))
+    iou = box_iou(*views.boxes)
+    assert iou.min() >= 0.3
+    assert iou.max() <= 0.6
+    assert [tuple(image.shape) for image in views.images] == [(40, 1, *size)] * 2
+
+
+def test_the_two_views_of_a_sample_are_augmented_independently():
+    method = tiny(channels=1, crops={"size": 16, "iou": [1, 1]})
+    batch = batch_of([(16, 16)] * 8)
+    first, second = method.views(batch, batch.rng(0)).images
+    assert all(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_predictor_keeps_a_constant_rate_and_only_matrices_decay():
+    method = tiny()
+    groups = method.param_groups()
+    constant = {id(p) for group in groups if group.schedule == "constant" for p in group.params}
+    assert constant == {id(p) for p in method.predictor.parameters()}
+    assert all((p.ndim > 1) == group.decay for group in groups for p in group.params)
+
+
+def test_impossible_interval_is_refused_before_training():
+    method = tiny(crops={"size": 96, "iou": [0, 0]})
+    with pytest.raises(
+        ValueError, match=r"\[0, 0\]: no two crops of size \(96, 96\) inside samples of size \(150, 180\)"
+    ):
+        method.check_extent((150, 180))
+    method.check_extent((150, 192))
+
+
+def test_crop_larger_than_the_samples_is_refused_before_training():
+    with pytest.raises(
+        ValueError, match=r"crop size \(96, 96\) exceeds samples of size \(90, 400\); lower method\.crops"
+    ):
+        tiny(crops={"size": 96}).check_extent((90, 400))
+
+
+def test_crop_that_the_encoder_cannot_take_is_refused():
+    encoder = SwinEncoder(SwinEncoder.Config(spatial_dims=2, feature_size=12, num_heads=(1, 1, 1, 1)))
+    with pytest.raises(ValueError, match=r"crops\.size \(96, 100\): 100 is not a multiple of .* stride 32; use 96"):
+        SimSiam(SimSiam.Config.model_validate({"crops": {"size": [96, 100]}}), encoder)
+    with pytest.raises(ValueError, match=r"crops\.size \(96, 96, 96\) has 3 axes, the encoder has 2"):
+        SimSiam(SimSiam.Config.model_validate({"crops": {"size": [96, 96, 96]}}), encoder)
+
+
+def test_interval_out_of_range_is_refused_by_the_config():
+    with pytest.raises(ValidationError, match=r"expected 0 <= low <= high <= 1; correct method\.crops\.iou"):
+        SimSiam.Config.model_validate({"crops": {"iou": [0.6, 0.3]}})
