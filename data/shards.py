@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from data.files import join, locate
+from data.files import is_file, join, locate, read_bytes
 from data.scan import Scan
 
 COMPRESSION = "lz4"
@@ -224,8 +224,10 @@ class _HashingFile:
 
 
 def write_atomically(uri: str, content: bytes) -> None:
-    """Write a small file to a temporary name, then rename it."""
+    """Write a small file to a temporary name, then rename it; leave a file alone that has this content."""
     filesystem, path = locate(uri)
+    if is_file(uri) and read_bytes(uri) == content:
+        return
     folder, _, _ = path.rpartition("/")
     temporary = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}"
     filesystem.create_dir(folder, recursive=True)

@@ -1,0 +1,215 @@
+"""Bundles: some studies that are read, preprocessed and written as shards by one task, all or nothing.
+
+A bundle holds studies from anywhere in the source, and its slices are mixed before they are written: a row group,
+which is read as one, has slices of many patients. Voxels wait for their turn in an unnamed temporary file, so memory
+holds one study and one row group. What is left over from whole row groups is kept aside and joined at the end of an
+ingest, so that all row groups of a split are equally large but one.
+"""
+
+import hashlib
+import struct
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+
+from data.files import join
+from data.manifest import Manifest, Reject, write_manifest
+from data.privacy import Pseudonymiser
+from data.quarantine import BadStudy
+from data.readers import read_study
+from data.recipes import Recipe, apply
+from data.scan import Scan
+from data.shards import SCHEMA, Sample, ShardFile, open_shard, to_row, write_shard
+from data.sources import Study
+
+WORK = ".ingest"
+REST = "rest"
+
+READING_FAULTS = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+"""What libraries raise on garbage that no reader foresaw. TypeError, AttributeError, NameError and AssertionError are
+mistakes of this project and stop the ingest."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same for all bundles of an ingest."""
+
+    out: str
+    recipe: Recipe
+    key: bytes
+    seed: int
+    rows_per_group: int
+
+    @property
+    def work(self) -> str:
+        return join(self.out, WORK)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Studies for one task, and the split of each; ``excluded`` are the pseudonyms of copies and their hashes."""
+
+    number: int
+    studies: tuple[Study, ...]
+    splits: tuple[str, ...]
+    excluded: Mapping[str, str] = field(default_factory=dict)
+
+
+def run_bundle(job: Job, bundle: Bundle) -> Manifest:
+    """Read, preprocess and write a bundle; its result depends on nothing but the arguments and the files.
+
+    The manifest is written last, so a bundle that was killed is done again, to the same names and bytes.
+    """
+    rejects: list[Reject] = []
+    contents = dict(bundle.excluded)
+    with tempfile.TemporaryFile(prefix="raydiology-") as scratch:
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for study, split in zip(bundle.studies, bundle.splits, strict=True):
+            name = volume_id(job.key, study)
+            if name in bundle.excluded:
+                continue
+            try:
+                scans = preprocess(job.recipe, study)
+            except BadStudy as fault:
+                rejects.append(Reject(name, fault.found, fault.expected, fault.remedy))
+                continue
+            contents[name] = _content(scans)
+            samples = _samples(scans, name, study, split, Pseudonymiser(job.key))
+            rows.setdefault(split, []).extend(_put_aside(scratch, to_row(sample)) for sample in samples)
+        manifest = Manifest([], {}, rejects, contents, sorted(bundle.excluded))
+        for split in sorted(rows):
+            _write_split(job, bundle.number, split, _take_back(scratch, _mixed(job.seed, rows[split])), manifest)
+    write_manifest(job.work, bundle.number, manifest)
+    return manifest
+
+
+def volume_id(key: bytes, study: Study) -> str:
+    """Return the pseudonym of a study: of its dataset's name and its key."""
+    return Pseudonymiser(key).study(f"{study.dataset}/{study.key}")
+
+
+def preprocess(recipe: Recipe, study: Study) -> list[Scan]:
+    """Read a study and take it through the recipe; raise BadStudy for what cannot be used.
+
+    What a library raises of itself becomes a BadStudy without its message, which may hold a path or a name.
+    """
+    try:
+        return apply(recipe, read_study(study))
+    except BadStudy:
+        raise
+    except READING_FAULTS as error:
+        raise BadStudy(
+            f"{type(error).__name__} when it was read",
+            "a scan that can be read whole",
+            "open it with another tool, and repair it or leave it out",
+        ) from None
+
+
+def _samples(
+    scans: Sequence[Scan], name: str, study: Study, split: str, pseudonymiser: Pseudonymiser
+) -> Iterator[Sample]:
+    for scan in scans:
+        yield Sample(
+            scan=scan,
+            sample_id=name if scan.slice_index is None else f"{name}-{scan.slice_index:04d}",
+            patient=pseudonymiser.patient(study.patient),
+            volume=name,
+            dataset=study.dataset,
+            split=split,
+            class_label=study.class_label,
+        )
+
+
+def _content(scans: Sequence[Scan]) -> str:
+    """Return a hash of preprocessed voxels: equal for one scan in two files, types or orders of axes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for scan in scans:
+        digest.update(repr(scan.voxels.shape).encode())
+        digest.update(np.ascontiguousarray(scan.voxels).data)
+    return digest.hexdigest()
+
+
+def _put_aside(scratch: IO[bytes], row: dict[str, Any]) -> dict[str, Any]:
+    """Append a row's bytes to the scratch file; where they lie replaces them in the row."""
+    places: dict[str, Any] = {}
+    for name in ("voxels", "label"):
+        if row[name] is not None:
+            places[name] = (scratch.tell(), len(row[name]))
+            scratch.write(row[name])
+    return {**row, "voxels": None, "label": None, **places}
+
+
+def _take_back(scratch: IO[bytes], rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        large = {}
+        for name in ("voxels", "label"):
+            if row[name] is not None:
+                start, size = row[name]
+                scratch.seek(start)
+                large[name] = scratch.read(size)
+        yield {**row, **large}
+
+
+def _mixed(seed: int, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows in an order that depends on the seed and on how many they are, not on their pseudonyms."""
+    keys = [hashlib.blake2b(f"{seed}:{number}".encode(), digest_size=8).digest() for number in range(len(rows))]
+    return [row for _, row in sorted(zip(keys, rows, strict=True), key=lambda pair: pair[0])]
+
+
+def _write_split(job: Job, number: int, split: str, rows: Iterator[dict[str, Any]], manifest: Manifest) -> None:
+    """Write the whole row groups of a split as a shard, and what is left over as a work file."""
+    rest: list[dict[str, Any]] = []
+    shard = write_shard(job.out, f"{split}-{number:05d}", whole_groups(rows, job.rows_per_group, rest))
+    if shard:
+        manifest.files.append(shard)
+    leftover = write_shard(job.work, f"{REST}-{split}-{number:05d}", [rest] if rest else [])
+    if leftover:
+        manifest.rests[split] = leftover
+
+
+def whole_groups(
+    rows: Iterator[dict[str, Any]], size: int, rest: list[dict[str, Any]]
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield lists of ``size`` rows; what is left over at the end is put into ``rest``."""
+    group: list[dict[str, Any]] = []
+    for row in rows:
+        group.append(row)
+        if len(group) == size:
+            yield group
+            group = []
+    rest.extend(group)
+
+
+def join_rests(job: Job, split: str, rests: Sequence[ShardFile]) -> ShardFile | None:
+    """Write the leftovers of all bundles of a split as one shard, whose last row group alone may be smaller."""
+    last: list[dict[str, Any]] = []
+
+    def groups() -> Iterator[list[dict[str, Any]]]:
+        yield from whole_groups(_rows_of(job.work, rests), job.rows_per_group, last)
+        if last:
+            yield last
+
+    return write_shard(job.out, f"{split}-{REST}", groups())
+
+
+def _rows_of(folder: str, files: Sequence[ShardFile]) -> Iterator[dict[str, Any]]:
+    for file in files:
+        with open_shard(folder, file.name) as shard:
+            for group in range(shard.num_row_groups):
+                table: pa.Table = shard.read_row_group(group, columns=SCHEMA.names, use_threads=False)
+                yield from table.to_pylist()

@@ -1,0 +1,68 @@
+"""Manifest: what one bundle of an ingest wrote. Where it is, the bundle is done; where it is not, nothing is."""
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+
+from data.files import join, read_bytes
+from data.shards import ShardFile, write_atomically
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A study that was left out, by its pseudonym, and why."""
+
+    study: str
+    found: str
+    expected: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle wrote: shards, leftovers by split, rejected studies, and a hash of the voxels of each study."""
+
+    files: list[ShardFile]
+    rests: dict[str, ShardFile]
+    rejects: list[Reject]
+    contents: dict[str, str]
+    excluded: list[str] = field(default_factory=list)
+
+
+def write_manifest(work: str, number: int, manifest: Manifest) -> None:
+    """Write a bundle's manifest into the work folder: from now on the bundle is done."""
+    write_atomically(_uri(work, number), json.dumps(asdict(manifest), indent=1).encode())
+
+
+def read_manifest(work: str, number: int) -> Manifest | None:
+    """Return a bundle's manifest, or None where the bundle has not been finished."""
+    try:
+        tree = json.loads(read_bytes(_uri(work, number)))
+    except FileNotFoundError:
+        return None
+    return Manifest(
+        files=[ShardFile(**file) for file in tree["files"]],
+        rests={split: ShardFile(**file) for split, file in tree["rests"].items()},
+        rejects=[Reject(**reject) for reject in tree["rejects"]],
+        contents=tree["contents"],
+        excluded=tree["excluded"],
+    )
+
+
+def _uri(work: str, number: int) -> str:
+    return join(work, f"bundle-{number:05d}.json")
+
+
+def duplicates(contents: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Map each study whose voxels an earlier one has to that earlier one; ``contents`` are (study, hash) in order."""
+    first: dict[str, str] = {}
+    again = {}
+    for study, content in contents:
+        if first.setdefault(content, study) != study:
+            again[study] = first[content]
+    return again
+
+
+def are_whole(files: Collection[ShardFile], sizes: Mapping[str, int]) -> bool:
+    """Tell whether all files are among those of a folder, whose sizes are given by name, as they were written."""
+    return all(sizes.get(file.name) == file.num_bytes for file in files)

@@ -1,0 +1,171 @@
+"""Ingest: sources -> shards, in parallel on Ray Data. A bundle is a task; memory does not grow with the studies.
+
+Every bundle leaves a manifest, so the same command continues where it was stopped, and does nothing where all is
+done. Copies of one scan are found once all are read: the bundles that hold a copy are written again without it.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+from rich.console import Console
+
+from data.bundles import Bundle, volume_id
+from data.manifest import Manifest, Reject, duplicates, read_manifest
+from data.shardset import ShardSet
+from data.splits import SPLITS
+from orchestrator.cluster import connected
+from orchestrator.ingest_folder import QUARANTINE, claim, done_bundles, finish, finished, write_quarantine
+from orchestrator.ingest_plan import IngestConfig, IngestPlan, make_plan
+from orchestrator.ingest_progress import IngestProgress
+from orchestrator.ingest_tasks import run_bundles
+
+__all__ = ["IngestConfig", "IngestReport", "ingest"]
+_MOST_REASONS = 10
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What an ingest did. ``shards`` is None where too many studies were bad, so that no index was written."""
+
+    shards: ShardSet | None
+    num_studies: int
+    rejects: tuple[Reject, ...]
+    unused_files: dict[str, int]
+    bundles_written: int
+    max_bad: float
+    seconds: float
+
+    @property
+    def too_many_bad(self) -> bool:
+        return len(self.rejects) > self.max_bad * self.num_studies
+
+    def summary(self) -> str:
+        """Return the report in words, one line per subject."""
+        bad, total = len(self.rejects), self.num_studies
+        lines = [f"{total - bad} of {total} studies written, {bad} quarantined" + (f": {QUARANTINE}" if bad else "")]
+        reasons = Counter(reject.found for reject in self.rejects).most_common()
+        lines += [f"  {count} x {reason}" for reason, count in reasons[:_MOST_REASONS]]
+        if len(reasons) > _MOST_REASONS:
+            lines.append(f"  and {len(reasons) - _MOST_REASONS} other reasons")
+        if self.unused_files:
+            kinds = ", ".join(f"{count} {suffix}" for suffix, count in self.unused_files.items())
+            lines.append(f"{sum(self.unused_files.values())} files belong to no study: {kinds}")
+        return "\n".join([*lines, *self._outcome()])
+
+    def _outcome(self) -> list[str]:
+        if self.shards is None:
+            share = len(self.rejects) / self.num_studies
+            return [
+                f"{share:.0%} of the studies are bad, expected at most {self.max_bad:.0%}: no index was written; "
+                "repair or remove them, or raise --max-bad: what is done is kept"
+            ]
+        counts = [(self.shards.select(split=split).num_samples, split) for split in SPLITS]
+        splits = ", ".join(f"{count} {split}" for count, split in counts if count)
+        lines = [f"{self.shards.num_samples} samples ({splits}) in {self.seconds:.0f} s"]
+        if self.bundles_written == 0:
+            lines.append("all was done before; nothing was changed")
+        return [*lines, f"digest {self.shards.digest}"]
+
+
+def ingest(config: IngestConfig, console: Console | None = None) -> IngestReport:
+    """Write the studies of the sources as shards into ``config.out``, or continue, or find that all is done.
+
+    Raises ValueError where the folder holds shards of another request, and with ``strict`` at the first bad study.
+    """
+    began = time.monotonic()
+    plan = make_plan(config)
+    claim(plan, config.overwrite)
+    names = {volume_id(plan.job.key, study): study.key for study in plan.studies}
+    manifests, num_written = _run_all(plan, config, IngestProgress(len(plan.studies), console))
+    rejects = _all_rejects(names, manifests)
+    _stop_if_strict(config, rejects)
+    write_quarantine(plan.job, rejects, names if config.keep_names else {})
+    report = IngestReport(
+        shards=None,
+        num_studies=len(plan.studies),
+        rejects=tuple(rejects),
+        unused_files=plan.unused_files,
+        bundles_written=num_written,
+        max_bad=config.max_bad,
+        seconds=time.monotonic() - began,
+    )
+    if report.too_many_bad:
+        return report
+    shards = (finished(plan) if num_written == 0 else None) or finish(plan, manifests, len(rejects))
+    return replace(report, shards=shards, seconds=time.monotonic() - began)
+
+
+def _run_all(plan: IngestPlan, config: IngestConfig, progress: IngestProgress) -> tuple[dict[int, Manifest], int]:
+    """Run the bundles that are not done, then again those that hold copies; return manifests and how many ran."""
+    manifests = done_bundles(plan)
+    for number, manifest in manifests.items():
+        _note(plan.bundles[number], manifest, config, progress)
+    num_written = 0
+    todo = _unfinished(plan, manifests)
+    with connected() if todo else nullcontext(), progress:
+        while todo:
+            for bundle in todo:
+                if bundle.number in manifests:
+                    progress.advance(-len(bundle.studies), -len(manifests[bundle.number].rejects))
+            for number in run_bundles(plan.job, todo, config.readers):
+                manifest = read_manifest(plan.job.work, number)
+                assert manifest is not None, f"bundle {number} ended without a manifest"
+                manifests[number] = manifest
+                num_written += 1
+                _note(plan.bundles[number], manifest, config, progress)
+            todo = _unfinished(plan, manifests)
+    return manifests, num_written
+
+
+def _note(bundle: Bundle, manifest: Manifest, config: IngestConfig, progress: IngestProgress) -> None:
+    """Count a bundle that is done; with ``strict``, stop at what it rejected."""
+    progress.advance(len(bundle.studies), len(manifest.rejects) + len(manifest.excluded))
+    _stop_if_strict(config, manifest.rejects)
+
+
+def _stop_if_strict(config: IngestConfig, rejects: Sequence[Reject]) -> None:
+    if config.strict and rejects:
+        first = rejects[0]
+        raise ValueError(
+            f"study {first.study}: {first.found}; expected {first.expected}; {first.remedy}, or leave --strict out "
+            "to quarantine it"
+        )
+
+
+def _unfinished(plan: IngestPlan, manifests: Mapping[int, Manifest]) -> list[Bundle]:
+    """Return the bundles to run now: those without a manifest, else those whose copies are not yet left out."""
+    missing = [bundle for bundle in plan.bundles if bundle.number not in manifests]
+    if missing:
+        return missing
+    contents = _contents(manifests)
+    copies = duplicates(_in_stable_order(plan, contents))
+    again = []
+    for number, manifest in manifests.items():
+        wanted = {study: contents[study] for study in manifest.contents if study in copies}
+        if sorted(wanted) != manifest.excluded:
+            again.append(replace(plan.bundles[number], excluded=wanted))
+    return again
+
+
+def _contents(manifests: Mapping[int, Manifest]) -> dict[str, str]:
+    return {study: content for manifest in manifests.values() for study, content in manifest.contents.items()}
+
+
+def _in_stable_order(plan: IngestPlan, contents: Mapping[str, str]) -> list[tuple[str, str]]:
+    order = [volume_id(plan.job.key, study) for study in plan.studies]
+    return [(study, contents[study]) for study in order if study in contents]
+
+
+def _all_rejects(names: Mapping[str, str], manifests: Mapping[int, Manifest]) -> list[Reject]:
+    """Return every study that was left out, copies too, in the order of the sources."""
+    contents = _contents(manifests)
+    copies = duplicates((study, contents[study]) for study in names if study in contents)
+    rejects = {reject.study: reject for manifest in manifests.values() for reject in manifest.rejects}
+    for study, first in copies.items():
+        rejects[study] = Reject(
+            study, f"the same voxels as study {first}", "each scan once", "remove one of the two files"
+        )
+    return [rejects[study] for study in names if study in rejects]

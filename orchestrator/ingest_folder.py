@@ -1,0 +1,118 @@
+"""The folder that an ingest writes: whose it is, what of it is done, and how it is finished."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from pyarrow import fs
+
+from data.bundles import REST, Job, join_rests
+from data.files import is_file, join, locate, read_bytes
+from data.manifest import Manifest, Reject, are_whole, read_manifest
+from data.shards import ShardError, ShardFile, remove_unfinished, write_atomically
+from data.shardset import INDEX, IndexCard, ShardSet, write_index
+from data.splits import SPLITS
+from orchestrator.ingest_plan import IngestPlan
+
+IDENTITY = "ingest.json"
+QUARANTINE = "quarantine.jsonl"
+_SHARD = re.compile(rf"({'|'.join(SPLITS)})-(\d{{5}}|{REST})-[0-9a-f]{{16}}\.parquet")
+
+
+def claim(plan: IngestPlan, overwrite: bool) -> None:
+    """Mark the folder as the plan's; raise ValueError where it holds shards of another plan."""
+    out = plan.job.out
+    found = _identity(out)
+    if found is None and is_file(join(out, INDEX)) and not overwrite:
+        raise ValueError(
+            f"shards {out}: {INDEX} is there but no {IDENTITY}; expected an empty folder or one of this ingest; "
+            "choose another --out, or replace the shards with --overwrite"
+        )
+    differing = [name for name in plan.identity if found and found.get(name) != plan.identity[name]]
+    if differing and not overwrite:
+        changes = "; ".join(
+            f"{name}: found {(found or {}).get(name)}, asked for {plan.identity[name]}" for name in differing
+        )
+        raise ValueError(
+            f"shards {out} were made otherwise ({changes}); expected the same request; choose another --out, or "
+            "replace them with --overwrite"
+        )
+    if found is None or differing:
+        _delete(plan.job)
+    for folder in (out, plan.job.work):
+        remove_unfinished(folder)
+    write_atomically(join(out, IDENTITY), json.dumps(plan.identity, indent=1).encode())
+
+
+def _identity(out: str) -> dict[str, str] | None:
+    try:
+        return json.loads(read_bytes(join(out, IDENTITY)))
+    except FileNotFoundError:
+        return None
+
+
+def _delete(job: Job) -> None:
+    """Delete what an ingest writes, the index first, and nothing else."""
+    filesystem, base = locate(job.out)
+    ours = [name for name in _sizes(job.out) if _SHARD.fullmatch(name) or name in (IDENTITY, QUARANTINE)]
+    for name in (INDEX, *ours):
+        if is_file(join(job.out, name)):
+            filesystem.delete_file(f"{base}/{name}")
+    _, work = locate(job.work)
+    if filesystem.get_file_info(work).type == fs.FileType.Directory:
+        filesystem.delete_dir(work)
+
+
+def _sizes(folder: str) -> dict[str, int]:
+    """Return the sizes of the files of a folder by name."""
+    filesystem, base = locate(folder)
+    infos = filesystem.get_file_info(fs.FileSelector(base, allow_not_found=True))
+    return {info.base_name: info.size for info in infos if info.type == fs.FileType.File}
+
+
+def done_bundles(plan: IngestPlan) -> dict[int, Manifest]:
+    """Return the manifests of the bundles whose shards and leftovers are all there."""
+    shards, leftovers = _sizes(plan.job.out), _sizes(plan.job.work)
+    manifests = {bundle.number: read_manifest(plan.job.work, bundle.number) for bundle in plan.bundles}
+    return {
+        number: manifest
+        for number, manifest in manifests.items()
+        if manifest and are_whole(manifest.files, shards) and are_whole(list(manifest.rests.values()), leftovers)
+    }
+
+
+def finished(plan: IngestPlan) -> ShardSet | None:
+    """Return the shards where the index is there and every shard that it names."""
+    try:
+        shards = ShardSet.open(plan.job.out)
+    except ShardError:
+        return None
+    return shards if are_whole(shards.files, _sizes(plan.job.out)) else None
+
+
+def finish(plan: IngestPlan, manifests: Mapping[int, Manifest], num_rejects: int) -> ShardSet:
+    """Join the leftovers, write the index, and delete shards that a bundle wrote before its copies were known."""
+    files: list[ShardFile] = []
+    ordered = [manifests[bundle.number] for bundle in plan.bundles]
+    for split in SPLITS:
+        files += [file for manifest in ordered for file in manifest.files if file.name.startswith(f"{split}-")]
+        rest = join_rests(plan.job, split, [m.rests[split] for m in ordered if split in m.rests])
+        files += [rest] if rest else []
+    counts = {"studies_found": len(plan.studies), "studies_quarantined": num_rejects}
+    card = IndexCard(plan.job.recipe.model_dump(mode="json"), plan.label_names, plan.class_names, counts)
+    write_index(plan.job.out, files, card)
+    filesystem, base = locate(plan.job.out)
+    for name in set(_sizes(plan.job.out)) - {file.name for file in files}:
+        if _SHARD.fullmatch(name):
+            filesystem.delete_file(f"{base}/{name}")
+    return ShardSet.open(plan.job.out)
+
+
+def write_quarantine(job: Job, rejects: Sequence[Reject], names: Mapping[str, str]) -> None:
+    """Write one JSON line per rejected study; ``names`` gives the paths that are kept, by pseudonym."""
+    lines = [
+        json.dumps(asdict(reject) | ({"path": names[reject.study]} if reject.study in names else {}))
+        for reject in rejects
+    ]
+    write_atomically(join(job.out, QUARANTINE), "".join(f"{line}\n" for line in lines).encode())

@@ -1,0 +1,247 @@
+"""The plan of an ingest: what is asked for, the studies found, their splits and bundles. Nothing is read or written.
+
+The plan depends on the request and on what the sources list, never on the cluster: so do the shards.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+from data.bundles import Bundle, Job
+from data.files import list_tree
+from data.privacy import Pseudonymiser, load_key
+from data.recipes import RECIPES, Recipe
+from data.sources import SourceOptions, Study, find_studies, label_names
+from data.splits import assign_splits, check_no_leakage
+
+FORMAT = 1
+PICTURES_PER_BUNDLE = 512
+MOST_VOLUMES_PER_BUNDLE, LEAST_VOLUMES_PER_BUNDLE = 32, 8
+BUNDLES_WANTED = 16
+KNOWN_SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("bmp", "csv", "dcm", "gz", "html", "jpeg", "jpg", "json", "log", "md", "mgz", "mha", "mhd", "mnc", "nii"),
+        *("npy", "npz", "nrrd", "pdf", "png", "py", "tar", "tif", "tiff", "tsv", "txt", "xml", "xlsx", "yaml", "zip"),
+    )
+)
+
+
+class Source(BaseModel):
+    """A folder or bucket of scans, its layout and how to look."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    layout: str
+    options: SourceOptions = SourceOptions()
+
+
+class IngestConfig(BaseModel):
+    """What is asked of an ingest.
+
+    also            further sources into the same shards
+    recipe          preprocessing by name; ``changes`` replaces some of its fields
+    val_fraction    patients held out for validation where the layout names no such split; likewise test_fraction
+    max_bad         above this share of studies that cannot be used, no index is written
+    rows_per_group  slices or pictures per row group: what is read at once, and mixed; volumes are one per row group
+    readers         tasks at once (default: a core each)
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    layout: str
+    recipe: str
+    out: str
+    options: SourceOptions = SourceOptions()
+    also: tuple[Source, ...] = ()
+    changes: dict[str, Any] = {}
+    val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    seed: int = 0
+    max_bad: Annotated[float, Field(ge=0, le=1)] = 0.1
+    strict: bool = False
+    overwrite: bool = False
+    keep_names: bool = False
+    rows_per_group: PositiveInt = 16
+    readers: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _recipe_exists(self) -> Self:
+        if self.recipe not in RECIPES:
+            raise ValueError(f"recipe {self.recipe!r} is unknown; expected one of {', '.join(RECIPES)}")
+        return self
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return (Source(source=self.source, layout=self.layout, options=self.options), *self.also)
+
+    @property
+    def resolved_recipe(self) -> Recipe:
+        recipe = RECIPES[self.recipe]
+        return recipe.with_fields(**self.changes) if self.changes else recipe
+
+
+@dataclass(frozen=True)
+class IngestPlan:
+    """Studies in their stable order, their bundles, and what the shards will say of themselves.
+
+    ``identity`` tells whether shards in a folder are those that were asked for; it holds no name.
+    """
+
+    job: Job
+    studies: list[Study]
+    bundles: list[Bundle]
+    identity: dict[str, str]
+    label_names: dict[int, str]
+    class_names: dict[int, str]
+    unused_files: dict[str, int]
+
+
+def make_plan(config: IngestConfig) -> IngestPlan:
+    """Find the studies of all sources, split them by patient and lay out bundles; raise ValueError in words."""
+    key = load_key()
+    studies = [study for part in config.sources for study in find_studies(part.source, part.layout, part.options)]
+    studies.sort(key=lambda study: (study.dataset, study.key))
+    _check_distinct(studies)
+    recipe = config.resolved_recipe
+    rows_per_group = 1 if recipe.spatial_dims == 3 else config.rows_per_group
+    pseudonymiser = Pseudonymiser(key)
+    splits = split_patients(studies, config, pseudonymiser)
+    return IngestPlan(
+        job=Job(config.out, recipe, key, config.seed, rows_per_group),
+        studies=studies,
+        bundles=lay_out_bundles(studies, splits, config.seed),
+        identity={
+            "format": str(FORMAT),
+            "recipe": f"{recipe.name} {recipe.digest[:12]}",
+            "studies": f"{len(studies)}, {_fingerprint(studies, splits, pseudonymiser)}",
+            "pseudonym key": pseudonymiser.fingerprint("key"),
+            "seed": str(config.seed),
+            "rows per group": str(rows_per_group),
+        },
+        label_names=_all_label_names(config.sources),
+        class_names=_class_names(studies),
+        unused_files=_unused_files(config.sources, studies),
+    )
+
+
+def _check_distinct(studies: Sequence[Study]) -> None:
+    counts = Counter((study.dataset, study.key) for study in studies)
+    doubled = sum(count > 1 for count in counts.values())
+    if doubled:
+        raise ValueError(
+            f"sources: {doubled} studies have the dataset and path of another; expected each once; "
+            "give the sources different dataset names"
+        )
+
+
+def split_patients(studies: Sequence[Study], config: IngestConfig, pseudonymiser: Pseudonymiser) -> dict[str, str]:
+    """Return the split of each patient: the layout's where it names one, drawn by fractions where it does not.
+
+    A split that the layout gives to labelled patients is not drawn; the others are drawn from its training split
+    too. Where some patients have labels, those without all train: they could not be scored. Classes are spread
+    evenly.
+    """
+    given = _given_splits(studies, pseudonymiser)
+    strata = _strata(studies)
+    scored = {patient for patient, stratum in strata.items() if stratum is not None} or set(strata)
+    held = {given[patient] for patient in scored if patient in given}
+    val = 0.0 if "val" in held else config.val_fraction
+    test = 0.0 if "test" in held else config.test_fraction
+    drawn_from = {patient: str(strata[patient]) for patient in scored if given.get(patient, "train") == "train"}
+    drawn = assign_splits(drawn_from, val, test, config.seed)
+    return dict.fromkeys(strata, "train") | given | drawn
+
+
+def _given_splits(studies: Sequence[Study], pseudonymiser: Pseudonymiser) -> dict[str, str]:
+    parts: dict[str, set[str]] = {}
+    for study in studies:
+        if study.split is not None:
+            parts.setdefault(study.split, set()).add(study.patient)
+    check_no_leakage({split: [pseudonymiser.patient(name) for name in names] for split, names in parts.items()})
+    return {patient: split for split, patients in parts.items() for patient in patients}
+
+
+def _strata(studies: Sequence[Study]) -> dict[str, str | None]:
+    """Map each patient to what is spread over the splits: the highest class, or that there is a label; else None."""
+    strata: dict[str, str | None] = {}
+    for study in studies:
+        if study.class_label is not None:
+            found = f"class {study.class_label:06d}"
+        else:
+            found = "label" if study.label else None
+        known = strata.get(study.patient)
+        strata[study.patient] = max(known, found) if known and found else known or found
+    return strata
+
+
+def lay_out_bundles(studies: Sequence[Study], splits: Mapping[str, str], seed: int) -> list[Bundle]:
+    """Deal studies in a seeded order into bundles whose size depends on their kind and number alone."""
+    order = sorted(studies, key=lambda study: _draw(seed, study))
+    size = min(MOST_VOLUMES_PER_BUNDLE, max(LEAST_VOLUMES_PER_BUNDLE, -(-len(order) // BUNDLES_WANTED)))
+    if all(study.kind == "picture" for study in order):
+        size = PICTURES_PER_BUNDLE
+    parts = [order[at : at + size] for at in range(0, len(order), size)]
+    return [
+        Bundle(number, tuple(part), tuple(splits[study.patient] for study in part))
+        for number, part in enumerate(parts)
+    ]
+
+
+def _draw(seed: int, study: Study) -> bytes:
+    return hashlib.blake2b(f"{seed}:{study.dataset}/{study.key}".encode(), digest_size=16).digest()
+
+
+def _fingerprint(studies: Sequence[Study], splits: Mapping[str, str], pseudonymiser: Pseudonymiser) -> str:
+    """Return what changes when a study is added or removed, or its patient, files, label, class or split changes."""
+    lines = []
+    for s in studies:
+        described = (
+            s.kind,
+            s.modality,
+            s.class_label,
+            s.rescale,
+            len(s.image),
+            s.label is not None,
+            s.fault is not None,
+        )
+        lines.append([s.dataset, s.key, s.patient, splits[s.patient], *described])
+    return pseudonymiser.fingerprint(json.dumps(lines))
+
+
+def _all_label_names(sources: Sequence[Source]) -> dict[int, str]:
+    """Return the names of label ids over all sources; raise ValueError where two give one id different names."""
+    names: dict[int, str] = {}
+    for part in sources:
+        for number, name in (label_names(part.source) if part.layout == "nnunet" else {}).items():
+            if names.setdefault(number, name) != name:
+                raise ValueError(
+                    f"sources: label {number} is {names[number]!r} in one and {name!r} in another; expected one "
+                    "meaning; ingest them into shards of their own, or renumber one"
+                )
+    return names
+
+
+def _class_names(studies: Sequence[Study]) -> dict[int, str]:
+    named = {s.class_label: s.class_name for s in studies if s.class_label is not None and s.class_name}
+    return dict(sorted(named.items()))
+
+
+def _unused_files(sources: Sequence[Source], studies: Sequence[Study]) -> dict[str, int]:
+    """Count the files that belong to no study, by suffix; a suffix that is not well known could be part of a name."""
+    used = {uri for study in studies for uri in (*study.image, study.label)}
+    unused: Counter[str] = Counter()
+    for part in {source.source: source for source in sources}.values():
+        for file in list_tree(part.source):
+            if file.uri not in used:
+                suffix = PurePosixPath(file.path).suffix.lower()
+                unused[suffix if suffix in KNOWN_SUFFIXES else "other"] += 1
+    return dict(sorted(unused.items()))
