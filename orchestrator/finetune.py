@@ -1,0 +1,272 @@
+"""Finetune: one downstream task on an encoder, pretrained or not, and the scores that come out of it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ray.train import Checkpoint
+from safetensors.torch import save_file
+
+from data.shardset import Selection, ShardSet
+from data.splits import label_fraction
+from methods import METHODS
+from methods.base import Method
+from methods.downstream.segmentation import Segmentation
+from methods.encoders import ENCODERS
+from orchestrator import checkpoint as checkpoints
+from orchestrator import cluster, feed, report
+from orchestrator.config import Downstream, Experiment
+from orchestrator.feed import FeedPlan
+from orchestrator.history import steps
+from orchestrator.launch import Job, launch
+from orchestrator.loop import Plan, Trainee
+from orchestrator.optimiser import Schedule
+from orchestrator.pretrain import Pretrained
+from orchestrator.run import Run
+from orchestrator.validation import Rhythm, Validation
+
+STAGE = "finetune"
+NETWORK, NETWORK_CARD, PICTURE = "network.safetensors", "network.json", "masks.png"
+# Which patients a label fraction keeps does not change with the seed: repeats differ in training alone.
+LABEL_SEED = 0
+PREVIEWED_SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A finished fine-tuning: its run's folder, its key, and the scores of its best checkpoint."""
+
+    folder: Path
+    key: str
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labelled samples of a fine-tuning: what it is trained on, and what it is judged by."""
+
+    shards: ShardSet
+    train: Selection
+    val: Selection
+    patients: tuple[str, ...]
+
+
+def finetune(experiment: Experiment, pretrained: Pretrained | None = None, parent: Path | None = None) -> Finetuned:
+    """Fine-tune the encoder of a pretraining, or a new one, and return its scores on the validation split.
+
+    Without a pretraining, or after one that trains nothing (``scratch``), the encoder's initial weights are drawn
+    from ``downstream.seed``. The same fine-tuning continues where it stopped, or is returned at once where it is
+    done. Raises ValueError where it cannot work (before anything starts) and RunError where it failed.
+    """
+    task = downstream_of(experiment)
+    trained = pretrained if any(METHODS[stage.method.name].trains for stage in experiment.pretraining) else None
+    labelled = labelled_samples(task)
+    check(experiment, labelled)
+    key = experiment.finetune_key(trained.key if trained else "scratch", labelled.shards.digest)
+    folder = Path(experiment.home) / experiment.name / f"finetune-{key}"
+    run = Run(folder, experiment, kind="finetune", key=key, parent=parent or (trained.folder if trained else None))
+    if (done := run.result()) is not None:
+        return Finetuned(folder, key, done["scores"])
+    with cluster.connected():
+        cluster.preflight(experiment.resources)
+        with run.opened(_title(experiment, trained), labelled.shards, _params(experiment, trained)):
+            scores = _train(experiment, trained.encoder if trained else None, labelled, run)
+            return Finetuned(folder, key, scores)
+
+
+def downstream_of(experiment: Experiment) -> Downstream:
+    """Return the experiment's downstream task; raise ValueError where it has none."""
+    if experiment.downstream is None:
+        raise ValueError(f"experiment {experiment.name}: no downstream task; add downstream: with task and shards")
+    return experiment.downstream
+
+
+def labelled_samples(task: Downstream) -> Labelled:
+    """Select labelled samples of the task's splits, the training ones of a fraction of the patients."""
+    shards = ShardSet.open(task.shards)
+    everyone = shards.select(split=task.train_split, labelled=True)
+    val = shards.select(split=task.val_split, labelled=True)
+    for split, selection in ((task.train_split, everyone), (task.val_split, val)):
+        if selection.num_samples == 0:
+            raise ValueError(
+                f"shards {task.shards}: 0 labelled samples in split {split!r}, expected at least 1; "
+                "see `raydiology shards show`, and choose downstream.train_split and downstream.val_split"
+            )
+    names = shards.rows["patient"].take(everyone.row_ids).to_pylist()
+    patients = tuple(sorted(label_fraction(set(names), task.label_fraction, LABEL_SEED)))
+    return Labelled(shards, shards.select(task.train_split, patients, labelled=True), val, patients)
+
+
+def build_network(experiment: Experiment, label_names: dict[int, str], encoder_path: str | None) -> Segmentation:
+    """Build the task's network: initial weights from ``downstream.seed``, the encoder's from where it was saved."""
+    task = downstream_of(experiment)
+    torch.manual_seed(task.seed)
+    fields = {**experiment.encoder.model_dump(), **task.encoder}
+    encoder = ENCODERS[experiment.encoder.name](type(experiment.encoder).model_validate(fields))
+    if encoder_path is not None:
+        with Checkpoint(encoder_path).as_directory() as folder:
+            checkpoints.load_encoder(Path(folder), encoder)
+    return Segmentation(task.task, encoder, label_names)
+
+
+def check(experiment: Experiment, labelled: Labelled) -> None:
+    """Raise ValueError in words where encoder, task and labelled samples do not fit one another."""
+    shards = labelled.shards
+    for field, have in (("spatial_dims", shards.spatial_dims), ("in_channels", shards.num_channels)):
+        given = getattr(experiment.encoder, field)
+        if given != have:
+            raise ValueError(
+                f"encoder.{field} is {given}, the labelled shards have {have}; set encoder.{field}={have}, "
+                "or ingest them with the recipe of the pretraining's shards"
+            )
+    network = build_network(experiment, shards.label_names, None)
+    for extent in np.unique(labelled.train.extents, axis=0).tolist():
+        network.check_extent(tuple(extent))
+
+
+def plan_of(experiment: Experiment, labelled: Labelled) -> Plan:
+    """Turn the task's budget into steps."""
+    task, training = downstream_of(experiment), experiment.training
+    num_samples = labelled.train.num_samples
+    return Plan(
+        schedule=Schedule(
+            task.optimiser,
+            total_steps=task.budget.total_steps(num_samples),
+            warmup_steps=task.budget.epochs_to_steps(task.optimiser.warmup_epochs, num_samples),
+        ),
+        stream=checkpoints.Stream(labelled.shards.digest, task.seed, task.budget.batch_size),
+        precision=training.precision,
+        sync_batch_norm=training.sync_batch_norm,
+        report_every_steps=training.report_every_steps,
+        checkpoint_every_steps=training.checkpoint_every_steps,
+    )
+
+
+def feed_of(experiment: Experiment, labelled: Labelled, plan: Plan) -> FeedPlan:
+    """Say which labelled samples the fine-tuning is fed."""
+    task = downstream_of(experiment)
+    return FeedPlan(
+        shards=labelled.shards.uri,
+        digest=labelled.shards.digest,
+        split=task.train_split,
+        patients=labelled.patients,
+        labelled=True,
+        with_labels=True,
+        seed=task.seed,
+        batch_size=task.budget.batch_size,
+        world=experiment.resources.workers,
+        last_step=plan.total_steps,
+        num_readers=experiment.resources.readers,
+    )
+
+
+def _train(experiment: Experiment, encoder: str | None, labelled: Labelled, run: Run) -> dict[str, float]:
+    plan = plan_of(experiment, labelled)
+    feed_plan = feed_of(experiment, labelled, plan)
+    if experiment.tracking.pictures:
+        _preview(experiment, labelled.shards, feed_plan, run)
+    job = Job(
+        folder=run.folder,
+        stage=STAGE,
+        storage=run.storage,
+        plan=plan,
+        feed=feed_plan,
+        build=partial(_build, experiment, encoder),
+        resources=experiment.resources,
+        keep_best=True,
+    )
+    with run.stage(STAGE, plan.total_steps) as follow:
+        best = launch(job, follow)
+    exported = _collect(best, run)
+    scores = _best_scores(run.folder)
+    run.finish({"scores": scores}, scores, [exported])
+    return scores
+
+
+def _build(experiment: Experiment, encoder: str | None) -> Trainee:
+    """Build network and validation; runs in every worker."""
+    labelled = labelled_samples(downstream_of(experiment))
+    method = build_network(experiment, labelled.shards.label_names, encoder)
+    validation = validation_of(experiment, labelled)
+    card = _card(experiment, labelled.shards, method)
+    return Trainee(method, validation, partial(_export, card, lambda: validation.picture))
+
+
+def validation_of(experiment: Experiment, labelled: Labelled) -> Validation:
+    """Build the validation that the task asks for."""
+    task = downstream_of(experiment)
+    rhythm = Rhythm(
+        steps_per_epoch=labelled.train.num_samples / task.budget.batch_size,
+        every_epochs=task.evaluate_every_epochs,
+        dense_from=task.evaluate_every_epoch_from,
+        patience_epochs=task.patience_epochs,
+    )
+    return Validation(labelled.shards, labelled.val.row_ids, rhythm, pictures=experiment.tracking.pictures)
+
+
+def _card(experiment: Experiment, shards: ShardSet, method: Segmentation) -> dict[str, Any]:
+    task = downstream_of(experiment)
+    return {
+        "encoder": {**experiment.encoder.model_dump(mode="json"), **task.encoder},
+        "task": task.task.model_dump(mode="json"),
+        "class_names": list(method.class_names),
+        "label_values": list(method.label_values),
+        "digest": shards.digest,
+        "recipe": shards.recipe,
+        "seed": task.seed,
+    }
+
+
+def _export(card: dict[str, Any], picture: Callable[[], bytes | None], folder: Path, method: Method) -> None:
+    """Add encoder, network and picture to a checkpoint; the network's keys are those of MONAI's own class."""
+    assert isinstance(method, Segmentation)
+    checkpoints.export_encoder(folder, method.encoder, card)
+    weights = {name: value.detach().cpu().contiguous() for name, value in method.network.state_dict().items()}
+    save_file(weights, folder / NETWORK)
+    (folder / NETWORK_CARD).write_text(json.dumps(card, indent=2, sort_keys=True))
+    if (png := picture()) is not None:
+        (folder / PICTURE).write_bytes(png)
+
+
+def _collect(best: Checkpoint, run: Run) -> Path:
+    """Copy the best checkpoint's network into the run's folder, and log its picture."""
+    target = run.folder / "network"
+    target.mkdir(exist_ok=True)
+    with best.as_directory() as folder:
+        for name in (NETWORK, NETWORK_CARD):
+            (target / name).write_bytes((Path(folder) / name).read_bytes())
+        if (Path(folder) / PICTURE).exists():
+            run.picture(PICTURE, (Path(folder) / PICTURE).read_bytes())
+    return target
+
+
+def _best_scores(folder: Path) -> dict[str, float]:
+    """Return the metrics of the validation with the best score."""
+    validated = [entry for entry in steps(folder, STAGE) if "score" in entry]
+    best = max(validated, key=lambda entry: entry["score"])
+    names = [name for name in best if name in ("score", "dice_mean", "iou_mean") or "/" in name]
+    return {**{name: best[name] for name in names}, "best_step": best["step"] + 1}
+
+
+def _preview(experiment: Experiment, shards: ShardSet, plan: FeedPlan, run: Run) -> None:
+    """Log a picture of the first samples' crops over what is stored."""
+    method = build_network(experiment, shards.label_names, None)
+    batch = next(feed.local_batches(replace(plan, batch_size=PREVIEWED_SAMPLES, world=1, last_step=1), rank=0))
+    with torch.no_grad():
+        views = method.views(batch, batch.rng(plan.seed))
+    run.picture("views-finetune.png", report.draw_views(batch, views))
+
+
+def _title(experiment: Experiment, trained: Pretrained | None) -> str:
+    start = "+".join(stage.method.name for stage in experiment.pretraining) if trained else "scratch"
+    return f"finetune {start} seed {downstream_of(experiment).seed}"
+
+
+def _params(experiment: Experiment, trained: Pretrained | None) -> dict[str, Any]:
+    tree = json.loads(experiment.model_dump_json(exclude={"home"}))
+    return {**tree, "pretrained": trained.key if trained else "scratch"}

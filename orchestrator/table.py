@@ -1,0 +1,180 @@
+"""Table: run what a table still lacks, and put its rows side by side.
+
+Every trial is a pretraining and a fine-tuning with a run key of its own, so a table that is run again, or another
+table that shares trials with it, only runs what is missing.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from data.shardset import ShardSet
+from methods import METHODS
+from orchestrator import cluster, config, finetune, pretrain
+from orchestrator.config import ConfigError, Experiment
+from orchestrator.finetune import Finetuned
+from orchestrator.grid import Line, Outcome, TableConfig, Trial, aggregate, trials_of
+from orchestrator.history import steps
+from orchestrator.launch import RunError
+from orchestrator.pretrain import Pretrained
+from orchestrator.report import draw_curves
+from orchestrator.run import git_commit
+from orchestrator.tracking import Tracker, default_uri
+from orchestrator.typeset import comma_separated, markdown
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table file with an experiment for each of its trials."""
+
+    config: TableConfig
+    experiments: tuple[tuple[Trial, Experiment], ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where the table is written."""
+        experiment = self.experiments[0][1]
+        return Path(experiment.home) / experiment.name / f"table-{self.config.name}"
+
+
+@dataclass
+class Progress:
+    """What the trials of a table ended with so far, and each row's first pretraining: its folder and stages."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    pretrainings: dict[str, tuple[Path, list[str]]] = field(default_factory=dict)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Table:
+    """Read a table file and resolve the experiment of every trial; overrides change the base experiment.
+
+    Raises ConfigError in words, before anything is run.
+    """
+    path = Path(path)
+    try:
+        table = TableConfig.model_validate(config.read(path))
+    except ValidationError as error:
+        raise ConfigError(config.explain(error, str(path))) from None
+    base = config.read(path.parent / table.experiment)
+    experiments = []
+    for trial in trials_of(table):
+        # The row comes last: what is given on the command line is for all rows, and must not undo what a row is.
+        changes = [f"{name}={json.dumps(value)}" for name, value in trial.changes.items()]
+        experiments.append((trial, config.resolve(base, [*overrides, *changes], f"{path}, row {trial.row}")))
+    return Table(table, tuple(experiments))
+
+
+def run(table: Table, say: Say) -> list[Line]:
+    """Run the trials that are not done yet and return the rows; the table is written anew after each trial.
+
+    A trial that fails is named in its row and the others go on. Raises ValueError where a row cannot work at all,
+    before anything is run.
+    """
+    check(table)
+    progress = Progress()
+    with cluster.connected(), _tracked(table) as tracker:
+        for number, (trial, experiment) in enumerate(table.experiments, 1):
+            outcome = _outcome(table, trial, experiment, progress)
+            progress.outcomes.append(outcome)
+            ended = outcome.failure or f"{table.config.metric} {outcome.value:.{table.config.decimals}f}"
+            say(f"{number} of {len(table.experiments)}: {described(trial)}: {ended}")
+            lines = aggregate(table.config, progress.outcomes)
+            _write(table, lines, progress)
+        tracker.summary(_summary(lines))
+        for path in sorted(table.folder.glob("table.*")) + sorted(table.folder.glob("curve-*.png")):
+            tracker.artifact(path)
+    return lines
+
+
+def check(table: Table) -> None:
+    """Raise ValueError in words where a row's encoder, method, task and shards do not fit one another."""
+    for row in table.config.rows:
+        experiment = next(e for trial, e in table.experiments if trial.row == row.name)
+        shards = ShardSet.open(experiment.data.shards)
+        pretrain.check(experiment, shards, shards.select(split=experiment.data.split))
+        finetune.check(experiment, finetune.labelled_samples(finetune.downstream_of(experiment)))
+
+
+def described(trial: Trial) -> str:
+    """Name a trial for people."""
+    start = "not pretrained" if trial.pretrain_seed is None else f"pretraining seed {trial.pretrain_seed}"
+    return f"{trial.row}, {start}, fine-tuning seed {trial.finetune_seed}"
+
+
+def _outcome(table: Table, trial: Trial, experiment: Experiment, progress: Progress) -> Outcome:
+    try:
+        done = _run_trial(table, trial, experiment, progress)
+    except RunError as error:
+        return Outcome(trial, None, str(error))
+    if table.config.metric not in done.scores:
+        raise ValueError(
+            f"table {table.config.name}: metric {table.config.metric!r} is none of the scores {sorted(done.scores)}; "
+            "name one of them"
+        )
+    return Outcome(trial, done.scores[table.config.metric])
+
+
+def _run_trial(table: Table, trial: Trial, experiment: Experiment, progress: Progress) -> Finetuned:
+    pretrained: Pretrained | None = None
+    if trial.pretrain_seed is not None and any(METHODS[s.method.name].trains for s in experiment.pretraining):
+        pretrained = pretrain.pretrain(experiment, parent=table.folder)
+        stages = [stage.name for stage in experiment.pretraining]
+        progress.pretrainings.setdefault(trial.row, (pretrained.folder, stages))
+    return finetune.finetune(experiment, pretrained, parent=None if pretrained else table.folder)
+
+
+@contextmanager
+def _tracked(table: Table) -> Iterator[Tracker]:
+    """Open the MLflow run that the table's trials are children of."""
+    experiment = table.experiments[0][1]
+    tracker = Tracker(table.folder, experiment.tracking.uri or default_uri(Path(experiment.home)))
+    tags = {"kind": "table", "git_commit": git_commit()}
+    tracker.start(experiment.name, table.config.title, f"table-{table.config.name}", tags)
+    tracker.flush(force=True)
+    status = "KILLED"
+    try:
+        yield tracker
+        status = "FINISHED"
+    except (ValueError, RuntimeError, OSError):
+        status = "FAILED"
+        raise
+    finally:
+        tracker.finish(status)
+        tracker.flush(force=True)
+
+
+def _write(table: Table, lines: list[Line], progress: Progress) -> None:
+    """Write Markdown, CSV and curves."""
+    (table.folder / "table.md").write_text(markdown(table.config, lines))
+    (table.folder / "table.csv").write_text(comma_separated(progress.outcomes, table.config.metric))
+    for metric in table.config.curves:
+        curves = {row: _curve(*place, metric) for row, place in progress.pretrainings.items()}
+        if any(len(x) for x, _ in curves.values()):
+            png = draw_curves(curves, f"{metric} while pretraining", "step", metric)
+            (table.folder / f"curve-{_plain(metric)}.png").write_bytes(png)
+
+
+def _curve(folder: Path, stages: list[str], metric: str) -> tuple[list[float], list[float]]:
+    """Return a metric of a pretraining over its steps, all stages one after the other, smoothed to 200 points."""
+    entries = [entry for stage in stages for entry in steps(folder, stage) if metric in entry]
+    x = np.arange(1, len(entries) + 1)
+    y = np.array([entry[metric] for entry in entries])
+    pieces = np.array_split(np.arange(len(entries)), min(200, max(1, len(entries))))
+    return [float(x[p].mean()) for p in pieces if len(p)], [float(y[p].mean()) for p in pieces if len(p)]
+
+
+def _summary(lines: list[Line]) -> dict[str, float]:
+    return {f"mean/{_plain(line.name)}": line.summary.mean for line in lines if line.summary.mean is not None}
+
+
+def _plain(name: str) -> str:
+    """Return a name that MLflow and file systems take."""
+    return re.sub(r"[^\w. -]", "_", name)

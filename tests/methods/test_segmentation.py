@@ -1,0 +1,304 @@
+"""Segmentation: crops and labels that are trained on, the loss, sliding-window prediction, and counting by volume."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.losses import DiceCELoss
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from data.batch import Batch
+from methods.base import Views
+from methods.downstream.metrics import merge_counts, score
+from methods.downstream.segmentation import Segmentation, dice_ce_loss
+from methods.encoders import UNetEncoder
+
+NAMES = {0: "air", 3: "liver", 7: "spleen"}
+STORED = 40  # a voxel of class k is stored as k * STORED
+
+
+def method_of(dims: int = 2, names: dict[int, str] = NAMES, **fields: Any) -> Segmentation:
+    torch.manual_seed(0)
+    encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=dims, features=(8, 8, 16, 16, 16, 8)))
+    config = {"crop_size": (32,) * dims, "augment": False, **fields}
+    return Segmentation(Segmentation.Config(**config), encoder, names)
+
+
+class Oracle(nn.Module):
+    """Reads the class off the intensity, which is class * STORED / 255; so prediction is perfect where it is seen."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        level = images[:, 0] * 255 / STORED
+        return -torch.stack([(level - k).abs() for k in range(3)], dim=1)
+
+
+def label_map(rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
+    """Draw a map of stored label values with two organs."""
+    values = np.zeros(size, dtype=np.uint8)
+    for value in (3, 7):
+        low = [int(rng.integers(0, s - s // 3)) for s in size]
+        values[tuple(slice(a, a + s // 3) for a, s in zip(low, size, strict=True))] = value
+    return values
+
+
+def batch_of(sizes: list[tuple[int, ...]], volumes: list[str] | None = None, seed: int = 0) -> Batch:
+    """Samples whose voxels tell their class; padded with 0 to the largest."""
+    rng = np.random.default_rng(seed)
+    padded = tuple(np.max(sizes, axis=0))
+    labels = np.zeros((len(sizes), *padded), dtype=np.uint8)
+    for sample, size in zip(labels, sizes, strict=True):
+        sample[tuple(slice(0, s) for s in size)] = label_map(rng, size)
+    classes = np.searchsorted([0, 3, 7], labels)
+    ids = tuple(f"s-{i}" for i in range(len(sizes)))
+    return Batch(
+        voxels=torch.from_numpy((classes * STORED).astype(np.uint8))[:, None],
+        extents=np.array(sizes),
+        scale=torch.full((len(sizes),), 1 / 255),
+        offset=torch.zeros(len(sizes)),
+        spacing_mm=np.ones((len(sizes), len(padded)), dtype=np.float32),
+        sample_ids=ids,
+        volumes=tuple(volumes) if volumes else ids,
+        numbers=np.arange(len(sizes)),
+        epochs=np.zeros(len(sizes), dtype=np.int64),
+        labels=torch.from_numpy(labels),
+    )
+
+
+def part(batch: Batch, index: list[int]) -> Batch:
+    """Return some samples of a batch."""
+    return Batch(
+        voxels=batch.voxels[index],
+        extents=batch.extents[index],
+        scale=batch.scale[index],
+        offset=batch.offset[index],
+        spacing_mm=batch.spacing_mm[index],
+        sample_ids=tuple(batch.sample_ids[i] for i in index),
+        volumes=tuple(batch.volumes[i] for i in index),
+        numbers=batch.numbers[index],
+        epochs=batch.epochs[index],
+        labels=None if batch.labels is None else batch.labels[index],
+    )
+
+
+@pytest.mark.parametrize("size", [(50, 40), (20, 45), (36, 40, 34)])
+def test_crops_show_the_voxels_whose_classes_they_are_trained_on(size: tuple[int, ...]) -> None:
+    method, batch = method_of(len(size)), batch_of([size, size], seed=4)
+    views = method.views(batch, batch.rng(1))
+    assert views.targets["classes"].shape == (2, 2, *method.config.crop_size)
+    for image, classes in zip(views.images, views.targets["classes"], strict=True):
+        torch.testing.assert_close(image[:, 0], classes.float() * STORED / 255)
+    assert {int(k) for k in views.targets["classes"].unique()} == {0, 1, 2}
+
+
+def test_boxes_say_where_the_crops_were_cut() -> None:
+    method, batch = method_of(), batch_of([(50, 40), (60, 64)])
+    views = method.views(batch, batch.rng(1))
+    for image, boxes in zip(views.images, views.boxes, strict=True):
+        for index, ((top, left), (bottom, right)) in enumerate(boxes.tolist()):
+            torch.testing.assert_close(image[index], batch.voxels[index, :, top:bottom, left:right] / 255)
+
+
+def test_views_do_not_depend_on_how_samples_are_batched() -> None:
+    method, batch = method_of(augment=True), batch_of([(50, 40), (60, 64), (33, 70), (20, 90)])
+    whole = method.views(batch, batch.rng(5))
+    for index in range(4):
+        alone = method.views(part(batch, [index]), batch.rng(5).take(np.array([index])))
+        for one, all_ in zip(alone.images, whole.images, strict=True):
+            torch.testing.assert_close(one[0], all_[index], rtol=0, atol=0)
+        torch.testing.assert_close(alone.targets["classes"][:, 0], whole.targets["classes"][:, index])
+
+
+def test_augmented_labels_move_with_their_image() -> None:
+    method = method_of(augment=True, flips="all", organ_prob=1.0)
+    still = method_of(augment=False, organ_prob=1.0)
+    batch = batch_of([(50, 40)] * 64)
+    views, unmoved = method.views(batch, batch.rng(2)), still.views(batch, batch.rng(2))
+    moved = 0
+    for image, classes, before in zip(
+        views.images, views.targets["classes"], unmoved.targets["classes"], strict=True
+    ):
+        for k in range(64):
+            level = image[k, 0] * 255 / STORED
+            # Scale and shift change intensities by a tenth of the range at most, smoothing by more near borders.
+            means = [float(level[classes[k] == c].mean()) for c in range(3) if (classes[k] == c).any()]
+            assert means == sorted(means)
+            moved += not torch.equal(classes[k], before[k])
+    # One of two flips (p .25 each) or a quarter-turn (p .25) happens with p = 1 - .75**3 = .58.
+    assert moved / 128 == pytest.approx(0.58, abs=0.15)
+
+
+def test_variants_say_which_axes_are_flipped_and_how_noise_is_drawn() -> None:
+    paper, released = (Segmentation.Config(variant=name) for name in ("paper", "released"))
+    assert (paper.flips, paper.augmentation.flip_axes, paper.augmentation.noise_sigma) == ("x", ("W",), (0.01, 0.01))
+    assert (released.flips, released.augmentation.flip_axes) == ("all", ("D", "H", "W"))
+    assert released.augmentation.noise_sigma == (0.0, 0.01)
+    mixed = Segmentation.Config(variant="released", flips="x")
+    assert (mixed.flips, mixed.noise) == ("x", "drawn")
+
+
+def test_labels_that_are_not_asked_for_count_as_background() -> None:
+    method = method_of(labels=(7,))
+    assert method.class_names == ("background", "spleen")
+    batch = batch_of([(40, 40)])
+    _, classes = method._decode(batch)
+    torch.testing.assert_close(classes == 1, batch.labels == 7)
+
+
+def test_loss_is_monai_s_dice_ce_loss() -> None:
+    method, batch = method_of(), batch_of([(50, 40), (60, 64)])
+    views = method.views(batch, batch.rng(0))
+    losses = method.loss(views)
+    logits = method.network(torch.cat(views.images))
+    expected = DiceCELoss(to_onehot_y=True, softmax=True)(logits, views.targets["classes"].flatten(0, 1).unsqueeze(1))
+    torch.testing.assert_close(losses.total, expected)
+    torch.testing.assert_close(losses.total.detach(), losses.parts["dice_loss"] + losses.parts["cross_entropy"])
+
+
+def test_dice_loss_equals_a_slow_reference_with_and_without_background() -> None:
+    torch.manual_seed(2)
+    logits, classes = torch.randn(2, 3, 5, 4, dtype=torch.float64), torch.randint(0, 3, (2, 5, 4))
+    probability = logits.softmax(1).numpy()
+    for background in (True, False):
+        per_class = []
+        for image in range(2):
+            for k in range(0 if background else 1, 3):
+                truth = (classes[image] == k).numpy().astype(float)
+                common = (probability[image, k] * truth).sum()
+                per_class.append(1 - (2 * common + 1e-5) / (probability[image, k].sum() + truth.sum() + 1e-5))
+        dice, cross_entropy = dice_ce_loss(logits, classes, background)
+        assert dice.item() == pytest.approx(np.mean(per_class), abs=1e-12)
+        picked = np.take_along_axis(probability, classes.numpy()[:, None], axis=1)
+        assert cross_entropy.item() == pytest.approx(-np.log(picked).mean(), abs=1e-12)
+
+
+def test_gradients_reach_every_parameter() -> None:
+    method, batch = method_of(), batch_of([(50, 40), (60, 64)])
+    method.loss(method.views(batch, batch.rng(0))).total.backward()
+    # A bias before instance normalisation has no effect: its gradient is there, and is zero up to rounding.
+    assert [name for name, p in method.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("blend", ["constant", "gaussian"])
+def test_sliding_window_prediction_equals_the_network_everywhere_even_on_small_images(blend: str) -> None:
+    method = method_of(window_blend=blend, window_batch=3)
+    method.network = Oracle()
+    batch = batch_of([(70, 90), (20, 33), (70, 90), (32, 32)])
+    seen = 0
+    for index, true, predicted in method.compare(batch):
+        assert tuple(predicted.shape) == tuple(batch.extents[index])
+        torch.testing.assert_close(predicted, true.long())
+        seen += 1
+    assert seen == 4
+
+
+def test_slices_are_reassembled_to_volumes_across_batches() -> None:
+    volumes = ["v-1", "v-2", "v-1", "v-2", "v-1"]
+    batch = batch_of([(40, 40), (36, 50), (40, 40), (36, 50), (40, 40)], volumes)
+    method = method_of()
+    together = count(method, batch)
+    apart = merge_counts([count(method, part(batch, [3, 0])), count(method, part(batch, [1, 2, 4]))])
+    assert list(together) == list(apart) == ["v-1", "v-2"]
+    for volume, voxels in (("v-1", 3 * 1600), ("v-2", 2 * 1800)):
+        np.testing.assert_array_equal(together[volume], apart[volume])
+        assert together[volume].sum() == voxels
+
+
+def count(method: Segmentation, batch: Batch) -> dict[str, np.ndarray]:
+    return merge_counts([method.tally(batch, *compared) for compared in method.compare(batch)])
+
+
+def test_a_volume_counts_the_same_as_its_slices_and_a_perfect_prediction_scores_one() -> None:
+    volume = batch_of([(6, 40, 44)], seed=3)
+    slices = Batch(
+        voxels=volume.voxels[0].movedim(0, 1),
+        extents=np.tile([40, 44], (6, 1)),
+        scale=volume.scale.expand(6),
+        offset=volume.offset.expand(6),
+        spacing_mm=np.ones((6, 2), dtype=np.float32),
+        sample_ids=tuple(f"s-{i}" for i in range(6)),
+        volumes=("s-0",) * 6,
+        numbers=np.arange(6),
+        epochs=np.zeros(6, dtype=np.int64),
+        labels=volume.labels[0],
+    )
+    in_3d, in_2d = method_of(3, crop_size=(32, 32, 32)), method_of(2)
+    in_3d.network, in_2d.network = Oracle(), Oracle()
+    as_volume, as_slices = count(in_3d, volume), count(in_2d, slices)
+    np.testing.assert_array_equal(as_volume["s-0"], as_slices["s-0"])
+    scores = score(np.stack(list(as_volume.values())), in_3d.class_names)
+    assert scores.dice == {"liver": 1.0, "spleen": 1.0}
+
+
+def test_under_the_thesis_convention_slices_are_the_units() -> None:
+    batch = batch_of([(40, 40), (40, 40)], ["v-1", "v-1"])
+    assert list(count(method_of(convention="thesis"), batch)) == ["s-0", "s-1"]
+    volume = batch_of([(5, 40, 40)])
+    planes = count(method_of(3, convention="thesis"), volume)
+    assert list(planes) == [f"s-0/{d:05d}" for d in range(5)]
+    assert {int(counts.sum()) for counts in planes.values()} == {1600}
+
+
+def test_weights_survive_safetensors_and_the_encoder_is_stored_once() -> None:
+    method = method_of()
+    state = method.state_dict()
+    assert len({value.data_ptr() for value in state.values()}) == len(state)
+    restored = method_of()
+    for parameter in restored.parameters():
+        nn.init.zeros_(parameter)
+    restored.load_state_dict(load(save(dict(state))))
+    for name, value in restored.encoder.state_dict().items():
+        torch.testing.assert_close(value, method.encoder.state_dict()[name], rtol=0, atol=0)
+
+
+def test_a_short_training_finds_the_organs() -> None:
+    method, batch = method_of(), batch_of([(40, 40)] * 4)
+    before = mean_dice(method, batch)
+    optimiser = torch.optim.Adam(method.parameters(), lr=1e-2)
+    for step in range(20):
+        losses = method.loss(method.views(batch, batch.rng(step)))
+        optimiser.zero_grad()
+        losses.total.backward()
+        optimiser.step()
+    assert before < 0.2
+    assert mean_dice(method, batch) > 0.9
+
+
+def mean_dice(method: Segmentation, batch: Batch) -> float:
+    return score(np.stack(list(count(method, batch).values())), method.class_names).mean_dice
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"crop_size": (32, 40)}, r"crop_size \(32, 40\): every size must be a multiple of 16"),
+        ({"crop_size": (16, 16)}, r"crop_size \(16, 16\): .* single voxel.* make one of the sizes 32"),
+        ({"crop_size": (32,)}, r"crop_size \(32,\) has 1 axes, the encoder has 2; give one number per spatial axis"),
+        ({"labels": (3, 5)}, r"labels: value 5 is none of the shards' labels \[3, 7\]; name some of them"),
+        ({"names": {0: "air"}}, r"0 labels to learn, expected at least one; ingest scans together with label maps"),
+    ],
+)
+def test_a_task_that_cannot_work_is_refused_in_words(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        method_of(**fields)
+
+
+def test_samples_with_another_number_of_axes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"has 2 axes, samples of size \(5, 40, 40\) have 3; give one number"):
+        method_of().check_extent((5, 40, 40))
+
+
+def test_a_batch_without_labels_is_refused() -> None:
+    batch = batch_of([(40, 40)])
+    bare = Batch(**{**vars(batch), "labels": None})
+    with pytest.raises(ValueError, match=r"1 samples of a batch have no labels.*ingest with labels"):
+        method_of().views(bare, bare.rng(0))
+
+
+def test_views_hold_one_image_and_one_box_per_crop() -> None:
+    batch = batch_of([(50, 40)])
+    views = method_of(crops_per_sample=3).views(batch, batch.rng(0))
+    assert isinstance(views, Views)
+    assert (len(views.images), len(views.boxes)) == (3, 3)
+    assert len({box.tobytes() for box in views.boxes}) == 3

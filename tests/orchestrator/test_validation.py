@@ -1,0 +1,106 @@
+"""Validation: when it is due, what every rank adds to it, and what it pictures."""
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from data.shardset import ShardSet
+from methods.downstream.metrics import Scores, merge_counts
+from methods.downstream.segmentation import Segmentation
+from methods.encoders import UNetEncoder
+from orchestrator.checkpoint import State
+from orchestrator.loop import World
+from orchestrator.validation import Rhythm, Validation, metrics_of
+from tests.shardsets import SLICES_PER_VOLUME, write_slices
+
+WORLD = World(0, 1, torch.device("cpu"))
+
+
+class ByIntensity(nn.Module):
+    """Predicts from the intensity alone: the test's shards store 40 to 80 for background and 60 more per label."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        level = (images[:, 0] * 255 - 60) / 60
+        return -torch.stack([(level - k).abs() for k in range(3)], dim=1)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    return ShardSet.open(write_slices(tmp_path_factory.mktemp("shards"), num_patients=8, size=40))
+
+
+def method_of(shards: ShardSet) -> Segmentation:
+    encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=2, features=(4, 4, 8, 8, 8, 4)))
+    method = Segmentation(Segmentation.Config(crop_size=(32, 32)), encoder, shards.label_names)
+    method.network = ByIntensity()
+    return method
+
+
+def validation_of(shards: ShardSet) -> Validation:
+    return Validation(shards, shards.select(split="val", labelled=True).row_ids, Rhythm(5, 10))
+
+
+def test_a_perfect_prediction_scores_one_in_every_metric(shards: ShardSet) -> None:
+    metrics = validation_of(shards).run(method_of(shards), WORLD)
+    names = ("score", "dice_mean", "iou_mean", "dice/liver", "dice/kidney", "iou/liver", "iou/kidney")
+    assert metrics == dict.fromkeys(names, 1.0)
+
+
+def test_ranks_share_the_samples_out_and_each_is_predicted_once(shards: ShardSet) -> None:
+    validation, method = validation_of(shards), method_of(shards)
+    ids = []
+    parts = []
+    for rank in range(3):
+        for batch in validation._batches(World(rank, 3, torch.device("cpu"))):
+            ids += batch.sample_ids
+            parts += [method.tally(batch, *compared) for compared in method.compare(batch)]
+    assert len(ids) == len(set(ids)) == 2 * SLICES_PER_VOLUME
+    counts = merge_counts(parts)
+    assert {name: int(c.sum()) for name, c in counts.items()} == dict.fromkeys(counts, SLICES_PER_VOLUME * 40 * 40)
+    assert len(counts) == 2
+
+
+def test_the_picture_shows_one_slice_of_each_volume(shards: ShardSet) -> None:
+    validation = validation_of(shards)
+    validation.run(method_of(shards), WORLD)
+    assert validation.picture is not None
+    image = Image.open(io.BytesIO(validation.picture))
+    assert image.format == "PNG"
+    bare = Validation(shards, validation.row_ids, validation.rhythm, pictures=False)
+    bare.run(method_of(shards), WORLD)
+    assert bare.picture is None
+
+
+def test_validation_is_due_every_ten_epochs_and_from_ninety_on_every_epoch() -> None:
+    rhythm = Rhythm(steps_per_epoch=4, every_epochs=10, dense_from=90)
+    due = [step / 4 for step in range(1, 95 * 4 + 1) if rhythm.due(step)]
+    assert due == [10, 20, 30, 40, 50, 60, 70, 80, 90, 91, 92, 93, 94, 95]
+
+
+def test_validation_keeps_its_rhythm_where_an_epoch_is_no_whole_number_of_steps() -> None:
+    rhythm = Rhythm(steps_per_epoch=5050 / 32, every_epochs=1)
+    due = [step for step in range(1, 1580) if rhythm.due(step)]
+    assert due == [-(-epoch * 5050 // 32) for epoch in range(1, 11)]
+    assert [step for step in range(1, 127) if Rhythm(42 / 10, 10).due(step)] == [42, 84, 126]
+
+
+def test_training_is_given_up_after_the_patience_without_a_better_score() -> None:
+    rhythm = Rhythm(steps_per_epoch=4, every_epochs=1, patience_epochs=20)
+    assert not rhythm.exhausted(State(step=179, best_score=0.8, best_step=100))
+    assert rhythm.exhausted(State(step=180, best_score=0.8, best_step=100))
+    assert not Rhythm(4, 1).exhausted(State(step=10_000, best_score=0.8, best_step=4))
+
+
+def test_label_names_that_mlflow_refuses_are_changed() -> None:
+    scores = Scores(0.5, 0.4, {"kidney (left)/2": 0.5}, {"kidney (left)/2": 0.4}, {"kidney (left)/2": 1}, ())
+    assert metrics_of(scores)["dice/kidney _left__2"] == 0.5
+
+
+def test_shards_folder_is_only_read(shards: ShardSet, tmp_path: Path) -> None:
+    before = {p.name: p.stat().st_mtime_ns for p in Path(shards.uri).iterdir()}
+    validation_of(shards).run(method_of(shards), WORLD)
+    assert {p.name: p.stat().st_mtime_ns for p in Path(shards.uri).iterdir()} == before
