@@ -29,7 +29,7 @@ def read_itk(uri: str, num_channels: int = 1) -> Scan:
             raise BadStudy(
                 "a header or voxels that SimpleITK cannot read", "a whole NRRD or MetaImage file", "export it again"
             ) from None
-    _check_image(image, reader, num_channels)
+    _check_image(image, num_channels)
     voxels = sitk.GetArrayFromImage(image)
     voxels = np.moveaxis(voxels, -1, 0) if image.GetNumberOfComponentsPerPixel() > 1 else voxels[None]
     if voxels.dtype.itemsize == 8:
@@ -52,7 +52,7 @@ def _check_attached(uri: str) -> None:
         )
 
 
-def _check_image(image: sitk.Image, reader: sitk.ImageFileReader, num_channels: int) -> None:
+def _check_image(image: sitk.Image, num_channels: int) -> None:
     if image.GetDimension() != 3:
         raise BadStudy(
             f"{image.GetDimension()} axes of {image.GetSize()} voxels",
@@ -66,8 +66,9 @@ def _check_image(image: sitk.Image, reader: sitk.ImageFileReader, num_channels: 
         )
     if "complex" in image.GetPixelIDTypeAsString():
         raise BadStudy("complex voxels", "one real intensity per voxel", "convert to a magnitude")
-    keys = reader.GetMetaDataKeys()
-    if "NrrdImageIO" in reader.GetImageIO() and "NRRD_space" not in keys:
+    keys = image.GetMetaDataKeys()
+    is_nrrd = "ITK_InputFilterName" in keys and image.GetMetaData("ITK_InputFilterName") == "NrrdImageIO"
+    if is_nrrd and "NRRD_space" not in keys:
         raise BadStudy(
             "no orientation (no 'space' field)", "a space such as left-posterior-superior", "add the field"
         )

@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Integer
 from torch import Tensor
 
 from data.quarantine import BadStudy
 from data.readers.checks import spacing_of
-from data.recipes.geometry import orient, resample
+from data.recipes.geometry import orient, resample, resample_label
 from data.recipes.recipe import Recipe
 from data.scan import Scan
 
@@ -86,8 +86,8 @@ def _channels(values: Float[Tensor, "C H W"], wanted: int) -> Float[Tensor, "C2 
 def _volume(recipe: Recipe, scan: Scan) -> Scan:
     assert scan.affine is not None, "a volume has an affine"
     voxels, affine = orient(_intensities(scan), scan.affine)
-    voxels, affine = resample(voxels, affine, recipe.spacing_mm, "bilinear")
-    label = None if scan.label is None else _resample_label(recipe, scan, scan.label)
+    voxels, affine = resample(voxels, affine, recipe.spacing_mm)
+    label = None if scan.label is None else _label_on(scan, affine, tuple(voxels.shape[1:]))
     out = _window(recipe, voxels).numpy()
     box = _box(recipe, out)
     before, after = _padding(recipe, tuple(part.stop - part.start for part in box))
@@ -105,12 +105,12 @@ def _volume(recipe: Recipe, scan: Scan) -> Scan:
     )
 
 
-def _resample_label(recipe: Recipe, scan: Scan, label: np.ndarray) -> np.ndarray:
+def _label_on(scan: Scan, affine: Float64[np.ndarray, "4 4"], size: tuple[int, ...]) -> Integer[np.ndarray, "D H W"]:
+    """Return the scan's label on a new grid, its values unchanged."""
+    assert scan.label is not None
     assert scan.affine is not None
-    ids = torch.from_numpy(label.astype(np.float32))[None]
-    ids, affine = orient(ids, scan.affine)
-    ids, _ = resample(ids, affine, recipe.spacing_mm, "nearest")
-    return ids[0].numpy().astype(label.dtype)
+    ids, old_affine = orient(torch.from_numpy(scan.label.astype(np.int32))[None], scan.affine)
+    return resample_label(ids[0].numpy(), old_affine, affine, size).astype(scan.label.dtype)
 
 
 def _window(recipe: Recipe, voxels: Float[Tensor, "C *S"]) -> Float[Tensor, "C *S"]:
