@@ -13,6 +13,7 @@ Shapes:    B samples, C channels, *s spatial axes, d dimensions of projector and
 from math import sqrt
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -124,7 +125,8 @@ class SimSiam(Method):
         ]
 
     def _embed(self, image: Float[Tensor, "b c *s"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
-        """Return the embedding z and the prediction p, in float32: cosines of bf16 vectors are too coarse."""
+        """Return the embedding z and the prediction p, at least in float32: bf16 is too coarse for cosines."""
         feature = self.encoder.features(image)[-1].flatten(2).mean(2)
         z = self.projector(feature)
-        return z.float(), self.predictor(z).float()
+        dtype = torch.promote_types(z.dtype, torch.float32)
+        return z.to(dtype), self.predictor(z).to(dtype)

@@ -44,7 +44,7 @@ class SyncBatchNorm(_BatchNorm):
             return super().forward(input)
         axes = [axis for axis in range(input.ndim) if axis != 1]
         shape = [1, -1] + [1] * (input.ndim - 2)
-        wide = input.float()
+        wide = input.to(torch.promote_types(input.dtype, torch.float32))
         count = wide.new_full((1,), input.numel() / input.shape[1])
         sums, total = _sum_over_ranks(torch.cat([wide.sum(axes), count])).split([input.shape[1], 1])
         mean = sums / total

@@ -1,0 +1,268 @@
+"""The contract that every entry of METHODS must pass; a new method is tested by being registered."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from data.batch import Batch
+from methods import METHODS
+from methods.base import Frozen, Method, Views
+from methods.downstream.networks import segmentation_network
+from methods.encoders import ENCODERS, Encoder
+from methods.parts.sync_batch_norm import convert_sync_batch_norm
+
+TRAINED = [name for name, method in METHODS.items() if method.trains]
+TINY_ENCODERS = {
+    "swin_unetr": {"feature_size": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 4), "window_size": 3},
+    "unet": {"features": (4, 6, 8, 12, 16, 4)},
+}
+# Fields by which a method is made small; those that a method does not have are left out.
+TINY_FIELDS = {"crops": {"size": 32, "iou": [0.3, 0.6]}, "projector_dim": 32, "predictor_dim": 16}
+EXTENTS = {2: [(40, 48), (52, 36)], 3: [(36, 40, 34), (33, 38, 44)]}
+
+
+def tiny_config(name: str) -> Frozen:
+    config = METHODS[name].Config
+    return config.model_validate({key: value for key, value in TINY_FIELDS.items() if key in config.model_fields})
+
+
+def tiny_encoder(encoder: str, dims: int) -> Encoder:
+    return ENCODERS[encoder](ENCODERS[encoder].Config(spatial_dims=dims, **TINY_ENCODERS[encoder]))
+
+
+def tiny_method(name: str, dims: int, encoder: str = "unet", seed: int = 0) -> Method:
+    torch.manual_seed(seed)
+    return METHODS[name](tiny_config(name), tiny_encoder(encoder, dims)).train()
+
+
+def phantom(extent: tuple[int, ...], number: int) -> np.ndarray:
+    """Draw a body with a few organs of their own place, size and brightness, as uint8."""
+    generator = np.random.default_rng(number)
+    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, s) for s in extent), indexing="ij"))
+    image = 60.0 * ((grid / 0.9) ** 2 < 1).all(axis=0)
+    for _ in range(4):
+        centre, radius = generator.uniform(-0.6, 0.6, len(extent)), generator.uniform(0.15, 0.5, len(extent))
+        inside = (((grid.T - centre) / radius) ** 2).sum(axis=-1).T < 1
+        image[inside] = generator.uniform(80, 255)
+    return (image + generator.normal(0, 4, extent)).clip(0, 255).astype(np.uint8)
+
+
+def batch_of(dims: int, count: int, first: int = 0) -> Batch:
+    extents = [EXTENTS[dims][i % 2] for i in range(first, first + count)]
+    voxels = np.zeros((count, 1, *np.max(EXTENTS[dims], axis=0)), np.uint8)
+    for i, extent in enumerate(extents):
+        voxels[(i, 0, *(slice(s) for s in extent))] = phantom(extent, first + i)
+    ids = tuple(f"sample-{i}" for i in range(first, first + count))
+    return Batch(
+        voxels=torch.from_numpy(voxels),
+        extents=np.array(extents),
+        scale=torch.full((count,), 1 / 255),
+        offset=torch.zeros(count),
+        spacing_mm=np.ones((count, dims), np.float32),
+        sample_ids=ids,
+        volumes=ids,
+        numbers=np.arange(first, first + count),
+        epochs=np.zeros(count, np.int64),
+    )
+
+
+def part_of(batch: Batch, rows: slice) -> Batch:
+    return Batch(
+        voxels=batch.voxels[rows],
+        extents=batch.extents[rows],
+        scale=batch.scale[rows],
+        offset=batch.offset[rows],
+        spacing_mm=batch.spacing_mm[rows],
+        sample_ids=batch.sample_ids[rows],
+        volumes=batch.volumes[rows],
+        numbers=batch.numbers[rows],
+        epochs=batch.epochs[rows],
+    )
+
+
+def tensors(views: Views) -> Iterator[Tensor]:
+    yield from views.images
+    yield from (views.targets[key] for key in sorted(views.targets))
+
+
+def take_steps(method: Method, optimiser: torch.optim.Optimizer, batch: Batch, steps: range) -> list[float]:
+    losses = []
+    for step in steps:
+        # The run's seed stands in for the epoch: every step sees other views of the same samples.
+        views = method.views(batch, batch.rng(step))
+        torch.manual_seed(step)
+        loss = method.loss(views).total
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        method.after_step(step / 100)
+        losses.append(loss.item())
+    return losses
+
+
+def sgd(method: Method, lr: float = 0.05) -> torch.optim.Optimizer:
+    return torch.optim.SGD([{"params": group.params} for group in method.param_groups()], lr=lr, momentum=0.9)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_config_carries_its_registry_name_and_refuses_unknown_fields(name):
+    config = METHODS[name].Config()
+    assert config.name == name
+    assert type(config).model_validate_json(config.model_dump_json()) == config
+    with pytest.raises(ValueError, match="Extra inputs are not permitted"):
+        METHODS[name].Config(no_such_field=1)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("name", TRAINED)
+def test_loss_is_finite_and_its_gradient_reaches_every_trainable_parameter_and_no_frozen_one(name, encoder, dims):
+    method, batch = tiny_method(name, dims, encoder), batch_of(dims, 3)
+    frozen = next(method.encoder.parameters()).requires_grad_(False)
+    losses = method.loss(method.views(batch, batch.rng(0)))
+    losses.total.backward()
+
+    assert losses.total.shape == ()
+    assert all(torch.isfinite(value).all() for value in (losses.total, *losses.parts.values()))
+    assert not any(value.requires_grad for value in losses.parts.values())
+    grouped = [id(p) for group in method.param_groups() for p in group.params]
+    trainable = {key: p for key, p in method.named_parameters() if p.requires_grad}
+    assert sorted(grouped) == sorted(id(p) for p in trainable.values())
+    assert frozen.grad is None
+    unreached = [key for key, p in trainable.items() if p.grad is None or not torch.isfinite(p.grad).all()]
+    assert unreached == []
+    assert [key for key, p in trainable.items() if p.ndim > 1 and p.grad.abs().sum() == 0] == []
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", TRAINED)
+def test_same_seed_gives_the_same_views_on_any_batch_split(name, dims):
+    method, batch = tiny_method(name, dims), batch_of(dims, 4)
+    whole = list(tensors(method.views(batch, batch.rng(7))))
+    again = list(tensors(method.views(batch, batch.rng(7))))
+    parts = [part_of(batch, rows) for rows in (slice(0, 1), slice(1, 4))]
+    split = [list(tensors(method.views(part, part.rng(7)))) for part in parts]
+    for one, same, *pieces in zip(whole, again, *split, strict=True):
+        assert torch.equal(one, same)
+        torch.testing.assert_close(torch.cat(pieces), one, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_another_seed_and_another_epoch_give_other_views(name):
+    method, batch = tiny_method(name, 2), batch_of(2, 3)
+    later = Batch(**{**vars(batch), "epochs": batch.epochs + 1})
+    first = next(tensors(method.views(batch, batch.rng(0))))
+    for rng in (batch.rng(1), later.rng(0)):
+        other = next(tensors(method.views(batch, rng)))
+        assert all(not torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_training_goes_on_bit_for_bit_after_a_checkpoint_round_trip(name):
+    batch = batch_of(2, 4)
+    method = tiny_method(name, 2)
+    optimiser = sgd(method)
+    take_steps(method, optimiser, batch, range(3))
+    saved = io.BytesIO()
+    torch.save({"method": method.state_dict(), "optimiser": optimiser.state_dict()}, saved)
+    undisturbed = take_steps(method, optimiser, batch, range(3, 6))
+
+    resumed = tiny_method(name, 2, seed=1)
+    resumed_optimiser = sgd(resumed)
+    saved.seek(0)
+    state = torch.load(saved, weights_only=True)
+    resumed.load_state_dict(state["method"])
+    resumed_optimiser.load_state_dict(state["optimiser"])
+    assert take_steps(resumed, resumed_optimiser, batch, range(3, 6)) == undisturbed
+    for key, value in method.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+def effective_rank(features: Tensor) -> float:
+    """Return RankMe: the exponential of the entropy of the centred features' singular values."""
+    values = torch.linalg.svdvals(features - features.mean(0))
+    share = values / values.sum()
+    return torch.exp(-(share * share.log()).sum()).item()
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_features_of_different_phantoms_stay_apart_through_a_short_run(name):
+    method, batch = tiny_method(name, 2), batch_of(2, 16)
+    take_steps(method, sgd(method, lr=0.01), batch, range(20))
+    views = method.views(batch, batch.rng(99))
+    with torch.no_grad():
+        losses = method.loss(views)
+        features = method.encoder.features(views.images[0])[-1].flatten(2).mean(2)
+    assert effective_rank(features) > 4
+    assert F.normalize(features, dim=1).std(0).mean() * features.shape[1] ** 0.5 > 0.005
+    assert losses.parts.get("collapse", torch.zeros(())) < 0.9
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("name", METHODS)
+def test_encoder_loads_downstream_with_no_unmatched_key(name, encoder, dims):
+    trained = tiny_method(name, dims, encoder).encoder.state_dict()
+    downstream = tiny_encoder(encoder, dims)
+    network = segmentation_network(downstream, num_classes=3)
+    unmatched = downstream.load_state_dict(trained)
+    assert (unmatched.missing_keys, unmatched.unexpected_keys) == ([], [])
+    values = {value.data_ptr(): value for value in network.state_dict().values()}
+    for key, value in downstream.state_dict().items():
+        assert torch.equal(values[value.data_ptr()], trained[key])
+
+
+def losses_and_gradients(model: nn.Module, method: Method, rows: slice) -> dict[str, Tensor]:
+    """Take loss and gradient over some rows of one batch's views, in float64."""
+    batch = batch_of(method.encoder.spatial_dims, 4)
+    views = method.views(batch, batch.rng(5))
+    images = tuple(image[rows].double() for image in views.images)
+    targets = {key: target[rows] for key, target in views.targets.items()}
+    losses = model(Views(images, tuple(box[rows] for box in views.boxes), targets))
+    losses.total.backward()
+    gradients = {key: p.grad for key, p in method.named_parameters() if p.grad is not None}
+    return {"loss": losses.total.detach(), **gradients}
+
+
+def run_rank(rank: int, folder: str) -> None:
+    """Compute loss and gradients of every method on this rank's half of the batch."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    for name in TRAINED:
+        for dims in (2, 3):
+            method = tiny_method(name, dims).double()
+            convert_sync_batch_norm(method)
+            found = losses_and_gradients(DistributedDataParallel(method), method, slice(2 * rank, 2 * rank + 2))
+            torch.save(found, Path(folder, f"{name}-{dims}-{rank}.pt"))
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(run_rank, args=(str(folder),), nprocs=2)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", TRAINED)
+def test_two_ranks_equal_one_rank_in_loss_and_gradient(name, dims, two_ranks):
+    method = tiny_method(name, dims).double()
+    alone = losses_and_gradients(method, method, slice(None))
+    ranks = [torch.load(two_ranks / f"{name}-{dims}-{rank}.pt") for rank in range(2)]
+    torch.testing.assert_close((ranks[0]["loss"] + ranks[1]["loss"]) / 2, alone.pop("loss"), rtol=0, atol=1e-10)
+    for key, gradient in alone.items():
+        for rank in ranks:
+            torch.testing.assert_close(
+                rank[key], gradient, rtol=1e-7, atol=1e-8, msg=lambda text, key=key: f"{key}: {text}"
+            )
