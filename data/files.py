@@ -42,6 +42,14 @@ def locate(uri: str) -> tuple[fs.FileSystem, str]:
     return filesystem, f"{bucket}/{unquote(parts.path).strip('/')}".rstrip("/")
 
 
+def shown(uri: str) -> str:
+    """Return an address as messages may show it: without credentials and options."""
+    if "://" not in uri:
+        return uri
+    parts = urlsplit(uri)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
 def join(uri: str, path: str) -> str:
     """Return the address of a path below another address."""
     if "://" not in uri:
@@ -54,7 +62,9 @@ def list_tree(root: str) -> list[File]:
     """List every file below a folder, sorted by path; hidden files and folders (``._x``, ``.git``) are left out."""
     filesystem, base = locate(root)
     if filesystem.get_file_info(base).type != fs.FileType.Directory:
-        raise ValueError(f"source {root} is no folder that can be read; expected a folder of scans; check the path")
+        raise ValueError(
+            f"source {shown(root)} is no folder that can be read; expected a folder of scans; check the path"
+        )
     infos = filesystem.get_file_info(fs.FileSelector(base, recursive=True))
     files = []
     for info in infos:

@@ -5,6 +5,7 @@
 
 from pathlib import PurePosixPath
 
+from data.files import shown
 from data.sources.nnunet import find_nnunet, label_names
 from data.sources.pictures import find_class_folders, find_csv
 from data.sources.series import find_dicom
@@ -35,7 +36,7 @@ def find_studies(source: str, layout: str, options: SourceOptions | None = None)
     studies = LAYOUTS[layout](source, dataset, options)
     if not studies:
         raise ValueError(
-            f"source {source}: 0 studies in layout {layout!r} (images pattern: {options.images!r}); expected 1 or "
-            "more; check the folder, the layout and the patterns"
+            f"source {shown(source)}: 0 studies in layout {layout!r} (images pattern: {options.images!r}); "
+            "expected 1 or more; check the folder, the layout and the patterns"
         )
     return studies

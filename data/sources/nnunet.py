@@ -97,9 +97,9 @@ def _group(images: list[File], labelled: set[str]) -> dict[str, tuple[str, ...]]
 
 
 def _missing_channel(uris: tuple[str, ...], num_channels: int) -> BadStudy | None:
-    if len(uris) in (1, num_channels):
+    if len(uris) == num_channels or not _CHANNEL.fullmatch(stem_of(uris[0].partition("?")[0])):
         return None
-    return BadStudy(f"{len(uris)} channels", f"{num_channels} as the others have", "add the missing channel's file")
+    return BadStudy(f"{len(uris)} of {num_channels} channels", "all of them", "add the missing channel's file")
 
 
 def _listed(description: dict[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ import csv
 import io
 from dataclasses import replace
 
-from data.files import File, is_file, join, list_tree, read_bytes
+from data.files import File, is_file, join, list_tree, read_bytes, shown
 from data.quarantine import BadStudy
 from data.sources.pairing import Pattern
 from data.sources.study import (
@@ -86,7 +86,8 @@ def _find_table(source: str) -> tuple[str, str]:
     tables = [file for file in list_tree(source) if file.path.lower().endswith(".csv") and "/" not in file.path]
     if len(tables) != 1:
         raise ValueError(
-            f"source {source}: {len(tables)} CSV files; expected 1; give the path of the table itself as the source"
+            f"source {shown(source)}: {len(tables)} CSV files; expected 1; give the path of the table "
+            "itself as the source"
         )
     return join(source, tables[0].path), source
 

@@ -1,0 +1,304 @@
+"""Sources: layouts -> studies, labels paired, patients and splits named; local and remote alike."""
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.files import shown
+from data.quarantine import BadStudy
+from data.readers import content_digest, read_study
+from data.sources import SourceOptions, Study, find_studies, label_names
+from data.sources.pairing import Pattern
+
+
+def tree(root: Path, *paths: str) -> str:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    return str(root)
+
+
+def pairs(studies: list[Study]) -> dict[str, str | None]:
+    return {study.key: study.label and Path(study.label).name for study in studies if study.fault is None}
+
+
+def test_images_and_labels_are_paired_by_what_their_wildcards_stand_for(tmp_path: Path) -> None:
+    source = tree(
+        tmp_path, "P1/CT_image_ds.nii.gz", "P1/CT_mask_ds.nii.gz", "P2/CT_image.nii.gz", "P2/MR_image.nii.gz"
+    )
+    options = SourceOptions(images="*/CT_image*.nii.gz", labels="*/CT_mask*.nii.gz", patient_pattern=r"P\d")
+    studies = find_studies(source, "volumes", options)
+    assert pairs(studies) == {"P1/CT_image_ds.nii.gz": "CT_mask_ds.nii.gz", "P2/CT_image.nii.gz": None}
+    assert [study.patient for study in studies] == ["P1", "P2"]
+
+
+def test_one_label_serves_all_images_of_a_folder(tmp_path: Path) -> None:
+    source = tree(tmp_path, "a/T1.nii", "a/T2.nii", "a/lesions.nii", "b/T1.nii")
+    options = SourceOptions(images="*/*.nii", labels="*/lesions.nii")
+    assert pairs(find_studies(source, "volumes", options)) == {
+        "a/T1.nii": "lesions.nii",
+        "a/T2.nii": "lesions.nii",
+        "b/T1.nii": None,
+    }
+
+
+def test_a_label_suffix_pairs_files_and_names_labels_without_an_image(tmp_path: Path) -> None:
+    source = tree(tmp_path, "x.nii.gz", "x_seg.nrrd", "deep/y.NII", "deep/y_seg.NII", "z_seg.nii", "._x.nii", "r.txt")
+    studies = find_studies(source, "volumes", SourceOptions(label_suffix="_seg"))
+    assert pairs(studies) == {"deep/y.NII": "y_seg.NII", "x.nii.gz": "x_seg.nrrd"}
+    (orphan,) = [study for study in studies if study.fault is not None]
+    assert orphan.key == "z_seg.nii"
+    with pytest.raises(BadStudy, match=r"a label without an image; expected an image .*add the image"):
+        read_study(orphan)
+
+
+def test_alternatives_in_braces_are_a_wildcard(tmp_path: Path) -> None:
+    source = tree(tmp_path, "ct.nii", "ct_sm.nii", "ct_labels.nii", "ct_sm_labels.nii", "ct_bones_labels.nii")
+    options = SourceOptions(images="{ct,ct_sm}.nii", labels="{ct,ct_sm}_labels.nii")
+    studies = find_studies(source, "volumes", options)
+    assert pairs(studies) == {"ct.nii": "ct_labels.nii", "ct_sm.nii": "ct_sm_labels.nii"}
+    assert len(studies) == 2
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.text("ab/._", max_size=6), min_size=2, max_size=2))
+def test_a_pattern_filled_with_what_it_matched_is_the_path_itself(parts: list[str]) -> None:
+    path = f"{parts[0]}_image{parts[1]}.nii"
+    for text in ("**/*_image*.nii", "*_image*.nii", "*/*_image?.nii"):
+        values = Pattern(text).match(path)
+        assert values is None or Pattern(text).fill(values) == path
+
+
+def test_the_decathlon_layout_has_labels_modality_and_names(tmp_path: Path) -> None:
+    source = tree(
+        tmp_path, "imagesTr/h_001.nii.gz", "imagesTr/h_002.nii.gz", "labelsTr/h_001.nii.gz", "labelsTr/h_009.nii.gz",
+        "imagesTs/h_003.nii.gz",
+    )  # fmt: skip
+    description = {
+        "modality": {"0": "MRI"},
+        "labels": {"0": "background", "1": "Anterior", "2": "Posterior"},
+        "training": [{"image": f"./imagesTr/h_00{n}.nii.gz", "label": f"./labelsTr/h_00{n}.nii.gz"} for n in (1, 4)],
+        "test": ["./imagesTs/h_003.nii.gz"],
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    studies = {study.key: study for study in find_studies(source, "nnunet")}
+    assert pairs(list(studies.values())) == {
+        "imagesTr/h_001": "h_001.nii.gz",
+        "imagesTr/h_002": None,
+        "imagesTs/h_003": None,
+    }
+    assert {study.modality for study in studies.values()} == {"MR"}
+    assert (studies["imagesTs/h_003"].split, studies["imagesTr/h_001"].split) == ("test", None)
+    faults = {key: study.fault.found for key, study in studies.items() if study.fault}
+    assert faults == {
+        "labelsTr/h_009": "a label without an image",
+        "imagesTr/h_004": "an image that dataset.json lists but is not there",
+    }
+    assert label_names(source) == {1: "Anterior", 2: "Posterior"}
+
+
+def test_nnunet_channels_are_one_study_and_a_missing_one_is_said(tmp_path: Path) -> None:
+    source = tree(
+        tmp_path, "imagesTr/b_01_0000.nii.gz", "imagesTr/b_01_0001.nii.gz", "imagesTr/b_02_0001.nii.gz",
+        "imagesTr/b_03_0000.nii.gz", "imagesTr/b_03_0001.nii.gz", "labelsTr/b_01.nii.gz",
+    )  # fmt: skip
+    (tmp_path / "dataset.json").write_text(
+        json.dumps({"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "tumour": 1}})
+    )
+    studies = {study.key: study for study in find_studies(source, "nnunet")}
+    assert [Path(uri).name for uri in studies["imagesTr/b_01"].image] == ["b_01_0000.nii.gz", "b_01_0001.nii.gz"]
+    assert pairs(list(studies.values())) == {"imagesTr/b_01": "b_01.nii.gz", "imagesTr/b_03": None}
+    fault = studies["imagesTr/b_02"].fault
+    assert fault is not None
+    assert fault.found == "1 of 2 channels"
+    assert label_names(source) == {1: "tumour"}
+
+
+def test_class_folders_number_classes_by_name_and_take_splits_from_above(tmp_path: Path) -> None:
+    source = tree(tmp_path, "train/b/1.jpg", "train/a/2.png", "test/b/3.jpeg", "Validation/a/4.jpg", "labels.csv")
+    studies = {study.key: study for study in find_studies(source, "class_folders")}
+    found = {key: (study.class_name, study.class_label, study.split) for key, study in studies.items()}
+    assert found == {
+        "train/b/1.jpg": ("b", 1, "train"),
+        "train/a/2.png": ("a", 0, "train"),
+        "test/b/3.jpeg": ("b", 1, "test"),
+        "Validation/a/4.jpg": ("a", 0, "val"),
+    }
+
+
+def test_a_csv_gives_labels_patients_and_splits_and_rows_without_a_file_are_faults(tmp_path: Path) -> None:
+    source = tree(tmp_path, "im/1.jpg", "im/2.png")
+    rows = ["name,grade,who,part", "im/1.jpg,3,A,train", "im/2,0,B,test", "im/3.jpg,1,B,test"]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    options = SourceOptions(
+        image_column="name", label_column="grade", patient_column="who", split_column="part", dataset="d"
+    )
+    for place in (source, f"{source}/t.csv"):
+        one, two, three = find_studies(place, "csv", options)
+        assert (one.class_label, one.class_name, one.patient, one.split) == (3, "3", "A", "train")
+        assert (two.class_label, Path(two.image[0]).name, two.split) == (0, "2.png", "test")
+        assert three.fault is not None
+        assert three.fault.found == "a row of the table without its image file"
+    with pytest.raises(ValueError, match=r"has columns name, grade, who, part but not file, label.*set image_column"):
+        find_studies(source, "csv")
+
+
+@pytest.mark.parametrize(
+    ("layout", "options", "text"),
+    [
+        ("nifti", {}, "'nifti' is unknown; expected one of volumes, nnunet, dicom"),
+        ("volumes", {"images": "*.nrrd"}, r"0 studies.*'\*.nrrd'.*check the folder"),
+        ("volumes", {"images": "*.nii", "labels": "*/*.nii"}, "2 wildcards.*has 1.*same wildcards"),
+        ("volumes", {"patient_pattern": "(STS_"}, "no regular expression"),
+        ("volumes", {"patient_pattern": "STS"}, "does not match 'a.nii'.*widen the pattern"),
+        ("volumes", {"label": "x"}, "Extra inputs"),
+    ],
+)
+def test_contradicting_options_are_errors_in_words(
+    tmp_path: Path, layout: str, options: dict[str, str], text: str
+) -> None:
+    with pytest.raises(ValueError, match=text):
+        find_studies(tree(tmp_path, "a.nii"), layout, SourceOptions.model_validate(options))
+
+
+def test_a_source_that_is_not_there_is_an_error_with_its_path(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nowhere.*no folder.*check the path"):
+        find_studies(str(tmp_path / "nowhere"), "volumes")
+
+
+@pytest.mark.parametrize(
+    ("folder", "layout", "options", "num_studies", "num_labels", "num_patients"),
+    [
+        ("ibsi_sts", "volumes", {"images": "*/CT_image*.nii.gz", "labels": "*/CT_mask*.nii.gz"}, 11, 11, 11),
+        ("totalsegmentator", "dicom", {"images": "*", "labels": "*_labels.nii.gz"}, 1, 1, 1),
+        ("tcia_crlm", "dicom", {}, 1, 0, 1),
+        ("tcia_crlm", "volumes", {"modality": "CT"}, 1, 0, 1),
+        ("vtkjs_lidc", "volumes", {}, 1, 0, 1),
+        ("msd_hippocampus", "nnunet", {"modality": "MRI"}, 72, 72, 72),
+        ("open_ms", "volumes", {"images": "*/*_2mm.nii.gz", "labels": "*/lesions_2mm.nii.gz"}, 4, 4, 1),
+        ("pyradiomics", "volumes", {"images": "*_image.nrrd", "labels": "*_label.nrrd"}, 2, 2, 2),
+        ("dicom_dcmqi_ct3", "dicom", {"images": ".", "labels": "liver_seg.nrrd", "modality": "CT"}, 1, 1, 1),
+        ("dicom_slicer_cthead", "dicom", {}, 1, 0, 1),
+        ("kermany_cxr", "csv", {"patient_column": "patient", "split_column": "split"}, 940, 0, 914),
+        ("idrid_fundus", "csv", {"label_column": "retinopathy_grade"}, 300, 0, 300),
+        ("mednist", "class_folders", {}, 900, 0, 900),
+    ],
+)
+def test_every_real_source_has_a_layout_and_options_that_fit(
+    scans: Path,
+    folder: str,
+    layout: str,
+    options: dict[str, str],
+    num_studies: int,
+    num_labels: int,
+    num_patients: int,
+) -> None:
+    by_folder = {"patient_pattern": "^[^/]+"} if folder in ("ibsi_sts", "open_ms") else {}
+    studies = find_studies(str(scans / folder), layout, SourceOptions.model_validate({**options, **by_folder}))
+    assert len(studies) == num_studies
+    assert sum(study.label is not None for study in studies) == num_labels
+    assert len({study.patient for study in studies}) == num_patients
+    assert [study.fault for study in studies if study.fault] == []
+
+
+def test_the_classes_and_splits_of_real_pictures_are_those_of_the_manifest(scans: Path) -> None:
+    studies = find_studies(str(scans / "kermany_cxr"), "class_folders")
+    assert Counter(study.split for study in studies) == {"train": 700, "test": 240}
+    assert Counter(study.class_name for study in studies) == {"NORMAL": 470, "PNEUMONIA": 470}
+
+
+class Bucket(BaseHTTPRequestHandler):
+    """As much of S3 as listing and reading a bucket needs: ``root`` is the folder that holds the buckets."""
+
+    root: Path
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def _answer(self, with_body: bool) -> None:
+        url = urlsplit(self.path)
+        query = parse_qs(url.query)
+        path = self.root / unquote(url.path).strip("/")
+        if "list-type" in query:
+            body, kind = self._listing(path, query.get("prefix", [""])[0]).encode(), "application/xml"
+        elif path.is_file():
+            body, kind = path.read_bytes(), "application/octet-stream"
+        else:
+            self.send_response(404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        size, first = len(body), 0
+        if "Range" in self.headers:
+            first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
+            first = int(first)
+            body = body[first : int(last) + 1]
+        self.send_response(206 if "Range" in self.headers else 200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Range", f"bytes {first}-{first + len(body) - 1}/{size}")
+        self.send_header("Last-Modified", "Fri, 20 Nov 2026 00:00:00 GMT")
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+    def _listing(self, bucket: Path, prefix: str) -> str:
+        paths = [file.relative_to(bucket).as_posix() for file in sorted(bucket.rglob("*")) if file.is_file()]
+        keys = [path for path in paths if path.startswith(prefix)]
+        entries = "".join(
+            f"<Contents><Key>{escape(key)}</Key><Size>{(bucket / key).stat().st_size}</Size>"
+            "<LastModified>2026-11-20T00:00:00.000Z</LastModified></Contents>"
+            for key in keys
+        )
+        counts = f"<KeyCount>{len(keys)}</KeyCount><IsTruncated>false</IsTruncated>"
+        return f"<ListBucketResult>{counts}{entries}</ListBucketResult>"
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path) -> Iterator[str]:
+    """A small S3 of this process; yields the options that an address needs to reach it."""
+    handler = type("Handler", (Bucket,), {"root": tmp_path})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"?scheme=http&endpoint_override={quote(f'127.0.0.1:{server.server_port}')}&region=none"
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_address_is_shown_without_its_credentials() -> None:
+    assert shown("s3://key:secret@bucket/scans?endpoint_override=x") == "s3://bucket/scans"
+    assert shown("/data/scans") == "/data/scans"
+
+
+def test_a_bucket_is_read_like_a_folder(tmp_path: Path, endpoint: str) -> None:
+    voxels = np.random.default_rng(0).integers(-1000, 1000, (6, 5, 4)).astype(np.int16)
+    folder = tmp_path / "bucket/scans"
+    folder.mkdir(parents=True)
+    image = nib.Nifti1Image(voxels, np.diag([1, 2, 3, 1]))
+    image.to_filename(folder / "a b é.nii.gz")
+    nib.Nifti1Image((voxels > 0).astype(np.uint8), image.affine).to_filename(folder / "a b é_seg.nii.gz")
+    nib.MGHImage(voxels, np.diag([1, 2, 3, 1])).to_filename(folder / "m.mgz")
+    options = SourceOptions(label_suffix="_seg")
+    local = find_studies(str(folder), "volumes", options)
+    remote = find_studies(f"s3://key:secret@bucket/scans{endpoint}", "volumes", options)
+    assert [study.key for study in remote] == [study.key for study in local] == ["a b é.nii.gz", "m.mgz"]
+    for here, there in zip(local, remote, strict=True):
+        assert content_digest(read_study(there)) == content_digest(read_study(here))
+    np.testing.assert_array_equal(read_study(remote[0]).label, (voxels > 0).transpose())
