@@ -18,6 +18,7 @@ from scipy import ndimage
 AIR_HU, GAS_HU, FAT_HU, MUSCLE_HU, BONE_HU = -1000.0, -800.0, -100.0, 55.0, 420.0
 BODY_MM = np.array([150.0, 112.0, 168.0])  # half extents (z, y, x) of the standard body
 WARP_MOST_MM = 40.0
+Triple = tuple[float | int, float | int, float | int]
 ORIENTATIONS = ("RAS", "LPS", "LAS", "RPI")
 
 
@@ -29,11 +30,11 @@ class Organ:
     """
 
     name: str
-    centre_mm: tuple[float, float, float]
-    radii_mm: tuple[float, float, float]
-    hu: float
-    spread_hu: float
-    tilt_deg: float = 0.0
+    centre_mm: Triple
+    radii_mm: Triple
+    hu: float | int
+    spread_hu: float | int
+    tilt_deg: float | int = 0.0
 
 
 ORGANS = (
@@ -69,7 +70,7 @@ class Phantom:
     orientation: str
 
 
-def make_phantom(seed: int, patient: int, spacing_mm: tuple[float, float, float] = (5.0, 3.0, 3.0)) -> Phantom:
+def make_phantom(seed: int, patient: int, spacing_mm: Triple = (5.0, 3.0, 3.0)) -> Phantom:
     """Return one patient of a cohort; the same arguments give the same voxels.
 
     Spacing varies by up to 15 % and the field of view by up to 15 % about what holds the body.
@@ -82,7 +83,7 @@ def make_phantom(seed: int, patient: int, spacing_mm: tuple[float, float, float]
     shift_mm = np.array([rng.uniform(-10, 10), *rng.uniform(-6, 6, 2)])
     axes = [np.linspace(-h, h, n, dtype=np.float32) + s for h, n, s in zip(half_mm, size, shift_mm, strict=True)]
     grid = np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
-    radius = np.linalg.norm(grid[1:] / body[1:, None, None, None], axis=0)
+    radius = np.hypot(grid[1] / np.float32(body[1]), grid[2] / np.float32(body[2]))
     bent = grid / (body / BODY_MM)[:, None, None, None].astype(np.float32) + _warp(rng, size, 9.0)
     canvas = _Canvas(rng, bent, radius)
     canvas.surroundings()
@@ -132,7 +133,7 @@ class _Canvas:
         for _ in range(int(self.rng.integers(12, 20))):
             z, y, x = (float(self.rng.uniform(low, high)) for low, high in ((-120, 10), (5, 70), (-90, 90)))
             tilt = float(self.rng.uniform(-90, 90))
-            where = self._ellipsoid(Organ("bowel", (z, y, x), self._radii(11, 26), 0, 0, tilt))
+            where = self._ellipsoid(Organ("bowel", (z, y, x), self._radii(11.0, 26.0), 0, 0, tilt))
             self.voxels[where] = self.rng.uniform(25, 110)
             if self.rng.random() < 0.4:
                 self.voxels[where & (self.place_mm[1] > y + 4)] = GAS_HU
@@ -161,7 +162,7 @@ class _Canvas:
             return
         index = int(places[int(self.rng.integers(places.size))])
         z, y, x = (float(axis.flat[index]) for axis in self.place_mm)
-        where = self._ellipsoid(Organ("lesion", (z, y, x), self._radii(8, 18), hu, 8)) & host
+        where = self._ellipsoid(Organ("lesion", (z, y, x), self._radii(8.0, 18.0), hu, 8)) & host
         self.label[where] = LESION
         self.voxels[where] = self.rng.normal(hu, 8)
 
@@ -212,7 +213,7 @@ def write_cohort(
     num_patients: int,
     num_unlabelled: int = 0,
     seed: int = 0,
-    spacing_mm: tuple[float, float, float] = (5.0, 3.0, 3.0),
+    spacing_mm: Triple = (5.0, 3.0, 3.0),
     names: Sequence[str] | None = None,
 ) -> Path:
     """Write a cohort in nnU-Net's layout and return its folder; the same arguments give the same bytes.

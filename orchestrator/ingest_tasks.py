@@ -25,7 +25,7 @@ def run_bundles(job: Job, bundles: Sequence[Bundle], readers: int | None) -> Ite
     items = [{"bundle": pickle.dumps(bundle)} for bundle in bundles]
     with DataContext.current(context):
         numbers = ray.data.from_items(items, override_num_blocks=len(items)).map(
-            partial(_run_one, job), num_cpus=1, compute=TaskPoolStrategy(size=readers or _cores())
+            partial(_run_one, job), num_cpus=1, compute=TaskPoolStrategy(size=min(len(items), readers or _cores()))
         )
     # Ray Data says on the driver's terminal what it plans and where its logs are; the bar says what a person needs.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
