@@ -68,7 +68,11 @@ def _stack(column: pa.ChunkedArray, shapes: Sequence[tuple[int, ...]], dtypes: S
     dtype = np.result_type(*set(dtypes)).name
     if dtype not in _TORCH_DTYPES:
         raise ValueError(f"voxels of type {dtype} in a batch; expected one of {', '.join(_TORCH_DTYPES)}")
-    out = torch.empty((len(shapes), *largest), dtype=_TORCH_DTYPES[dtype], pin_memory=pin)
+    if pin:
+        out = torch.empty((len(shapes), *largest), dtype=_TORCH_DTYPES[dtype], pin_memory=True)
+    else:
+        # numpy asks for huge pages, torch does not: filling fresh memory of this size is four times as fast.
+        out = torch.from_numpy(np.empty((len(shapes), *largest), dtype=dtype))
     for row, value, shape, stored in zip(out.numpy(), column, shapes, dtypes, strict=True):
         sample = np.frombuffer(value.as_buffer(), dtype=np.dtype(stored).newbyteorder("<")).reshape(shape)
         row[tuple(slice(size) for size in shape)] = sample

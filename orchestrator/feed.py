@@ -1,0 +1,152 @@
+"""Feed: the samples of a run, streamed by Ray Data to its ranks in the order that ``data.order`` says.
+
+    block numbers -> one number per task -> reader processes -> split over ranks, block b to rank b mod W -> batches
+
+Ray Data keeps no position that a run could go on from, so the order is ours: a feed is built for the steps that
+remain, and after a failure it is built again from the last checkpoint's step. One execution covers the whole
+budget, so no pipeline restarts at an epoch's end. Ray does not promise that splitting keeps the order; every batch
+says which samples it holds and is checked.
+"""
+
+from collections.abc import Generator, Iterator
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+import torch
+from ray.data import ActorPoolStrategy, DataContext, DataIterator, Dataset, ExecutionOptions
+from ray.exceptions import RayTaskError
+from ray.train import DataConfig
+
+from data.batch import Batch
+from data.collate import collate
+from data.shards import ShardError
+from orchestrator.blocks import BlockReader, FeedPlan, Source
+from orchestrator.prefetch import prefetched
+
+# Few tasks make the numbers of many blocks each, so that a budget of a million steps starts at once.
+BLOCKS_PER_TASK = 4096
+# A reader finds its next blocks waiting, and those that are read wait for the slowest before them.
+BLOCKS_PER_READER = 4
+PREFETCHED_BLOCKS = 2
+PREFETCHED_BATCHES = 2
+# Readers wait for disks and decompress; a whole CPU each would keep small machines from placing a job.
+CPUS_PER_READER = 0.5
+
+
+class FeedError(RuntimeError):
+    """A feed that delivered other samples than its plan says."""
+
+
+def build_dataset(plan: FeedPlan) -> Dataset:
+    """Return the dataset whose rows are the samples of the plan's remaining steps; nothing is read yet.
+
+    Called in Train's controller, whose context is not the driver's: what the execution needs is set here.
+    Raises ShardError where the shards are missing or are not those of the plan.
+    """
+    num_blocks = Source.open(plan).num_blocks
+    context = DataContext.get_current().copy()
+    context.target_max_block_size = None
+    context.execution_options = _execution_options()
+    context.enable_progress_bars = False
+    context.memory_usage_poll_interval_s = None  # a thread per task, as costly as a tenth of the reading
+    with DataContext.current(context):
+        numbers = ray.data.range(num_blocks, override_num_blocks=max(1, num_blocks // BLOCKS_PER_TASK))
+        return numbers.repartition(target_num_rows_per_block=1, strict=True).map_batches(
+            BlockReader,
+            fn_constructor_args=(plan,),
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            num_cpus=CPUS_PER_READER,
+            compute=ActorPoolStrategy(size=plan.num_readers, max_tasks_in_flight_per_actor=BLOCKS_PER_READER),
+        )
+
+
+def data_config() -> DataConfig:
+    """Return how Train is to split the feed: in order, one block for each rank in turn."""
+    return DataConfig(execution_options=_execution_options(), enable_shard_locality=False)
+
+
+def _execution_options() -> ExecutionOptions:
+    return ExecutionOptions(preserve_order=True)
+
+
+def batches(iterator: DataIterator, plan: FeedPlan, rank: int, device: torch.device | str) -> Iterator[Batch]:
+    """Yield a rank's batch of every remaining step, on its device; the next ones are prepared meanwhile.
+
+    Raises ShardError in the reader's words where a shard cannot be read, and FeedError where other samples arrive
+    than the plan says.
+    """
+    pin = torch.device(device).type == "cuda"
+    stream = prefetched(lambda: _collated(_tables(iterator), plan, pin), PREFETCHED_BATCHES)
+    for batch in _checked(stream, plan, rank):
+        yield batch.to(device, non_blocking=pin)
+
+
+def local_batches(plan: FeedPlan, rank: int) -> Iterator[Batch]:
+    """Yield the same batches without Ray, read in a thread of this process."""
+    blocks = range(rank, Source.open(plan).num_blocks, plan.world)
+
+    def read() -> Generator[Batch]:
+        reader = BlockReader(plan)
+        return _collated((reader.read(block) for block in blocks), plan, pin=False)
+
+    return _checked(prefetched(read, PREFETCHED_BATCHES), plan, rank)
+
+
+def bytes_in_flight(plan: FeedPlan) -> int:
+    """Return about how many voxel bytes are held at once for the whole run: being read, waiting and collated."""
+    source = Source.open(plan)
+    block_bytes = min(source.block_size, plan.samples_per_rank) * source.bytes_per_sample
+    blocks = plan.num_readers * BLOCKS_PER_READER + plan.world * (PREFETCHED_BLOCKS + 1)
+    batch_bytes = plan.samples_per_step * source.bytes_per_sample
+    return round(blocks * block_bytes + plan.world * (PREFETCHED_BATCHES + 2) * batch_bytes)
+
+
+def _tables(iterator: DataIterator) -> Iterator[pa.Table]:
+    """Yield a rank's blocks; raise what a reader raised rather than Ray's account of it."""
+    try:
+        yield from iterator.iter_batches(
+            batch_size=None,  # pyright: ignore[reportArgumentType]  # documented: whole blocks, not copied
+            batch_format="pyarrow",
+            prefetch_batches=PREFETCHED_BLOCKS,
+        )
+    except RayTaskError as error:
+        cause: BaseException = error
+        while (inner := cause.__cause__ or getattr(cause, "cause", None)) is not None:
+            cause = inner
+        if isinstance(cause, ShardError):
+            raise ShardError(str(cause)) from error
+        raise
+
+
+def _collated(tables: Iterator[pa.Table], plan: FeedPlan, pin: bool) -> Generator[Batch]:
+    """Cut a rank's blocks into batches of one step each."""
+    size, waiting = plan.samples_per_step, None
+    for table in tables:
+        waiting = table if waiting is None else pa.concat_tables([waiting, table])
+        while waiting.num_rows >= size:
+            yield collate(waiting.slice(0, size), pin)
+            waiting = waiting.slice(size)
+
+
+def _checked(stream: Iterator[Batch], plan: FeedPlan, rank: int) -> Iterator[Batch]:
+    """Yield the batches, having compared their sample numbers with the plan's."""
+    size = plan.samples_per_step
+    for step in range(plan.first_step, plan.last_step):
+        start = (step - plan.first_step) * size
+        expected = plan.numbers(rank, start, start + size)
+        batch = next(stream, None)
+        if batch is None or not np.array_equal(batch.numbers, expected):
+            found = "no more samples" if batch is None else f"samples {_few(batch.numbers)}"
+            raise FeedError(
+                f"feed: rank {rank} of {plan.world} got {found} for step {step}, expected {_few(expected)}; start "
+                "the same command again, it goes on from the last checkpoint"
+            )
+        yield batch
+
+
+def _few(numbers: np.ndarray) -> str:
+    shown = ", ".join(str(number) for number in numbers[:4])
+    return shown if len(numbers) <= 4 else f"{shown}, ... ({len(numbers)})"
