@@ -17,7 +17,11 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
         "methods": [_of_class(name, kind) for name, kind in METHODS.items()],
         "encoders": [_of_class(name, kind) for name, kind in ENCODERS.items()],
         "recipes": [
-            {"name": name, "about": recipe.about, "fields": _plain(recipe.model_dump(exclude={"name", "about"}))}
+            {
+                "name": name,
+                "about": f"{recipe.modality or 'any modality'} to {recipe.spatial_dims}D samples",
+                "fields": _plain(recipe.model_dump(exclude={"name"}, exclude_none=True)),
+            }
             for name, recipe in RECIPES.items()
         ],
     }

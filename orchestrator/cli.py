@@ -16,6 +16,8 @@ from rich.table import Table
 from data.sources import LAYOUTS, SourceOptions
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+_INGEST_FIELDS = ("source", "layout", "recipe", "out", "val_fraction", "test_fraction", "seed", "max_bad", "strict",
+                  "overwrite", "keep_names")  # fmt: skip
 
 out = Console()
 err = Console(stderr=True)
@@ -84,43 +86,49 @@ def _add_phantom(commands: Commands) -> None:
 def _phantom(arguments: argparse.Namespace) -> None:
     from data.phantom import write_cohort
 
-    write_cohort(Path(arguments.out), arguments.labelled, arguments.unlabelled, seed=arguments.seed)
+    write_cohort(arguments.out, arguments.labelled, arguments.unlabelled, seed=arguments.seed)
     out.print(f"{arguments.labelled} labelled and {arguments.unlabelled} unlabelled phantoms in {arguments.out}")
 
 
 def _add_ingest(commands: Commands) -> None:
     parser = _add(commands, "ingest", "read scans once and write them as shards", _ingest)
-    parser.add_argument("--source", required=True, help="folder, or s3://bucket/folder")
-    parser.add_argument("--layout", required=True, choices=sorted(LAYOUTS))
-    parser.add_argument("--recipe", required=True, help="preprocessing by name, see `raydiology methods`")
-    parser.add_argument("--out", required=True, help="folder of the shards, or s3://bucket/folder")
+    parser.add_argument("--config", help="YAML file with these options, and with further sources under also:")
+    parser.add_argument("--source", help="folder, or s3://bucket/folder")
+    parser.add_argument("--layout", choices=sorted(LAYOUTS))
+    parser.add_argument("--recipe", help="preprocessing by name, see `raydiology methods`")
+    parser.add_argument("--out", help="folder of the shards, or s3://bucket/folder")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a recipe's field")
-    parser.add_argument("--val-fraction", type=float, default=0.2, help="patients held out for validation")
-    parser.add_argument("--test-fraction", type=float, default=0.0, help="patients held out for testing")
-    parser.add_argument("--seed", type=int, default=0, help="seed of splits and mixing")
-    parser.add_argument("--max-bad", type=float, default=0.1, help="fail above this share of bad studies")
-    parser.add_argument("--strict", action="store_true", help="stop at the first bad study")
-    parser.add_argument("--overwrite", action="store_true", help="replace shards of another source or recipe")
-    parser.add_argument("--keep-names", action="store_true", help="keep file names in the quarantine list")
+    parser.add_argument("--val-fraction", type=float, help="patients held out for validation (default: 0.2)")
+    parser.add_argument("--test-fraction", type=float, help="patients held out for testing (default: 0)")
+    parser.add_argument("--seed", type=int, help="seed of splits and mixing (default: 0)")
+    parser.add_argument("--max-bad", type=float, help="fail above this share of bad studies (default: 0.1)")
+    parser.add_argument("--strict", action="store_true", default=None, help="stop at the first bad study")
+    parser.add_argument(
+        "--overwrite", action="store_true", default=None, help="replace shards of another source or recipe"
+    )
+    parser.add_argument(
+        "--keep-names", action="store_true", default=None, help="keep file names in the quarantine list"
+    )
     layout = parser.add_argument_group("how studies are found; see data/sources/study.py")
     for name, field in SourceOptions.model_fields.items():
         many = {"nargs": 2, "type": float} if name == "rescale" else {}
-        layout.add_argument(f"--{name.replace('_', '-')}", default=field.default, **many)
+        shown = "" if field.default is None else f"default: {field.default}"
+        layout.add_argument(f"--{name.replace('_', '-')}", help=shown, **many)
 
 
 def _ingest(arguments: argparse.Namespace) -> int:
-    from orchestrator.ingest import IngestConfig, ingest
+    from orchestrator.ingest import ingest
+    from orchestrator.ingest_request import load
 
-    options = {name: getattr(arguments, name) for name in SourceOptions.model_fields}
-    fields = ("source", "layout", "recipe", "out", "val_fraction", "test_fraction", "seed", "max_bad", "strict",
-              "overwrite", "keep_names")  # fmt: skip
-    config = IngestConfig(
-        **{name: getattr(arguments, name) for name in fields},
-        options=SourceOptions(**options),
-        changes=dict(_assignment(text) for text in arguments.set),
-    )
-    report = ingest(config)
-    out.print(report.summary(), soft_wrap=True, highlight=False)
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    options = {name: given[name] for name in SourceOptions.model_fields if name in given}
+    asked = {name: given[name] for name in _INGEST_FIELDS if name in given}
+    if options:
+        asked["options"] = options
+    if arguments.set:
+        asked["changes"] = dict(_assignment(text) for text in arguments.set)
+    report = ingest(load(asked, arguments.config), err)
+    out.print(report.summary(), soft_wrap=True, highlight=False, markup=False)
     return FAILED if report.too_many_bad else 0
 
 
@@ -195,12 +203,15 @@ def _add_table(commands: Commands) -> None:
 
 
 def _table(arguments: argparse.Namespace) -> int:
-    from orchestrator.table import run_table
+    from orchestrator import table as tables
+    from orchestrator.typeset import terminal
 
-    table = run_table(arguments.table, arguments.overrides)
-    out.print(table.rendered)
-    out.print(f"files: {table.folder}\nMLflow: raydiology ui --home {table.home}", soft_wrap=True, highlight=False)
-    return FAILED if table.failed else 0
+    table = tables.load(arguments.table, arguments.overrides)
+    lines = tables.run(table, lambda text: err.print(text, highlight=False, markup=False, soft_wrap=True))
+    out.print(terminal(table.config, lines))
+    home = table.experiments[0][1].home
+    out.print(f"files:  {table.folder}\nMLflow: raydiology ui --home {home}", soft_wrap=True, highlight=False)
+    return FAILED if any(line.failures for line in lines) else 0
 
 
 def _add_export(commands: Commands) -> None:

@@ -1,0 +1,30 @@
+"""What is asked of an ingest, from a YAML file and the command line."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from orchestrator.config import ConfigError, explain, merge
+from orchestrator.ingest_plan import IngestConfig
+
+
+def load(asked: dict[str, Any], path: str | None = None) -> IngestConfig:
+    """Read an ingest file, overlay what the command line gives, and validate; raise ConfigError in words.
+
+    ``$NAME`` in the file stands for an environment variable, so that a file does not name one machine's folders.
+    """
+    tree: Any = {}
+    if path is not None:
+        if not Path(path).is_file():
+            raise ConfigError(f"ingest file {path}: no such file")
+        try:
+            tree = yaml.safe_load(os.path.expandvars(Path(path).read_text()))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"ingest file {path}: not YAML: {error}") from None
+    try:
+        return IngestConfig.model_validate(merge(tree, asked))
+    except ValidationError as error:
+        raise ConfigError(explain(error, path or "ingest")) from None
