@@ -2,9 +2,11 @@
 
 Paper: the thesis on IoU-based positives (seed 001), sections 4.4 and 4.5 and Table 4.1.
 Reference: dittohed/exploring-ssl-for-ct @ 3d345a6.
-Variants: ``flips``: the thesis flips one axis, its code every axis. ``noise``: the thesis gives sigma 0.01, its code
-    draws sigma from [0, 0.01]. Their orders of augmentations differ from one another and from ``data/views.py``,
-    which changes nothing but the effect of zero padding when a shifted crop is smoothed.
+Variants: each is a field of ``augment`` and can be set on its own.
+    flip_axes    paper: the X axis, which it says spans back to front (H here); released: every axis
+    noise_sigma  paper: 0.01; released: drawn from [0, 0.01]
+    The orders of both differ from that of ``data/views.py``; this changes nothing but the effect of the zeros beyond
+    the border where a crop is both shifted and smoothed.
 Shapes: B samples, n crops of each, K classes (0 is background), C channels, *s spatial axes (D, H, W) or (H, W).
 """
 
@@ -29,7 +31,20 @@ from methods.downstream.metrics import CONVENTIONS, ConventionName, Counts, coun
 from methods.downstream.networks import SegmentationEncoder, segmentation_network
 
 STORED_LABEL_VALUES = 2**16  # shards hold labels as uint8 or uint16
-VARIANTS = {"paper": {"flips": "x", "noise": "fixed"}, "released": {"flips": "all", "noise": "drawn"}}
+_PAPER: dict[str, Any] = {
+    "flip_axes": ("H",),
+    "flip_prob": 0.25,
+    "rotate_prob": 0.25,
+    "scale_prob": 0.15,
+    "shift_prob": 0.15,
+    "smooth_prob": 0.15,
+    "noise_sigma": (0.01, 0.01),
+    "noise_prob": 0.15,
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "paper": _PAPER,
+    "released": {**_PAPER, "flip_axes": ("D", "H", "W"), "noise_sigma": (0.0, 0.01)},
+}
 
 
 def dice_ce_loss(
@@ -47,12 +62,11 @@ class Segmentation(Method):
     """A network on an encoder, trained on crops of labelled samples and applied by a sliding window."""
 
     class Config(Frozen):
-        """Settings of fine-tuning; the defaults are the thesis'.
+        """Settings of fine-tuning; the defaults are the thesis'. ``variant`` fills in what ``augment`` does not say.
 
         crop_size     voxels per axis; also the sliding window's. Smaller samples are padded with 0
         organ_prob    share of crops whose middle voxel is labelled; which one: see ``crops.py``
         labels        label values to learn, the others count as background; None: all that the shards name
-        flips, noise  as ``variant`` says, unless given
         convention    how Dice and IoU are averaged, see ``metrics.py``
         """
 
@@ -62,9 +76,7 @@ class Segmentation(Method):
         crops_per_sample: int = Field(default=2, gt=0)
         organ_prob: float = Field(default=0.5, ge=0, le=1)
         centre: Centre = "voxel"
-        augment: bool = True
-        flips: Literal["x", "all"] = "x"
-        noise: Literal["fixed", "drawn"] = "fixed"
+        augment: Augmentation = Augmentation(**_PAPER)
         background_in_loss: bool = True
         labels: tuple[int, ...] | None = None
         window_overlap: float = Field(default=0.25, ge=0, lt=1)
@@ -74,27 +86,12 @@ class Segmentation(Method):
 
         @model_validator(mode="before")
         @classmethod
-        def _resolve_variant(cls, fields: Any) -> Any:
-            """Fill in what the variant decides, so that a logged config says it."""
+        def _resolve(cls, fields: Any) -> Any:
             if not isinstance(fields, dict):
                 return fields
-            return {**VARIANTS.get(fields.get("variant", "paper"), {}), **fields}
-
-        @property
-        def augmentation(self) -> Augmentation:
-            """The thesis' augmentations for fine-tuning, or none."""
-            if not self.augment:
-                return Augmentation()
-            return Augmentation(
-                flip_axes=("W",) if self.flips == "x" else ("D", "H", "W"),
-                flip_prob=0.25,
-                rotate_prob=0.25,
-                scale_prob=0.15,
-                shift_prob=0.15,
-                smooth_prob=0.15,
-                noise_sigma=(0.01, 0.01) if self.noise == "fixed" else (0.0, 0.01),
-                noise_prob=0.15,
-            )
+            given = fields.get("augment") or {}
+            flags = VARIANTS.get(fields.get("variant", "paper"), {})
+            return {**fields, "augment": {**flags, **given} if isinstance(given, dict) else given}
 
     class_of: Tensor
 
@@ -133,7 +130,7 @@ class Segmentation(Method):
             box = draw_centred_boxes(
                 classes, batch.extents, config.crop_size, config.organ_prob, config.centre, stream.fold("box")
             )
-            drawn = draw(config.augmentation, config.crop_size, stream.fold("augmentation"))
+            drawn = draw(config.augment, config.crop_size, stream.fold("augmentation"))
             images.append(augment(cut_padded(intensities, box, batch.extents), drawn))
             masks.append(move_labels(cut_padded(classes, box, batch.extents).long(), drawn))
             boxes.append(box)

@@ -10,11 +10,13 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from data.batch import Batch
+from data.views import Augmentation
 from methods.base import Views
 from methods.downstream.metrics import merge_counts, score
 from methods.downstream.segmentation import Segmentation, dice_ce_loss
 from methods.encoders import UNetEncoder
 
+RELEASED = Segmentation.Config(variant="released").augment
 NAMES = {0: "air", 3: "liver", 7: "spleen"}
 STORED = 40  # a voxel of class k is stored as k * STORED
 
@@ -22,7 +24,7 @@ STORED = 40  # a voxel of class k is stored as k * STORED
 def method_of(dims: int = 2, names: dict[int, str] = NAMES, **fields: Any) -> Segmentation:
     torch.manual_seed(0)
     encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=dims, features=(8, 8, 16, 16, 16, 8)))
-    config = {"crop_size": (32,) * dims, "augment": False, **fields}
+    config = {"crop_size": (32,) * dims, "augment": Augmentation(), **fields}
     return Segmentation(Segmentation.Config(**config), encoder, names)
 
 
@@ -101,7 +103,7 @@ def test_boxes_say_where_the_crops_were_cut() -> None:
 
 
 def test_views_do_not_depend_on_how_samples_are_batched() -> None:
-    method, batch = method_of(augment=True), batch_of([(50, 40), (60, 64), (33, 70), (20, 90)])
+    method, batch = method_of(augment=RELEASED), batch_of([(50, 40), (60, 64), (33, 70), (20, 90)])
     whole = method.views(batch, batch.rng(5))
     for index in range(4):
         alone = method.views(part(batch, [index]), batch.rng(5).take(np.array([index])))
@@ -111,8 +113,8 @@ def test_views_do_not_depend_on_how_samples_are_batched() -> None:
 
 
 def test_augmented_labels_move_with_their_image() -> None:
-    method = method_of(augment=True, flips="all", organ_prob=1.0)
-    still = method_of(augment=False, organ_prob=1.0)
+    method = method_of(augment=RELEASED, organ_prob=1.0)
+    still = method_of(organ_prob=1.0)
     batch = batch_of([(50, 40)] * 64)
     views, unmoved = method.views(batch, batch.rng(2)), still.views(batch, batch.rng(2))
     moved = 0
@@ -130,12 +132,17 @@ def test_augmented_labels_move_with_their_image() -> None:
 
 
 def test_variants_say_which_axes_are_flipped_and_how_noise_is_drawn() -> None:
-    paper, released = (Segmentation.Config(variant=name) for name in ("paper", "released"))
-    assert (paper.flips, paper.augmentation.flip_axes, paper.augmentation.noise_sigma) == ("x", ("W",), (0.01, 0.01))
-    assert (released.flips, released.augmentation.flip_axes) == ("all", ("D", "H", "W"))
-    assert released.augmentation.noise_sigma == (0.0, 0.01)
-    mixed = Segmentation.Config(variant="released", flips="x")
-    assert (mixed.flips, mixed.noise) == ("x", "drawn")
+    paper, released = (Segmentation.Config(variant=name).augment for name in ("paper", "released"))
+    assert (paper.flip_axes, paper.noise_sigma) == (("H",), (0.01, 0.01))
+    assert (released.flip_axes, released.noise_sigma) == (("D", "H", "W"), (0.0, 0.01))
+    mixed = Segmentation.Config(variant="released", augment={"flip_axes": ["H"]}).augment
+    assert (mixed.flip_axes, mixed.noise_sigma, mixed.rotate_prob) == (("H",), (0.0, 0.01), 0.25)
+    assert Segmentation.Config().augment == paper
+
+
+def test_a_resolved_config_reads_back_as_itself() -> None:
+    config = Segmentation.Config(variant="released", augment={"flip_prob": 0.1})
+    assert Segmentation.Config.model_validate_json(config.model_dump_json()) == config
 
 
 def test_labels_that_are_not_asked_for_count_as_background() -> None:
