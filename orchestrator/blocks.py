@@ -142,13 +142,14 @@ class BlockReader:
     def read(self, block: int) -> pa.Table:
         """Return a block's rows in order, with their ``number`` and ``epoch``."""
         numbers = self._source.numbers(block)
-        positions = np.concatenate([self._order.positions(run[0], run[-1] + 1) for run in _runs(numbers)])
+        positions = np.concatenate([self._order.positions(start, stop) for start, stop in _runs(numbers)])
         table = self._reader.read(self._source.selection.row_ids[positions]).drop_columns(self._unused)
         return table.append_column("number", pa.array(numbers)).append_column(
             "epoch", pa.array(numbers // self._order.num_samples)
         )
 
 
-def _runs(numbers: Int64[np.ndarray, " n"]) -> list[np.ndarray]:
-    """Split rising numbers into stretches without gaps."""
-    return np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
+def _runs(numbers: Int64[np.ndarray, " n"]) -> list[tuple[int, int]]:
+    """Return the stretches [start, stop) without gaps that rising numbers are made of."""
+    pieces = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
+    return [(int(piece[0]), int(piece[-1]) + 1) for piece in pieces]
