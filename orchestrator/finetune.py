@@ -268,5 +268,6 @@ def _title(experiment: Experiment, trained: Pretrained | None) -> str:
 
 
 def _params(experiment: Experiment, trained: Pretrained | None) -> dict[str, Any]:
-    tree = json.loads(experiment.model_dump_json(exclude={"home"}))
+    # MLflow refuses to change a param; where and on what a run is continued may change.
+    tree = json.loads(experiment.model_dump_json(exclude={"home", "resources", "tracking"}))
     return {**tree, "pretrained": trained.key if trained else "scratch"}

@@ -41,7 +41,8 @@ class TableConfig(Frozen):
     """A table file: which experiment, its rows, their repeats, and what is compared with what.
 
     ``experiment`` is relative to the table's file. ``reference`` names the row that the others are tested against.
-    ``notes`` are printed below the table: how the paper's numbers came about, say.
+    ``notes`` are printed below the table: how the paper's numbers came about, say. ``curves`` names metrics of the
+    pretraining that are drawn over its steps, one line per row (its first seed).
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -54,6 +55,7 @@ class TableConfig(Frozen):
     finetune_seeds: Seeds = Field(default=(0,), min_length=1)
     decimals: int = Field(default=3, ge=0, le=6)
     notes: tuple[str, ...] = ()
+    curves: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _rows_are_told_apart(self) -> "TableConfig":
