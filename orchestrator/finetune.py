@@ -63,10 +63,8 @@ def finetune(experiment: Experiment, pretrained: Pretrained | None = None, paren
     from ``downstream.seed``. The same fine-tuning continues where it stopped, or is returned at once where it is
     done. Raises ValueError where it cannot work (before anything starts) and RunError where it failed.
     """
-    task = downstream_of(experiment)
     trained = pretrained if any(METHODS[stage.method.name].trains for stage in experiment.pretraining) else None
-    labelled = labelled_samples(task)
-    check(experiment, labelled)
+    labelled = check(experiment)
     key = experiment.finetune_key(trained.key if trained else "scratch", labelled.shards.digest)
     folder = Path(experiment.home) / experiment.name / f"finetune-{key}"
     run = Run(folder, experiment, kind="finetune", key=key, parent=parent or (trained.folder if trained else None))
@@ -114,8 +112,12 @@ def build_network(experiment: Experiment, label_names: dict[int, str], encoder_p
     return Segmentation(task.task, encoder, label_names)
 
 
-def check(experiment: Experiment, labelled: Labelled) -> None:
-    """Raise ValueError in words where encoder, task and labelled samples do not fit one another."""
+def check(experiment: Experiment) -> Labelled:
+    """Return the labelled samples; raise ValueError in words where encoder, task and samples do not fit.
+
+    It needs no pretraining, so that a fine-tuning that cannot work is refused before one.
+    """
+    labelled = labelled_samples(downstream_of(experiment))
     shards = labelled.shards
     for field, have in (("spatial_dims", shards.spatial_dims), ("in_channels", shards.num_channels)):
         given = getattr(experiment.encoder, field)
@@ -127,6 +129,7 @@ def check(experiment: Experiment, labelled: Labelled) -> None:
     network = build_network(experiment, shards.label_names, None)
     for extent in np.unique(labelled.train.extents, axis=0).tolist():
         network.check_extent(tuple(extent))
+    return labelled
 
 
 def plan_of(experiment: Experiment, labelled: Labelled) -> Plan:

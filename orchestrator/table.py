@@ -100,7 +100,7 @@ def check(table: Table) -> None:
         experiment = next(e for trial, e in table.experiments if trial.row == row.name)
         shards = ShardSet.open(experiment.data.shards)
         pretrain.check(experiment, shards, shards.select(split=experiment.data.split))
-        finetune.check(experiment, finetune.labelled_samples(finetune.downstream_of(experiment)))
+        finetune.check(experiment)
 
 
 def described(trial: Trial) -> str:

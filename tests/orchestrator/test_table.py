@@ -1,0 +1,125 @@
+"""Tables: the experiment of every trial, refusal before anything runs, and running only what is missing."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestrator import table as tables
+from orchestrator.config import ConfigError
+from orchestrator.history import HISTORY
+from tests.shardsets import write_slices
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_slices(tmp_path_factory.mktemp("slices"), num_patients=8, size=40)
+
+
+def write_table(folder: Path, shards: str, **changes: Any) -> Path:
+    """Write a base experiment and a table over it: from scratch, and one pretrained row."""
+    experiment = {
+        "name": "tiny",
+        "home": str(folder / "runs"),
+        "data": {"shards": shards},
+        "encoder": {"name": "unet", "spatial_dims": 2, "in_channels": 1, "features": [4, 4, 8, 8, 8, 4]},
+        "method": {
+            "name": "simsiam",
+            "crops": {"size": [32, 32], "iou": [0.3, 0.6]},
+            "projector_dim": 16,
+            "predictor_dim": 8,
+        },
+        "optimiser": {"name": "sgd", "lr": 0.05},
+        "budget": {"steps": 3, "batch_size": 8},
+        "downstream": {
+            "shards": shards,
+            "task": {"name": "segmentation", "crop_size": [32, 32]},
+            "optimiser": {"name": "adamw", "lr": 0.01},
+            "budget": {"steps": 4, "batch_size": 12},
+        },
+        "tracking": {"pictures": False},
+    }
+    table = {
+        "name": "two-rows",
+        "title": "Two rows",
+        "experiment": "experiment.yaml",
+        "reference": "scratch",
+        "curves": ["collapse"],
+        "rows": [
+            {"name": "scratch", "overrides": {"method": {"name": "scratch"}}, "pretrain_seeds": []},
+            {"name": "[0.3, 0.6]", "pretrain_seeds": [5], "paper": {"mean": 0.853}},
+        ],
+        **changes,
+    }
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment))
+    path = folder / "table.yaml"
+    path.write_text(yaml.safe_dump(table))
+    return path
+
+
+def test_every_trial_is_the_base_with_its_row_s_changes_and_seeds(tmp_path: Path, shards: str) -> None:
+    path = write_table(tmp_path, shards, finetune_seeds=[1, 2])
+    table = tables.load(path)
+    found = [(t.row, e.pretraining[0].method.name, e.seed, e.downstream.seed) for t, e in table.experiments]
+    assert found == [
+        ("scratch", "scratch", 0, 1),
+        ("[0.3, 0.6]", "simsiam", 5, 1),
+        ("scratch", "scratch", 0, 2),
+        ("[0.3, 0.6]", "simsiam", 5, 2),
+    ]
+    assert table.folder == tmp_path / "runs" / "tiny" / "table-two-rows"
+
+
+def test_the_command_line_changes_every_row_but_not_what_tells_them_apart(tmp_path: Path, shards: str) -> None:
+    path = write_table(tmp_path, shards)
+    table = tables.load(path, ["budget.steps=7", "downstream.seed=9", "method.name=simsiam"])
+    assert [e.budget.steps for _, e in table.experiments] == [7, 7]
+    assert [e.downstream.seed for _, e in table.experiments] == [0, 0]
+    assert [e.pretraining[0].method.name for _, e in table.experiments] == ["scratch", "simsiam"]
+
+
+def test_a_misspelt_field_of_a_row_is_refused_with_file_and_row(tmp_path: Path, shards: str) -> None:
+    rows = [{"name": "scratch"}, {"name": "b", "overrides": {"method.crop.iou": [0, 1]}}]
+    with pytest.raises(ConfigError, match=r"table\.yaml, row b:\n  method\.simsiam\.crop: no such field"):
+        tables.load(write_table(tmp_path, shards, rows=rows))
+
+
+def test_a_misspelt_field_of_the_table_is_refused_in_words(tmp_path: Path, shards: str) -> None:
+    with pytest.raises(ConfigError, match=r"table\.yaml:\n  repeats: no such field"):
+        tables.load(write_table(tmp_path, shards, repeats=3))
+
+
+def test_a_row_that_cannot_work_is_refused_before_anything_runs(tmp_path: Path, shards: str) -> None:
+    rows = [{"name": "scratch"}, {"name": "apart", "overrides": {"method.crops.iou": [0, 0]}}]
+    table = tables.load(write_table(tmp_path, shards, rows=rows))
+    with pytest.raises(ValueError, match=r"IoU interval \[0, 0\].*widen method.crops.iou"):
+        tables.run(table, lambda text: None)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_table_runs_what_is_missing_and_only_that(tmp_path: Path, shards: str, ray_cluster: Path) -> None:
+    table = tables.load(write_table(tmp_path, shards))
+    said: list[str] = []
+    first = tables.run(table, said.append)
+    assert [line.name for line in first] == ["scratch", "[0.3, 0.6]"]
+    assert [line.summary.num_values for line in first] == [1, 1]
+    assert said[0].startswith("1 of 2: scratch, not pretrained, fine-tuning seed 0: score 0.")
+    assert {path.name for path in table.folder.glob("*.*")} >= {"table.md", "table.csv", "curve-collapse.png"}
+
+    runs = tmp_path / "runs" / "tiny"
+    assert len(list(runs.glob("pretrain-*"))) == 1  # scratch is not pretrained
+    assert len(list(runs.glob("finetune-*"))) == 2
+    histories = {path: path.read_bytes() for path in runs.glob(f"*/{HISTORY}")}
+    second = tables.run(table, said.append)
+    assert second == first
+    assert {path: path.read_bytes() for path in runs.glob(f"*/{HISTORY}")} == histories
+
+    more = tables.load(write_table(tmp_path, shards, finetune_seeds=[0, 1]))
+    lines = tables.run(more, said.append)
+    assert [line.summary.values[0] for line in lines] == [line.summary.values[0] for line in first]
+    assert [line.summary.num_values for line in lines] == [2, 2]
+    assert len(list(runs.glob("pretrain-*"))) == 1
+    assert len(list(runs.glob("finetune-*"))) == 4
