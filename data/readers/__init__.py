@@ -28,7 +28,7 @@ def read_study(study: Study) -> Scan:
     a stored voxel ``v`` means ``v * scale + offset``. Raises BadStudy, in words, for what cannot be used.
     """
     if study.fault is not None:
-        raise study.fault
+        raise study.fault.with_traceback(None)
     scan = _read_image(study)
     if study.rescale is not None:
         slope, intercept = study.rescale

@@ -11,7 +11,8 @@ _SINGULAR = 1e-6
 
 def spacing_of(affine: Float64[np.ndarray, "4 4"]) -> tuple[float, float, float]:
     """Return the voxel size along D, H and W in mm."""
-    d, h, w = np.linalg.norm(affine[:3, :3], axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):  # a damaged header may hold any number; check_affine says so
+        d, h, w = np.linalg.norm(affine[:3, :3], axis=0)
     return float(d), float(h), float(w)
 
 

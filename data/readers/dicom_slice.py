@@ -10,10 +10,19 @@ import numpy as np
 from jaxtyping import Float64, Integer
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
+from pydicom.encaps import generate_frames
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.uid import (
+    JPEG2000,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+)
 
 from data.files import open_file
 from data.quarantine import BadStudy
+from data.readers.jpeg_frame import check_frame
 from data.sources.study import PROJECTIONS, normal_modality
 
 _NO_IMAGES = (
@@ -21,10 +30,13 @@ _NO_IMAGES = (
     "RTRECORD", "RTSTRUCT", "RWV", "SEG", "SMR", "SR", "STAIN",
 )  # fmt: skip
 _DAMAGE = (
-    AttributeError, BytesLengthException, EOFError, KeyError, NotImplementedError, OSError, RuntimeError, TypeError,
-    ValueError, struct.error, zlib.error,
+    ArithmeticError, AttributeError, BytesLengthException, EOFError, LookupError, NotImplementedError, OSError,
+    RuntimeError, TypeError, ValueError, struct.error, zlib.error,
 )  # fmt: skip
 _EXPORT_AGAIN = "export the series again"
+
+# GDCM ends the whole process on some damaged JPEG 2000 streams; Pillow raises.
+_BY_PILLOW = (JPEGBaseline8Bit, JPEG2000Lossless, JPEG2000)
 
 gdcm.Trace.WarningOff()  # its warnings and errors go to the terminal with values of tags
 gdcm.Trace.ErrorOff()
@@ -92,6 +104,10 @@ def _pixel_faults(data: FileDataset) -> list[str]:
     colours = str(data.get("PhotometricInterpretation") or "")
     if not colours.startswith("MONOCHROME"):
         faults.append(f"{colours} colour pixels")
+    if not all(
+        np.isfinite(float(data.get(tag) or 0)) for tag in ("RescaleSlope", "RescaleIntercept", "SliceThickness")
+    ):
+        faults.append("a rescale slope, intercept or thickness that is not finite")
     if "ModalityLUTSequence" in data:
         faults.append("a modality look-up table instead of slope and intercept")
     return faults
@@ -101,7 +117,11 @@ def _geometry_faults(data: FileDataset, modality: str) -> list[str]:
     if modality in PROJECTIONS:
         return []
     needed = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
-    return [f"no {name}" for name, count in needed.items() if len(data.get(name) or []) != count]
+    values = {name: data.get(name) or [] for name in needed}
+    missing = [f"no {name}" for name, count in needed.items() if len(values[name]) != count]
+    odd = [f"{name} that is not finite" for name in needed if not all(np.isfinite(float(v)) for v in values[name])]
+    flat = ["PixelSpacing that is not above 0"] if any(float(v) <= 0 for v in values["PixelSpacing"]) else []
+    return missing + odd + flat
 
 
 def _check_length(data: FileDataset) -> None:
@@ -117,9 +137,19 @@ def _check_length(data: FileDataset) -> None:
             )
 
 
+def _pixels(data: FileDataset) -> Integer[np.ndarray, "H W"]:
+    syntax = data.file_meta.TransferSyntaxUID
+    if syntax in _BY_PILLOW:
+        data.pixel_array_options(decoding_plugin="pillow")
+    elif syntax in JPEGTransferSyntaxes or syntax in JPEGLSTransferSyntaxes:
+        stream = next(generate_frames(data.PixelData, number_of_frames=1))
+        check_frame(stream, data.Rows, data.Columns, data.BitsAllocated)
+    return np.asarray(data.pixel_array)
+
+
 def _slice(data: FileDataset) -> DicomSlice:
     modality = str(data.get("Modality") or "")
-    pixels = np.asarray(data.pixel_array)
+    pixels = _pixels(data)
     projection = modality in PROJECTIONS
     if projection and data.PhotometricInterpretation == "MONOCHROME1":
         pixels = pixels.max() - pixels  # MONOCHROME1 shows low values bright; bones must be bright in all

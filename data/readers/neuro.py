@@ -14,7 +14,10 @@ from data.readers.gzipped import inflate
 from data.scan import Scan
 
 NEURO_SUFFIXES = (".mgz", ".mgh", ".mnc")
-_DAMAGE = (ImageFileError, HeaderDataError, OSError, ValueError, KeyError, TypeError, struct.error)
+_DAMAGE = (
+    ArithmeticError, AssertionError, AttributeError, HeaderDataError, ImageFileError, LookupError, OSError, TypeError,
+    ValueError, struct.error,
+)  # fmt: skip
 
 
 def read_neuro(uri: str) -> Scan:

@@ -13,7 +13,7 @@ from nibabel.nifti1 import Nifti1Header
 
 from data.files import is_file, read_bytes
 from data.quarantine import BadStudy
-from data.readers.checks import is_sheared
+from data.readers.checks import is_sheared, spacing_of
 from data.readers.gzipped import inflate
 from data.scan import Scan
 
@@ -50,8 +50,7 @@ def read_nifti(uri: str, num_channels: int = 1) -> Scan:
     slope, offset = _rescale(header)
     if voxels.dtype.kind == "f" and (slope, offset) != (1.0, 0.0):
         voxels, slope, offset = voxels * np.float32(slope) + np.float32(offset), 1.0, 0.0
-    d, h, w = np.linalg.norm(affine[:3, :3], axis=0)
-    return Scan(voxels, (float(d), float(h), float(w)), "", affine, scale=slope, offset=offset)
+    return Scan(voxels, spacing_of(affine), "", affine, scale=slope, offset=offset)
 
 
 def parse_header(content: bytes) -> tuple[Nifti1Header, bool]:

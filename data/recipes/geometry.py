@@ -15,6 +15,7 @@ from data.quarantine import BadStudy
 from data.readers.checks import is_sheared, spacing_of
 
 _TIE = 1e-4
+_SAME_SPACING = 1e-4  # headers hold float32: a voxel of 1.0000001 mm is one of 1 mm
 
 
 def orient(
@@ -43,7 +44,7 @@ def resample(
                 "set the recipe's spacing_mm",
             )
         return voxels, affine
-    if not sheared and np.allclose(spacing_of(affine), spacing_mm, rtol=1e-4):
+    if not sheared and np.allclose(spacing_of(affine), spacing_mm, rtol=_SAME_SPACING):
         return voxels, affine
     floor = voxels.min() if sheared else torch.zeros(())
     change = Spacing(spacing_mm, mode="bilinear", padding_mode="zeros" if sheared else "border", dtype=np.float32)

@@ -22,7 +22,10 @@ from data.sources.study import (
 )
 
 _TAGS = ["Modality", "SeriesInstanceUID", "PatientID"]
-_DAMAGE = (InvalidDicomError, OSError, EOFError, ValueError, KeyError, NotImplementedError, struct.error, zlib.error)
+_DAMAGE = (
+    ArithmeticError, AttributeError, EOFError, InvalidDicomError, LookupError, NotImplementedError, OSError,
+    TypeError, ValueError, struct.error, zlib.error,
+)  # fmt: skip
 
 
 @dataclass

@@ -4,6 +4,7 @@ import gzip
 import itertools
 import pickle
 from pathlib import Path
+from typing import Literal
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 (the name that its own documents use)
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nibabel.affines import from_matvec
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
@@ -36,7 +38,7 @@ def at(scan: Scan, world: np.ndarray) -> float:
     return float(scan.voxels[0, d, h, w] * scan.scale + scan.offset)
 
 
-def study(*images: Path, kind: str = "volume", label: Path | None = None) -> Study:
+def study(*images: Path, kind: Literal["volume", "dicom", "picture"] = "volume", label: Path | None = None) -> Study:
     return Study("", kind, tuple(str(image) for image in images), "", "tests", label=str(label) if label else None)
 
 
@@ -45,7 +47,7 @@ def save_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray) -> Path:
     return path
 
 
-OBLIQUE = nib.affines.from_matvec(
+OBLIQUE = from_matvec(
     np.array([[0.9, -0.3, 0.1], [0.3, 0.95, -0.05], [-0.08, 0.08, 0.99]]) @ np.diag([-2, 1.5, 3]), [10, -20, 30]
 )
 
@@ -89,7 +91,7 @@ def test_a_nrrd_without_a_space_has_no_orientation(tmp_path: Path) -> None:
 
 def test_an_mgh_voxel_lies_where_its_affine_says(tmp_path: Path) -> None:
     affine = np.array([[-1.0, 0, 0, 3], [0, 0, 1, -4], [0, -1, 0, 5], [0, 0, 0, 1]])
-    nib.MGHImage(VOXELS, affine).to_filename(tmp_path / "a.mgz")
+    nib.save(nib.MGHImage(VOXELS, affine), tmp_path / "a.mgz")  # pyright: ignore[reportArgumentType]
     scan = read_study(study(tmp_path / "a.mgz"))
     for i, j, k in itertools.product((0, 6), (0, 5), (0, 4)):
         assert at(scan, (affine @ [i, j, k, 1])[:3]) == VOXELS[i, j, k]

@@ -67,6 +67,8 @@ def test_any_axis_order_comes_out_as_the_same_volume_and_label(turn: np.ndarray)
     (other,) = apply(PLAIN, turned(ramp_scan(), turn))
     np.testing.assert_array_equal(other.voxels, straight.voxels)
     np.testing.assert_array_equal(other.label, straight.label)
+    assert other.affine is not None
+    assert straight.affine is not None
     np.testing.assert_allclose(other.affine, straight.affine, atol=1e-9)
 
 
@@ -85,7 +87,7 @@ def test_a_world_point_keeps_its_intensity_through_resampling(
     rotation[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     (out,) = apply(PLAIN.with_fields(spacing_mm=spacing), scan.with_(affine=rotation @ scan.affine))
     assert out.affine is not None
-    np.testing.assert_allclose(out.spacing_mm, spacing, rtol=1e-5)
+    np.testing.assert_allclose(out.spacing_mm, spacing, rtol=1e-4)  # what is that close is not resampled
     x, y, z = world_points(np.linalg.inv(rotation) @ out.affine, out.size)
     expected = (500 + x + 2 * y + 3 * z) / 1000
     inside = (x >= -5) & (x <= 4) & (y >= 7) & (y <= 29) & (z >= -11) & (z <= 10)

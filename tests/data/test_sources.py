@@ -294,7 +294,7 @@ def test_a_bucket_is_read_like_a_folder(tmp_path: Path, endpoint: str) -> None:
     image = nib.Nifti1Image(voxels, np.diag([1, 2, 3, 1]))
     image.to_filename(folder / "a b é.nii.gz")
     nib.Nifti1Image((voxels > 0).astype(np.uint8), image.affine).to_filename(folder / "a b é_seg.nii.gz")
-    nib.MGHImage(voxels, np.diag([1, 2, 3, 1])).to_filename(folder / "m.mgz")
+    nib.save(nib.MGHImage(voxels, np.diag([1, 2, 3, 1])), folder / "m.mgz")  # pyright: ignore[reportArgumentType]
     options = SourceOptions(label_suffix="_seg")
     local = find_studies(str(folder), "volumes", options)
     remote = find_studies(f"s3://key:secret@bucket/scans{endpoint}", "volumes", options)

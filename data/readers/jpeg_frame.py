@@ -1,0 +1,35 @@
+"""The frame header of a JPEG or JPEG-LS stream: checked before GDCM decodes it.
+
+GDCM ends the whole process where a stream holds another size than the DICOM header says; nothing can catch that.
+"""
+
+from data.quarantine import BadStudy
+
+_START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+_STANDALONE = {0x01, *range(0xD0, 0xD9)}
+
+
+def check_frame(stream: bytes, rows: int, columns: int, bits_allocated: int) -> None:
+    """Raise BadStudy where a compressed grey frame has another size or depth than the header of its file."""
+    found = _frame(stream)
+    if found is None:
+        raise BadStudy("a JPEG stream without a frame header", "a whole stream", "export the series again")
+    precision, height, width, channels = found
+    if (height, width, channels) != (rows, columns, 1) or precision > bits_allocated:
+        raise BadStudy(
+            f"a JPEG frame of {height} x {width}, {channels} channels, {precision} bits",
+            f"{rows} x {columns}, 1 channel, at most {bits_allocated} bits as the header says",
+            "export the series again",
+        )
+
+
+def _frame(stream: bytes) -> tuple[int, int, int, int] | None:
+    """Return precision, height, width and channels of the first frame header, or None."""
+    place = 2
+    while place + 10 <= len(stream) and stream[place] == 0xFF:
+        marker = stream[place + 1]
+        if marker in _START_OF_FRAME:
+            height, width = (int.from_bytes(stream[at : at + 2]) for at in (place + 5, place + 7))
+            return stream[place + 4], height, width, stream[place + 9]
+        place += 2 if marker in _STANDALONE else 2 + int.from_bytes(stream[place + 2 : place + 4])
+    return None
