@@ -1,6 +1,6 @@
 """Batch: what the feed hands to a method. Samples of different sizes are padded; ``extents`` tells the true sizes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -51,6 +51,11 @@ class Batch:
             if getattr(self, name) is not None
         }
         return replace(self, **moved)
+
+    def take(self, count: int) -> "Batch":
+        """Return the first ``count`` samples, or all where there are fewer."""
+        return replace(self, **{part.name: value[:count] for part in fields(self)
+                                if (value := getattr(self, part.name)) is not None})  # fmt: skip
 
     def rng(self, seed: int) -> SampleRng:
         """Return the random streams of these samples for a run's seed."""
