@@ -122,7 +122,8 @@ def make_plan(config: IngestConfig) -> IngestPlan:
         identity={
             "format": str(FORMAT),
             "recipe": f"{recipe.name} {recipe.digest[:12]}",
-            "studies": f"{len(studies)}, {_fingerprint(studies, splits, pseudonymiser)}",
+            "studies": f"{len(studies)}, {_fingerprint(studies, pseudonymiser)}",
+            "held out": f"val {config.val_fraction:g}, test {config.test_fraction:g}",
             "pseudonym key": pseudonymiser.fingerprint("key"),
             "seed": str(config.seed),
             "rows per group": str(rows_per_group),
@@ -200,7 +201,7 @@ def _draw(seed: int, study: Study) -> bytes:
     return hashlib.blake2b(f"{seed}:{study.dataset}/{study.key}".encode(), digest_size=16).digest()
 
 
-def _fingerprint(studies: Sequence[Study], splits: Mapping[str, str], pseudonymiser: Pseudonymiser) -> str:
+def _fingerprint(studies: Sequence[Study], pseudonymiser: Pseudonymiser) -> str:
     """Return what changes when a study is added or removed, or its patient, files, label, class or split changes."""
     lines = []
     for s in studies:
@@ -213,7 +214,7 @@ def _fingerprint(studies: Sequence[Study], splits: Mapping[str, str], pseudonymi
             s.label is not None,
             s.fault is not None,
         )
-        lines.append([s.dataset, s.key, s.patient, splits[s.patient], *described])
+        lines.append([s.dataset, s.key, s.patient, s.split, *described])
     return pseudonymiser.fingerprint(json.dumps(lines))
 
 

@@ -3,7 +3,7 @@
 import stat
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.privacy import KEY_FILE, Pseudonymiser, load_key
@@ -11,6 +11,7 @@ from data.privacy import KEY_FILE, Pseudonymiser, load_key
 keys = st.binary(min_size=32, max_size=32)
 
 
+@settings(deadline=None)
 @given(keys, st.text())
 def test_pseudonyms_have_a_fixed_form_and_depend_on_key_and_kind(key, name):
     one = Pseudonymiser(key)

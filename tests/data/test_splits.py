@@ -1,7 +1,7 @@
 """Patients are split exactly, evenly over classes, and alike in every process."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.splits import assign_splits, check_no_leakage, folds, label_fraction, seeded_order
@@ -11,6 +11,7 @@ seeds = st.integers(0, 99)
 fractions = st.floats(0, 0.49)
 
 
+@settings(deadline=None)
 @given(patients, fractions, fractions, seeds)
 def test_splits_have_their_exact_sizes(names, val, test, seed):
     found = list(assign_splits(dict.fromkeys(names, ""), val, test, seed).values())
@@ -19,6 +20,7 @@ def test_splits_have_their_exact_sizes(names, val, test, seed):
     assert found.count("val") == round(val * len(names))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=80), fractions, seeds)
 def test_each_class_gets_its_share_within_one_patient(classes, fraction, seed):
     strata = {f"p{number}": label for number, label in enumerate(classes)}
@@ -29,6 +31,7 @@ def test_each_class_gets_its_share_within_one_patient(classes, fraction, seed):
         assert abs(sum(splits[name] == "test" for name in members) - rate * len(members)) <= 1 + 1e-9
 
 
+@settings(deadline=None)
 @given(patients, seeds)
 def test_splits_do_not_depend_on_the_order_of_patients(names, seed):
     forward = dict.fromkeys(sorted(names), "")
@@ -44,6 +47,7 @@ def test_the_split_of_version_1_never_changes():
     assert sorted(name for name, split in splits.items() if split == "val") == ["p3", "p4"]
 
 
+@settings(deadline=None)
 @given(st.integers(2, 60), st.data(), seeds)
 def test_folds_are_a_partition_into_nearly_equal_parts(num_patients, data, seed):
     names = {f"p{number}" for number in range(num_patients)}
@@ -52,6 +56,7 @@ def test_folds_are_a_partition_into_nearly_equal_parts(num_patients, data, seed)
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+@settings(deadline=None)
 @given(patients, st.floats(0.001, 1), st.floats(0.001, 1), seeds)
 def test_a_smaller_label_fraction_is_part_of_a_larger_one(names, a, b, seed):
     small, large = (label_fraction(names, fraction, seed) for fraction in sorted((a, b)))

@@ -1,0 +1,257 @@
+"""Ingest on real Ray: the same shards however often it is started, stopped or killed, and no names anywhere."""
+
+import io
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pyarrow.parquet as pq
+import pydicom
+import pytest
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from rich.console import Console
+
+from data.phantom import LABEL_NAMES, write_cohort
+from data.shardcheck import verify
+from data.shardreader import ShardReader
+from data.shardset import ShardSet
+from orchestrator.ingest import IngestConfig, IngestReport, ingest
+
+pytestmark = pytest.mark.slow
+COARSE_MM = (20.0, 10.0, 10.0)
+COARSE = {"spacing_mm": (16.0, 8.0, 8.0), "pad_to": (1, 16, 16)}
+NAME, PATIENT_ID, BIRTH_DATE, STUDY_DATE = "Lovelace^Ada", "PAT-70431-X", "18151210", "20190317"
+PLANTED = [text.encode() for text in ("Lovelace", "lovelace", "PAT-70431", BIRTH_DATE, "1815-12-10", STUDY_DATE)]
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 patients: three bundles."""
+    return write_cohort(tmp_path_factory.mktemp("cohort"), 16, num_unlabelled=8, seed=2, spacing_mm=COARSE_MM)
+
+
+def config(source: Path, out: Path, **fields) -> IngestConfig:
+    fields = {"layout": "nnunet", "recipe": "ct_abdomen_slices", "changes": COARSE} | fields
+    return IngestConfig(source=str(source), out=str(out), **fields)
+
+
+def run(source: Path, out: Path, **fields) -> IngestReport:
+    return ingest(config(source, out, **fields), Console(file=io.StringIO()))
+
+
+def digest(report: IngestReport) -> str:
+    assert report.shards is not None
+    return report.shards.digest
+
+
+def states(folder: Path) -> dict[str, tuple[int, int]]:
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_cluster, cohort, tmp_path_factory) -> tuple[Path, IngestReport]:
+    out = tmp_path_factory.mktemp("undisturbed") / "shards"
+    return out, run(cohort, out, readers=1)
+
+
+def test_a_cohort_becomes_sound_shards_with_patients_split(undisturbed):
+    out, report = undisturbed
+    shards = report.shards
+    assert list(verify(str(out))) == []
+    assert shards.label_names == LABEL_NAMES
+    assert shards.recipe["name"] == "ct_abdomen_slices"
+    per_split = {split: shards.rows.take(shards.select(split).row_ids) for split in ("train", "val", "test")}
+    assert {split: len(rows["patient"].unique()) for split, rows in per_split.items()} == {
+        "train": 21,
+        "val": 3,
+        "test": 0,
+    }
+    assert report.bundles_written == 3
+    assert shards.counts == {"studies_found": 24, "studies_quarantined": 0}
+    for split in ("train", "val"):
+        assert set(shards.select(split).group_sizes[:-1]) == {16}
+
+
+def test_shards_do_not_depend_on_the_number_of_readers(undisturbed, cohort, tmp_path):
+    assert digest(run(cohort, tmp_path / "shards", readers=3)) == digest(undisturbed[1])
+
+
+def test_done_again_nothing_is_written(undisturbed, cohort):
+    out, report = undisturbed
+    before = states(out)
+    again = run(cohort, out)
+    assert (again.bundles_written, digest(again)) == (0, digest(report))
+    assert states(out) == before
+    assert "nothing was changed" in again.summary()
+
+
+def test_only_what_is_missing_is_written_again(undisturbed, cohort, tmp_path):
+    out = tmp_path / "shards"
+    shutil.copytree(undisturbed[0], out)
+    lost = next(out.glob("train-00001-*"))
+    kept = states(out)[next(out.glob("train-00000-*")).name]
+    lost.unlink()
+    report = run(cohort, out)
+    assert (report.bundles_written, digest(report)) == (1, digest(undisturbed[1]))
+    assert states(out)[next(out.glob("train-00000-*")).name] == kept
+    assert list(verify(str(out))) == []
+
+
+def test_a_killed_ingest_leaves_no_half_shard_and_continues_to_the_same_digest(undisturbed, cohort, tmp_path):
+    out = tmp_path / "shards"
+    program = (
+        "from tests.orchestrator.test_ingest import run, Path\n"
+        f"run(Path({str(cohort)!r}), Path({str(out)!r}), readers=1)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL) as victim:
+        deadline = time.monotonic() + 200
+        while not (out / ".ingest" / "bundle-00000.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        victim.send_signal(signal.SIGKILL)
+    assert not (out / "index.parquet").exists()
+    for shard in out.rglob("*.parquet"):
+        assert pq.ParquetFile(shard).metadata.num_rows > 0
+    time.sleep(2)  # a worker outlives its driver by a moment
+    report = run(cohort, out)
+    assert 0 < report.bundles_written < 3
+    assert digest(report) == digest(undisturbed[1])
+    assert list(verify(str(out))) == []
+    assert list(out.rglob(".writing-*")) == []
+
+
+def test_another_request_for_the_same_folder_is_refused_unless_it_may_replace(undisturbed, cohort, tmp_path):
+    out = tmp_path / "shards"
+    shutil.copytree(undisturbed[0], out)
+    with pytest.raises(ValueError, match=r"made otherwise \(seed: found 0, asked for 5\).*--overwrite"):
+        run(cohort, out, seed=5)
+    report = run(cohort, out, seed=5, overwrite=True)
+    assert digest(report) != digest(undisturbed[1])
+    assert list(verify(str(out))) == []
+
+
+@pytest.fixture(scope="module")
+def flawed(tmp_path_factory) -> Path:
+    """Ten patients, of whom one is a copy under another name, one is empty and one holds NaN."""
+    folder = write_cohort(tmp_path_factory.mktemp("flawed"), 7, seed=3, spacing_mm=COARSE_MM)
+    images = folder / "imagesTr"
+    shutil.copy(images / "phantom_002_0000.nii.gz", images / "phantom_007_0000.nii.gz")
+    (images / "phantom_008_0000.nii.gz").write_bytes(b"")
+    nan = np.full((9, 9, 9), np.nan, np.float32)
+    nib.save(nib.Nifti1Image(nan, np.eye(4)), images / "phantom_009_0000.nii.gz")
+    return folder
+
+
+def test_bad_studies_and_copies_go_to_the_quarantine_list_and_the_rest_on(ray_cluster, flawed, tmp_path):
+    out = tmp_path / "shards"
+    report = run(flawed, out, max_bad=0.3)
+    assert report.shards is not None
+    assert len(report.shards.rows["volume"].unique()) == 7
+    lines = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+    assert [set(line) for line in lines] == [{"study", "found", "expected", "remedy"}] * 3
+    copy, empty, nan = lines
+    original = copy["found"].removeprefix("the same voxels as study ")
+    assert original in report.shards.rows["volume"].to_pylist()
+    assert "0 bytes" in empty["found"] or "empty" in empty["found"]
+    assert "NaN" in nan["found"]
+    assert "phantom_00" not in (out / "quarantine.jsonl").read_text()
+    assert list(verify(str(out))) == []
+    assert run(flawed, out, max_bad=0.3).bundles_written == 0
+    kept = run(flawed, out, max_bad=0.3, keep_names=True)
+    assert kept.bundles_written == 0
+    lines = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+    assert [line["path"] for line in lines] == [f"imagesTr/phantom_{n:03d}" for n in (7, 8, 9)]
+
+
+def test_too_many_bad_studies_fail_after_the_list_is_written(ray_cluster, flawed, tmp_path):
+    report = run(flawed, tmp_path / "shards", max_bad=0.2)
+    assert report.too_many_bad
+    assert report.shards is None
+    assert "30% of the studies are bad, expected at most 20%" in report.summary()
+    assert len((tmp_path / "shards" / "quarantine.jsonl").read_text().splitlines()) == 3
+    assert not (tmp_path / "shards" / "index.parquet").exists()
+
+
+def test_strict_stops_at_a_bad_study(ray_cluster, flawed, tmp_path):
+    with pytest.raises(ValueError, match=r"study v-[0-9a-f]{16}: .*leave --strict out to quarantine it"):
+        run(flawed, tmp_path / "shards", strict=True)
+
+
+def write_dicom(folder: Path, num_slices: int = 8) -> None:
+    """Write a CT series whose tags and file names are full of its patient."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    series, study = generate_uid(entropy_srcs=["series"]), generate_uid(entropy_srcs=["study"])
+    for number in range(num_slices):
+        meta = pydicom.dataset.FileMetaDataset()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        meta.MediaStorageSOPClassUID = CTImageStorage
+        meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[str(number)])
+        ds = pydicom.Dataset()
+        ds.file_meta = meta
+        ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+        ds.SeriesInstanceUID, ds.StudyInstanceUID, ds.Modality = series, study, "CT"
+        ds.PatientName, ds.PatientID, ds.PatientBirthDate = NAME, PATIENT_ID, BIRTH_DATE
+        ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = STUDY_DATE
+        ds.StudyDescription = f"follow-up of {NAME}"
+        ds.ImagePositionPatient, ds.ImageOrientationPatient = [0, 0, 5 * number], [1, 0, 0, 0, 1, 0]
+        ds.PixelSpacing, ds.SliceThickness, ds.InstanceNumber = [4, 4], 5, number + 1
+        ds.Rows = ds.Columns = 48
+        ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 0
+        ds.RescaleSlope, ds.RescaleIntercept = 1, -1024
+        ds.PixelData = rng.integers(900, 1300, (48, 48)).astype("<u2").tobytes()
+        ds.save_as(folder / f"{NAME.replace('^', '_')}_{number}.dcm", enforce_file_format=True)
+
+
+def texts_of(folder: Path) -> list[tuple[str, bytes]]:
+    """Return name and content of every file of shards, and what is compressed in Parquet files."""
+    texts = [(path.name, path.name.encode() + path.read_bytes()) for path in folder.rglob("*") if path.is_file()]
+    for path in folder.rglob("*.parquet"):
+        table = pq.read_table(path)
+        cells = [cell for column in table.columns for cell in column.to_pylist()]
+        texts += [(path.name, cell if isinstance(cell, bytes) else repr(cell).encode()) for cell in cells]
+        texts.append((path.name, repr(table.schema.metadata).encode()))
+    return texts
+
+
+def test_planted_names_ids_and_dates_are_in_no_shard_list_or_log(ray_cluster, tmp_path, capfd):
+    names = ["Lovelace Ada 1815-12-10", "lovelace_ada_PAT-70431-X"]
+    cohort = write_cohort(tmp_path / "cohort", 2, seed=4, spacing_mm=COARSE_MM, names=names)
+    (cohort / "imagesTr" / "Lovelace_broken_0000.nii.gz").write_bytes(b"\x1f\x8b truncated")
+    (cohort / "report of Lovelace.pdf").write_bytes(b"%PDF")
+    write_dicom(tmp_path / "ct" / f"{PATIENT_ID} {STUDY_DATE}")
+    (tmp_path / "ct" / "Lovelace_broken.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 40)
+    terminal = io.StringIO()
+    also = ({"source": str(tmp_path / "ct"), "layout": "dicom"},)
+    report = ingest(config(cohort, tmp_path / "shards", also=also, max_bad=0.9), Console(file=terminal))
+    assert report.shards is not None
+    assert len(report.shards.rows["volume"].unique()) == 3
+    assert len(report.rejects) >= 1
+    printed = capfd.readouterr()
+    texts = texts_of(tmp_path / "shards")
+    texts += [("printed", (terminal.getvalue() + report.summary() + printed.out + printed.err).encode())]
+    logs = [path for path in (ray_cluster / "logs").rglob("*") if path.is_file()]
+    assert len(logs) > 5
+    texts += [(f"log {path.name}", path.read_bytes()) for path in logs]
+    found = sorted({(name, planted) for name, text in texts for planted in PLANTED if planted in text})
+    assert found == []
+
+
+def test_real_volumes_are_ingested_with_their_labels(ray_cluster, scans, tmp_path):
+    report = run(scans / "msd_hippocampus", tmp_path / "shards", recipe="mri_volume", changes={})
+    shards = report.shards
+    assert isinstance(shards, ShardSet)
+    assert report.rejects == ()
+    assert shards.num_samples == 72
+    assert shards.select(labelled=True).num_samples == 72
+    assert set(shards.select().group_sizes) == {1}
+    assert [shards.select(split).num_samples for split in ("train", "val", "test")] == [58, 14, 0]
+    table = ShardReader(shards, with_labels=True).read(shards.select("train").row_ids[:5])
+    for value in table["label"]:
+        assert set(np.frombuffer(value.as_buffer(), np.uint8)) == {0, 1, 2}

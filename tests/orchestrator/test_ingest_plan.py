@@ -1,0 +1,125 @@
+"""The plan of an ingest is a pure function of request and sources: splits by patient, bundles, identity."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.phantom import write_cohort
+from data.privacy import Pseudonymiser
+from data.sources import SourceOptions, Study
+from orchestrator.ingest_plan import IngestConfig, lay_out_bundles, make_plan, split_patients
+
+PSEUDONYMISER = Pseudonymiser(bytes(32))
+
+
+def study(number: int, patient: int | None = None, **fields) -> Study:
+    owner = number if patient is None else patient
+    return Study(f"s{number}", "volume", (f"/scans/s{number}",), f"patient{owner}", "set", **fields)
+
+
+def config(**fields) -> IngestConfig:
+    fields = {"source": "scans", "layout": "nnunet", "recipe": "ct_abdomen_slices", "out": "shards"} | fields
+    return IngestConfig(**fields)
+
+
+def splits(studies: list[Study], **fields) -> dict[str, str]:
+    return split_patients(studies, config(**fields), PSEUDONYMISER)
+
+
+def test_fractions_are_drawn_among_patients_and_not_among_studies():
+    found = splits([study(n, patient=n // 5) for n in range(50)], val_fraction=0.2, test_fraction=0.3)
+    assert sorted(found.values()) == ["test"] * 3 + ["train"] * 5 + ["val"] * 2
+
+
+def test_patients_without_labels_train_where_others_have_labels():
+    labelled = [study(n, label="a label") for n in range(10)]
+    found = splits(labelled + [study(n) for n in range(10, 40)], val_fraction=0.2, test_fraction=0.3)
+    assert {found[f"patient{n}"] for n in range(10, 40)} == {"train"}
+    assert sorted(found[f"patient{n}"] for n in range(10)) == ["test"] * 3 + ["train"] * 5 + ["val"] * 2
+
+
+def test_splits_of_the_layout_stand_and_validation_comes_from_its_training_split():
+    studies = [study(n, class_label=n % 2, split="train") for n in range(20)]
+    studies += [study(n, class_label=n % 2, split="test") for n in range(20, 24)]
+    found = splits(studies, val_fraction=0.25, test_fraction=0.5)
+    assert [found[f"patient{n}"] for n in range(20, 24)] == ["test"] * 4
+    assert [found[f"patient{n}"] for n in range(20)].count("val") == 5
+
+
+def test_a_test_split_without_labels_does_not_replace_one_with_labels():
+    studies = [study(n, label="a label") for n in range(10)] + [study(n, split="test") for n in range(10, 15)]
+    found = splits(studies, val_fraction=0.0, test_fraction=0.3)
+    assert [found[f"patient{n}"] for n in range(10)].count("test") == 3
+    assert [found[f"patient{n}"] for n in range(10, 15)] == ["test"] * 5
+
+
+def test_classes_are_spread_over_splits():
+    studies = [study(n, class_label=int(n >= 40)) for n in range(50)]
+    found = splits(studies, val_fraction=0.2)
+    assert [found[f"patient{n}"] for n in range(40, 50)].count("val") == 2
+
+
+def test_a_layout_with_one_patient_in_two_splits_is_refused_without_the_name():
+    studies = [study(0, patient=7, split="train"), study(1, patient=7, split="test")]
+    with pytest.raises(ValueError, match=r"1 patients are in both .*, such as p-[0-9a-f]{16}") as caught:
+        splits(studies)
+    assert "patient7" not in str(caught.value)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 300), st.integers(0, 9))
+def test_every_study_is_in_one_bundle_and_bundles_are_of_one_size_but_the_last(num_studies, seed):
+    studies = [study(n) for n in range(num_studies)]
+    bundles = lay_out_bundles(studies, {s.patient: "train" for s in studies}, seed)
+    assert sorted(s.key for bundle in bundles for s in bundle.studies) == sorted(s.key for s in studies)
+    assert len({len(bundle.studies) for bundle in bundles[:-1]}) <= 1
+    assert max(len(bundle.studies) for bundle in bundles) <= 32
+    assert [bundle.number for bundle in bundles] == list(range(len(bundles)))
+
+
+def test_bundles_do_not_depend_on_the_order_in_which_studies_were_found():
+    studies = [study(n) for n in range(40)]
+    found = {s.patient: "train" for s in studies}
+    assert lay_out_bundles(studies, found, 3) == lay_out_bundles(studies[::-1], found, 3)
+
+
+def test_identity_changes_with_what_is_asked_and_found(tmp_path):
+    source = str(write_cohort(tmp_path, 2, seed=1, spacing_mm=(20.0, 10.0, 10.0)))
+    first = make_plan(config(source=source)).identity
+    assert make_plan(config(source=source, max_bad=0.5, strict=True, readers=3)).identity == first
+    for change in ({"seed": 4}, {"changes": {"spacing_mm": (5, 2, 2)}}, {"rows_per_group": 4}):
+        assert make_plan(config(source=source, **change)).identity != first
+    (tmp_path / "labelsTr" / "phantom_001.nii.gz").unlink()
+    changed = make_plan(config(source=source)).identity
+    assert [name for name in first if first[name] != changed[name]] == ["studies"]
+
+
+def test_files_that_belong_to_no_study_are_counted_by_well_known_suffixes_only(tmp_path):
+    source = write_cohort(tmp_path, 1, seed=1, spacing_mm=(20.0, 10.0, 10.0))
+    for name in ("notes.txt", "more.txt", "report.Lovelace"):
+        (source / name).write_text("text")
+    assert make_plan(config(source=str(source))).unused_files == {".json": 1, ".txt": 2, "other": 1}
+
+
+def test_two_sources_with_the_same_studies_are_refused(tmp_path):
+    source = str(write_cohort(tmp_path, 1, seed=1, spacing_mm=(20.0, 10.0, 10.0)))
+    again = {"source": source, "layout": "nnunet"}
+    with pytest.raises(ValueError, match=r"1 studies have the dataset and path of another.*different dataset names"):
+        make_plan(config(source=source, also=(again,)))
+    named = again | {"options": SourceOptions(dataset="other")}
+    assert len(make_plan(config(source=source, also=(named,))).studies) == 2
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"recipe 'ct_abdomn' is unknown; expected one of ct_abdomen_slices"):
+        config(recipe="ct_abdomn")
+
+
+def test_a_study_keeps_its_bundle_whatever_its_label():
+    studies = [study(n) for n in range(20)]
+    labelled = [replace(s, label="a label") for s in studies]
+    found = {s.patient: "train" for s in studies}
+    keys = [[s.key for s in bundle.studies] for bundle in lay_out_bundles(studies, found, 0)]
+    assert keys == [[s.key for s in bundle.studies] for bundle in lay_out_bundles(labelled, found, 0)]
