@@ -49,6 +49,7 @@ def build_dataset(plan: FeedPlan) -> Dataset:
     context.target_max_block_size = None
     context.execution_options = _execution_options()
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True
     context.memory_usage_poll_interval_s = None  # a thread per task, as costly as a tenth of the reading
     with DataContext.current(context):
         numbers = ray.data.range(num_blocks, override_num_blocks=max(1, num_blocks // BLOCKS_PER_TASK))
@@ -113,11 +114,8 @@ def _tables(iterator: DataIterator) -> Iterator[pa.Table]:
             prefetch_batches=PREFETCHED_BLOCKS,
         )
     except RayTaskError as error:
-        cause: BaseException = error
-        while (inner := cause.__cause__ or getattr(cause, "cause", None)) is not None:
-            cause = inner
-        if isinstance(cause, ShardError):
-            raise ShardError(str(cause)) from error
+        if isinstance(error.cause, ShardError):
+            raise ShardError(*error.cause.args) from None
         raise
 
 
