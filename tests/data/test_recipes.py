@@ -87,7 +87,7 @@ def test_a_world_point_keeps_its_intensity_through_resampling(
     rotation[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     (out,) = apply(PLAIN.with_fields(spacing_mm=spacing), scan.with_(affine=rotation @ scan.affine))
     assert out.affine is not None
-    np.testing.assert_allclose(out.spacing_mm, spacing, rtol=1e-4)  # what is that close is not resampled
+    np.testing.assert_allclose(out.spacing_mm, spacing, atol=1e-3)  # MONAI resamples nothing that is that close
     x, y, z = world_points(np.linalg.inv(rotation) @ out.affine, out.size)
     expected = (500 + x + 2 * y + 3 * z) / 1000
     inside = (x >= -5) & (x <= 4) & (y >= 7) & (y <= 29) & (z >= -11) & (z <= 10)
