@@ -150,7 +150,8 @@ def _shards(arguments: argparse.Namespace) -> int:
     from data.shardset import ShardSet
 
     if arguments.action == "show":
-        table = Table(show_header=False, box=None)
+        table = Table("", "", show_header=False, box=None)
+        table.columns[1].overflow = "fold"
         for line in describe(ShardSet.open(arguments.shards)):
             table.add_row(*line)
         out.print(table)

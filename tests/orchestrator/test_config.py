@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestrator import ingest_request
+from orchestrator import table as tables
 from orchestrator.config import ConfigError, Experiment, load, merge, resolve, schema
 
 ROOT = Path(__file__).parents[2]
@@ -93,15 +95,31 @@ def test_the_schema_knows_every_method_and_allows_base() -> None:
     assert all(word in text for word in ('"simsiam"', '"scratch"', '"swin_unetr"', '"base"'))
 
 
-EXPERIMENTS = [
-    path for path in sorted((ROOT / "experiments").rglob("*.yaml")) if "rows" not in yaml.safe_load(path.read_text())
-]
+FILES = sorted((ROOT / "experiments").rglob("*.yaml"))
+EXPERIMENTS = [path for path in FILES if not path.stem.startswith(("table", "quickstart_table", "ingest"))]
+TABLES = [path for path in FILES if "table" in path.stem]
+INGESTS = [path for path in FILES if path.stem.startswith("ingest")]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_file_of_experiments_opens_with_the_command_that_runs_it(path: Path) -> None:
+    opening = path.read_text().partition("\nname:")[0].partition("\nsource:")[0].partition("\nbase:")[0]
+    assert all(line.startswith("#") for line in opening.splitlines())
+    assert "# Run:" in opening
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_every_experiment_that_comes_along_is_valid_and_opens_with_its_command(path: Path) -> None:
+def test_every_experiment_is_valid_and_says_what_to_expect(path: Path) -> None:
     load(path)
-    opening = path.read_text().split("\nname:")[0].split("\nbase:")[0]
-    assert all(line.startswith("#") for line in opening.splitlines())
-    assert "# Run:" in opening
-    assert "# Expected:" in opening
+    assert "# Expected:" in path.read_text()
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_every_table_resolves_for_each_of_its_rows(path: Path) -> None:
+    table = tables.load(path)
+    assert {trial.row for trial, _ in table.experiments} == {row.name for row in table.config.rows}
+
+
+@pytest.mark.parametrize("path", INGESTS, ids=lambda path: path.stem)
+def test_every_ingest_file_is_valid(path: Path) -> None:
+    assert ingest_request.load({}, str(path)).out.startswith("shards/")
