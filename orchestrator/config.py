@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -21,8 +21,24 @@ from methods.base import Frozen
 from methods.downstream.segmentation import Segmentation
 from methods.encoders import ENCODERS
 
-MethodConfig = Annotated[reduce(or_, (method.Config for method in METHODS.values())), Field(discriminator="name")]  # pyright: ignore[reportInvalidTypeForm]  # the registry decides which configs there are
-EncoderConfig = Annotated[reduce(or_, (encoder.Config for encoder in ENCODERS.values())), Field(discriminator="name")]  # pyright: ignore[reportInvalidTypeForm]
+if TYPE_CHECKING:
+
+    class MethodConfig(Frozen):
+        """What every method's config has."""
+
+        name: str
+
+    class EncoderConfig(Frozen):
+        """What every encoder's config has."""
+
+        name: str
+        spatial_dims: int
+        in_channels: int
+
+else:
+    # The registries decide which configs there are; the field ``name`` tells which one is meant.
+    MethodConfig = Annotated[reduce(or_, (kind.Config for kind in METHODS.values())), Field(discriminator="name")]
+    EncoderConfig = Annotated[reduce(or_, (kind.Config for kind in ENCODERS.values())), Field(discriminator="name")]
 
 
 class ConfigError(ValueError):
@@ -179,6 +195,7 @@ class Experiment(Frozen):
         """The stages, whichever form they were given in."""
         if self.stages:
             return self.stages
+        assert self.method is not None, "held by _one_form"
         given = {"optimiser": self.optimiser, "budget": self.budget}
         return (Stage(method=self.method, **{name: value for name, value in given.items() if value is not None}),)
 

@@ -21,7 +21,7 @@ from ray.train import (
     ScalingConfig,
     TrainingFailedError,
 )
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from data.batch import Batch
@@ -110,7 +110,7 @@ def _fit(job: Job) -> None:
                 max_failures=resources.max_failures, controller_failure_limit=CONTROLLER_FAILURES
             ),
             checkpoint_config=CheckpointConfig(
-                num_to_keep=2, **({"checkpoint_score_attribute": "score"} if job.keep_best else {})
+                num_to_keep=2, checkpoint_score_attribute="score" if job.keep_best else None
             ),
             callbacks=[HistoryWriter(job.folder, job.stage)],
         ),
@@ -136,7 +136,7 @@ def _work(config: dict[str, Any]) -> None:
     """Train on one rank; this is what Ray Train runs in each worker."""
     job: Job = config["job"]
     context = ray.train.get_context()
-    device = ray.train.torch.get_device()
+    device = get_device()
     assert isinstance(device, torch.device)
     world = World(context.get_world_rank(), context.get_world_size(), device)
     if device.type == "cpu":
@@ -158,6 +158,7 @@ def _work(config: dict[str, Any]) -> None:
 def _batches(job: Job, world: World, first_step: int) -> Iterator[Batch]:
     plan = replace(job.feed, first_step=first_step)
     shard = ray.train.get_dataset_shard("train")
+    assert shard is not None, "the trainer was given a dataset of this name"
     return feed.batches(shard, plan, world.rank, world.device)
 
 

@@ -34,12 +34,16 @@ def test_imports_point_one_way(path: Path) -> None:
 
 
 def test_no_file_is_named_without_a_noun() -> None:
-    assert [path.name for path in MODULES if path.stem in ("utils", "util", "helpers", "helper", "misc", "common")] == []
+    assert [
+        path.name for path in MODULES if path.stem in ("utils", "util", "helpers", "helper", "misc", "common")
+    ] == []
 
 
 def test_every_dependency_is_pinned_in_the_constraints() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     names = {requirement.split(">")[0].split("[")[0].lower() for requirement in wanted}
-    pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    pinned = {
+        line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()
+    }
     assert names - pinned == set()
