@@ -109,9 +109,9 @@ class Gallery:
     def offer(self, batch: Batch, index: int, true: Int[Tensor, "*s"], predicted: Int[Tensor, "*s"]) -> None:
         """Look at one compared sample; a volume offers its richest axial plane."""
         planes = true.reshape(-1, *true.shape[-2:])
-        plane = int((planes > 0).flatten(1).sum(1).argmax())
+        plane = max(range(len(planes)), key=lambda number: _richness(planes[number]))
         mask = planes[plane]
-        richness = (len(torch.unique(mask)), int((mask > 0).sum()))
+        richness = _richness(mask)
         volume = batch.volumes[index]
         if volume in self.best and self.best[volume][0] >= richness:
             return
@@ -122,6 +122,12 @@ class Gallery:
         """Draw a few volumes, always the same ones; None where there is none."""
         chosen = [self.best[volume][1] for volume in sorted(self.best)[:PICTURED_VOLUMES]]
         return draw_masks(chosen, class_names) if chosen else None
+
+
+def _richness(mask: Int[Tensor, "h w"]) -> tuple[int, int]:
+    """Return how many labels a slice shows, and how many labelled voxels."""
+    labelled = mask[mask > 0]
+    return len(torch.unique(labelled)), len(labelled)
 
 
 def metrics_of(scores: Scores) -> dict[str, float]:

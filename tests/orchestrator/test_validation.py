@@ -3,18 +3,20 @@
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from data.batch import Batch
 from data.shardset import ShardSet
 from methods.downstream.metrics import Scores, merge_counts
 from methods.downstream.segmentation import Segmentation
 from methods.encoders import UNetEncoder
 from orchestrator.checkpoint import State
 from orchestrator.loop import World
-from orchestrator.validation import Rhythm, Validation, metrics_of
+from orchestrator.validation import Gallery, Rhythm, Validation, metrics_of
 from tests.shardsets import SLICES_PER_VOLUME, write_slices
 
 WORLD = World(0, 1, torch.device("cpu"))
@@ -73,6 +75,31 @@ def test_the_picture_shows_one_slice_of_each_volume(shards: ShardSet) -> None:
     bare = Validation(shards, validation.row_ids, validation.rhythm, pictures=False)
     bare.run(method_of(shards), WORLD)
     assert bare.picture is None
+
+
+def test_a_volume_is_pictured_by_its_richest_axial_plane_without_the_batch_s_padding() -> None:
+    true = torch.zeros(4, 5, 6, dtype=torch.int64)
+    true[1, :, :3] = 1  # many voxels of one label
+    true[2, 0, 0], true[2, 1, 1] = 1, 2  # few of two labels
+    voxels = torch.arange(2 * 7 * 8 * 9, dtype=torch.int32).reshape(2, 1, 7, 8, 9)
+    batch = Batch(
+        voxels=voxels,
+        extents=np.array([[4, 5, 6], [7, 8, 9]]),
+        scale=torch.ones(2),
+        offset=torch.zeros(2),
+        spacing_mm=np.tile(np.float32([3, 2, 1]), (2, 1)),
+        sample_ids=("s-1", "s-2"),
+        volumes=("s-1", "s-2"),
+        numbers=np.arange(2),
+        epochs=np.zeros(2, dtype=np.int64),
+    )
+    gallery = Gallery()
+    gallery.offer(batch, 0, true, true + 1)
+    (_, shown) = gallery.best["s-1"]
+    assert (shown.title, shown.spacing_mm, shown.upright) == ("s-1, slice 2", (2.0, 1.0), False)
+    np.testing.assert_array_equal(shown.image, voxels[0, 0, 2, :5, :6].float())
+    np.testing.assert_array_equal(shown.truth, true[2])
+    np.testing.assert_array_equal(shown.prediction, true[2] + 1)
 
 
 def test_validation_is_due_every_ten_epochs_and_from_ninety_on_every_epoch() -> None:
