@@ -27,8 +27,12 @@ test: setup
 fast: setup
 	$(BIN)/python -m pytest -m "not slow"
 
+# The quickstart, as a person would type it; `raydiology ui --home build/demo/runs` then opens MLflow.
 demo: setup
-	$(BIN)/raydiology demo
+	$(BIN)/raydiology phantom --out build/demo/scans --labelled 8 --unlabelled 8
+	$(BIN)/raydiology ingest --source build/demo/scans --layout nnunet --modality CT --recipe ct_abdomen_slices \
+	  --set spacing_mm='[5,3,3]' --val-fraction 0.5 --out build/demo/shards
+	$(BIN)/raydiology table experiments/quickstart_table.yaml
 
 bench: setup
 	$(BIN)/python -m orchestrator.bench

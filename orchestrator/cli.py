@@ -184,13 +184,14 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 def _finetune(arguments: argparse.Namespace) -> None:
     from orchestrator import config, estimate
-    from orchestrator.finetune import finetune
+    from orchestrator.finetune import check, finetune
     from orchestrator.pretrain import pretrain
 
     experiment = config.load(arguments.experiment, arguments.overrides)
     if arguments.dry_run:
         out.print(estimate.describe(experiment))
         return
+    check(experiment)
     done = finetune(experiment, pretrain(experiment))
     for name, value in sorted(done.scores.items()):
         out.print(f"{name:32} {value:.4f}", highlight=False)

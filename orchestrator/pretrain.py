@@ -200,7 +200,8 @@ def _summary(experiment: Experiment, folder: Path) -> dict[str, float]:
 
 
 def _params(experiment: Experiment) -> dict[str, Any]:
-    return json.loads(experiment.model_dump_json(exclude={"home", "downstream"}))
+    """Return what decides the result: MLflow's params never change, the rest may when a run is continued."""
+    return json.loads(experiment.model_dump_json(exclude={"home", "downstream", "resources", "tracking"}))
 
 
 def _title(experiment: Experiment) -> str:

@@ -118,8 +118,10 @@ class Run:
         if failure and not self._warned:
             self._warned = True
             console.print(
-                f"[yellow]{failure}; training goes on. What was logged is kept in the run's folder and is sent as "
-                "soon as the server answers, at the latest by the next raydiology command with this home[/yellow]"
+                f"{failure}; training goes on. What could not be sent is kept in the run's folder and sent as soon "
+                "as the server answers, or by `raydiology ui` later",
+                style="yellow",
+                markup=False,
             )
 
 

@@ -25,6 +25,7 @@ MOST_PER_BATCH = 900  # MLflow takes 1000 metrics at once
 MOST_PARAM_CHARS = 6000
 MOST_PARAMS = 100
 RETRY_S = 30.0
+REFUSED = "INVALID_PARAMETER_VALUE"
 
 # A dead server is noticed in seconds; the outbox does the retrying.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -112,19 +113,25 @@ class Tracker:
         """
         if not force and time.monotonic() < self._retry_at:
             return self._last_error
-        cursor = self._cursor()
+        cursor, refused = self._cursor(), None
         tail = Tail(self.folder / OUTBOX, cursor["offset"])
         try:
             client = MlflowClient(self.uri)
             for line in _until_end(tail):
-                cursor["run_id"] = _send(client, line, cursor.get("run_id"))
+                try:
+                    cursor["run_id"] = _send(client, line, cursor.get("run_id"))
+                except MlflowException as error:
+                    if error.error_code != REFUSED:
+                        raise
+                    # It would be refused for ever and keep back all that waits behind it.
+                    refused = f"MLflow refused {line['op']}: {str(error).splitlines()[0]}"
                 cursor["offset"] += len(json.dumps(line)) + 1
                 self._save_cursor(cursor)
         except (MlflowException, OSError) as error:
             self._retry_at = time.monotonic() + RETRY_S
             self._last_error = f"MLflow at {hide_password(self.uri)} cannot be reached ({type(error).__name__})"
             return self._last_error
-        return None
+        return refused
 
     def _post(self, **line: Any) -> None:
         append(self.folder / OUTBOX, [line])

@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Before torch is imported: tiny tensors on more threads than free cores wait for each other most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 _BESIDE_THE_REPOSITORY = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -73,6 +73,20 @@ def test_what_an_unreachable_server_missed_is_sent_later_in_order(store: str, tm
     assert [(m.step, m.value) for m in history] == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 3.0)]
 
 
+def test_what_mlflow_refuses_is_said_and_keeps_nothing_back(store: str, tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path / "run", store)
+    tracker.start("refused", "pretrain", "k6")
+    tracker.params({"seed": "0"})
+    tracker.params({"seed": "1"})
+    tracker.summary({"score": 0.5})
+    refusal = tracker.flush(force=True)
+    assert refusal is not None
+    assert refusal.startswith("MLflow refused params: ")
+    assert waiting(tmp_path) == []
+    (run,) = _runs(store, "refused")
+    assert (run.data.params, run.data.metrics) == ({"seed": "0"}, {"score": 0.5})
+
+
 def test_a_failed_flush_is_not_repeated_at_once(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path / "run", UNREACHABLE)
     tracker.start("quiet", "pretrain", "k4")
