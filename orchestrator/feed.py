@@ -21,11 +21,10 @@ from ray.train import DataConfig
 from data.batch import Batch
 from data.collate import collate
 from data.shards import ShardError
+from orchestrator.backpressure import make_numbers_on_demand
 from orchestrator.blocks import BlockReader, FeedPlan, Source
 from orchestrator.prefetch import prefetched
 
-# Few tasks make the numbers of many blocks each, so that a budget of a million steps starts at once.
-BLOCKS_PER_TASK = 4096
 # A reader finds its next blocks waiting, and those that are read wait for the slowest before them.
 BLOCKS_PER_READER = 4
 PREFETCHED_BLOCKS = 2
@@ -51,8 +50,10 @@ def build_dataset(plan: FeedPlan) -> Dataset:
     context.enable_progress_bars = False
     context.raise_original_map_exception = True
     context.memory_usage_poll_interval_s = None  # a thread per task, as costly as a tenth of the reading
+    make_numbers_on_demand(context)
     with DataContext.current(context):
-        numbers = ray.data.range(num_blocks, override_num_blocks=max(1, num_blocks // BLOCKS_PER_TASK))
+        # One task hands out all numbers, as they are asked for: a budget of a million steps starts at once.
+        numbers = ray.data.range(num_blocks, override_num_blocks=1)
         return numbers.repartition(target_num_rows_per_block=1, strict=True).map_batches(
             BlockReader,
             fn_constructor_args=(plan,),

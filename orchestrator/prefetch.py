@@ -13,17 +13,19 @@ _END: Any = object()
 def prefetched(make: Callable[[], Generator[T]], depth: int) -> Generator[T]:
     """Yield what ``make()`` yields; a thread keeps up to ``depth`` items ready.
 
-    An error of the iterator is raised here, after the items before it. When this generator is closed, so is the
-    iterator, in its own thread.
+    An error of the iterator is raised here, after the items before it. Closing this generator closes the iterator,
+    once the item that is being made is done.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
-        iterator = make()
-        ahead: deque[Future[T]] = deque(pool.submit(next, iterator, _END) for _ in range(depth))
-        try:
-            while (item := ahead.popleft().result()) is not _END:
-                ahead.append(pool.submit(next, iterator, _END))
-                yield item
-        finally:
-            for waiting in ahead:
-                waiting.cancel()
-            pool.submit(iterator.close).result()
+    iterator = make()
+    try:
+        with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
+            ahead: deque[Future[T]] = deque(pool.submit(next, iterator, _END) for _ in range(depth))
+            try:
+                while (item := ahead.popleft().result()) is not _END:
+                    ahead.append(pool.submit(next, iterator, _END))
+                    yield item
+            finally:
+                for waiting in ahead:
+                    waiting.cancel()
+    finally:
+        iterator.close()

@@ -40,17 +40,22 @@ def test_it_runs_ahead_but_no_further_than_its_depth():
     stream.close()
 
 
-def test_closing_closes_the_iterator_in_its_own_thread():
-    closed_in = []
+def test_items_are_made_in_one_other_thread():
+    names = set(prefetched(lambda: (threading.current_thread().name for _ in range(20)), 4))
+    assert names == {"prefetch_0"}
+
+
+def test_closing_closes_the_iterator():
+    closed = []
 
     def endless():
         try:
             while True:
                 yield 0
         finally:
-            closed_in.append(threading.current_thread().name)
+            closed.append(True)
 
     stream = prefetched(endless, 2)
     next(stream)
     stream.close()
-    assert closed_in == ["prefetch_0"]
+    assert closed == [True]

@@ -1,0 +1,115 @@
+"""Run all benchmarks, print them beside what is asked for, and write the figures to build/bench.json."""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.bench import cohort, drawing, loading, training
+from orchestrator.cluster import connected, hardware
+
+OUT = Path("build") / "bench.json"
+SLICES, SLICE_BATCH, SLICE_STEPS = 2048, 128, 120
+VOLUMES, VOLUME_BATCH, VOLUME_STEPS = 64, 4, 480
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a figure is to be; ``met`` says whether it is."""
+
+    figure: str
+    value: float
+    expected: str
+    met: bool
+
+
+def main() -> int:
+    """Measure, print and write."""
+    console = Console()
+    torch.set_num_threads(1)
+    with TemporaryDirectory() as folder:
+        figures = _measure(Path(folder), console)
+    targets = _targets(figures)
+    for table in (_loading_table(figures), _other_table(figures), _target_table(targets)):
+        console.print(table)
+    OUT.parent.mkdir(exist_ok=True)
+    OUT.write_text(json.dumps({**figures, "targets": [asdict(target) for target in targets]}, indent=2) + "\n")
+    console.print(f"written to {OUT}")
+    return 0
+
+
+def _measure(folder: Path, console: Console) -> dict[str, Any]:
+    figures: dict[str, Any] = {"drawing": drawing.time_per_image(SLICE_BATCH)}
+    with console.status("writing shards") as status:
+        slices = cohort.write_slice_shards(folder / "slices", SLICES)
+        volumes = cohort.write_volume_shards(folder / "volumes", VOLUMES)
+        status.update("starting Ray")
+        with connected():
+            figures["hardware"] = hardware()
+            status.update("loading slices")
+            figures["slices"] = loading.compare(slices, SLICE_BATCH, SLICE_STEPS)
+            status.update("loading volumes")
+            figures["volumes"] = loading.compare(volumes, VOLUME_BATCH, VOLUME_STEPS)
+        status.update("peak memory of ingest and training")
+        figures["training"] = training.measure(folder)
+    loading_us = 1e6 / figures["slices"]["feed"]["samples_per_s"]
+    drawing_us = figures["drawing"]
+    drawing_us["share_of_loading"] = drawing_us["iou_pair_us"] / loading_us
+    drawing_us["share_of_loading_beyond_plain"] = (
+        drawing_us["iou_pair_us"] - drawing_us["plain_crops_us"]
+    ) / loading_us
+    return figures
+
+
+def _targets(figures: dict[str, Any]) -> list[Target]:
+    targets = []
+    for kind in ("slices", "volumes"):
+        ratio = figures[kind]["feed_over_dataloader"]
+        targets.append(Target(f"feed / better DataLoader, {kind}", ratio, "at least 1", ratio >= 1))
+    share = figures["drawing"]["share_of_loading_beyond_plain"]
+    targets.append(Target("IoU pairs beyond plain crops / loading", share, "under 0.01", share < 0.01))
+    for name in ("ingest", "training"):
+        growth = figures["training"][f"{name}_growth"]
+        targets.append(Target(f"growth of {name}'s peak memory, N to 4 N", growth, "under 0.1", growth < 0.1))
+    return targets
+
+
+def _loading_table(figures: dict[str, Any]) -> Table:
+    table = Table("loading", "MB/s", "samples/s", "first batch after, s", title="median of interleaved rounds")
+    for kind in ("slices", "volumes"):
+        for name, speed in figures[kind].items():
+            if isinstance(speed, dict):
+                numbers = [speed.get(field) for field in ("mb_per_s", "samples_per_s", "first_batch_s")]
+                table.add_row(f"{kind}: {name}", *("" if n is None else f"{n:,.1f}" for n in numbers))
+    return table
+
+
+def _other_table(figures: dict[str, Any]) -> Table:
+    drawn, trained = figures["drawing"], figures["training"]
+    sizes = " and ".join(str(number) for number in trained["volumes"])
+    table = Table("what", "figure", show_header=False)
+    table.add_row("drawing an IoU pair, per image", f"{drawn['iou_pair_us']:.2f} us")
+    table.add_row("drawing two plain crops, per image", f"{drawn['plain_crops_us']:.2f} us")
+    table.add_row("IoU pair / loading of an image", f"{drawn['share_of_loading']:.2%}")
+    table.add_row("share of a training step spent waiting for data", f"{trained['data_wait_share']:.1%}")
+    for name in ("ingest", "training"):
+        peaks = " and ".join(f"{peak:,.0f}" for peak in trained[f"{name}_peak_mb"])
+        table.add_row(f"peak memory of {name}, {sizes} volumes", f"{peaks} MB")
+    return table
+
+
+def _target_table(targets: list[Target]) -> Table:
+    table = Table("asked for", "figure", "expected", "met")
+    for target in targets:
+        table.add_row(target.figure, f"{target.value:.3f}", target.expected, "yes" if target.met else "NO")
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""Drawing: what an IoU-bounded pair of crops costs per image, beside two plain random crops."""
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+
+from data.boxes import BoxPairs, uniform_boxes
+from data.rng import SampleRng
+
+CROP_SIZE = (96, 96)
+IOU = (0.3, 0.6)
+IMAGE_SIZES = (200, 450)
+BATCHES = 200
+
+
+def time_per_image(batch_size: int) -> dict[str, float]:
+    """Return microseconds per image of drawing a pair, and of drawing two boxes without a bound, in batches."""
+    extents = np.random.default_rng(0).integers(*IMAGE_SIZES, (batch_size, 2), endpoint=True)
+    ids = [f"image {index}" for index in range(batch_size)]
+    pairs = BoxPairs(CROP_SIZE, IOU)
+
+    def draw_pair(rng: SampleRng) -> None:
+        pairs.draw(extents, rng)
+
+    def draw_plain(rng: SampleRng) -> None:
+        uniform_boxes(extents, CROP_SIZE, rng.fold("first"))
+        uniform_boxes(extents, CROP_SIZE, rng.fold("second"))
+
+    return {"iou_pair_us": _median_us(draw_pair, ids), "plain_crops_us": _median_us(draw_plain, ids)}
+
+
+def _median_us(draw: Callable[[SampleRng], None], ids: list[str]) -> float:
+    seconds = []
+    for epoch in range(BATCHES):
+        rng = SampleRng.for_samples(0, [epoch] * len(ids), ids)
+        began = time.perf_counter()
+        draw(rng)
+        seconds.append(time.perf_counter() - began)
+    return median(seconds) / len(ids) * 1e6

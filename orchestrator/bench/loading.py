@@ -1,0 +1,124 @@
+"""Loading: raw Parquet, a torch DataLoader and the feed over the same shards in the same order, interleaved.
+
+The DataLoader is no straw man: it uses the project's own reader, order and collation, whole batches per worker,
+with none and with two workers; the better of the two counts.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from statistics import median
+from typing import Any
+
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from data.batch import Batch
+from data.collate import collate
+from data.shards import open_shard
+from data.shardset import ShardSet
+from orchestrator import feed
+from orchestrator.blocks import BlockReader, FeedPlan, Source
+
+ROUNDS = 3
+# Timed from the first of these shares of the steps, when files are open and buffers are as full as they will be, to
+# the second: what lies ready at the end was read before and would flatter whoever reads furthest ahead.
+TIMED_FROM, TIMED_TO = 0.25, 0.75
+LOADER_WORKERS = 2
+LOADER_PREFETCH = 4
+READERS = 2
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a consumer got: raw megabytes and samples per second, and the wait for its first batch."""
+
+    mb_per_s: float
+    samples_per_s: float
+    first_batch_s: float
+
+
+class StepDataset(IterableDataset):
+    """The steps of a plan of one rank, each a batch; workers take them in turn."""
+
+    def __init__(self, plan: FeedPlan) -> None:
+        self.plan = plan
+
+    def __iter__(self) -> Iterator[Batch]:
+        info = get_worker_info()
+        first, every = (info.id, info.num_workers) if info else (0, 1)
+        reader = BlockReader(self.plan)
+        for step in range(first, self.plan.last_step, every):
+            yield collate(reader.read(step))
+
+
+def compare(uri: str, batch_size: int, num_steps: int) -> dict[str, Any]:
+    """Return the median speeds of each way of loading, and the feed's ratio to the better DataLoader."""
+    shards = ShardSet.open(uri)
+    plan = FeedPlan(uri, shards.digest, seed=0, batch_size=batch_size, last_step=num_steps, num_readers=READERS)
+    ways: dict[str, Callable[[], Iterator[Batch]]] = {
+        "DataLoader, 0 workers": partial(_loader, plan, 0),
+        f"DataLoader, {LOADER_WORKERS} workers": partial(_loader, plan, LOADER_WORKERS),
+        "feed": partial(_feed, plan),
+    }
+    raw, speeds = [], {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        raw.append(_raw_mb_per_s(shards))
+        for name, stream in ways.items():
+            speeds[name].append(_time(stream, num_steps))
+    figures = {name: _median(speed) for name, speed in speeds.items()}
+    best = max(figures[name]["mb_per_s"] for name in ways if name != "feed")
+    return {
+        "raw Parquet": {"mb_per_s": median(raw)},
+        **figures,
+        "feed_over_dataloader": figures["feed"]["mb_per_s"] / best,
+    }
+
+
+def _loader(plan: FeedPlan, workers: int) -> Iterator[Batch]:
+    step_bytes = plan.batch_size * Source.open(plan).bytes_per_sample
+    return iter(
+        DataLoader(
+            StepDataset(replace(plan, block_bytes=round(step_bytes))),
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=LOADER_PREFETCH if workers else None,
+        )
+    )
+
+
+def _feed(plan: FeedPlan) -> Iterator[Batch]:
+    (iterator,) = feed.build_dataset(plan).streaming_split(1, equal=True)
+    return feed.batches(iterator, plan, 0, "cpu")
+
+
+def _time(start: Callable[[], Iterator[Batch]], num_steps: int) -> Speed:
+    """Measure the middle of a stream; it is dropped before its end."""
+    began = time.perf_counter()
+    stream = start()
+    next(stream)
+    first_batch_s = time.perf_counter() - began
+    skipped, timed = round(TIMED_FROM * num_steps) - 1, round((TIMED_TO - TIMED_FROM) * num_steps)
+    for _ in range(skipped):
+        next(stream)
+    began, num_bytes, num_samples = time.perf_counter(), 0, 0
+    for _ in range(timed):
+        batch = next(stream)
+        num_bytes += batch.voxels.nbytes
+        num_samples += len(batch)
+    seconds = time.perf_counter() - began
+    return Speed(num_bytes / 1e6 / seconds, num_samples / seconds, first_batch_s)
+
+
+def _raw_mb_per_s(shards: ShardSet) -> float:
+    """Read the voxels of all row groups in one thread, and do nothing with them."""
+    began, num_bytes = time.perf_counter(), 0
+    for file in shards.files:
+        with open_shard(shards.uri, file.name) as shard:
+            for group in range(shard.num_row_groups):
+                num_bytes += shard.read_row_group(group, columns=["voxels"], use_threads=False).nbytes
+    return num_bytes / 1e6 / (time.perf_counter() - began)
+
+
+def _median(speeds: list[Speed]) -> dict[str, float]:
+    return {name: median(getattr(speed, name) for speed in speeds) for name in asdict(speeds[0])}

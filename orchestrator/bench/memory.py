@@ -1,0 +1,51 @@
+"""Memory: the peak of a command and all its processes, shared memory counted once."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+LOOK_EVERY_S = 0.25
+_MAIN = "import sys; from orchestrator.cli import main; sys.exit(main())"
+
+
+class BenchError(RuntimeError):
+    """A command that the benchmark runs has failed."""
+
+
+def peak_mb(arguments: Sequence[str], log: Path) -> float:
+    """Run a raydiology command and return the greatest sum of its processes' proportional memory, in MB."""
+    with log.open("wb") as sink:
+        command = [sys.executable, "-c", _MAIN, *arguments]
+        process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=_environment())
+        watched, peak = psutil.Process(process.pid), 0
+        while process.poll() is None:
+            peak = max(peak, _proportional_bytes(watched))
+            time.sleep(LOOK_EVERY_S)
+    if process.returncode != 0:
+        last = log.read_text(errors="replace").strip().splitlines()[-1:]
+        raise BenchError(f"`raydiology {' '.join(arguments)}` ended with {process.returncode}: {last}; see {log}")
+    return peak / 1e6
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment without the cluster of this process: the command starts its own."""
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+
+
+def _proportional_bytes(root: psutil.Process) -> int:
+    total = 0
+    try:
+        processes = [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return 0
+    for process in processes:
+        try:
+            total += process.memory_full_info().pss
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return total
