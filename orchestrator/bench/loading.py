@@ -57,15 +57,15 @@ def compare(uri: str, batch_size: int, num_steps: int) -> dict[str, Any]:
     shards = ShardSet.open(uri)
     plan = FeedPlan(uri, shards.digest, seed=0, batch_size=batch_size, last_step=num_steps, num_readers=READERS)
     ways: dict[str, Callable[[], Iterator[Batch]]] = {
-        "DataLoader, 0 workers": partial(_loader, plan, 0),
-        f"DataLoader, {LOADER_WORKERS} workers": partial(_loader, plan, LOADER_WORKERS),
+        "DataLoader, 0 workers": partial(dataloader, plan, 0),
+        f"DataLoader, {LOADER_WORKERS} workers": partial(dataloader, plan, LOADER_WORKERS),
         "feed": partial(_feed, plan),
     }
     raw, speeds = [], {name: [] for name in ways}
     for _ in range(ROUNDS):
         raw.append(_raw_mb_per_s(shards))
         for name, stream in ways.items():
-            speeds[name].append(_time(stream, num_steps))
+            speeds[name].append(time_middle(stream, num_steps))
     figures = {name: _median(speed) for name, speed in speeds.items()}
     best = max(figures[name]["mb_per_s"] for name in ways if name != "feed")
     return {
@@ -75,7 +75,8 @@ def compare(uri: str, batch_size: int, num_steps: int) -> dict[str, Any]:
     }
 
 
-def _loader(plan: FeedPlan, workers: int) -> Iterator[Batch]:
+def dataloader(plan: FeedPlan, workers: int) -> Iterator[Batch]:
+    """Yield the batches of a plan of one rank from torch's DataLoader."""
     step_bytes = plan.batch_size * Source.open(plan).bytes_per_sample
     return iter(
         DataLoader(
@@ -92,7 +93,7 @@ def _feed(plan: FeedPlan) -> Iterator[Batch]:
     return feed.batches(iterator, plan, 0, "cpu")
 
 
-def _time(start: Callable[[], Iterator[Batch]], num_steps: int) -> Speed:
+def time_middle(start: Callable[[], Iterator[Batch]], num_steps: int) -> Speed:
     """Measure the middle of a stream; it is dropped before its end."""
     began = time.perf_counter()
     stream = start()
