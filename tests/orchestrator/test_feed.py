@@ -1,6 +1,8 @@
 """What ranks are fed is the order, whatever the number of ranks, the size of blocks and where a run starts."""
 
 import json
+import re
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -200,11 +202,17 @@ def test_ray_data_delivers_the_voxels_and_labels_that_are_stored(ray_cluster, pl
 
 @pytest.mark.slow
 @pytest.mark.timeout(TIMEOUT_S)
-def test_a_budget_of_a_million_steps_starts_at_once(ray_cluster, plan):
+def test_a_budget_of_a_million_steps_starts_at_once_and_makes_few_numbers_ahead(ray_cluster, plan):
     long = replace(plan, last_step=10**6, block_bytes=12 * SLICE_BYTES)
     assert Source.open(long).num_blocks == 10**6
     (iterator,) = build_dataset(long).streaming_split(1, equal=True)
-    assert ids(islice(batches(iterator, long, 0, "cpu"), 7)) == expected_ids(plan)
+    stream = batches(iterator, long, 0, "cpu")
+    assert ids(islice(stream, 7)) == expected_ids(plan)
+    time.sleep(2)
+    made = re.search(r"StreamingRepartition.*? (\d+) blocks produced", iterator.stats())
+    stream.close()
+    assert made is not None
+    assert int(made.group(1)) < 200
 
 
 @pytest.mark.slow
