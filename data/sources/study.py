@@ -100,8 +100,8 @@ class SourceOptions(BaseModel):
         match = re.search(self.patient_pattern, path)
         if match is None:
             raise ValueError(
-                f"patient_pattern {self.patient_pattern!r} does not match the path of a study ({len(path)} characters; "
-                "a path may hold a name and is not shown); expected a match in every path, or two scans of a patient "
+                f"patient_pattern {self.patient_pattern!r} does not match the path of a study ({len(path)} letters, "
+                "not shown: it may hold a name); expected a match in every path, or two scans of a patient "
                 "may end in two splits; widen the pattern"
             )
         groups = [group for group in match.groups() if group is not None]

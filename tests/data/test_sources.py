@@ -161,7 +161,7 @@ def test_a_csv_gives_labels_patients_and_splits_and_rows_without_a_file_are_faul
         ("volumes", {"images": "*.nrrd"}, r"0 studies.*'\*.nrrd'.*check the folder"),
         ("volumes", {"images": "*.nii", "labels": "*/*.nii"}, "2 wildcards.*has 1.*same wildcards"),
         ("volumes", {"patient_pattern": "(STS_"}, "no regular expression"),
-        ("volumes", {"patient_pattern": "STS"}, "does not match the path of a study \\(5 characters.*widen the pattern"),
+        ("volumes", {"patient_pattern": "STS"}, r"does not match the path of a study \(5 letters.*widen"),
         ("volumes", {"label": "x"}, "Extra inputs"),
     ],
 )
