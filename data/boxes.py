@@ -3,11 +3,13 @@
 A box is (2, n): its low corner and its high corner (exclusive), in voxels, axes in the order of ``data/scan.py``.
 Everything is batched over samples whose sizes may differ.
 
-Pairs are drawn without a rejection loop. For two boxes of one size, the IoU depends only on the distance of their
-corners along each axis. A table, which does not depend on the sample, counts the distances that meet the interval
-up to any limit per axis; so the partners of a first box inside its sample can be counted by a few look-ups, for
-both directions along every axis, and an integer draw picks one, axis by axis. Counts are exact integers, and the
-bounds of the interval mean the decimals that were written: 0.3 is 3/10.
+For two boxes of one size, the IoU depends only on the distance of their corners along each axis. So a table, which
+does not depend on the sample, can count the distances that meet the interval up to any limit per axis; the partners
+of a first box inside its sample are counted by a few look-ups, for both directions along every axis, and an integer
+draw picks one, axis by axis. That never fails, but a guess is cheaper: a few second boxes, uniform over where
+partners can be, of which the first that meets the interval is uniform over the partners too. The table serves those
+samples whose guesses all miss. Counts and overlaps are exact integers, and the bounds of the interval mean the
+decimals that were written: 0.3 is 3/10.
 
 The second box, given the first, is distributed as in Algorithm 1 of the IoU-positives thesis (seed 001), uniform
 over the partners of the first. The first is uniform over the positions that have a partner. Algorithm 1 gives up
@@ -26,6 +28,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from data.rng import SampleRng
+
+GUESSES = 12
 
 # Indices (b,) into one axis of a table of cumulative counts, each with the sign that its count is added with.
 _Lookups = list[tuple[np.ndarray, int]]
@@ -112,7 +116,10 @@ class BoxPairs:
         for i, unit in zip(hard, units, strict=True):
             low = self._nth_first(tuple(room[i].tolist()), float(unit))
             first[i] = boxes_at(np.array([low]), self.size)[0]
-        moves = self._draw_moves(first[:, 0], room, rng.fold("second box"))
+        moves, missed = self._guess_moves(first[:, 0], room, rng.fold("guesses"))
+        if missed.size:
+            rest = rng.fold("second box").take(missed)
+            moves[missed] = self._draw_moves(first[missed, 0], room[missed], rest)
         return first, boxes_at(first[:, 0] + moves, self.size)
 
     def _nth_first(self, room: tuple[int, ...], unit: float) -> tuple[int, ...]:
@@ -129,6 +136,21 @@ class BoxPairs:
         if last > room[-1] - reach:
             last += max(0, 2 * reach - room[-1] - 1)
         return (*(int(k) for k in lead), last)
+
+    def _guess_moves(
+        self, low: Int[np.ndarray, "b n"], room: Int[np.ndarray, "b n"], rng: SampleRng
+    ) -> tuple[Int[np.ndarray, "b n"], Int[np.ndarray, " missed"]]:
+        """Guess the move from each first box to its partner; return the moves, and which samples have none yet."""
+        size, table = np.array(self.size), _table(self.size, self.iou)
+        reach = room if table.reach is None else np.array(table.reach)
+        least, most = -np.minimum(low, reach), np.minimum(room - low, reach)
+        spans = (most - least + 1)[:, None]
+        steps = np.minimum((rng.uniform(GUESSES, len(self.size)) * spans).astype(np.int64), spans - 1)
+        guesses = least[:, None] + steps
+        shared = (size - np.abs(guesses)).clip(0).prod(axis=-1)
+        hits = (shared >= table.shared[0]) & (shared <= table.shared[1])
+        chosen = hits.argmax(axis=1)
+        return guesses[np.arange(len(low)), chosen], np.flatnonzero(~hits.any(axis=1))
 
     def _draw_moves(
         self, low: Int[np.ndarray, "b n"], room: Int[np.ndarray, "b n"], rng: SampleRng
@@ -168,11 +190,15 @@ class _DistanceTable:
     too_close   False: marked are the distances that meet the interval, all less than the size along every axis.
                 True: the interval starts at 0, and marked are the distances that do not meet it.
     needed      (c_0 + 1, ..., c_{n-2} + 1): how far the last axis must reach when the others reach up to here
+    shared      the least and the greatest number of shared voxels that meet the interval
+    reach       per axis, the greatest distance that can meet the interval; None where any distance can
     """
 
     nearer: list[np.ndarray]
     too_close: bool
     needed: np.ndarray
+    shared: tuple[int, int]
+    reach: tuple[int, ...] | None
 
 
 def _overlap_bounds(size: tuple[int, ...], iou: tuple[float, float]) -> tuple[int, int]:
@@ -199,7 +225,10 @@ def _table(size: tuple[int, ...], iou: tuple[float, float]) -> _DistanceTable:
         np.cumsum(nearer, axis=axis, out=nearer)
     for axis in range(len(size) - 1):
         np.minimum.accumulate(needed, axis=axis, out=needed)
-    return _DistanceTable([np.moveaxis(nearer, axis, -1) for axis in range(len(size))], low == 0, needed)
+    # At a distance d along one axis, at most c - d of its c voxels are shared.
+    reach = tuple(c - ceil(Fraction(low * c, prod(size))) for c in size) if low > 0 else None
+    counts = [np.moveaxis(nearer, axis, -1) for axis in range(len(size))]
+    return _DistanceTable(counts, low == 0, needed, (low, high), reach)
 
 
 def _can_pair(table: _DistanceTable, size: tuple[int, ...], reach: Int[np.ndarray, "b n"]) -> Bool[np.ndarray, " b"]:

@@ -49,7 +49,6 @@ class SampleRng:
 
     def fold(self, name: str | int) -> "SampleRng":
         """Return the stream of one named use, such as a view's number or an augmentation's name."""
-        word = np.uint64(name + 1) if isinstance(name, int) else name_hash(name)
         word = name + 1 if isinstance(name, int) else int(name_hash(name))
         return SampleRng(_mix(self.keys + np.uint64(word * int(_GOLDEN) % 2**64)))
 

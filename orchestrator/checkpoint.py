@@ -19,8 +19,9 @@ from torch import nn
 
 from data.order import ORDER_VERSION
 from methods.base import Method
+from orchestrator.resume import STATE
 
-METHOD, OPTIMISER, STATE = "method.safetensors", "optimiser.pt", "state.json"
+METHOD, OPTIMISER = "method.safetensors", "optimiser.pt"
 ENCODER, ENCODER_CARD = "encoder.safetensors", "encoder.json"
 
 
@@ -81,11 +82,6 @@ def is_intact(folder: Path) -> bool:
     except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError):
         return False
     return True
-
-
-def saved_step(folder: Path) -> int:
-    """Return the step that a checkpoint was saved after."""
-    return json.loads((folder / STATE).read_text())["state"]["step"]
 
 
 def export_encoder(folder: Path, encoder: nn.Module, card: dict[str, Any]) -> None:

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow.fs
 import ray.train
 import torch
 from ray.train import (
@@ -26,13 +25,13 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from data.batch import Batch
 from orchestrator import feed
-from orchestrator.checkpoint import is_intact, saved_step
+from orchestrator.checkpoint import is_intact
 from orchestrator.config import Resources
 from orchestrator.feed import FeedPlan
 from orchestrator.history import HISTORY, HistoryWriter, Tail
 from orchestrator.loop import NonFiniteError, Plan, Trainee, World, train
+from orchestrator.resume import SNAPSHOT, Progress, remaining
 
-SNAPSHOT = "checkpoint_manager_snapshot.json"
 CONTROLLER_FAILURES = 3
 FOLLOW_EVERY_S = 1.0
 
@@ -49,7 +48,6 @@ class Job:
     storage   where checkpoints go: a folder or s3://, reachable from every node
     build     makes the trainee; it is called in every worker
     keep_best keep the checkpoint with the best score beside the newest
-    recovered a checkpoint to start from where Ray Train's own list of them is lost
     """
 
     folder: Path
@@ -60,7 +58,11 @@ class Job:
     build: Callable[[], Trainee]
     resources: Resources
     keep_best: bool = False
-    recovered: str | None = None
+
+    @property
+    def uri(self) -> str:
+        """The stage's own folder in ``storage``."""
+        return f"{self.storage}/{self.stage}"
 
 
 def launch(job: Job, follow: Callable[[list[dict[str, Any]]], None]) -> Checkpoint:
@@ -69,13 +71,12 @@ def launch(job: Job, follow: Callable[[list[dict[str, Any]]], None]) -> Checkpoi
     ``follow`` is handed the history as it grows. A stage that was interrupted goes on where its last checkpoint
     stands. Raises RunError in words.
     """
-    job = _recover(job)
-    done = newest_checkpoint(job)
-    if done is None or _step_of(done) < job.plan.total_steps:
+    progress = _progress(job)
+    if progress.step() < job.plan.total_steps:
         with _followed(job, follow) as tail:
-            _fit(job)
+            _fit(job, progress)
             _raise_fatal(tail)
-    result = Result.from_path(f"{job.storage}/{job.stage}")
+    result = Result.from_path(job.uri)
     assert result.checkpoint is not None, "training ends with a checkpoint"
     if not job.keep_best:
         return result.checkpoint
@@ -83,25 +84,17 @@ def launch(job: Job, follow: Callable[[list[dict[str, Any]]], None]) -> Checkpoi
     return max(scored, key=lambda pair: pair[0])[1]
 
 
-def newest_checkpoint(job: Job) -> Checkpoint | None:
-    """Return the newest committed checkpoint of a stage, or None where there is none yet."""
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(f"{job.storage}/{job.stage}")
-    if filesystem.get_file_info(f"{path}/{SNAPSHOT}").type == pyarrow.fs.FileType.NotFound:
-        return Checkpoint(job.recovered) if job.recovered else None
-    return Result.from_path(f"{job.storage}/{job.stage}").checkpoint
-
-
-def _fit(job: Job) -> None:
+def _fit(job: Job, progress: Progress) -> None:
     resources = job.resources
     per_worker = {"CPU": resources.cpus_per_worker, **({"GPU": 1.0} if resources.gpu else {})}
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"job": job},
+        train_loop_config={"job": job, "progress": progress},
         torch_config=TorchConfig(backend="nccl" if resources.gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=resources.workers, use_gpu=resources.gpu, resources_per_worker=per_worker
         ),
-        datasets={"train": partial(_remaining, job)},
+        datasets={"train": partial(remaining, progress, job.feed)},
         dataset_config=feed.data_config(),
         run_config=RunConfig(
             name=job.stage,
@@ -121,27 +114,17 @@ def _fit(job: Job) -> None:
         raise RunError(_words(job, error)) from error
 
 
-def _remaining(job: Job) -> ray.data.Dataset:
-    """Build the feed from the newest checkpoint on; Train's controller calls it for every new set of workers."""
-    checkpoint = newest_checkpoint(job)
-    return feed.build_dataset(replace(job.feed, first_step=_step_of(checkpoint) if checkpoint else 0))
-
-
-def _step_of(checkpoint: Checkpoint) -> int:
-    with checkpoint.as_directory() as folder:
-        return saved_step(Path(folder))
-
-
 def _work(config: dict[str, Any]) -> None:
     """Train on one rank; this is what Ray Train runs in each worker."""
     job: Job = config["job"]
+    progress: Progress = config["progress"]
     context = ray.train.get_context()
     device = get_device()
     assert isinstance(device, torch.device)
     world = World(context.get_world_rank(), context.get_world_size(), device)
     if device.type == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads(), round(job.resources.cpus_per_worker)))
-    checkpoint = newest_checkpoint(job)
+    checkpoint = progress.newest()
     trainee = job.build()
     batches = partial(_batches, job, world)
     try:
@@ -214,19 +197,19 @@ def _words(job: Job, error: TrainingFailedError) -> str:
     )
 
 
-def _recover(job: Job) -> Job:
-    """Return the job with the newest intact checkpoint to start from, where a kill cut off Ray's list of them.
+def _progress(job: Job) -> Progress:
+    """Return how far the stage is; where a kill cut off Ray's list of checkpoints, from the newest intact one.
 
     Ray Train writes that list in place; the checkpoints themselves are complete before it does.
     """
-    stage = Path(job.storage) / job.stage
+    stage = Path(job.uri)
     if "://" in job.storage or not (stage / SNAPSHOT).exists():
-        return job
+        return Progress(job.uri)
     try:
         json.loads((stage / SNAPSHOT).read_text())
     except json.JSONDecodeError:
         (stage / SNAPSHOT).rename(stage / (SNAPSHOT + ".broken"))
     else:
-        return job
+        return Progress(job.uri)
     intact = (folder for folder in sorted(stage.glob("step_*"), reverse=True) if is_intact(folder))
-    return replace(job, recovered=next((str(folder) for folder in intact), None))
+    return Progress(job.uri, next((str(folder) for folder in intact), None))

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, ks_2samp
 
+from data import boxes
 from data.boxes import BoxPairs, box_iou, boxes_at, check_fits, uniform_boxes
 from data.rng import SampleRng
 from tests.references import iou_pairs
@@ -49,10 +50,10 @@ def test_corner_touch_of_two_96_crops_belongs_to_neither_of_the_two_lowest_inter
 def test_ten_thousand_pairs_stay_inside_their_interval_and_their_images(interval):
     sizes = np.random.default_rng(1).integers(200, 451, (10_000, 2))
     first, second = BoxPairs((96, 96), interval).draw(sizes, streams(10_000))
-    for boxes in (first, second):
-        assert boxes[:, 0].min() >= 0
-        assert np.all(boxes[:, 1] <= sizes)
-        assert np.all(boxes[:, 1] - boxes[:, 0] == 96)
+    for drawn in (first, second):
+        assert drawn[:, 0].min() >= 0
+        assert np.all(drawn[:, 1] <= sizes)
+        assert np.all(drawn[:, 1] - drawn[:, 0] == 96)
     ious = [
         iou_pairs.iou(tuple(a), tuple(b), (96, 96))
         for a, b in zip(first[:, 0].tolist(), second[:, 0].tolist(), strict=True)
@@ -97,7 +98,9 @@ def test_pairs_stay_inside_wherever_enumeration_finds_any(size, room, bounds):
         ((6, 4, 5), (3, 3, 3), (0.0, 0.2)),
     ],
 )
-def test_first_and_second_box_are_distributed_as_enumeration_says(extent, size, interval):
+@pytest.mark.parametrize("guesses", [1, boxes.GUESSES])  # after one guess, the table draws about half of the pairs
+def test_first_and_second_box_are_distributed_as_enumeration_says(extent, size, interval, guesses, monkeypatch):
+    monkeypatch.setattr(boxes, "GUESSES", guesses)
     count = 12_000
     possible = iou_pairs.partners(extent, size, interval)
     first, second = BoxPairs(size, interval).draw(extents(count, extent), streams(count, seed=5))
@@ -162,9 +165,9 @@ def test_boxes_do_not_depend_on_how_the_batch_is_split():
 
 
 def test_uniform_boxes_reach_every_position_alike():
-    boxes = uniform_boxes(extents(30_000, (6, 5)), (4, 2), streams(30_000))
+    drawn = uniform_boxes(extents(30_000, (6, 5)), (4, 2), streams(30_000))
     cells = [(i, j) for i in range(3) for j in range(4)]
-    assert p_value(Counter(tuple(a) for a in boxes[:, 0].tolist()), cells) > 1e-4
+    assert p_value(Counter(tuple(a) for a in drawn[:, 0].tolist()), cells) > 1e-4
 
 
 def test_impossible_interval_names_extent_size_interval_and_the_reachable_iou():
