@@ -183,7 +183,7 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 
 def _finetune(arguments: argparse.Namespace) -> None:
-    from orchestrator import config, estimate
+    from orchestrator import cluster, config, estimate
     from orchestrator.finetune import check, finetune
     from orchestrator.pretrain import pretrain
 
@@ -192,7 +192,8 @@ def _finetune(arguments: argparse.Namespace) -> None:
         out.print(estimate.describe(experiment))
         return
     check(experiment)
-    done = finetune(experiment, pretrain(experiment))
+    with cluster.connected():
+        done = finetune(experiment, pretrain(experiment))
     for name, value in sorted(done.scores.items()):
         out.print(f"{name:32} {value:.4f}", highlight=False)
     out.print(f"network: {done.folder / 'network'}", soft_wrap=True)
@@ -230,7 +231,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _ui(arguments: argparse.Namespace) -> int:
-    from orchestrator.tracking import serve
+    from orchestrator.ui import serve
 
     return serve(Path(arguments.home), arguments.port)
 

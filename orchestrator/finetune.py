@@ -27,7 +27,7 @@ from orchestrator.launch import Job, launch
 from orchestrator.loop import Plan, Trainee
 from orchestrator.optimiser import Schedule
 from orchestrator.pretrain import Pretrained
-from orchestrator.run import Run
+from orchestrator.run import Caption, Run
 from orchestrator.validation import Rhythm, Validation
 
 STAGE = "finetune"
@@ -56,12 +56,16 @@ class Labelled:
     patients: tuple[str, ...]
 
 
-def finetune(experiment: Experiment, pretrained: Pretrained | None = None, parent: Path | None = None) -> Finetuned:
+def finetune(
+    experiment: Experiment, pretrained: Pretrained | None = None, parent: Path | None = None, row: str | None = None
+) -> Finetuned:
     """Fine-tune the encoder of a pretraining, or a new one, and return its scores on the validation split.
 
     Without a pretraining, or after one that trains nothing (``scratch``), the encoder's initial weights are drawn
     from ``downstream.seed``. The same fine-tuning continues where it stopped, or is returned at once where it is
-    done. Raises ValueError where it cannot work (before anything starts) and RunError where it failed.
+    done. ``parent`` is the folder of the run that it belongs to, by default the pretraining's; ``row`` is the row of
+    the table that it is run for. Raises ValueError where it cannot work (before anything starts) and RunError where
+    it failed.
     """
     trained = pretrained if any(METHODS[stage.method.name].trains for stage in experiment.pretraining) else None
     labelled = check(experiment)
@@ -72,7 +76,7 @@ def finetune(experiment: Experiment, pretrained: Pretrained | None = None, paren
         return Finetuned(folder, key, done["scores"])
     with cluster.connected():
         cluster.preflight(experiment.resources)
-        with run.opened(_title(experiment, trained), labelled.shards, _params(experiment, trained)):
+        with run.opened(_caption(experiment, trained, row), labelled.shards, _params(experiment, trained)):
             scores = _train(experiment, trained.encoder if trained else None, labelled, run)
             return Finetuned(folder, key, scores)
 
@@ -265,9 +269,19 @@ def _preview(experiment: Experiment, shards: ShardSet, plan: FeedPlan, run: Run)
     run.picture("views-finetune.png", report.draw_views(batch, views))
 
 
-def _title(experiment: Experiment, trained: Pretrained | None) -> str:
+def _caption(experiment: Experiment, trained: Pretrained | None, row: str | None) -> Caption:
+    task = downstream_of(experiment)
     start = "+".join(stage.method.name for stage in experiment.pretraining) if trained else "scratch"
-    return f"finetune {start} seed {downstream_of(experiment).seed}"
+    return Caption(
+        title=f"finetune {row or start}, seed {task.seed}",
+        description=(
+            f"{task.task.name.capitalize()}, {f'pretrained by {start}' if trained else 'not pretrained'}. `best/...` "
+            f"are the metrics of the best checkpoint on split {task.val_split}. Artifacts: `pictures/masks.png` "
+            "shows truth and prediction, `pictures/views-finetune.png` what it was trained on; `network/` is the "
+            "best checkpoint's network."
+        ),
+        row=row,
+    )
 
 
 def _params(experiment: Experiment, trained: Pretrained | None) -> dict[str, Any]:

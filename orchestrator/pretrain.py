@@ -19,11 +19,10 @@ from orchestrator import checkpoint as checkpoints
 from orchestrator import cluster, feed, report
 from orchestrator.config import Experiment, Stage
 from orchestrator.feed import FeedPlan
-from orchestrator.history import steps
 from orchestrator.launch import Job, launch
 from orchestrator.loop import Plan, Trainee
 from orchestrator.optimiser import Schedule
-from orchestrator.run import Run
+from orchestrator.run import Caption, Run
 
 PREVIEWED_SAMPLES = 4
 
@@ -37,10 +36,11 @@ class Pretrained:
     encoder: str
 
 
-def pretrain(experiment: Experiment, parent: Path | None = None) -> Pretrained:
+def pretrain(experiment: Experiment, parent: Path | None = None, row: str | None = None) -> Pretrained:
     """Run the stages that are not done yet and return the pretrained encoder.
 
     The same experiment on the same shards continues where it stopped, or is returned at once where it is done.
+    ``parent`` is the folder of the run that it belongs to, ``row`` the row of the table that it is run for.
     Raises ValueError where it cannot work (before anything starts) and RunError where it failed.
     """
     shards = ShardSet.open(experiment.data.shards)
@@ -53,7 +53,7 @@ def pretrain(experiment: Experiment, parent: Path | None = None) -> Pretrained:
         return Pretrained(folder, key, done["encoder"])
     with cluster.connected():
         cluster.preflight(experiment.resources)
-        with run.opened(_title(experiment), shards, _params(experiment)):
+        with run.opened(_caption(experiment, row), shards, _params(experiment)):
             encoder = _run_stages(experiment, shards, selection, run)
             return Pretrained(folder, key, encoder)
 
@@ -137,7 +137,7 @@ def _run_stages(experiment: Experiment, shards: ShardSet, selection: Selection, 
         with run.stage(stage.name, plan.total_steps) as follow:
             encoder = launch(job, follow).path
     exported = _export(experiment, shards, encoder, run.folder)
-    run.finish({"encoder": encoder or str(exported)}, _summary(experiment, run.folder), [exported])
+    run.finish({"encoder": encoder or str(exported)}, {}, [exported])
     return encoder or str(exported)
 
 
@@ -192,18 +192,18 @@ def _preview(experiment: Experiment, stage: Stage, plan: FeedPlan, run: Run) -> 
     run.picture(f"views-{stage.name}.png", report.draw_views(batch, views))
 
 
-def _summary(experiment: Experiment, folder: Path) -> dict[str, float]:
-    """Return the last step's numbers of the last stage."""
-    last = experiment.pretraining[-1]
-    entries = steps(folder, last.name)
-    return {f"final_{name}": value for name, value in entries[-1].items() if name != "stage"} if entries else {}
-
-
 def _params(experiment: Experiment) -> dict[str, Any]:
     """Return what decides the result: MLflow's params never change, the rest may when a run is continued."""
     return json.loads(experiment.model_dump_json(exclude={"home", "downstream", "resources", "tracking"}))
 
 
-def _title(experiment: Experiment) -> str:
-    names = "+".join(stage.method.name for stage in experiment.pretraining)
-    return f"pretrain {names} seed {experiment.seed}"
+def _caption(experiment: Experiment, row: str | None) -> Caption:
+    methods = "+".join(stage.method.name for stage in experiment.pretraining)
+    return Caption(
+        title=f"pretrain {row or methods}, seed {experiment.seed}",
+        description=(
+            f"Pretraining by {methods}. Its fine-tunings are its child runs. Artifacts: `pictures/` shows the first "
+            "samples with the boxes of their views; `encoder/` is the pretrained encoder."
+        ),
+        row=row,
+    )

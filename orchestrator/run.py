@@ -4,6 +4,7 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from data.shardset import ShardSet
 from orchestrator import cluster
 from orchestrator.config import Experiment
-from orchestrator.tracking import Tracker, default_uri, flatten
+from orchestrator.tracking import DESCRIPTION, Tracker, default_uri, flatten
 
 RESULT = "result.json"
 SHOWN_METRICS = ("loss", "collapse", "score", "dice_mean")
 
 console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What MLflow's page says of a run; ``row`` is the row of the table that it is run for."""
+
+    title: str
+    description: str
+    row: str | None = None
 
 
 class Run:
@@ -46,18 +56,21 @@ class Run:
         return json.loads(path.read_text()) if path.exists() else None
 
     @contextmanager
-    def opened(self, title: str, shards: ShardSet, params: dict[str, Any]) -> Iterator[None]:
+    def opened(self, caption: Caption, shards: ShardSet, params: dict[str, Any]) -> Iterator[None]:
         """Open the MLflow run around a training; a training that raises closes it as FAILED or KILLED."""
         (self.folder / "experiment.json").write_text(self.experiment.model_dump_json(indent=2))
         tags = {
             "kind": self.kind,
+            DESCRIPTION: caption.description,
+            **({"row": caption.row} if caption.row else {}),
             "dataset_digest": shards.digest,
             "recipe": str(shards.recipe.get("name")),
             "git_commit": git_commit(),
             **cluster.hardware(),
         }
-        self.tracker.start(self.experiment.name, title, self.key, tags, self.parent)
+        self.tracker.start(self.experiment.name, caption.title, self.key, tags, self.parent)
         self.tracker.params(flatten(params))
+        self.tracker.dataset(Path(shards.uri).name, shards.digest, shards.uri)
         self.tracker.artifact(self.folder / "experiment.json")
         self.flush()
         status = "KILLED"
@@ -102,14 +115,14 @@ class Run:
         path.write_bytes(png)
         self.tracker.artifact(path, "pictures")
 
-    def finish(self, result: dict[str, Any], summary: dict[str, float], artifacts: list[Path]) -> None:
-        """Write the result, which marks the run as done, and log what is worth comparing."""
-        self.tracker.summary(summary)
+    def finish(self, result: dict[str, Any], best: dict[str, float], artifacts: list[Path]) -> None:
+        """Write the result, which marks the run as done, and log the numbers that are to be compared."""
+        self.tracker.summary({f"best/{name}": value for name, value in best.items()})
         for path in artifacts:
             for file in sorted(path.iterdir()) if path.is_dir() else [path]:
                 self.tracker.artifact(file, path.name if path.is_dir() else "")
         temporary = self.folder / (RESULT + ".new")
-        temporary.write_text(json.dumps({**result, "summary": summary}, indent=2))
+        temporary.write_text(json.dumps(result, indent=2))
         temporary.rename(self.folder / RESULT)
 
     def flush(self, force: bool = False) -> None:

@@ -25,7 +25,7 @@ from orchestrator.launch import RunError
 from orchestrator.pretrain import Pretrained
 from orchestrator.report import draw_curves
 from orchestrator.run import git_commit
-from orchestrator.tracking import Tracker, default_uri
+from orchestrator.tracking import DESCRIPTION, Tracker, default_uri
 from orchestrator.typeset import comma_separated, markdown
 
 Say = Callable[[str], None]
@@ -125,10 +125,10 @@ def _outcome(table: Table, trial: Trial, experiment: Experiment, progress: Progr
 def _run_trial(table: Table, trial: Trial, experiment: Experiment, progress: Progress) -> Finetuned:
     pretrained: Pretrained | None = None
     if trial.pretrain_seed is not None and any(METHODS[s.method.name].trains for s in experiment.pretraining):
-        pretrained = pretrain.pretrain(experiment, parent=table.folder)
+        pretrained = pretrain.pretrain(experiment, table.folder, trial.row)
         stages = [stage.name for stage in experiment.pretraining]
         progress.pretrainings.setdefault(trial.row, (pretrained.folder, stages))
-    return finetune.finetune(experiment, pretrained, parent=None if pretrained else table.folder)
+    return finetune.finetune(experiment, pretrained, None if pretrained else table.folder, trial.row)
 
 
 @contextmanager
@@ -136,7 +136,9 @@ def _tracked(table: Table) -> Iterator[Tracker]:
     """Open the MLflow run that the table's trials are children of."""
     experiment = table.experiments[0][1]
     tracker = Tracker(table.folder, experiment.tracking.uri or default_uri(Path(experiment.home)))
-    tags = {"kind": "table", "git_commit": git_commit()}
+    rows = "\n".join(f"- {row.name}" for row in table.config.rows)
+    description = f"`table.md` among the artifacts is the table; its runs are the children.\n\nRows:\n{rows}"
+    tags = {"kind": "table", "git_commit": git_commit(), DESCRIPTION: description}
     tracker.start(experiment.name, table.config.title, f"table-{table.config.name}", tags)
     tracker.flush(force=True)
     status = "KILLED"

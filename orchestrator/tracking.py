@@ -6,16 +6,15 @@ after a crash is harmless: runs are found again by their key, MLflow drops equal
 """
 
 import json
+import logging
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from orchestrator.history import Tail, append
@@ -26,17 +25,26 @@ MOST_PARAM_CHARS = 6000
 MOST_PARAMS = 100
 RETRY_S = 30.0
 REFUSED = "INVALID_PARAMETER_VALUE"
+STORE = "mlflow.db"
+# MLflow's page would otherwise open an experiment among its tools for language models.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+DESCRIPTION = "mlflow.note.content"
+MOST_DIGEST_CHARS = 36
 
 # A dead server is noticed in seconds; the outbox does the retrying.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+# What a hospital trains on is nobody else's business.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# It announces each of the tables that a new store gets.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
 
 
 def default_uri(home: Path) -> str:
     """Return ``MLFLOW_TRACKING_URI``, or the SQLite store under the home, at an absolute path."""
     home.mkdir(parents=True, exist_ok=True)
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.absolute()}/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.absolute()}/{STORE}"
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
@@ -85,9 +93,14 @@ class Tracker:
         if entries:
             self._post(op="metrics", entries=entries, prefix=prefix, timestamp=int(time.time() * 1000))
 
-    def summary(self, values: dict[str, float], step: int = 0) -> None:
-        """Log single numbers, such as the final score per organ."""
-        self.metrics([{"step": step, **values}])
+    def summary(self, values: dict[str, float]) -> None:
+        """Log single numbers, such as the best score per organ."""
+        if values:
+            self.metrics([{"step": 0, **values}])
+
+    def dataset(self, name: str, digest: str, source: str) -> None:
+        """Say which shards the run reads."""
+        self._post(op="dataset", name=name, digest=digest, source=source)
 
     def artifact(self, path: Path, into: str = "") -> None:
         """Log a file; it must stay where it is until it is sent."""
@@ -176,6 +189,10 @@ def _send(client: MlflowClient, line: dict[str, Any], run_id: str | None) -> str
         _send_metrics(client, line, run_id)
     elif line["op"] == "artifact":
         client.log_artifact(run_id, line["path"], line["into"] or None)
+    elif line["op"] == "dataset":
+        digest = line["digest"][:MOST_DIGEST_CHARS]
+        dataset = Dataset(line["name"], digest, "shards", json.dumps({"uri": line["source"]}))
+        client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
     elif line["op"] == "tags":
         client.log_batch(run_id, tags=[RunTag(key, value) for key, value in line["tags"].items()])
     else:
@@ -184,8 +201,7 @@ def _send(client: MlflowClient, line: dict[str, Any], run_id: str | None) -> str
 
 
 def _start(client: MlflowClient, line: dict[str, Any]) -> Run:
-    found = client.get_experiment_by_name(line["experiment"])
-    experiment_id = found.experiment_id if found else client.create_experiment(line["experiment"])
+    experiment_id = _experiment_id(client, line["experiment"])
     runs = client.search_runs([experiment_id], f"tags.run_key = '{line['key']}'", max_results=1)
     if runs:
         client.update_run(runs[0].info.run_id, status="RUNNING")
@@ -195,6 +211,16 @@ def _start(client: MlflowClient, line: dict[str, Any]) -> Run:
         parent = json.loads((Path(line["parent"]) / CURSOR).read_text())["run_id"]
         tags["mlflow.parentRunId"] = parent
     return client.create_run(experiment_id, run_name=line["name"], tags=tags)
+
+
+def _experiment_id(client: MlflowClient, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found:
+        return found.experiment_id
+    embedded = client.tracking_uri.removeprefix("sqlite:///")
+    # The embedded store would put artifacts into the folder where a command happens to run.
+    place = None if "://" in embedded else (Path(embedded).parent / "artifacts" / name).as_uri()
+    return client.create_experiment(name, artifact_location=place, tags=EXPERIMENT_TAGS)
 
 
 def _send_metrics(client: MlflowClient, line: dict[str, Any], run_id: str) -> None:
@@ -212,16 +238,3 @@ def hide_password(uri: str) -> str:
     """Return an address as it may be shown: without user and password."""
     scheme, separator, rest = uri.partition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
-
-
-def serve(home: Path, port: int) -> int:
-    """Serve MLflow's page on 127.0.0.1 until interrupted, after sending what still waits; return its exit code."""
-    uri = default_uri(home)
-    for folder in waiting(home):
-        Tracker(folder, uri).flush(force=True)
-    if not uri.startswith("sqlite:"):
-        print(f"MLflow is at {hide_password(uri)}")
-        return 0
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
-    print(f"MLflow: http://127.0.0.1:{port} (Ctrl-C ends it)")
-    return subprocess.run([*command, "--port", str(port)], check=False).returncode

@@ -1,9 +1,9 @@
 import json
 from pathlib import Path
 
-import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from orchestrator.tracking import OUTBOX, Tracker, default_uri, flatten, waiting
 
@@ -17,7 +17,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{home}/mlflow.db"
 
 
-def _runs(store: str, experiment: str) -> list[mlflow.entities.Run]:
+def _runs(store: str, experiment: str) -> list[Run]:
     client = MlflowClient(store)
     found = client.get_experiment_by_name(experiment)
     assert found is not None
@@ -109,3 +109,19 @@ def test_the_embedded_store_lies_at_an_absolute_path(tmp_path: Path, monkeypatch
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     assert default_uri(Path("runs")) == f"sqlite:///{tmp_path}/runs/mlflow.db"
+
+
+def test_an_experiment_opens_as_model_training_and_keeps_its_artifacts_beside_the_store(store: str, tmp_path: Path):
+    tracker = Tracker(tmp_path / "run", store)
+    tracker.start("places", "pretrain simsiam", "k1", {"kind": "pretrain"})
+    tracker.dataset("flare22", "0123456789abcdef" * 4, "shards/flare22")
+    assert tracker.flush(force=True) is None
+    experiment = MlflowClient(store).get_experiment_by_name("places")
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    home = Path(store.removeprefix("sqlite:///")).parent
+    assert experiment.artifact_location == (home / "artifacts" / "places").as_uri()
+    (run,) = _runs(store, "places")
+    (dataset,) = [item.dataset for item in run.inputs.dataset_inputs]
+    assert (dataset.name, dataset.digest, json.loads(dataset.source)) == (
+        "flare22", ("0123456789abcdef" * 4)[:36], {"uri": "shards/flare22"},
+    )  # fmt: skip
