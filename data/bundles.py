@@ -51,7 +51,7 @@ class Job:
 
     out: str
     recipe: Recipe
-    key: bytes
+    key: bytes = field(repr=False)
     seed: int
     rows_per_group: int
 
@@ -129,7 +129,7 @@ def _samples(
             sample_id=name if scan.slice_index is None else f"{name}-{scan.slice_index:04d}",
             patient=pseudonymiser.patient(study.patient),
             volume=name,
-            dataset=study.dataset,
+            dataset=study.dataset if study.dataset_is_given else pseudonymiser.dataset(study.dataset),
             split=split,
             class_label=study.class_label,
         )

@@ -1,4 +1,8 @@
-"""Privacy: patients and studies get keyed pseudonyms; without the key, nobody can find a name by trying names."""
+"""Privacy: patients and studies get keyed pseudonyms; without the key, nobody can find a name by trying names.
+
+What people name themselves is written as it is: datasets that were given a name, labels and classes (the names in
+dataset.json, class folders, values of a table's label column), and the folders of shards and runs.
+"""
 
 import hashlib
 import os
@@ -26,6 +30,10 @@ class Pseudonymiser:
     def study(self, name: str) -> str:
         """Return ``v-`` and 16 hexadecimal digits for a study's original name or path."""
         return f"v-{self._digest('study', name)}"
+
+    def dataset(self, name: str) -> str:
+        """Return ``d-`` and 16 hexadecimal digits for the name of a source's folder, which may be a patient's."""
+        return f"d-{self._digest('dataset', name)}"
 
     def fingerprint(self, text: str) -> str:
         """Return 16 hexadecimal digits by which a private text is recognised again, but not read."""

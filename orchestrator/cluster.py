@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import ray
@@ -36,8 +37,8 @@ def connected() -> Iterator[None]:
 
 
 def _connect() -> None:
-    # A fresh local Ray writes a token file with the process's umask.
-    previous = os.umask(0o077)
+    # A Ray that starts here writes its token, its logs and the voxels that it spills with the process's umask.
+    umask = os.umask(0o077)
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "120")
     # A worker's folder would otherwise be a Ray session folder, where relative paths mean nothing.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
@@ -46,7 +47,7 @@ def _connect() -> None:
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     try:
         if os.environ.get("RAY_ADDRESS"):
-            ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env=_runtime_env())
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env=_runtime_env(umask))
         else:
             # Logical CPUs: readers and controllers mostly wait, and a job that asks for more than the cores of a
             # laptop would otherwise hang instead of running slower.
@@ -59,18 +60,24 @@ def _connect() -> None:
                 include_dashboard=True,  # frees the placement groups of killed trials
                 logging_level=logging.ERROR,
                 log_to_driver=False,
-                runtime_env=_runtime_env(),
+                runtime_env=_runtime_env(umask),
             )
     finally:
-        os.umask(previous)
+        os.umask(umask)
 
 
-def _runtime_env() -> dict[str, dict[str, str]]:
-    """Return what every worker process must have: our packages on its path, and one thread per pool."""
+def _runtime_env(umask: int) -> dict[str, Any]:
+    """Return what every worker process must have: our packages on its path, one thread per pool, the person's umask.
+
+    Workers inherit the umask of the Ray that starts them; the shards and run files that they write are the person's.
+    """
     root = str(Path(__file__).parents[1])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return {"env_vars": {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore", **threads}}
+    return {
+        "env_vars": {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore", **threads},
+        "worker_process_setup_hook": lambda: os.umask(umask),
+    }
 
 
 def preflight(resources: Resources) -> None:

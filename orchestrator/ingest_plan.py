@@ -202,7 +202,7 @@ def _draw(seed: int, study: Study) -> bytes:
 
 
 def _fingerprint(studies: Sequence[Study], pseudonymiser: Pseudonymiser) -> str:
-    """Return what changes when a study is added or removed, or its patient, files, label, class or split changes."""
+    """Return what changes when a study is added or removed, or its dataset, patient, files, label, class or split."""
     lines = []
     for s in studies:
         described = (
@@ -214,7 +214,7 @@ def _fingerprint(studies: Sequence[Study], pseudonymiser: Pseudonymiser) -> str:
             s.label is not None,
             s.fault is not None,
         )
-        lines.append([s.dataset, s.key, s.patient, s.split, *described])
+        lines.append([s.dataset if s.dataset_is_given else [s.dataset], s.key, s.patient, s.split, *described])
     return pseudonymiser.fingerprint(json.dumps(lines))
 
 

@@ -29,6 +29,16 @@ _NO_IMAGES = (
     "ANN", "AU", "DOC", "ECG", "EPS", "FID", "KO", "M3D", "PLAN", "PR", "REG", "RTDOSE", "RTIMAGE", "RTPLAN",
     "RTRECORD", "RTSTRUCT", "RWV", "SEG", "SMR", "SR", "STAIN",
 )  # fmt: skip
+# What these two tags may say; any other word in them is not repeated: it could be anything, a name too.
+_IMAGES = frozenset((
+    "BDUS", "BI", "BMD", "CFM", "CR", "CT", "DG", "DMS", "DX", "ES", "GM", "IO", "IVOCT", "IVUS", "LS", "MG", "MR",
+    "NM", "OCT", "OP", "OPM", "OPT", "OPTBSV", "OPTENF", "OSS", "OT", "PA", "PT", "PX", "RF", "RG", "SM", "TG", "US",
+    "XA", "XC", "XR",
+))  # fmt: skip
+_COLOURS = frozenset((
+    "ARGB", "CMYK", "HSV", "PALETTE COLOR", "RGB", "XYB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_PARTIAL_420",
+    "YBR_PARTIAL_422", "YBR_RCT",
+))  # fmt: skip
 _DAMAGE = (
     ArithmeticError, AttributeError, BytesLengthException, EOFError, LookupError, NotImplementedError, OSError,
     RuntimeError, TypeError, ValueError, struct.error, zlib.error,
@@ -103,7 +113,7 @@ def _pixel_faults(data: FileDataset) -> list[str]:
         faults.append(f"{int(data.NumberOfFrames)} frames in one file (multi-frame)")
     colours = str(data.get("PhotometricInterpretation") or "")
     if not colours.startswith("MONOCHROME"):
-        faults.append(f"{colours} colour pixels")
+        faults.append(f"{colours if colours in _COLOURS else 'undefined'} colour pixels")
     if not all(
         np.isfinite(float(data.get(tag) or 0)) for tag in ("RescaleSlope", "RescaleIntercept", "SliceThickness")
     ):
@@ -157,7 +167,7 @@ def _slice(data: FileDataset) -> DicomSlice:
     slope, intercept = data.get("RescaleSlope"), data.get("RescaleIntercept")
     return DicomSlice(
         pixels=pixels,
-        modality=normal_modality(modality),
+        modality=kind if (kind := normal_modality(modality)) in _IMAGES else "",
         slope=1.0 if slope is None else float(slope),
         intercept=0.0 if intercept is None else float(intercept),
         position=None if projection else np.array(data.ImagePositionPatient, dtype=np.float64),

@@ -3,6 +3,7 @@
 >>> find_studies("scans", "volumes", SourceOptions(images="*_image.nrrd", labels="*_label.nrrd"))
 """
 
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from data.files import shown
@@ -39,4 +40,4 @@ def find_studies(source: str, layout: str, options: SourceOptions | None = None)
             f"source {shown(source)}: 0 studies in layout {layout!r} (images pattern: {options.images!r}); "
             "expected 1 or more; check the folder, the layout and the patterns"
         )
-    return studies
+    return [replace(study, dataset_is_given=bool(options.dataset)) for study in studies]

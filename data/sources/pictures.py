@@ -93,13 +93,14 @@ def _find_table(source: str) -> tuple[str, str]:
 
 
 def _check_columns(rows: list[dict[str, str]], options: SourceOptions) -> None:
+    """Raise ValueError for a missing column; a table without a heading has a patient in its first line: not shown."""
     have = list(rows[0]) if rows else []
     wanted = [options.image_column, options.label_column, options.patient_column, options.split_column]
     missing = [name for name in wanted if name and name not in have]
     if missing:
         raise ValueError(
-            f"the table has columns {', '.join(have)} but not {', '.join(missing)}; expected all that are named; set "
-            "image_column, label_column, patient_column or split_column"
+            f"the table has {len(have)} columns but not {', '.join(missing)}; expected a first line that names them; "
+            "set image_column, label_column, patient_column or split_column"
         )
 
 

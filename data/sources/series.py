@@ -1,5 +1,6 @@
 """Layout ``dicom``: series by SeriesInstanceUID over a whole tree, whatever the folders and names are."""
 
+import logging
 import struct
 import warnings
 import zlib
@@ -26,6 +27,8 @@ _DAMAGE = (
     ArithmeticError, AttributeError, EOFError, InvalidDicomError, LookupError, NotImplementedError, OSError,
     TypeError, ValueError, struct.error, zlib.error,
 )  # fmt: skip
+
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # what it warns of is logged too, with values of tags
 
 
 @dataclass
@@ -74,9 +77,12 @@ def _add(series: dict[str, _Series], file: File) -> None:
 
 
 def _is_marked(uri: str) -> bool:
-    """Tell whether a file has DICOM's mark after its preamble of 128 bytes."""
-    with open_file(uri) as file:
-        return file.read(132)[128:] == b"DICM"
+    """Tell whether a file has DICOM's mark after 128 bytes, or cannot be read: then it becomes a bad study."""
+    try:
+        with open_file(uri) as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:  # its message holds the path
+        return True
 
 
 def _tags(uri: str) -> tuple[str, str, str] | None:

@@ -30,6 +30,7 @@ class Study:
     """One acquisition to read.
 
     ``key`` and ``patient`` are the source's own names: private, stable, and never written to shards, logs or errors.
+    So is ``dataset``, the source folder's name, unless the options gave it (``dataset_is_given``).
     ``image`` holds the addresses of the files: one, or one per channel (volumes), or one per slice (DICOM).
     ``num_channels`` above 1 allows channels as the last axis of a single file (Medical Segmentation Decathlon).
     ``rescale`` is a slope and an intercept that take the file's intensities to HU where the file does not say so.
@@ -49,12 +50,14 @@ class Study:
     num_channels: int = 1
     rescale: tuple[float, float] | None = None
     fault: BadStudy | None = None
+    dataset_is_given: bool = False
 
 
 class SourceOptions(BaseModel):
     """How to find studies; what does not apply to a layout is left alone.
 
-    dataset          name written beside every sample (default: the source folder's name)
+    dataset          name written beside every sample (default: a pseudonym of the source folder's name, which may be
+                     a patient's)
     modality         CT, MR, ...: the modality of files that do not say it; for DICOM, only series of it are taken
     images           pattern of image paths below the source: ``*`` within a name, ``**/`` any folders, ``{ct,mr}``
                      either; for DICOM, of the folder of a series (``.`` is the source itself)

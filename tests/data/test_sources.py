@@ -150,8 +150,24 @@ def test_a_csv_gives_labels_patients_and_splits_and_rows_without_a_file_are_faul
         assert (two.class_label, Path(two.image[0]).name, two.split) == (0, "2.png", "test")
         assert three.fault is not None
         assert three.fault.found == "a row of the table without its image file"
-    with pytest.raises(ValueError, match=r"has columns name, grade, who, part but not file, label.*set image_column"):
-        find_studies(source, "csv")
+
+
+def test_a_table_without_its_columns_is_refused_without_its_first_line(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("Lovelace_Ada.jpg,1,PAT-70431\nLovelace_Ada_2.jpg,0,PAT-70431\n")
+    message = r"the table has 3 columns but not file, label; expected a first line.*set image_column"
+    with pytest.raises(ValueError, match=message) as caught:
+        find_studies(str(tmp_path), "csv")
+    assert not any(text in str(caught.value) for text in ("Lovelace", "PAT-70431"))
+
+
+@pytest.mark.parametrize(("options", "given"), [({}, False), ({"dataset": "scans"}, True)])
+def test_a_dataset_s_name_is_known_to_be_given_or_the_folder_s(
+    tmp_path: Path, options: dict[str, str], given: bool
+) -> None:
+    source = tree(tmp_path / "scans", "a/b.nii", "imagesTr/c.nii", "d.dcm")
+    for layout in ("volumes", "nnunet", "dicom", "class_folders"):
+        studies = find_studies(source, layout, SourceOptions.model_validate(options))
+        assert {(study.dataset, study.dataset_is_given) for study in studies} == {("scans", given)}
 
 
 @pytest.mark.parametrize(
@@ -219,7 +235,10 @@ def test_the_classes_and_splits_of_real_pictures_are_those_of_the_manifest(scans
 
 
 class Bucket(BaseHTTPRequestHandler):
-    """As much of S3 as listing and reading a bucket needs: ``root`` is the folder that holds the buckets."""
+    """As much of S3 as listing and reading a bucket needs: ``root`` is the folder that holds the buckets.
+
+    Files named ``*.gone`` are listed and then not there.
+    """
 
     root: Path
 
@@ -238,7 +257,7 @@ class Bucket(BaseHTTPRequestHandler):
         path = self.root / unquote(url.path).strip("/")
         if "list-type" in query:
             body, kind = self._listing(path, query.get("prefix", [""])[0]).encode(), "application/xml"
-        elif path.is_file():
+        elif path.is_file() and path.suffix != ".gone":
             body, kind = path.read_bytes(), "application/octet-stream"
         else:
             self.send_response(404)
@@ -302,3 +321,11 @@ def test_a_bucket_is_read_like_a_folder(tmp_path: Path, endpoint: str) -> None:
     for here, there in zip(local, remote, strict=True):
         assert content_digest(read_study(there)) == content_digest(read_study(here))
     np.testing.assert_array_equal(read_study(remote[0]).label, (voxels > 0).transpose())
+
+
+def test_a_file_that_vanishes_becomes_a_bad_study_and_its_path_is_not_said(tmp_path: Path, endpoint: str) -> None:
+    tree(tmp_path / "bucket/scans", "Lovelace.gone")
+    (study,) = find_studies(f"s3://key:secret@bucket/scans{endpoint}", "dicom")
+    with pytest.raises(BadStudy, match=r"cannot be decoded \(FileNotFoundError\); expected a whole file") as caught:
+        read_study(study)
+    assert "Lovelace" not in str(caught.value)

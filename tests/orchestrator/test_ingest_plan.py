@@ -91,6 +91,8 @@ def test_identity_changes_with_what_is_asked_and_found(tmp_path):
     assert make_plan(config(source=source, max_bad=0.5, strict=True, readers=3)).identity == first
     for change in ({"seed": 4}, {"changes": {"spacing_mm": (5, 2, 2)}}, {"rows_per_group": 4}):
         assert make_plan(config(source=source, **change)).identity != first
+    named = make_plan(config(source=source, options=SourceOptions(dataset=tmp_path.name))).identity
+    assert [name for name in first if first[name] != named[name]] == ["studies"], "its name is now written as it is"
     (tmp_path / "labelsTr" / "phantom_001.nii.gz").unlink()
     changed = make_plan(config(source=source)).identity
     assert [name for name in first if first[name] != changed[name]] == ["studies"]
