@@ -77,6 +77,7 @@ def run_bundle(job: Job, bundle: Bundle) -> Manifest:
     """
     rejects: list[Reject] = []
     contents = dict(bundle.excluded)
+    label_values: set[int] = set()
     with tempfile.TemporaryFile(prefix="raydiology-") as scratch:
         rows: dict[str, list[dict[str, Any]]] = {}
         for study, split in zip(bundle.studies, bundle.splits, strict=True):
@@ -89,9 +90,10 @@ def run_bundle(job: Job, bundle: Bundle) -> Manifest:
                 rejects.append(Reject(name, fault.found, fault.expected, fault.remedy))
                 continue
             contents[name] = _content(scans)
+            label_values.update(value for scan in scans for value in _label_values(scan))
             samples = _samples(scans, name, study, split, Pseudonymiser(job.key))
             rows.setdefault(split, []).extend(_put_aside(scratch, to_row(sample)) for sample in samples)
-        manifest = Manifest([], {}, rejects, contents, sorted(bundle.excluded))
+        manifest = Manifest([], {}, rejects, contents, sorted(bundle.excluded), sorted(label_values))
         for split in sorted(rows):
             _write_split(job, bundle.number, split, _take_back(scratch, _mixed(job.seed, rows[split])), manifest)
     write_manifest(job.work, bundle.number, manifest)
@@ -142,6 +144,11 @@ def _content(scans: Sequence[Scan]) -> str:
         digest.update(repr(scan.voxels.shape).encode())
         digest.update(np.ascontiguousarray(scan.voxels).data)
     return digest.hexdigest()
+
+
+def _label_values(scan: Scan) -> list[int]:
+    """List the values of a label map, background aside."""
+    return [] if scan.label is None else [value for value in np.unique(scan.label).tolist() if value]
 
 
 def _put_aside(scratch: IO[bytes], row: dict[str, Any]) -> dict[str, Any]:

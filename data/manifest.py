@@ -20,13 +20,17 @@ class Reject:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bundle wrote: shards, leftovers by split, rejected studies, and a hash of the voxels of each study."""
+    """What a bundle wrote: shards, leftovers by split, rejected studies, a hash of the voxels of each study, labels.
+
+    ``label_values`` are those that its label maps hold, background aside.
+    """
 
     files: list[ShardFile]
     rests: dict[str, ShardFile]
     rejects: list[Reject]
     contents: dict[str, str]
     excluded: list[str] = field(default_factory=list)
+    label_values: list[int] = field(default_factory=list)
 
 
 def write_manifest(work: str, number: int, manifest: Manifest) -> None:
@@ -46,6 +50,7 @@ def read_manifest(work: str, number: int) -> Manifest | None:
         rejects=[Reject(**reject) for reject in tree["rejects"]],
         contents=tree["contents"],
         excluded=tree["excluded"],
+        label_values=tree["label_values"],
     )
 
 

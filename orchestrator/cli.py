@@ -18,6 +18,7 @@ from data.sources import LAYOUTS, SourceOptions
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 _INGEST_FIELDS = ("source", "layout", "recipe", "out", "val_fraction", "test_fraction", "seed", "max_bad", "strict",
                   "overwrite", "keep_names")  # fmt: skip
+_UNUSUAL_OPTIONS = {"rescale": {"nargs": 2, "type": float}, "label_names": {"type": yaml.safe_load}}
 
 out = Console()
 err = Console(stderr=True)
@@ -111,7 +112,7 @@ def _add_ingest(commands: Commands) -> None:
     )
     layout = parser.add_argument_group("how studies are found; see data/sources/study.py")
     for name, field in SourceOptions.model_fields.items():
-        many = {"nargs": 2, "type": float} if name == "rescale" else {}
+        many = _UNUSUAL_OPTIONS.get(name, {})
         shown = "" if field.default is None else f"default: {field.default}"
         layout.add_argument(f"--{name.replace('_', '-')}", help=shown, **many)
 

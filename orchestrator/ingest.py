@@ -4,6 +4,7 @@ Every bundle leaves a manifest, so the same command continues where it was stopp
 done. Copies of one scan are found once all are read: the bundles that hold a copy are written again without it.
 """
 
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ from orchestrator.ingest_progress import IngestProgress
 from orchestrator.ingest_tasks import run_bundles
 
 __all__ = ["IngestConfig", "IngestReport", "ingest"]
+# Copies name the study that they are copies of: one reason all the same.
+_PSEUDONYM = re.compile(r"study v-[0-9a-f]{16}")
 _MOST_REASONS = 10
 
 
@@ -46,7 +49,7 @@ class IngestReport:
         """Return the report in words, one line per subject."""
         bad, total = len(self.rejects), self.num_studies
         lines = [f"{total - bad} of {total} studies written, {bad} quarantined" + (f": {QUARANTINE}" if bad else "")]
-        reasons = Counter(reject.found for reject in self.rejects).most_common()
+        reasons = Counter(_PSEUDONYM.sub("another study", reject.found) for reject in self.rejects).most_common()
         lines += [f"  {count} x {reason}" for reason, count in reasons[:_MOST_REASONS]]
         if len(reasons) > _MOST_REASONS:
             lines.append(f"  and {len(reasons) - _MOST_REASONS} other reasons")

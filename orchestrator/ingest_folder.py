@@ -100,7 +100,9 @@ def finish(plan: IngestPlan, manifests: Mapping[int, Manifest], num_rejects: int
         rest = join_rests(plan.job, split, [m.rests[split] for m in ordered if split in m.rests])
         files += [rest] if rest else []
     counts = {"studies_found": len(plan.studies), "studies_quarantined": num_rejects}
-    card = IndexCard(plan.job.recipe.model_dump(mode="json"), plan.label_names, plan.class_names, counts)
+    held = {value: f"label {value}" for manifest in ordered for value in manifest.label_values}
+    label_names = dict(sorted({**held, **plan.label_names}.items()))
+    card = IndexCard(plan.job.recipe.model_dump(mode="json"), label_names, plan.class_names, counts)
     write_index(plan.job.out, files, card)
     filesystem, base = locate(plan.job.out)
     for name in set(_sizes(plan.job.out)) - {file.name for file in files}:

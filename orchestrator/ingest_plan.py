@@ -20,7 +20,7 @@ from data.recipes import RECIPES, Recipe
 from data.sources import SourceOptions, Study, find_studies, label_names
 from data.splits import assign_splits, check_no_leakage
 
-FORMAT = 1
+FORMAT = 2
 PICTURES_PER_BUNDLE = 512
 MOST_VOLUMES_PER_BUNDLE, LEAST_VOLUMES_PER_BUNDLE = 32, 8
 BUNDLES_WANTED = 16
@@ -112,6 +112,7 @@ def make_plan(config: IngestConfig) -> IngestPlan:
     studies.sort(key=lambda study: (study.dataset, study.key))
     _check_distinct(studies)
     recipe = config.resolved_recipe
+    names = _all_label_names(config.sources)
     rows_per_group = 1 if recipe.spatial_dims == 3 else config.rows_per_group
     pseudonymiser = Pseudonymiser(key)
     splits = split_patients(studies, config, pseudonymiser)
@@ -127,8 +128,9 @@ def make_plan(config: IngestConfig) -> IngestPlan:
             "pseudonym key": pseudonymiser.fingerprint("key"),
             "seed": str(config.seed),
             "rows per group": str(rows_per_group),
+            "label names": ", ".join(f"{value} {name}" for value, name in names.items()) or "none given",
         },
-        label_names=_all_label_names(config.sources),
+        label_names=names,
         class_names=_class_names(studies),
         unused_files=_unused_files(config.sources, studies),
     )
@@ -188,7 +190,7 @@ def lay_out_bundles(studies: Sequence[Study], splits: Mapping[str, str], seed: i
     """Deal studies in a seeded order into bundles whose size depends on their kind and number alone."""
     order = sorted(studies, key=lambda study: _draw(seed, study))
     size = min(MOST_VOLUMES_PER_BUNDLE, max(LEAST_VOLUMES_PER_BUNDLE, -(-len(order) // BUNDLES_WANTED)))
-    if all(study.kind == "picture" for study in order):
+    if all(study.kind in ("picture", "array") for study in order):
         size = PICTURES_PER_BUNDLE
     parts = [order[at : at + size] for at in range(0, len(order), size)]
     return [
@@ -222,7 +224,8 @@ def _all_label_names(sources: Sequence[Source]) -> dict[int, str]:
     """Return the names of label ids over all sources; raise ValueError where two give one id different names."""
     names: dict[int, str] = {}
     for part in sources:
-        for number, name in (label_names(part.source) if part.layout == "nnunet" else {}).items():
+        found = label_names(part.source) if part.layout == "nnunet" else {}
+        for number, name in {**found, **(part.options.label_names or {})}.items():
             if names.setdefault(number, name) != name:
                 raise ValueError(
                     f"sources: label {number} is {names[number]!r} in one and {name!r} in another; expected one "

@@ -1,6 +1,7 @@
 """What is asked of an ingest, from a YAML file and the command line."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,18 @@ def load(asked: dict[str, Any], path: str | None = None) -> IngestConfig:
         if not Path(path).is_file():
             raise ConfigError(f"ingest file {path}: no such file")
         try:
-            tree = yaml.safe_load(os.path.expandvars(Path(path).read_text()))
+            tree = yaml.safe_load(_expanded(Path(path).read_text(), path))
         except yaml.YAMLError as error:
             raise ConfigError(f"ingest file {path}: not YAML: {error}") from None
     try:
         return IngestConfig.model_validate(merge(tree, asked))
     except ValidationError as error:
         raise ConfigError(explain(error, path or "ingest")) from None
+
+
+def _expanded(text: str, path: str) -> str:
+    """Replace environment variables, in all lines but comments; raise ConfigError where one is not set."""
+    lines = ["" if line.lstrip().startswith("#") else os.path.expandvars(line) for line in text.splitlines()]
+    if missing := re.search(r"\$\{?(\w+)", "\n".join(lines)):
+        raise ConfigError(f"ingest file {path}: environment variable {missing[1]} is not set; export it first")
+    return "\n".join(lines)

@@ -8,6 +8,7 @@ import hashlib
 import numpy as np
 
 from data.quarantine import BadStudy
+from data.readers.array import read_array_image
 from data.readers.checks import check_affine, check_voxels, spacing_of
 from data.readers.dicom import read_dicom
 from data.readers.itk import ITK_SUFFIXES, read_itk
@@ -46,6 +47,9 @@ def _read_image(study: Study) -> Scan:
         return scan
     if study.kind == "picture":
         return read_picture(study.image[0])
+    if study.kind == "array":
+        uri, name, index = study.image
+        return read_array_image(uri, name, int(index))
     if len(study.image) == 1:
         return read_volume(study.image[0], study.num_channels)
     return _stack([read_volume(uri) for uri in study.image])

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from data.files import shown
+from data.sources.arrays import find_npz
 from data.sources.nnunet import find_nnunet, label_names
 from data.sources.pictures import find_class_folders, find_csv
 from data.sources.series import find_dicom
@@ -19,6 +20,7 @@ LAYOUTS = {
     "dicom": find_dicom,
     "class_folders": find_class_folders,
     "csv": find_csv,
+    "npz": find_npz,
 }
 
 __all__ = ["LAYOUTS", "SourceOptions", "Study", "find_studies", "label_names"]

@@ -31,14 +31,15 @@ class Study:
 
     ``key`` and ``patient`` are the source's own names: private, stable, and never written to shards, logs or errors.
     So is ``dataset``, the source folder's name, unless the options gave it (``dataset_is_given``).
-    ``image`` holds the addresses of the files: one, or one per channel (volumes), or one per slice (DICOM).
+    ``image`` holds the addresses of the files: one, or one per channel (volumes), or one per slice (DICOM). For an
+    array it is the file's address, the array's name and the image's number.
     ``num_channels`` above 1 allows channels as the last axis of a single file (Medical Segmentation Decathlon).
     ``rescale`` is a slope and an intercept that take the file's intensities to HU where the file does not say so.
     ``fault`` is set where the source itself shows that the study cannot be used, such as a label without an image.
     """
 
     key: str
-    kind: Literal["volume", "dicom", "picture"]
+    kind: Literal["volume", "dicom", "picture", "array"]
     image: tuple[str, ...]
     patient: str
     dataset: str
@@ -64,6 +65,8 @@ class SourceOptions(BaseModel):
     labels           pattern of the label's path; each wildcard stands for what the same one in ``images`` was
     label_suffix     short form: the label is the image's name with this suffix, ``ct.nii.gz`` -> ``ct_seg.nii.gz``
     patient_pattern  regular expression searched in a study's path; its groups (or all of it) are the patient
+    label_names      what label values mean, {1: liver}; they come before those of a Decathlon dataset.json, and a
+                     value without a name is called by its number
     rescale          slope and intercept from the file's intensities to HU, for CT that was not stored in HU
     image_column ... columns of the CSV layout
     """
@@ -76,6 +79,7 @@ class SourceOptions(BaseModel):
     labels: str | None = None
     label_suffix: str | None = None
     patient_pattern: str | None = None
+    label_names: dict[int, str] | None = None
     rescale: tuple[float, float] | None = None
     image_column: str = "file"
     label_column: str = "label"

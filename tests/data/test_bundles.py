@@ -81,6 +81,17 @@ def test_a_bundle_done_again_gives_the_same_files(tmp_path, studies):
     assert read_manifest(job(tmp_path / "a").work, 1) is None
 
 
+def test_a_manifest_lists_the_label_values_that_were_written(tmp_path, studies):
+    found = {
+        int(value)
+        for study in studies
+        for scan in bundles.preprocess(SLICES, study)
+        for value in np.unique(scan.label)
+    }
+    assert len(found) > 8
+    assert run_bundle(job(tmp_path), all_train(studies)).label_values == sorted(found - {0})
+
+
 def test_volumes_have_a_row_group_each(tmp_path, studies):
     manifest = run_bundle(job(tmp_path, VOLUMES, rows_per_group=1), all_train(studies))
     assert manifest.rests == {}

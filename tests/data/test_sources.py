@@ -329,3 +329,33 @@ def test_a_file_that_vanishes_becomes_a_bad_study_and_its_path_is_not_said(tmp_p
     with pytest.raises(BadStudy, match=r"cannot be decoded \(FileNotFoundError\); expected a whole file") as caught:
         read_study(study)
     assert "Lovelace" not in str(caught.value)
+
+
+def test_an_npz_gives_a_study_per_image_with_class_and_split(tmp_path: Path) -> None:
+    images = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3)
+    arrays = {"train_images": images[:3], "test_images": images[3:], "train_labels": np.array([[2], [0], [1]])}
+    np.savez_compressed(tmp_path / "set.npz", **arrays)
+    for place in (str(tmp_path), str(tmp_path / "set.npz")):
+        studies = find_studies(place, "npz", SourceOptions(modality="XR"))
+        assert [(s.split, s.class_label) for s in studies] == [
+            ("train", 2), ("train", 0), ("train", 1), ("test", None), ("test", None),
+        ]  # fmt: skip
+        scan = read_study(studies[4])
+        assert scan.voxels.tolist() == [images[4].tolist()]
+        assert (scan.scale, scan.modality) == (1 / 255, "XR")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": np.zeros(3)}, r"without an array named like train_images; .* rename its arrays"),
+        (
+            {"train_images": np.zeros((2, 4, 4), np.uint8), "train_labels": np.zeros((2, 14), int)},
+            r"train_labels: shape \(2, 14\), int64; expected one whole number per image; keep one column",
+        ),
+    ],
+)
+def test_an_npz_of_other_arrays_is_refused(tmp_path: Path, arrays, message) -> None:
+    np.savez(tmp_path / "set.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        find_studies(str(tmp_path), "npz", SourceOptions())

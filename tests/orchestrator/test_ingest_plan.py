@@ -125,3 +125,12 @@ def test_a_study_keeps_its_bundle_whatever_its_label():
     found = {s.patient: "train" for s in studies}
     keys = [[s.key for s in bundle.studies] for bundle in lay_out_bundles(studies, found, 0)]
     assert keys == [[s.key for s in bundle.studies] for bundle in lay_out_bundles(labelled, found, 0)]
+
+
+def test_label_names_that_are_given_come_before_those_of_the_source(tmp_path):
+    write_cohort(tmp_path, 1, seed=5, spacing_mm=(20.0, 10.0, 10.0))
+    plain = make_plan(config(source=str(tmp_path)))
+    named = make_plan(config(source=str(tmp_path), options=SourceOptions(label_names={1: "foie", 99: "tumour"})))
+    assert plain.label_names[1] == "liver"
+    assert named.label_names == {**plain.label_names, 1: "foie", 99: "tumour"}
+    assert named.identity != plain.identity
