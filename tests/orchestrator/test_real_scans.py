@@ -17,7 +17,7 @@ from orchestrator.pretrain import pretrain
 
 pytestmark = pytest.mark.slow
 FOLDER = Path(__file__).parents[2] / "experiments" / "real_scans"
-# Studies found and left out, and samples. Left out: copies in PneumoniaMNIST and IDRiD, two constant pictures in MedNIST.
+# Studies found and left out, and samples. Left out: copies in PneumoniaMNIST and IDRiD, MedNIST's constant pictures.
 EXPECTED = {
     "brain": (4, 0, 4),
     "ct": (17, 0, 848),
