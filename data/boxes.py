@@ -30,6 +30,7 @@ from jaxtyping import Bool, Float, Int
 from data.rng import SampleRng
 
 GUESSES = 12
+_ANY = np.iinfo(np.int64).max
 
 # Indices (b,) into one axis of a table of cumulative counts, each with the sign that its count is added with.
 _Lookups = list[tuple[np.ndarray, int]]
@@ -141,16 +142,19 @@ class BoxPairs:
         self, low: Int[np.ndarray, "b n"], room: Int[np.ndarray, "b n"], rng: SampleRng
     ) -> tuple[Int[np.ndarray, "b n"], Int[np.ndarray, " missed"]]:
         """Guess the move from each first box to its partner; return the moves, and which samples have none yet."""
-        size, table = np.array(self.size), _table(self.size, self.iou)
-        reach = room if table.reach is None else np.array(table.reach)
-        least, most = -np.minimum(low, reach), np.minimum(room - low, reach)
-        spans = (most - least + 1)[:, None]
-        steps = np.minimum((rng.uniform(GUESSES, len(self.size)) * spans).astype(np.int64), spans - 1)
-        guesses = least[:, None] + steps
-        shared = (size - np.abs(guesses)).clip(0).prod(axis=-1)
+        table = _table(self.size, self.iou)
+        units = rng.uniform(len(self.size), GUESSES)
+        guesses, shared = np.empty(units.shape, dtype=np.int64), np.ones((len(low), GUESSES), dtype=np.int64)
+        for axis, (size, reach) in enumerate(zip(self.size, table.reach, strict=True)):
+            least = -np.minimum(low[:, axis], reach)
+            span = np.minimum(room[:, axis] - low[:, axis], reach) - least + 1
+            step = np.minimum((units[:, axis] * span[:, None]).astype(np.int64), span[:, None] - 1)
+            guesses[:, axis] = least[:, None] + step
+            shared *= np.maximum(size - np.abs(guesses[:, axis]), 0)
         hits = (shared >= table.shared[0]) & (shared <= table.shared[1])
         chosen = hits.argmax(axis=1)
-        return guesses[np.arange(len(low)), chosen], np.flatnonzero(~hits.any(axis=1))
+        samples = np.arange(len(low))
+        return guesses[samples, :, chosen], np.flatnonzero(~hits[samples, chosen])
 
     def _draw_moves(
         self, low: Int[np.ndarray, "b n"], room: Int[np.ndarray, "b n"], rng: SampleRng
@@ -191,14 +195,14 @@ class _DistanceTable:
                 True: the interval starts at 0, and marked are the distances that do not meet it.
     needed      (c_0 + 1, ..., c_{n-2} + 1): how far the last axis must reach when the others reach up to here
     shared      the least and the greatest number of shared voxels that meet the interval
-    reach       per axis, the greatest distance that can meet the interval; None where any distance can
+    reach       per axis, the greatest distance that can meet the interval
     """
 
     nearer: list[np.ndarray]
     too_close: bool
     needed: np.ndarray
     shared: tuple[int, int]
-    reach: tuple[int, ...] | None
+    reach: tuple[int, ...]
 
 
 def _overlap_bounds(size: tuple[int, ...], iou: tuple[float, float]) -> tuple[int, int]:
@@ -226,7 +230,7 @@ def _table(size: tuple[int, ...], iou: tuple[float, float]) -> _DistanceTable:
     for axis in range(len(size) - 1):
         np.minimum.accumulate(needed, axis=axis, out=needed)
     # At a distance d along one axis, at most c - d of its c voxels are shared.
-    reach = tuple(c - ceil(Fraction(low * c, prod(size))) for c in size) if low > 0 else None
+    reach = tuple(c - ceil(Fraction(low * c, prod(size))) if low > 0 else _ANY for c in size)
     counts = [np.moveaxis(nearer, axis, -1) for axis in range(len(size))]
     return _DistanceTable(counts, low == 0, needed, (low, high), reach)
 
