@@ -1,10 +1,18 @@
 """Pseudonyms are stable under one key, useless without it, and the key stays private."""
 
+import gzip
+import sqlite3
 import stat
+import zipfile
+from contextlib import closing
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from data.bundles import Bundle, Job, run_bundle
 from data.privacy import KEY_FILE, Pseudonymiser, load_key
@@ -85,6 +93,28 @@ def test_values_that_dicom_does_not_allow_are_not_logged(tmp_path, caplog, capfd
         (series,) = (study for study in find_studies(str(source), "dicom") if len(study.image) > 1)
         assert read_study(series).voxels.shape == (1, 8, 48, 48)
     assert planted.leaks({"logged": "".join((caplog.text, *capfd.readouterr())).encode()}) == []
+
+
+def test_the_search_for_planted_texts_finds_each_of_them_in_every_kind_of_file(tmp_path):
+    planted.write_dicom(tmp_path / "scans")
+    planted.write_volumes(tmp_path / "scans", (40.0, 20.0, 20.0))
+    found = planted.leaks(planted.texts_below(tmp_path / "scans"))
+    assert {text for _, text in found} == {text.decode() for text in planted.TEXTS}
+    files = tmp_path / "files"
+    files.mkdir()
+    pq.write_table(pa.table({"name": [planted.NAME]}), files / "a.parquet", compression="zstd")
+    with closing(sqlite3.connect(files / "b.db")) as database, database:
+        database.execute("CREATE TABLE runs (name TEXT)")
+        database.execute("INSERT INTO runs VALUES (?)", ["x" * 9000 + planted.NAME])
+    words = PngInfo()
+    words.add_text("Title", planted.NAME, zip=True)
+    Image.new("L", (4, 4)).save(files / "c.png", pnginfo=words)
+    with zipfile.ZipFile(files / "d.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data", planted.NAME * 9)
+    (files / "e.gz").write_bytes(gzip.compress(planted.NAME.encode() * 9))
+    (files / "f Lovelace Augusta").touch()
+    names = sorted(path.name for path in files.iterdir())
+    assert planted.leaks(planted.texts_below(files)) == [(n, text) for n in names for text in ("lovelace", "augusta")]
 
 
 def test_a_job_is_shown_without_its_key(tmp_path):
