@@ -3,5 +3,6 @@
 from methods.base import Method
 from methods.scratch import Scratch
 from methods.simsiam import SimSiam
+from methods.voco import VoCo
 
-METHODS: dict[str, type[Method]] = {"simsiam": SimSiam, "scratch": Scratch}
+METHODS: dict[str, type[Method]] = {"simsiam": SimSiam, "voco": VoCo, "scratch": Scratch}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from data.quarantine import BadStudy
 from data.readers.checks import spacing_of
-from data.recipes.geometry import orient, resample, resample_label
+from data.recipes.geometry import orient, resample, resample_label, resize
 from data.recipes.recipe import Recipe
 from data.scan import Scan
 
@@ -16,7 +16,7 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 def apply(recipe: Recipe, scan: Scan) -> list[Scan]:
-    """Preprocess a scan: orient, resample, window, crop, pad, store; slices of a volume come in order of D.
+    """Preprocess a scan: orient, resample, window, crop, resize, pad, store; slices of a volume come in order of D.
 
     Voxels are stored so that ``voxel * scale + offset`` is the intensity in [0, 1]. Labels keep their values. A
     slice's ``affine`` is its volume's: it takes (slice_index, h, w, 1). Raises BadStudy for a scan that the recipe
@@ -66,14 +66,22 @@ def _image(recipe: Recipe, scan: Scan) -> Scan:
     values = _window(recipe, _channels(_intensities(scan), recipe.num_channels or 1))
     box = _box(recipe, values.numpy())
     values = values[(slice(None), *box)]
-    short = min(values.shape[1:])
-    if recipe.short_side and short > recipe.short_side:
-        size = [round(extent * recipe.short_side / short) for extent in values.shape[1:]]
+    size = _picture_size(recipe, tuple(values.shape[1:]))
+    if size != tuple(values.shape[1:]):
         values = F.interpolate(values[None], size, mode="bilinear", antialias=True)[0].clamp_(0, 1)
     before, after = _padding(recipe, tuple(values.shape[1:]))
     stored, scale = _store(recipe, values.numpy())
     padded = np.pad(stored, [(0, 0), *zip(before, after, strict=True)])
     return Scan(padded, (1.0, 1.0), scan.modality or recipe.modality or "", scale=scale)
+
+
+def _picture_size(recipe: Recipe, size: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the size that a picture is stored in."""
+    if recipe.resize_to:
+        return recipe.resize_to
+    if recipe.short_side and min(size) > recipe.short_side:
+        return tuple(round(extent * recipe.short_side / min(size)) for extent in size)
+    return size
 
 
 def _channels(values: Float[Tensor, "C H W"], wanted: int) -> Float[Tensor, "C2 H W"]:
@@ -87,22 +95,31 @@ def _volume(recipe: Recipe, scan: Scan) -> Scan:
     assert scan.affine is not None, "a volume has an affine"
     voxels, affine = orient(_intensities(scan), scan.affine)
     voxels, affine = resample(voxels, affine, recipe.spacing_mm)
+    voxels = _window(recipe, voxels)
+    box = _box(recipe, voxels.numpy())
+    voxels, affine = voxels[(slice(None), *box)], _moved(affine, [part.start for part in box])
+    if recipe.resize_to:
+        voxels, affine = resize(voxels, affine, recipe.resize_to)
     label = None if scan.label is None else _label_on(scan, affine, tuple(voxels.shape[1:]))
-    out = _window(recipe, voxels).numpy()
-    box = _box(recipe, out)
-    before, after = _padding(recipe, tuple(part.stop - part.start for part in box))
-    affine = affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ np.array([part.start - pad for part, pad in zip(box, before, strict=True)])
+    before, after = _padding(recipe, tuple(voxels.shape[1:]))
+    affine = _moved(affine, [-pad for pad in before])
     widths = list(zip(before, after, strict=True))
-    stored, scale = _store(recipe, out[(slice(None), *box)])
+    stored, scale = _store(recipe, voxels.numpy())
     return Scan(
         voxels=np.pad(stored, [(0, 0), *widths]),
         spacing_mm=spacing_of(affine),
         modality=scan.modality or recipe.modality or "",
         affine=affine,
-        label=None if label is None else np.pad(label[box], widths),
+        label=None if label is None else np.pad(label, widths),
         scale=scale,
     )
+
+
+def _moved(affine: Float64[np.ndarray, "4 4"], voxels: list[int]) -> Float64[np.ndarray, "4 4"]:
+    """Return the affine of an array that begins so many voxels further along each axis."""
+    moved = affine.copy()
+    moved[:3, 3] += affine[:3, :3] @ np.array(voxels)
+    return moved
 
 
 def _label_on(scan: Scan, affine: Float64[np.ndarray, "4 4"], size: tuple[int, ...]) -> Integer[np.ndarray, "D H W"]:

@@ -6,6 +6,7 @@ is RAS in this project's axis order, and no transposition is needed.
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Float64, Integer, Num
 from monai.data import MetaTensor
 from monai.transforms import Orientation, Spacing
@@ -50,6 +51,16 @@ def resample(
     change = Spacing(spacing_mm, mode="bilinear", padding_mode="zeros" if sheared else "border", dtype=np.float32)
     out, new_affine = _plain(change(_meta(voxels - floor if sheared else voxels, affine)))
     return out.add_(floor), new_affine
+
+
+def resize(
+    voxels: Float[Tensor, "C D H W"], affine: Float64[np.ndarray, "4 4"], size: tuple[int, ...]
+) -> tuple[Float[Tensor, "C D2 H2 W2"], Float64[np.ndarray, "4 4"]]:
+    """Resample linearly to a number of voxels per axis that span the same region of the world."""
+    factor = np.array(voxels.shape[1:]) / np.array(size)
+    to_old = np.diag([*factor, 1.0])
+    to_old[:3, 3] = (factor - 1) / 2  # the first voxels' outer borders meet, not their centres
+    return F.interpolate(voxels[None], size, mode="trilinear", align_corners=False)[0], affine @ to_old
 
 
 def resample_label(

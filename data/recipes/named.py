@@ -28,6 +28,20 @@ _ALL = (
         crop_above=0.0,
         min_slices=4,
     ),
+    # VoCo (Table 9), which resizes to 384 x 384 x 64 and then each of the 4 x 4 bases to 64 x 64 x 64. Stored at
+    # 256 x 256 x 64 the bases are slices of the volume. The body's box (above -47.5 HU) is the released loader's,
+    # which on the other hand leaves out the resampling to 1.5 mm.
+    Recipe(
+        name="ct_voco",
+        kind="volume",
+        modality="CT",
+        spacing_mm=(1.5, 1.5, 1.5),
+        window=(-175.0, 250.0),
+        window_kind="hu",
+        crop_above=0.3,
+        resize_to=(64, 256, 256),
+        min_slices=4,
+    ),
     Recipe(
         name="mri_volume",
         kind="volume",

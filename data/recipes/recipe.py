@@ -19,6 +19,8 @@ class Recipe(BaseModel):
                      ``value``: in the scan's own intensities; ``percentile``: in percentiles of each channel's
                      voxels above its lowest value (the background)
     crop_above       cut to the smallest box of voxels above this intensity after the window; None keeps all
+    resize_to        size per axis that every scan is brought to, whatever its proportions; what is cut out by
+                     crop_above is stretched. For slices, (D, H, W) of the volume before it is sliced
     pad_to           smallest size per axis; shorter axes are padded with 0 on both sides alike
     short_side       images only: a longer shorter side is reduced to this many pixels
     num_channels     images only: 1 (grey) or 3 (RGB)
@@ -37,6 +39,7 @@ class Recipe(BaseModel):
     window: tuple[float, float]
     window_kind: Literal["hu", "value", "percentile"]
     crop_above: float | None = None
+    resize_to: tuple[PositiveInt, ...] = ()
     pad_to: tuple[int, ...] = ()
     short_side: PositiveInt | None = None
     num_channels: Literal[1, 3] | None = None
@@ -52,8 +55,14 @@ class Recipe(BaseModel):
             raise ValueError(f"window {self.window}: expected the lower value first; swap them")
         if self.window_kind == "percentile" and not 0 <= low < high <= 100:
             raise ValueError(f"window {self.window}: percentiles are from 0 to 100; set window or window_kind")
-        if self.pad_to and len(self.pad_to) != self.native_dims:
-            raise ValueError(f"pad_to {self.pad_to}: {len(self.pad_to)} sizes; expected {self.native_dims}")
+        for name, sizes in (("pad_to", self.pad_to), ("resize_to", self.resize_to)):
+            if sizes and len(sizes) != self.native_dims:
+                raise ValueError(f"{name} {sizes}: {len(sizes)} sizes; expected {self.native_dims}")
+        if self.resize_to and (self.pad_to or self.short_side):
+            raise ValueError(
+                f"resize_to {self.resize_to} beside {'pad_to' if self.pad_to else 'short_side'}: it decides the size "
+                "alone; give one of the two"
+            )
         if self.kind == "image" and (self.spacing_mm or self.num_channels is None):
             raise ValueError("kind image: expected num_channels 1 or 3 and no spacing_mm; pictures are in pixels")
         if self.kind != "image" and (self.short_side or self.num_channels):

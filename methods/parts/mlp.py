@@ -1,4 +1,4 @@
-"""MLP heads of two-view methods: SimSiam's projector and predictor."""
+"""MLP heads: SimSiam's projector and predictor, VoCo's projector."""
 
 from torch import nn
 
@@ -28,3 +28,25 @@ def predictor(dim: int, hidden_dim: int) -> nn.Sequential:
         nn.ReLU(),
         nn.Linear(hidden_dim, dim),
     )
+
+
+def plain_projector(in_dim: int, dim: int) -> nn.Sequential:
+    """Return VoCo's three-layer projector: batch norm without affine or running statistics on all but the last.
+
+    Weights are normal with deviation 0.02, biases 0.
+    Reference: the code behind VoCo's CVPR numbers; Luffy03/VoCo @ ba7b7bd keeps torch's own initial weights.
+    """
+    layers = nn.Sequential(
+        nn.Linear(in_dim, dim),
+        nn.BatchNorm1d(dim, affine=False, track_running_stats=False),
+        nn.ReLU(),
+        nn.Linear(dim, dim),
+        nn.BatchNorm1d(dim, affine=False, track_running_stats=False),
+        nn.ReLU(),
+        nn.Linear(dim, dim),
+    )
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+    return layers

@@ -169,6 +169,54 @@ def test_cropping_and_padding_move_the_affine_with_the_voxels() -> None:
     assert place.tolist() == [1, 1 + 2, 1 + 1]
 
 
+@settings(max_examples=20, deadline=None)
+@given(size=st.tuples(*[st.integers(4, 30)] * 3), turn=st.sampled_from(TURNS))
+def test_a_resized_volume_has_the_size_asked_for_and_world_points_keep_their_intensity(
+    size: tuple[int, int, int], turn: np.ndarray
+) -> None:
+    (out,) = apply(PLAIN.with_fields(resize_to=size), turned(ramp_scan(), turn))
+    assert out.size == size
+    assert out.affine is not None
+    x, y, z = world_points(out.affine, out.size)
+    inside = (x >= -5) & (x <= 4) & (y >= 7) & (y <= 29) & (z >= -11) & (z <= 10)
+    expected = (500 + x + 2 * y + 3 * z) / 1000
+    np.testing.assert_allclose(values(out)[0][inside], expected[inside], atol=2e-4)
+    np.testing.assert_allclose(np.prod(out.spacing_mm) * np.prod(size), 3 * 2 * 1 * 8 * 12 * 10, rtol=1e-6)
+
+
+def test_a_foreground_is_cut_out_before_it_is_resized_and_its_label_moves_with_it() -> None:
+    voxels = np.zeros((1, 10, 12, 14), np.float32)
+    voxels[0, 2:6, 3:9, 4:12] = 500
+    voxels[0, 3:5, 5:7, 6:10] = 900
+    scan = volume_of(voxels).with_(label=(voxels[0] > 800).astype(np.uint8) * 7)
+    (out,) = apply(PLAIN.with_fields(crop_above=0, resize_to=(8, 12, 16)), scan)
+    assert values(out).min() == pytest.approx(0.5, abs=1e-4)
+    assert out.label is not None
+    assert np.unique(out.label).tolist() == [0, 7]
+    assert (out.label == 7).sum() == 8 * (2 * 2 * 4)
+    np.testing.assert_array_equal(out.label == 7, values(out)[0] > 0.65)
+    assert out.spacing_mm == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_pictures_and_slices_are_resized_too() -> None:
+    colour = Scan(np.full((3, 40, 60), 100, np.uint8), (1.0, 1.0), "", scale=1 / 255)
+    (picture,) = apply(RECIPES["natural"].with_fields(short_side=None, resize_to=(32, 64)), colour)
+    assert picture.size == (32, 64)
+    assert np.unique(picture.voxels).tolist() == [100]
+    planes = apply(PLAIN.with_fields(kind="slices", resize_to=(5, 16, 8)), ramp_scan())
+    assert [plane.size for plane in planes] == [(16, 8)] * 5
+
+
+def test_voco_volumes_are_cut_to_the_body_and_tiled_by_bases_of_the_networks_size() -> None:
+    hu = np.full((1, 20, 40, 40), -1000, np.int16)
+    hu[0, 4:16, 10:30, 5:35] = 40
+    (out,) = apply(RECIPES["ct_voco"], volume_of(hu, modality="CT"))
+    assert out.size == (64, 4 * 64, 4 * 64)
+    assert out.voxels.dtype == np.uint16
+    assert values(out)[0, 32, 128, 128] == pytest.approx((40 + 175) / 425, abs=1e-4)
+    np.testing.assert_allclose(np.array(out.spacing_mm) * out.size, [12, 20, 30], atol=3.1)  # at 1.5 mm before
+
+
 def test_slices_of_a_volume_are_its_planes_in_order_with_their_labels() -> None:
     recipe = RECIPES["ct_abdomen_slices"].with_fields(window=(0, 1000), window_kind="value", modality=None)
     scan = ramp_scan(size=(20, 30, 40), spacing=(2.5, 1.0, 1.0))
@@ -241,6 +289,9 @@ def test_a_recipe_digest_changes_with_every_field_and_with_nothing_else() -> Non
         ("ct_volume", {"window": (500, -500)}, "lower value first"),
         ("mri_volume", {"window": (1, 101)}, "percentiles are from 0 to 100"),
         ("ct_volume", {"pad_to": (96, 96)}, "2 sizes; expected 3"),
+        ("ct_voco", {"resize_to": (256, 256)}, "2 sizes; expected 3"),
+        ("ct_voco", {"pad_to": (96, 96, 96)}, "resize_to .* beside pad_to.*give one of the two"),
+        ("xray", {"resize_to": (256, 256)}, "resize_to .* beside short_side.*give one of the two"),
         ("ct_volume", {"spacing_mm": (0, 1, 1)}, "greater than 0"),
         ("ct_volume", {"spacing": (2, 2, 2)}, "Extra inputs are not permitted"),
         ("xray", {"spacing_mm": (1, 1, 1)}, "no spacing_mm"),

@@ -1,0 +1,21 @@
+"""Sizes given as one number or one per spatial axis, and whether an encoder takes them."""
+
+
+def per_axis(size: int | tuple[int, ...], spatial_dims: int, field: str) -> tuple[int, ...]:
+    """Return a size with one number per axis; ValueError, naming the config's field, where it has other axes."""
+    sizes = (size,) * spatial_dims if isinstance(size, int) else size
+    if len(sizes) != spatial_dims:
+        raise ValueError(
+            f"{field} {sizes} has {len(sizes)} axes, the encoder has {spatial_dims}; "
+            "give one number, or one per spatial axis"
+        )
+    return sizes
+
+
+def check_stride(sizes: tuple[int, ...], stride: int, field: str) -> None:
+    """Raise ValueError, naming the config's field, where a size is not a multiple of an encoder's stride."""
+    if wrong := [length for length in sizes if length % stride]:
+        raise ValueError(
+            f"{field} {sizes}: {wrong[0]} is not a multiple of the encoder's stride {stride}; "
+            f"use {stride * max(1, round(wrong[0] / stride))}"
+        )

@@ -1,0 +1,36 @@
+"""Teacher: a copy of a network that no gradient reaches and that follows it by an exponential moving average.
+
+A teacher that is registered as a submodule is saved and restored with its method.
+"""
+
+from copy import deepcopy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def frozen_copy(network: Network) -> Network:
+    """Return a copy whose parameters take no gradient."""
+    return deepcopy(network).requires_grad_(False)
+
+
+@torch.no_grad()
+def redraw(network: nn.Module) -> None:
+    """Give a network other random weights: the values of each parameter change places.
+
+    Initial weights of one parameter are independent draws, so any order of them is as likely; what is constant,
+    such as the scales and biases of norms, stays so. It needs no knowledge of how a network was initialised.
+    """
+    for parameter in network.parameters():
+        order = torch.randperm(parameter.numel(), device=parameter.device)
+        parameter.copy_(parameter.flatten()[order].view_as(parameter))
+
+
+@torch.no_grad()
+def follow(teacher: nn.Module, student: nn.Module, decay: float) -> None:
+    """Move the teacher's parameters: ``decay`` of its own, the rest of the student's. Buffers are left alone."""
+    for own, other in zip(teacher.parameters(), student.parameters(), strict=True):
+        own.lerp_(other, 1 - decay)
