@@ -44,7 +44,7 @@ from methods.parts.grid import check_tiles, overlap_shares, tiles, uniform_tiles
 from methods.parts.mlp import plain_projector
 from methods.parts.resized_crops import cut_resized
 from methods.parts.sizes import check_stride, per_axis
-from methods.parts.skip_blocks import SkipBlocks
+from methods.parts.skip_blocks import SkipBlocks, check_coarsest
 from methods.parts.teacher import follow, frozen_copy, redraw
 from methods.simsiam import collapse_coefficient
 
@@ -215,7 +215,7 @@ class VoCo(Method):
         self.size = per_axis(config.crop_size, encoder.spatial_dims, "method.crop_size")
         check_stride(self.size, encoder.stride, "method.crop_size")
         if config.features == "levels":
-            _check_coarsest(self.size, encoder.stride)
+            check_coarsest(self.size, encoder.stride, "method.crop_size")
         self.encoder: Encoder = encoder
         self.head = Head(encoder, config.features, config.pool, config.projector_dim)
         self.teacher = Teacher(encoder, self.head) if config.teacher_decay is not None else None
@@ -290,12 +290,3 @@ def _health(
         "position_accuracy": (cosines.argmax(-1) == shares.argmax(-1)).to(cosines).mean(),
         "dead_positives": ((logits == 0) & positive).sum() / positive.sum(),
     }
-
-
-def _check_coarsest(size: tuple[int, ...], stride: int) -> None:
-    """Raise ValueError where the skip block on the coarsest map could not normalise it."""
-    if all(length == stride for length in size):
-        raise ValueError(
-            f"method.crop_size {size}: the coarsest map would be a single voxel, which the instance norm of "
-            f"features=levels cannot take; make one of the sizes {2 * stride}"
-        )
