@@ -121,5 +121,16 @@ def test_every_table_resolves_for_each_of_its_rows(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", INGESTS, ids=lambda path: path.stem)
-def test_every_ingest_file_is_valid(path: Path) -> None:
+def test_every_ingest_file_is_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYDIOLOGY_TEST_DATA", "scans")
     assert ingest_request.load({}, str(path)).out.startswith("shards/")
+
+
+def test_an_ingest_file_whose_environment_variable_is_not_set_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ingest.yaml"
+    path.write_text("# of $SOMEBODY\nsource: $NOT_SET/scans\n")
+    monkeypatch.delenv("NOT_SET", raising=False)
+    with pytest.raises(ConfigError, match="environment variable NOT_SET is not set; export it first"):
+        ingest_request.load({}, str(path))
