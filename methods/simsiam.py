@@ -10,7 +10,6 @@ Variants:  each is a field of ``augment`` and can be set on its own.
 Shapes:    B samples, C channels, *s spatial axes, d dimensions of projector and predictor.
 """
 
-from math import sqrt
 from typing import Any, Literal
 
 import torch
@@ -25,6 +24,7 @@ from data.views import Augmentation, augment, cut, draw
 from methods.base import Frozen, Losses, Method, ParamGroup, Views, split_decay
 from methods.crops import Crops
 from methods.encoders import Encoder
+from methods.parts.collapse import collapse_coefficient
 from methods.parts.mlp import predictor, projector
 
 _PAPER: dict[str, Any] = {
@@ -51,16 +51,6 @@ def simsiam_loss(
     first = F.cosine_similarity(p1, z2.detach()).mean()
     second = F.cosine_similarity(p2, z1.detach()).mean()
     return -0.5 * (first + second)
-
-
-def collapse_coefficient(p: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
-    """Return eq. 4.3: 1 where all outputs are alike, 0 where they are spread over the unit sphere.
-
-    The standard deviation over the batch is the unbiased one, torch's default, as in lightly's SimSiam example; so
-    a well-spread small batch does not count as slightly collapsed.
-    """
-    spread = F.normalize(p, dim=1).std(dim=0).mean()
-    return (1 - sqrt(p.shape[1]) * spread).clamp(min=0)
 
 
 class SimSiam(Method):

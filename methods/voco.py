@@ -40,13 +40,13 @@ from data.rng import SampleRng
 from data.views import Augmentation, augment, draw
 from methods.base import Frozen, Losses, Method, Views
 from methods.encoders import Encoder
+from methods.parts.collapse import collapse_coefficient
 from methods.parts.grid import check_tiles, overlap_shares, tiles, uniform_tiles
 from methods.parts.mlp import plain_projector
 from methods.parts.resized_crops import cut_resized
 from methods.parts.sizes import check_stride, per_axis
 from methods.parts.skip_blocks import SkipBlocks, check_coarsest
 from methods.parts.teacher import follow, frozen_copy, redraw
-from methods.simsiam import collapse_coefficient
 
 FLOOR = 1e-6
 Count = Annotated[int, Field(gt=0)]

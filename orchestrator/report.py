@@ -25,6 +25,7 @@ PAPER, INK = "#12151a", "#e8eaed"
 VIEW_COLOURS = ("#4cc9f0", "#ffa94d", "#b197fc", "#69db7c", "#ff8787", "#ffe066")
 PLANES = ("axial", "coronal", "sagittal")
 PANEL_INCHES = 2.3
+MOST_VIEWS = 6  # of a sample; VoCo has twenty
 MASK_ALPHA = 0.6
 
 
@@ -57,14 +58,15 @@ def views_figure(batch: Batch, views: Views) -> Figure:
     """Draw each sample as stored with the boxes of its views, and the views beside it; one row per sample.
 
     A volume is shown in the three planes through the middle of its boxes; a box that such a plane misses is
-    dashed. A volume's views are shown in their middle axial plane.
+    dashed. A volume's views are shown in their middle axial plane. Of many views the first are shown.
     """
     stored_panels = 1 if batch.spatial_dims == 2 else 3
-    figure, axes = _panels(len(batch), stored_panels + len(views.images))
+    images, outlined = views.images[:MOST_VIEWS], views.boxes[:MOST_VIEWS]
+    figure, axes = _panels(len(batch), stored_panels + len(images))
     for index, row in enumerate(axes):
         image, upright = _stored(batch, index), batch.volumes[index] == batch.sample_ids[index]
         spacing = tuple(float(mm) for mm in batch.spacing_mm[index])
-        boxes = [box[index] for box in views.boxes]
+        boxes = [box[index] for box in outlined]
         limits = _window(image)
         if batch.spatial_dims == 2:
             _show(row[0], image, limits, spacing, upright)
@@ -72,7 +74,7 @@ def views_figure(batch: Batch, views: Views) -> Figure:
         else:
             _show_planes(row[:3], image, limits, spacing, boxes)
         _caption(row[0], _sample_title(batch, index, boxes))
-        for number, (axis, view) in enumerate(zip(row[stored_panels:], views.images, strict=True)):
+        for number, (axis, view) in enumerate(zip(row[stored_panels:], images, strict=True)):
             voxels = view[index].detach().float().cpu().numpy()
             plane = voxels if batch.spatial_dims == 2 else voxels[:, voxels.shape[1] // 2]
             _show(axis, plane, limits, spacing[-2:], upright and batch.spatial_dims == 2)

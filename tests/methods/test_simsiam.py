@@ -10,8 +10,9 @@ from data.batch import Batch
 from data.boxes import box_iou
 from methods.base import Views
 from methods.encoders import Encoder, SwinEncoder
+from methods.parts.collapse import collapse_coefficient
 from methods.parts.schedule import learning_rate
-from methods.simsiam import SimSiam, collapse_coefficient, simsiam_loss
+from methods.simsiam import SimSiam, simsiam_loss
 from tests.references import simsiam as reference
 
 
