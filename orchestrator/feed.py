@@ -19,7 +19,7 @@ from ray.exceptions import RayTaskError
 from ray.train import DataConfig
 
 from data.batch import Batch
-from data.collate import collate
+from data.collate import BatchMemory, collate
 from data.shards import ShardError
 from orchestrator.backpressure import make_numbers_on_demand
 from orchestrator.blocks import BlockReader, FeedPlan, Source
@@ -122,11 +122,11 @@ def _tables(iterator: DataIterator) -> Iterator[pa.Table]:
 
 def _collated(tables: Iterator[pa.Table], plan: FeedPlan, pin: bool) -> Generator[Batch]:
     """Cut a rank's blocks into batches of one step each."""
-    size, waiting = plan.samples_per_step, None
+    size, waiting, memory = plan.samples_per_step, None, BatchMemory()
     for table in tables:
         waiting = table if waiting is None else pa.concat_tables([waiting, table])
         while waiting.num_rows >= size:
-            yield collate(waiting.slice(0, size), pin)
+            yield collate(waiting.slice(0, size), pin, memory)
             waiting = waiting.slice(size)
 
 

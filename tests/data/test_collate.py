@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.collate import collate
+from data.collate import BatchMemory, collate
 
 DTYPES = ["uint8", "int16", "uint16", "float16", "float32"]
 
@@ -124,3 +124,26 @@ def test_a_missing_label_is_an_error_with_a_remedy():
 def test_a_type_that_torch_cannot_hold_is_an_error():
     with pytest.raises(ValueError, match=r"voxels of type uint64 in a batch; expected one of uint8"):
         collate(rows([numbered((1, 2, 2), "uint64")]))
+
+
+def test_memory_is_used_again_when_nothing_refers_to_a_batch_any_more():
+    memory = BatchMemory()
+    first = torch.from_numpy(memory.empty((4, 4), "int16"))
+    place, view = first.data_ptr(), first[1:]
+    second = torch.from_numpy(memory.empty((4, 4), "int16"))
+    assert second.data_ptr() != place
+    del first
+    assert torch.from_numpy(memory.empty((4, 4), "int16")).data_ptr() != place
+    del view
+    third = torch.from_numpy(memory.empty((2, 4), "uint16"))
+    assert (third.data_ptr(), third.shape, third.dtype) == (place, (2, 4), torch.uint16)
+
+
+def test_memory_that_is_too_small_is_given_back():
+    memory = BatchMemory()
+    memory.empty((4,), "uint8")
+    large = memory.empty((400,), "uint8")
+    assert large.nbytes == 400
+    place = large.ctypes.data
+    del large
+    assert memory.empty((4,), "uint8").ctypes.data == place
