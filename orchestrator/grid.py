@@ -7,7 +7,7 @@ fine-tuned only, as "from scratch" is.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
@@ -41,6 +41,7 @@ class TableConfig(Frozen):
     """A table file: which experiment, its rows, their repeats, and what is compared with what.
 
     ``experiment`` is relative to the table's file. ``reference`` names the row that the others are tested against.
+    ``also`` names further metrics whose mean and deviation are shown, such as ``dice/liver``.
     ``notes`` are printed below the table: how the paper's numbers came about, say. ``curves`` names metrics of the
     pretraining that are drawn over its steps, one line per row (its first seed).
     """
@@ -51,6 +52,7 @@ class TableConfig(Frozen):
     rows: tuple[Row, ...] = Field(min_length=1)
     reference: str
     metric: str = "score"
+    also: tuple[str, ...] = ()
     pretrain_seeds: Seeds = (0,)
     finetune_seeds: Seeds = Field(default=(0,), min_length=1)
     decimals: int = Field(default=3, ge=0, le=6)
@@ -100,11 +102,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial ended with: a value, or the reason why there is none."""
+    """What a trial ended with: a value and those of further metrics, or the reason why there are none."""
 
     trial: Trial
     value: float | None
     failure: str = ""
+    also: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ class Line:
     comparison: Comparison | None
     paper: Printed | None
     failures: tuple[str, ...]
+    also: dict[str, Summary]
 
 
 def trials_of(config: TableConfig) -> list[Trial]:
@@ -149,6 +153,10 @@ def aggregate(config: TableConfig, outcomes: Sequence[Outcome]) -> list[Line]:
             comparison=None if row.name == config.reference else welch(values[row.name], reference),
             paper=row.paper,
             failures=tuple(o.failure for o in outcomes if o.trial.row == row.name and o.value is None),
+            also={
+                name: summarise([o.also[name] for o in outcomes if o.trial.row == row.name and o.value is not None])
+                for name in config.also
+            },
         )
         for row in config.rows
     ]

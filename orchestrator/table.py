@@ -114,12 +114,14 @@ def _outcome(table: Table, trial: Trial, experiment: Experiment, progress: Progr
         done = _run_trial(table, trial, experiment, progress)
     except RunError as error:
         return Outcome(trial, None, str(error))
-    if table.config.metric not in done.scores:
-        raise ValueError(
-            f"table {table.config.name}: metric {table.config.metric!r} is none of the scores {sorted(done.scores)}; "
-            "name one of them"
-        )
-    return Outcome(trial, done.scores[table.config.metric])
+    for metric in (table.config.metric, *table.config.also):
+        if metric not in done.scores:
+            raise ValueError(
+                f"table {table.config.name}: metric {metric!r} is none of the scores {sorted(done.scores)}; "
+                "name one of them"
+            )
+    also = {name: done.scores[name] for name in table.config.also}
+    return Outcome(trial, done.scores[table.config.metric], also=also)
 
 
 def _run_trial(table: Table, trial: Trial, experiment: Experiment, progress: Progress) -> Finetuned:
@@ -156,7 +158,7 @@ def _tracked(table: Table) -> Iterator[Tracker]:
 def _write(table: Table, lines: list[Line], progress: Progress) -> None:
     """Write Markdown, CSV and curves."""
     (table.folder / "table.md").write_text(markdown(table.config, lines))
-    (table.folder / "table.csv").write_text(comma_separated(progress.outcomes, table.config.metric))
+    (table.folder / "table.csv").write_text(comma_separated(table.config, progress.outcomes))
     for metric in table.config.curves:
         curves = {row: _curve(*place, metric) for row, place in progress.pretrainings.items()}
         if any(len(x) for x, _ in curves.values()):

@@ -14,7 +14,7 @@ NOTHING = "-"
 
 def cells(config: TableConfig, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     """Return the heading and the rows of a table as text; the paper's column only where the paper has a number."""
-    heading = ["row", config.metric, "n", "runs", f"p against {config.reference}"]
+    heading = ["row", config.metric, "n", "runs", f"p against {config.reference}", *config.also]
     rows = [
         [
             line.name,
@@ -22,6 +22,7 @@ def cells(config: TableConfig, lines: Sequence[Line]) -> tuple[list[str], list[l
             str(line.summary.num_values),
             "  ".join(f"{value:.{config.decimals}f}" for value in line.summary.values) or NOTHING,
             _p(line.comparison),
+            *(_spread(summary.mean, summary.deviation, config.decimals) for summary in line.also.values()),
         ]
         for line in lines
     ]
@@ -50,14 +51,15 @@ def markdown(config: TableConfig, lines: Sequence[Line]) -> str:
     return "\n".join([*body, "", *(f"- {note}" for note in notes(config, lines)), ""])
 
 
-def comma_separated(outcomes: Sequence[Outcome], metric: str) -> str:
-    """Return one CSV line per trial: row, seeds, value with every digit, failure."""
+def comma_separated(config: TableConfig, outcomes: Sequence[Outcome]) -> str:
+    """Return one CSV line per trial: row, seeds, values with every digit, failure."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "pretrain_seed", "finetune_seed", metric, "failure"])
+    writer.writerow(["row", "pretrain_seed", "finetune_seed", config.metric, *config.also, "failure"])
     for outcome in outcomes:
         trial = outcome.trial
-        writer.writerow([trial.row, trial.pretrain_seed, trial.finetune_seed, outcome.value, outcome.failure])
+        values = [outcome.value, *(outcome.also.get(name) for name in config.also)]
+        writer.writerow([trial.row, trial.pretrain_seed, trial.finetune_seed, *values, outcome.failure])
     return text.getvalue()
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -58,7 +59,7 @@ def test_a_failed_run_and_a_missing_p_are_said_below_the_table() -> None:
 
 def test_csv_gives_back_every_run_with_its_seeds_and_all_digits() -> None:
     given = [Outcome(outcomes()[1].trial, 1 / 3), Outcome(outcomes()[0].trial, None, "failed, twice")]
-    rows = list(csv.DictReader(io.StringIO(comma_separated(given, "score"))))
+    rows = list(csv.DictReader(io.StringIO(comma_separated(CONFIG, given))))
     assert rows[0] == {
         "row": "a|b",
         "pretrain_seed": "0",
@@ -75,3 +76,15 @@ def test_terminal_shows_the_same_cells() -> None:
     text = console.export_text()
     for cell in ("0.520 ± 0.020", "0.843 ± 0.004", "p against scratch", "Two rows"):
         assert cell in text
+
+
+def test_further_metrics_are_columns_with_mean_and_deviation() -> None:
+    config = CONFIG.model_copy(update={"also": ("dice/liver",)})
+    given = [replace(o, also={"dice/liver": o.value / 2}) for o in outcomes()]
+    heading, rows = cells(config, aggregate(config, given))
+    assert heading[5:] == ["dice/liver", "paper"]
+    assert [row[5] for row in rows] == ["0.260 ± 0.010", "0.380 ± 0.005"]
+    assert comma_separated(config, given).splitlines()[:2] == [
+        "row,pretrain_seed,finetune_seed,score,dice/liver,failure",
+        "scratch,,1,0.5,0.25,",
+    ]
