@@ -31,4 +31,8 @@ def serve(home: Path, port: int) -> int:
 def _newest_page(uri: str) -> str:
     """Return the address of the runs of the experiment that was changed last."""
     experiments = MlflowClient(uri).search_experiments(order_by=["last_update_time DESC"], max_results=1)
-    return f"#/experiments/{experiments[0].experiment_id}/runs" if experiments else "#/experiments"
+    return (
+        f"#/experiments/{experiments[0].experiment_id}/runs?workflowType=machine_learning"
+        if experiments
+        else "#/experiments"
+    )
