@@ -33,8 +33,8 @@ EXPECTED = {
 }
 QUICK = [
     "encoder.features=[4,4,4,8,8,4]", "method.projector_dim=16", "method.predictor_dim=8",
-    "budget={steps: 2, batch_size: 4}",
-    "downstream.budget={steps: 2, batch_size: 2}", "downstream.evaluate_every_epochs=100",
+    "budget={epochs: null, steps: 2, batch_size: 4}",
+    "downstream.budget={epochs: null, steps: 2, batch_size: 2}", "downstream.evaluate_every_epochs=100",
 ]  # fmt: skip
 
 Ingested = Callable[[str], ShardSet]
