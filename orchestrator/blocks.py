@@ -47,7 +47,7 @@ class FeedPlan:
     labelled: bool | None = None
     with_labels: bool = False
     num_readers: int = 1
-    block_bytes: int = 64 * 2**20
+    block_bytes: int = 128 * 2**20
 
     def __post_init__(self) -> None:
         if self.batch_size % self.world:
