@@ -23,7 +23,7 @@ _REFERENCES_WHEN_FREE = 3  # the list, the loop's variable, and the argument tha
 
 
 class BatchMemory:
-    """Memory of batches that are gone, for those to come: the system clears fresh pages, a tenth of the loading.
+    """Memory of batches that are gone, for those to come: the system need not clear fresh pages.
 
     An array is free when nothing refers to it but this list; tensors and their views refer to it.
     """

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from data.boxes import BoxPairs
 from data.rng import SampleRng
 from methods.base import Frozen
+from methods.parts.sizes import check_stride, per_axis
 
 Size = Annotated[int, Field(gt=0)]
 
@@ -29,22 +30,11 @@ class Crops(Frozen):
 
     def sized(self, spatial_dims: int) -> tuple[int, ...]:
         """Return the size of a crop with one number per axis; ValueError where it has another number of axes."""
-        size = (self.size,) * spatial_dims if isinstance(self.size, int) else self.size
-        if len(size) != spatial_dims:
-            raise ValueError(
-                f"method.crops.size {size} has {len(size)} axes, the encoder has {spatial_dims}; "
-                "give one number, or one per spatial axis"
-            )
-        return size
+        return per_axis(self.size, spatial_dims, "method.crops.size")
 
     def check_encoder(self, spatial_dims: int, stride: int) -> None:
         """Raise ValueError where an encoder cannot take crops of this size."""
-        size = self.sized(spatial_dims)
-        if wrong := [length for length in size if length % stride]:
-            raise ValueError(
-                f"method.crops.size {size}: {wrong[0]} is not a multiple of the encoder's stride {stride}; "
-                f"use {stride * max(1, round(wrong[0] / stride))}"
-            )
+        check_stride(self.sized(spatial_dims), stride, "method.crops.size")
 
     def check_extent(self, extent: tuple[int, ...]) -> None:
         """Raise ValueError where samples of this size hold no such pair."""

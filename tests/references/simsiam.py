@@ -4,9 +4,10 @@ Gradients are central differences, with the stopped side held at its value.
 """
 
 import math
-from collections.abc import Callable
 
 import numpy as np
+
+from tests.references.differences import differentiate
 
 BATCH_NORM_EPS = 1e-5
 Weights = dict[str, np.ndarray]
@@ -56,24 +57,14 @@ def gradients(first: np.ndarray, second: np.ndarray, w: Weights, step: float = 1
     """Differentiate ``loss`` by every weight and by both images."""
     stopped = project(first, w), project(second, w)
     by_weight = {
-        name: _differentiate(lambda x, name=name: loss(first, second, {**w, name: x}, stopped), value, step)
+        name: differentiate(lambda x, name=name: loss(first, second, {**w, name: x}, stopped), value, step)
         for name, value in w.items()
     }
     by_image = {
-        "first": _differentiate(lambda x: loss(x, second, w, stopped), first, step),
-        "second": _differentiate(lambda x: loss(first, x, w, stopped), second, step),
+        "first": differentiate(lambda x: loss(x, second, w, stopped), first, step),
+        "second": differentiate(lambda x: loss(first, x, w, stopped), second, step),
     }
     return {**by_weight, **by_image}
-
-
-def _differentiate(function: Callable[[np.ndarray], float], at: np.ndarray, step: float) -> np.ndarray:
-    gradient = np.empty_like(at)
-    for index in np.ndindex(at.shape):
-        up, down = at.copy(), at.copy()
-        up[index] += step
-        down[index] -= step
-        gradient[index] = (function(up) - function(down)) / (2 * step)
-    return gradient
 
 
 def collapse(p: np.ndarray) -> float:

@@ -6,10 +6,11 @@ code, without the flags of ``methods/voco.py``. Gradients are central difference
 
 import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
+from tests.references.differences import differentiate
 
 BATCH_NORM_EPS = INSTANCE_NORM_EPS = 1e-5
 LEAK = 0.01
@@ -178,17 +179,7 @@ def gradients(case: Case, w: Weights, step: float = 1e-6) -> Weights:
     """Differentiate ``loss`` by every weight of the student and by the images that the student sees."""
     stopped = embed(case.images, w, case.version)
     found = {
-        name: _differentiate(lambda x, name=name: loss(case, {**w, name: x}, case.images, stopped), value, step)
+        name: differentiate(lambda x, name=name: loss(case, {**w, name: x}, case.images, stopped), value, step)
         for name, value in w.items()
     }
-    return {**found, "images": _differentiate(lambda x: loss(case, w, x, stopped), case.images, step)}
-
-
-def _differentiate(function: Callable[[np.ndarray], float], at: np.ndarray, step: float) -> np.ndarray:
-    gradient = np.empty_like(at)
-    for index in np.ndindex(at.shape):
-        up, down = at.copy(), at.copy()
-        up[index] += step
-        down[index] -= step
-        gradient[index] = (function(up) - function(down)) / (2 * step)
-    return gradient
+    return {**found, "images": differentiate(lambda x: loss(case, w, x, stopped), case.images, step)}
