@@ -1,4 +1,6 @@
-"""The command line. Exit codes: 0 done, 1 a run failed, 2 the request cannot work as given, 130 interrupted.
+"""The command line.
+
+Exit codes: 0 done, 1 a run failed, 2 the request cannot work as given, 130 interrupted, 143 stopped as asked.
 
 Commands import what they need when they run: `raydiology methods` should not wait for Ray.
 """
@@ -15,7 +17,7 @@ from rich.table import Table
 
 from data.sources import LAYOUTS, SourceOptions
 
-FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+FAILED, REFUSED, INTERRUPTED, STOPPED = 1, 2, 130, 143
 _INGEST_FIELDS = ("source", "layout", "recipe", "out", "val_fraction", "test_fraction", "seed", "max_bad", "strict",
                   "overwrite", "keep_names")  # fmt: skip
 _UNUSUAL_OPTIONS = {"rescale": {"nargs": 2, "type": float}, "label_names": {"type": yaml.safe_load}}
@@ -34,9 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         return _failed(arguments.command, error, REFUSED)
     except RuntimeError as error:
-        if type(error).__name__ != "RunError":
+        codes = {"RunError": FAILED, "StoppedError": STOPPED}
+        if type(error).__name__ not in codes:
             raise
-        return _failed(arguments.command, error, FAILED)
+        return _failed(arguments.command, error, codes[type(error).__name__])
     except KeyboardInterrupt:
         err.print("interrupted; the same command goes on from the last checkpoint")
         return INTERRUPTED

@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from data.batch import Batch
-from orchestrator import feed
+from orchestrator import feed, stop
 from orchestrator.checkpoint import is_intact
 from orchestrator.config import Resources
 from orchestrator.feed import FeedPlan
@@ -69,13 +69,16 @@ def launch(job: Job, follow: Callable[[list[dict[str, Any]]], None]) -> Checkpoi
     """Train a stage and return its checkpoint: the best scored where ``keep_best``, else the newest.
 
     ``follow`` is handed the history as it grows. A stage that was interrupted goes on where its last checkpoint
-    stands. Raises RunError in words.
+    stands. Raises RunError in words, and StoppedError where this process was asked to end its trainings.
     """
     progress = _progress(job)
-    if progress.step() < job.plan.total_steps:
-        with _followed(job, follow) as tail:
+    if (done := progress.step()) < job.plan.total_steps:
+        _raise_stopped(job, done)
+        stop.unmark(job.uri)
+        with stop.on_sigterm(), _followed(job, follow) as tail:
             _fit(job, progress)
             _raise_fatal(tail)
+        _raise_stopped(job, progress.step())
     result = Result.from_path(job.uri)
     assert result.checkpoint is not None, "training ends with a checkpoint"
     if not job.keep_best:
@@ -125,14 +128,13 @@ def _work(config: dict[str, Any]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads(), round(job.resources.cpus_per_worker)))
     checkpoint = progress.newest()
-    trainee = job.build()
-    batches = partial(_batches, job, world)
+    batches, report = partial(_batches, job, world), partial(_report, world)
+    # One rank looks, and tells the others: each look is a request where the storage is remote.
+    asked_to_stop = partial(stop.marked, job.uri) if world.rank == 0 else (lambda: False)
     try:
-        if checkpoint is None:
-            train(trainee, job.plan, batches, world, partial(_report, world))
-        else:
-            with checkpoint.as_directory() as folder:
-                train(trainee, job.plan, batches, world, partial(_report, world), Path(folder))
+        with checkpoint.as_directory() if checkpoint else nullcontext() as folder:
+            start = Path(folder) if folder else None
+            train(job.build(), job.plan, batches, world, report, start, asked_to_stop)
     except NonFiniteError as error:
         # The same batch would fail again: do not spend the run's retries on it.
         ray.train.report({"fatal": str(error)})
@@ -161,8 +163,12 @@ def _followed(job: Job, follow: Callable[[list[dict[str, Any]]], None]) -> Itera
     tail, over = Tail(path, begin), threading.Event()
 
     def watch() -> None:
+        marked = False
         while not over.wait(FOLLOW_EVERY_S):
             follow(tail.read())
+            if stop.requested() and not marked:
+                stop.mark(job.uri)
+                marked = True
         follow(tail.read())
 
     thread = threading.Thread(target=watch, name="follow-history", daemon=True)
@@ -172,6 +178,14 @@ def _followed(job: Job, follow: Callable[[list[dict[str, Any]]], None]) -> Itera
     finally:
         over.set()
         thread.join()
+
+
+def _raise_stopped(job: Job, done: int) -> None:
+    if stop.requested() and done < job.plan.total_steps:
+        raise stop.StoppedError(
+            f"stage {job.stage}: stopped after step {done} of {job.plan.total_steps}, as asked; the same command "
+            "goes on from there"
+        )
 
 
 def _raise_fatal(tail: Tail) -> None:

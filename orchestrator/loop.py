@@ -94,10 +94,12 @@ def train(
     world: World,
     report: Report,
     checkpoint: Path | None = None,
+    asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> State:
     """Train to the end of the plan, or to early stopping, from a checkpoint where one is given.
 
-    ``feed`` takes the first step and yields this rank's batch of every step from there.
+    ``feed`` takes the first step and yields this rank's batch of every step from there. ``asked_to_stop`` is looked
+    at before each report; what any rank is told ends all of them, with a checkpoint.
     """
     method = trainee.method.to(world.device)
     model = _distribute(method, plan, world)
@@ -105,7 +107,7 @@ def train(
     state = restore(checkpoint, method, optimiser, plan.stream) if checkpoint else State()
     batches, history = feed(state.step), []
     exhausted = trainee.evaluation.exhausted if trainee.evaluation else lambda state: False
-    stop = exhausted(state)
+    stop = exhausted(state) or _any_rank(asked_to_stop(), world)
     while state.step < plan.total_steps and not stop:
         entry = _step(model, method, optimiser, plan, world, batches, state.step)
         history.append(entry)
@@ -115,17 +117,20 @@ def train(
         evaluate = trainee.evaluation is not None and (last or trainee.evaluation.due(state.step))
         if evaluate:
             state = _evaluate(trainee, method, world, state, entry)
-        if evaluate or last or state.step % plan.checkpoint_every_steps == 0:
+        checkpoint_due = evaluate or last or state.step % plan.checkpoint_every_steps == 0
+        report_due = checkpoint_due or state.step % plan.report_every_steps == 0
+        stop = report_due and _any_rank(asked_to_stop(), world)
+        if checkpoint_due or stop:
             with TemporaryDirectory() as folder:
                 if world.rank == 0:
                     save(Path(folder), method, optimiser, state, plan.stream)
                     trainee.export(Path(folder), method)
                 report(_metrics(history), Path(folder) if world.rank == 0 else None)
             history = []
-        elif state.step % plan.report_every_steps == 0:
+        elif report_due:
             report(_metrics(history))
             history = []
-        stop = evaluate and exhausted(state)
+        stop = stop or (evaluate and exhausted(state))
     return state
 
 
@@ -206,6 +211,15 @@ def _mean_over_ranks(scalars: dict[str, Tensor], world: World) -> dict[str, floa
         dist.all_reduce(stacked)
         stacked /= world.size
     return dict(zip(scalars, stacked.tolist(), strict=True))
+
+
+def _any_rank(flag: bool, world: World) -> bool:
+    """Tell, the same on every rank, whether any rank says so."""
+    if world.size == 1:
+        return flag
+    total = torch.tensor(int(flag), device=world.device)
+    dist.all_reduce(total)
+    return bool(total)
 
 
 def _samples_seen(rng: SampleRng, world: World) -> str:

@@ -57,7 +57,7 @@ class Run:
 
     @contextmanager
     def opened(self, caption: Caption, shards: ShardSet, params: dict[str, Any]) -> Iterator[None]:
-        """Open the MLflow run around a training; a training that raises closes it as FAILED or KILLED."""
+        """Open the MLflow run around a training; its end, whichever it is, closes it."""
         (self.folder / "experiment.json").write_text(self.experiment.model_dump_json(indent=2))
         tags = {
             "kind": self.kind,
@@ -73,15 +73,10 @@ class Run:
         self.tracker.dataset(Path(shards.uri).name, shards.digest, shards.uri)
         self.tracker.artifact(self.folder / "experiment.json")
         self.flush()
-        status = "KILLED"
         try:
-            yield
-            status = "FINISHED"
-        except (ValueError, RuntimeError, OSError):
-            status = "FAILED"
-            raise
+            with self.tracker.closing():
+                yield
         finally:
-            self.tracker.finish(status)
             self.flush(force=True)
 
     @contextmanager

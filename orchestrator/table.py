@@ -143,15 +143,10 @@ def _tracked(table: Table) -> Iterator[Tracker]:
     tags = {"kind": "table", "git_commit": git_commit(), DESCRIPTION: description}
     tracker.start(experiment.name, table.config.title, f"table-{table.config.name}", tags)
     tracker.flush(force=True)
-    status = "KILLED"
     try:
-        yield tracker
-        status = "FINISHED"
-    except (ValueError, RuntimeError, OSError):
-        status = "FAILED"
-        raise
+        with tracker.closing():
+            yield tracker
     finally:
-        tracker.finish(status)
         tracker.flush(force=True)
 
 

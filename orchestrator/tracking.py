@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 
 from orchestrator.history import Tail, append
+from orchestrator.stop import StoppedError
 
 OUTBOX, CURSOR = "outbox.jsonl", "sent.json"
 MOST_PER_BATCH = 900  # MLflow takes 1000 metrics at once
@@ -113,6 +115,19 @@ class Tracker:
     def finish(self, status: str) -> None:
         """Close the run: FINISHED, FAILED or KILLED."""
         self._post(op="finish", status=status)
+
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """Close the run after the body: FAILED where it raised, KILLED where it was interrupted or asked to stop."""
+        status = "KILLED"
+        try:
+            yield
+            status = "FINISHED"
+        except (ValueError, RuntimeError, OSError) as error:
+            status = "KILLED" if isinstance(error, StoppedError) else "FAILED"
+            raise
+        finally:
+            self.finish(status)
 
     @property
     def run_id(self) -> str | None:

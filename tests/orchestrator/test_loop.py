@@ -104,6 +104,22 @@ def test_a_resumed_run_repeats_the_losses_of_an_undisturbed_one_bit_for_bit(tmp_
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
+def test_a_run_asked_to_stop_leaves_a_checkpoint_that_the_rest_goes_on_from(tmp_path: Path) -> None:
+    whole, first, rest = (Recorder(tmp_path / name) for name in ("whole", "first", "rest"))
+    train(Trainee(Denoise()), plan(), feed, World(), whole)
+    answers = iter([False, False, True])  # before the first step, at the reports of steps 2 and 4
+    state = train(Trainee(Denoise()), plan(100), feed, World(), first, asked_to_stop=lambda: next(answers))
+    assert state == State(step=4)
+    train(Trainee(Denoise()), plan(), feed, World(), rest, first.checkpoints[4])
+    assert numbers(first.entries + rest.entries) == numbers(whole.entries)
+
+
+def test_a_run_asked_to_stop_before_it_began_takes_no_step(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    state = train(Trainee(Denoise()), plan(), feed, World(), recorder, asked_to_stop=lambda: True)
+    assert (state, recorder.entries) == (State(), [])
+
+
 def test_every_step_is_reported_once_and_the_last_one_leaves_a_checkpoint(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
     state = train(Trainee(Denoise()), plan(), feed, World(), recorder)
