@@ -188,7 +188,7 @@ def _train(experiment: Experiment, encoder: str | None, labelled: Labelled, run:
         keep_best=True,
     )
     with run.stage(STAGE, plan.total_steps) as follow:
-        best = launch(job, follow)
+        best = Checkpoint(launch(job, follow))
     exported = _collect(best, run)
     scores = _best_scores(run.folder)
     run.finish({"scores": scores}, scores, [exported])
@@ -272,8 +272,9 @@ def _preview(experiment: Experiment, shards: ShardSet, plan: FeedPlan, run: Run)
 def _caption(experiment: Experiment, trained: Pretrained | None, row: str | None) -> Caption:
     task = downstream_of(experiment)
     start = "+".join(stage.method.name for stage in experiment.pretraining) if trained else "scratch"
+    seeds = f"seeds {experiment.seed} (pretraining) and {task.seed}" if trained else f"seed {task.seed}"
     return Caption(
-        title=f"finetune {row or start}, seed {task.seed}",
+        title=f"finetune {row or start}, {seeds}",
         description=(
             f"{task.task.name.capitalize()}, {f'pretrained by {start}' if trained else 'not pretrained'}. `best/...` "
             f"are the metrics of the best checkpoint on split {task.val_split}. Artifacts: `pictures/masks.png` "

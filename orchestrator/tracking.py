@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ OUTBOX, CURSOR = "outbox.jsonl", "sent.json"
 MOST_PER_BATCH = 900  # MLflow takes 1000 metrics at once
 MOST_PARAM_CHARS = 6000
 MOST_PARAMS = 100
+MOST_NUMBERS = 3
 RETRY_S = 30.0
 REFUSED = "INVALID_PARAMETER_VALUE"
 STORE = "mlflow.db"
@@ -50,14 +51,31 @@ def default_uri(home: Path) -> str:
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Turn nested config into MLflow's flat params: {"method.crops.iou": "[0.3, 0.6]"}."""
+    """Turn nested config into MLflow's flat params: {"method.crops.iou": "[0.3, 0.6]"}.
+
+    MLflow draws numbers only, so the ends of an interval, or a size's axes, are params of their own as well:
+    {"method.crops.iou.0": "0.3"}. Lists of mappings are numbered in the same way: {"stages.0.name": "pretrain"}.
+    """
     flat: dict[str, str] = {}
     for key, value in tree.items():
+        name, parts = f"{prefix}{key}", _numbered(value)
         if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{name}.")
+        elif parts and isinstance(value[0], dict):
+            flat |= flatten(parts, f"{name}.")
         else:
-            flat[f"{prefix}{key}"] = (value if isinstance(value, str) else json.dumps(value))[:MOST_PARAM_CHARS]
+            flat[name] = (value if isinstance(value, str) else json.dumps(value))[:MOST_PARAM_CHARS]
+            flat |= flatten(parts, f"{name}.")
     return flat
+
+
+def _numbered(value: Any) -> dict[str, Any]:
+    """Return a list's mappings, or a short list's numbers, by their places; nothing of anything else."""
+    if not isinstance(value, list):
+        return {}
+    numbers = len(value) <= MOST_NUMBERS and all(type(part) in (int, float) for part in value)
+    mappings = all(isinstance(part, dict) for part in value)
+    return {str(place): part for place, part in enumerate(value)} if numbers or mappings else {}
 
 
 class Tracker:
@@ -178,6 +196,13 @@ def waiting(home: Path) -> list[Path]:
     """Return the run folders whose outbox holds what was not sent yet."""
     folders = [path.parent for path in sorted(home.glob(f"**/{OUTBOX}"))]
     return [folder for folder in folders if _unsent(folder)]
+
+
+def posted(folder: Path, ops: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what was posted of some kinds, in order; metrics, most of an outbox, need not be parsed for that."""
+    begins = tuple(json.dumps({"op": op})[:-1].encode() for op in ops)
+    with (folder / OUTBOX).open("rb") as file:
+        return [json.loads(line) for line in file if line.startswith(begins) and line.endswith(b"\n")]
 
 
 def _unsent(folder: Path) -> bool:

@@ -35,13 +35,36 @@ def test_a_run_carries_params_metrics_artifacts_and_status(store: str, tmp_path:
     tracker.finish("FINISHED")
     assert tracker.flush(force=True) is None
     (run,) = _runs(store, "carries")
-    assert run.data.params == {"method.name": "simsiam", "method.crops.iou": "[0.3, 0.6]"}
+    assert run.data.params == {
+        "method.name": "simsiam",
+        "method.crops.iou": "[0.3, 0.6]",
+        "method.crops.iou.0": "0.3",
+        "method.crops.iou.1": "0.6",
+    }
     assert run.data.metrics == {"loss": -0.75}
     assert run.info.status == "FINISHED"
     assert [file.path for file in MlflowClient(store).list_artifacts(run.info.run_id, "pictures")] == [
         "pictures/views.png"
     ]
     assert [m.value for m in MlflowClient(store).get_metric_history(run.info.run_id, "loss")] == [-0.5, -0.75]
+
+
+def test_what_mlflow_is_to_draw_are_numbers_of_their_own() -> None:
+    assert flatten({"stages": [{"name": "a", "grid": [1, 4, 4]}, {"name": "b"}], "labels": [1, 2, 8, 11]}) == {
+        "stages.0.name": "a",
+        "stages.0.grid": "[1, 4, 4]",
+        "stages.0.grid.0": "1",
+        "stages.0.grid.1": "4",
+        "stages.0.grid.2": "4",
+        "stages.1.name": "b",
+        "labels": "[1, 2, 8, 11]",
+    }
+    assert flatten({"stages": [], "axes": ["H", "W"], "on": [True, False], "lr": None}) == {
+        "stages": "[]",
+        "axes": '["H", "W"]',
+        "on": "[true, false]",
+        "lr": "null",
+    }
 
 
 def test_the_same_key_finds_its_run_again_and_a_child_names_its_parent(store: str, tmp_path: Path) -> None:
