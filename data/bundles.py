@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
-from data.files import join
+from data.files import is_file, join
 from data.manifest import Manifest, Reject, write_manifest
 from data.privacy import Pseudonymiser
 from data.quarantine import BadStudy
@@ -108,13 +108,16 @@ def volume_id(key: bytes, study: Study) -> str:
 def preprocess(recipe: Recipe, study: Study) -> list[Scan]:
     """Read a study and take it through the recipe; raise BadStudy for what cannot be used.
 
-    What a library raises of itself becomes a BadStudy without its message, which may hold a path or a name.
+    What a library raises of itself becomes a BadStudy without its message, which may hold a path or a name; a bucket
+    that fails is a StorageError.
     """
     try:
         return apply(recipe, read_study(study))
-    except BadStudy:
-        raise
     except READING_FAULTS as error:
+        for uri in study.image[:1]:
+            is_file(uri)  # a study whose bucket does not answer is not bad
+        if isinstance(error, BadStudy):
+            raise
         raise BadStudy(
             f"{type(error).__name__} when it was read",
             "a scan that can be read whole",

@@ -1,6 +1,13 @@
-"""Files: local paths and remote addresses (``s3://bucket/key``) behind one interface, pyarrow's file systems."""
+"""Files: local paths and remote addresses (``s3://bucket/key``) behind one interface, pyarrow's file systems.
 
+Endpoint and credentials of a bucket come from the environment (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, a
+profile, or a machine's role), never from an address: addresses are logged.
+"""
+
+import os
+import re
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +25,73 @@ class File:
     path: str
     uri: str
     num_bytes: int
+
+
+class StorageError(ValueError):
+    """A bucket that cannot be reached, is not there or refuses; the message says what to do."""
+
+
+_S3_ERROR = re.compile(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))? during (\w+) operation|Bucket '[^']*' not found")
+_DENIED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "INVALID_CLIENT_TOKEN_ID", "MISSING_AUTHENTICATION_TOKEN",
+           "SIGNATURE_DOES_NOT_MATCH", "UNRECOGNIZED_CLIENT", "EXPIRED_TOKEN")  # fmt: skip
+
+
+@contextmanager
+def reaching(uri: str) -> Iterator[None]:
+    """Raise StorageError, in words and without names of files, where a bucket fails that the body reads or writes."""
+    try:
+        yield
+    except OSError as error:
+        if (failure := _failure(uri, str(error))) is None:
+            raise
+        raise failure from None
+
+
+def _failure(uri: str, text: str) -> StorageError | None:
+    """Return what Arrow says of S3 in words; None where it says something else, such as that a file is damaged."""
+    if (found := _S3_ERROR.search(text)) is None:
+        return None
+    bucket = f"s3://{urlsplit(uri).netloc.rpartition('@')[2]}"
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    code, status, operation = found.groups()
+    if code is None:
+        return StorageError(f"{bucket}: no such bucket; expected one that is there; create it, or check its name")
+    if code == "NETWORK_CONNECTION":
+        place = f"at AWS_ENDPOINT_URL {shown(endpoint)}" if endpoint else "of AWS (AWS_ENDPOINT_URL is not set)"
+        return StorageError(
+            f"{bucket}: cannot be reached; expected the S3 server {place} to answer; check that variable and the "
+            "network"
+        )
+    if code in _DENIED or status in ("401", "403"):
+        return StorageError(
+            f"{bucket}: access denied ({operation}: {code}); expected credentials that may read and write there; set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or give every node a role that may"
+        )
+    return StorageError(
+        f"{bucket}: {code}{f' (HTTP status {status})' if status else ''} during {operation}; expected an answer; run "
+        "the same command again: what is done is kept"
+    )
+
+
+def without_credentials(uri: str) -> str:
+    """Return an address; raise ValueError where it holds credentials: it would be logged with them."""
+    if "://" in uri and "@" in urlsplit(uri).netloc:
+        raise ValueError(
+            f"address {shown(uri)} was given with credentials in it, which logs and MLflow would show; leave them "
+            "out and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment of every node"
+        )
+    return uri
+
+
+def check_writable(uri: str) -> None:
+    """Write and delete a file below an address; raise StorageError in words where a bucket refuses."""
+    filesystem, base = locate(uri)
+    path = f"{base}/.raydiology-{uuid.uuid4().hex}"
+    with reaching(uri):
+        filesystem.create_dir(base, recursive=True)
+        with filesystem.open_output_stream(path):
+            pass
+        filesystem.delete_file(path)
 
 
 @lru_cache(maxsize=16)
@@ -38,7 +112,8 @@ def locate(uri: str) -> tuple[fs.FileSystem, str]:
     if parts.scheme == "file":
         return fs.LocalFileSystem(), unquote(parts.path)
     query = f"?{parts.query}" if parts.query else ""
-    filesystem, bucket = _remote(f"{parts.scheme}://{parts.netloc}{query}")
+    with reaching(uri):
+        filesystem, bucket = _remote(f"{parts.scheme}://{parts.netloc}{query}")
     return filesystem, f"{bucket}/{unquote(parts.path).strip('/')}".rstrip("/")
 
 
@@ -61,11 +136,12 @@ def join(uri: str, path: str) -> str:
 def list_tree(root: str) -> list[File]:
     """List every file below a folder, sorted by path; hidden files and folders (``._x``, ``.git``) are left out."""
     filesystem, base = locate(root)
-    if filesystem.get_file_info(base).type != fs.FileType.Directory:
-        raise ValueError(
-            f"source {shown(root)} is no folder that can be read; expected a folder of scans; check the path"
-        )
-    infos = filesystem.get_file_info(fs.FileSelector(base, recursive=True))
+    with reaching(root):
+        if filesystem.get_file_info(base).type != fs.FileType.Directory:
+            raise ValueError(
+                f"source {shown(root)} is no folder that can be read; expected a folder of scans; check the path"
+            )
+        infos = filesystem.get_file_info(fs.FileSelector(base, recursive=True))
     files = []
     for info in infos:
         path = info.path[len(base) :].lstrip("/")
@@ -78,18 +154,20 @@ def list_tree(root: str) -> list[File]:
 def is_file(uri: str) -> bool:
     """Tell whether there is a file at an address."""
     filesystem, path = locate(uri)
-    return filesystem.get_file_info(path).type == fs.FileType.File
+    with reaching(uri):
+        return filesystem.get_file_info(path).type == fs.FileType.File
 
 
 def open_file(uri: str) -> NativeFile:
     """Open a file for reading and seeking."""
     filesystem, path = locate(uri)
-    return filesystem.open_input_file(path)
+    with reaching(uri):
+        return filesystem.open_input_file(path)
 
 
 def read_bytes(uri: str) -> bytes:
     """Return the whole content of a file."""
-    with open_file(uri) as file:
+    with open_file(uri) as file, reaching(uri):
         return file.read()
 
 

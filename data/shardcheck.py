@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import fs
 
-from data.files import join, list_tree, locate
+from data.files import join, list_tree, locate, reaching
 from data.shardreader import ShardReader
 from data.shards import REPAIR, TEMPORARY, ShardError, ShardFile
 from data.shardset import INDEX, ShardSet, is_any
@@ -79,7 +79,7 @@ def verify(uri: str) -> Iterator[str]:
 def _verify_file(shards: ShardSet, file: ShardFile) -> Iterator[str]:
     filesystem, path = locate(join(shards.uri, file.name))
     try:
-        with filesystem.open_input_stream(path) as stream:
+        with reaching(shards.uri), filesystem.open_input_stream(path) as stream:
             digest, size = hashlib.blake2b(digest_size=32), 0
             while block := stream.read(_BLOCK_BYTES):
                 digest.update(block)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
+from data.files import reaching
 from data.shards import REPAIR, SCHEMA, ShardError, first_line, open_shard
 from data.shardset import ShardSet
 
@@ -65,7 +66,8 @@ class ShardReader:
         stop = int(np.searchsorted(self._shards.group_of, group, side="right"))
         name, number = (self._shards.rows[column][first].as_py() for column in ("file", "group"))
         try:
-            table = self._file(name).read_row_group(number, columns=self._columns, use_threads=False)
+            with reaching(self._shards.uri):
+                table = self._file(name).read_row_group(number, columns=self._columns, use_threads=False)
         except (pa.ArrowException, OSError) as error:
             self._open.pop(name, None)
             raise ShardError(f"shard {name}: row group {number}: {first_line(error)}; {REPAIR}") from None

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from data.files import is_file, join, locate, read_bytes
+from data.files import is_file, join, locate, reaching, read_bytes
 from data.scan import Scan
 
 COMPRESSION = "lz4"
@@ -168,20 +168,22 @@ def write_shard(folder: str, prefix: str, groups: Iterable[list[dict[str, Any]]]
     Only one group is in memory at a time. The same rows give the same bytes, hence the same name.
     """
     filesystem, base = locate(folder)
-    filesystem.create_dir(base, recursive=True)
     temporary = f"{base}/{TEMPORARY}{uuid.uuid4().hex}"
     num_rows = 0
-    with filesystem.open_output_stream(temporary) as stream:
+    with reaching(folder):
+        filesystem.create_dir(base, recursive=True)
+    with reaching(folder), filesystem.open_output_stream(temporary) as stream:
         hashing = _HashingFile(stream)
         with _parquet_writer(hashing) as writer:
             for group in groups:
                 writer.write_table(pa.Table.from_pylist(group, SCHEMA), row_group_size=len(group))
                 num_rows += len(group)
-    if num_rows == 0:
-        filesystem.delete_file(temporary)
-        return None
     name = f"{prefix}-{hashing.hash.hexdigest()[:16]}.parquet"
-    filesystem.move(temporary, f"{base}/{name}")
+    with reaching(folder):
+        if num_rows == 0:
+            filesystem.delete_file(temporary)
+            return None
+        filesystem.move(temporary, f"{base}/{name}")
     return ShardFile(name, num_rows, hashing.num_bytes, hashing.hash.hexdigest())
 
 
@@ -230,25 +232,28 @@ def write_atomically(uri: str, content: bytes) -> None:
         return
     folder, _, _ = path.rpartition("/")
     temporary = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}"
-    filesystem.create_dir(folder, recursive=True)
-    with filesystem.open_output_stream(temporary) as stream:
-        stream.write(content)
-    filesystem.move(temporary, path)
+    with reaching(uri):
+        filesystem.create_dir(folder, recursive=True)
+        with filesystem.open_output_stream(temporary) as stream:
+            stream.write(content)
+        filesystem.move(temporary, path)
 
 
 def remove_unfinished(folder: str) -> None:
     """Delete what a killed writer left under its temporary name."""
     filesystem, base = locate(folder)
-    for info in filesystem.get_file_info(fs.FileSelector(base, allow_not_found=True)):
-        if info.base_name.startswith(TEMPORARY):
-            filesystem.delete_file(info.path)
+    with reaching(folder):
+        for info in filesystem.get_file_info(fs.FileSelector(base, allow_not_found=True)):
+            if info.base_name.startswith(TEMPORARY):
+                filesystem.delete_file(info.path)
 
 
 def open_shard(folder: str, name: str) -> pq.ParquetFile:
     """Open a shard of a folder for reading; raise ShardError where it is missing or no Parquet file."""
     filesystem, path = locate(join(folder, name))
     try:
-        return pq.ParquetFile(filesystem.open_input_file(path))
+        with reaching(folder):
+            return pq.ParquetFile(filesystem.open_input_file(path))
     except FileNotFoundError:
         raise ShardError(f"shard {name}: missing; expected beside its index; {REPAIR}") from None
     except (pa.ArrowException, OSError) as error:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Int64
 
-from data.files import join, read_bytes
+from data.files import join, reaching, read_bytes
 from data.shards import SMALL_COLUMNS, SMALL_FIELDS, ShardError, ShardFile, open_shard, write_atomically
 
 INDEX = "index.parquet"
@@ -66,7 +66,7 @@ def write_index(uri: str, files: Sequence[ShardFile], card: IndexCard) -> str:
 
 def _index_of(uri: str, file: ShardFile) -> pa.Table:
     """Return the index rows of one shard."""
-    with open_shard(uri, file.name) as shard:
+    with reaching(uri), open_shard(uri, file.name) as shard:
         sizes = [shard.metadata.row_group(group).num_rows for group in range(shard.num_row_groups)]
         table = shard.read(columns=SMALL_COLUMNS)
     places = {

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import ray
 
+from data.files import check_writable
 from orchestrator.config import Resources
 
 # One reader, one spare for what Ray Data lists and splits with.
@@ -81,7 +82,10 @@ def _runtime_env(umask: int) -> dict[str, Any]:
 
 
 def preflight(resources: Resources) -> None:
-    """Raise PlacementError where the workers and readers can never run at once on this cluster."""
+    """Raise PlacementError where the workers and readers can never run at once on this cluster.
+
+    Raises StorageError where checkpoints could not be written.
+    """
     have = ray.cluster_resources()
     need_cpu = resources.workers * resources.cpus_per_worker + resources.readers + DATA_CPUS
     have_cpu = have.get("CPU", 0.0)
@@ -97,6 +101,8 @@ def preflight(resources: Resources) -> None:
             f"resources: {resources.workers} workers x 1 GPU, the cluster has {have.get('GPU', 0.0):g} GPUs; "
             "lower resources.workers, set resources.gpu=false to train on CPUs, or join a larger cluster"
         )
+    if resources.storage:
+        check_writable(resources.storage)
 
 
 def hardware() -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from data.files import shown, without_credentials
 from methods import METHODS
 from methods.base import Frozen
 from methods.downstream.segmentation import Segmentation
@@ -144,6 +145,8 @@ class Resources(Frozen):
     max_failures: int = Field(default=3, ge=0)
     storage: str | None = None
 
+    _absolute = field_validator("storage")(lambda uri: absolute(uri) if uri else None)
+
 
 class Tracking(Frozen):
     """Which MLflow; None is the SQLite store under ``home``, or ``MLFLOW_TRACKING_URI`` where it is set."""
@@ -172,7 +175,7 @@ class Experiment(Frozen):
     tracking: Tracking = Tracking()
     home: str = Field(default="runs", validate_default=True)
 
-    _absolute = field_validator("home")(lambda path: absolute(path))
+    _absolute = field_validator("home")(lambda path: absolute(_local(path)))
 
     @model_validator(mode="after")
     def _one_form(self) -> "Experiment":
@@ -227,7 +230,16 @@ class Experiment(Frozen):
 
 def absolute(uri: str) -> str:
     """Return a local path as an absolute one; leave s3:// and its like alone (Ray changes workers' folders)."""
-    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+    return without_credentials(uri) if "://" in uri else str(Path(uri).expanduser().absolute())
+
+
+def _local(path: str) -> str:
+    if "://" in path:
+        raise ValueError(
+            f"{shown(path)} is remote; expected a folder of the machine that the command runs on; checkpoints go to "
+            "a bucket by resources.storage, MLflow to a server by tracking.uri"
+        )
+    return path
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:

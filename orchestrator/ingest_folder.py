@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pyarrow import fs
 
 from data.bundles import REST, Job, join_rests
-from data.files import is_file, join, locate, read_bytes
+from data.files import is_file, join, locate, reaching, read_bytes
 from data.manifest import Manifest, Reject, are_whole, read_manifest
 from data.shards import ShardError, ShardFile, remove_unfinished, write_atomically
 from data.shardset import INDEX, IndexCard, ShardSet, write_index
@@ -67,7 +67,8 @@ def _delete(job: Job) -> None:
 def _sizes(folder: str) -> dict[str, int]:
     """Return the sizes of the files of a folder by name."""
     filesystem, base = locate(folder)
-    infos = filesystem.get_file_info(fs.FileSelector(base, allow_not_found=True))
+    with reaching(folder):
+        infos = filesystem.get_file_info(fs.FileSelector(base, allow_not_found=True))
     return {info.base_name: info.size for info in infos if info.type == fs.FileType.File}
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from data.bundles import Bundle, Job
-from data.files import list_tree
+from data.files import list_tree, without_credentials
 from data.privacy import Pseudonymiser, load_key
 from data.recipes import RECIPES, Recipe
 from data.sources import SourceOptions, Study, find_studies, label_names
@@ -41,6 +41,8 @@ class Source(BaseModel):
     source: str
     layout: str
     options: SourceOptions = SourceOptions()
+
+    _plain = field_validator("source")(without_credentials)
 
 
 class IngestConfig(BaseModel):
@@ -72,6 +74,8 @@ class IngestConfig(BaseModel):
     keep_names: bool = False
     rows_per_group: PositiveInt = 16
     readers: PositiveInt | None = None
+
+    _plain = field_validator("source", "out")(without_credentials)
 
     @model_validator(mode="after")
     def _recipe_exists(self) -> Self:

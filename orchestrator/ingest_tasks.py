@@ -11,17 +11,21 @@ from typing import Any
 import ray
 import ray.data
 from ray.data import DataContext, TaskPoolStrategy
+from ray.exceptions import RayTaskError
 
 from data.bundles import Bundle, Job, run_bundle
+from data.files import StorageError
 
 
 def run_bundles(job: Job, bundles: Sequence[Bundle], readers: int | None) -> Iterator[int]:
     """Run bundles in parallel; yield the number of each when it is done.
 
-    Studies travel with their own task, so a worker never holds those of others.
+    Studies travel with their own task, so a worker never holds those of others. Raises StorageError in a task's words
+    where a bucket fails.
     """
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True
     items = [{"bundle": pickle.dumps(bundle)} for bundle in bundles]
     with DataContext.current(context):
         numbers = ray.data.from_items(items, override_num_blocks=len(items)).map(
@@ -29,8 +33,13 @@ def run_bundles(job: Job, bundles: Sequence[Bundle], readers: int | None) -> Ite
         )
     # Ray Data says on the driver's terminal what it plans and where its logs are; the bar says what a person needs.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    for row in numbers.iter_rows():
-        yield row["number"]
+    try:
+        for row in numbers.iter_rows():
+            yield row["number"]
+    except RayTaskError as error:
+        if isinstance(error.cause, StorageError):
+            raise StorageError(*error.cause.args) from None
+        raise
 
 
 def _cores() -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import ray.train
@@ -24,6 +24,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from data.batch import Batch
+from data.files import join
 from orchestrator import feed, stop
 from orchestrator.checkpoint import is_intact
 from orchestrator.config import Resources
@@ -62,11 +63,11 @@ class Job:
     @property
     def uri(self) -> str:
         """The stage's own folder in ``storage``."""
-        return f"{self.storage}/{self.stage}"
+        return join(self.storage, self.stage)
 
 
-def launch(job: Job, follow: Callable[[list[dict[str, Any]]], None]) -> Checkpoint:
-    """Train a stage and return its checkpoint: the best scored where ``keep_best``, else the newest.
+def launch(job: Job, follow: Callable[[list[dict[str, Any]]], None]) -> str:
+    """Train a stage and return its checkpoint's address: the best scored where ``keep_best``, else the newest.
 
     ``follow`` is handed the history as it grows. A stage that was interrupted goes on where its last checkpoint
     stands. Raises RunError in words, and StoppedError where this process was asked to end its trainings.
@@ -82,9 +83,14 @@ def launch(job: Job, follow: Callable[[list[dict[str, Any]]], None]) -> Checkpoi
     result = Result.from_path(job.uri)
     assert result.checkpoint is not None, "training ends with a checkpoint"
     if not job.keep_best:
-        return result.checkpoint
+        return _address(job, result.checkpoint)
     scored = [(metrics["score"], checkpoint) for checkpoint, metrics in result.best_checkpoints or []]
-    return max(scored, key=lambda pair: pair[0])[1]
+    return _address(job, max(scored, key=lambda pair: pair[0])[1])
+
+
+def _address(job: Job, checkpoint: Checkpoint) -> str:
+    """Return where a checkpoint of a stage lies, for any process; its own path lacks ``s3://``."""
+    return join(job.uri, PurePosixPath(checkpoint.path).name)
 
 
 def _fit(job: Job, progress: Progress) -> None:
@@ -214,7 +220,8 @@ def _words(job: Job, error: TrainingFailedError) -> str:
 def _progress(job: Job) -> Progress:
     """Return how far the stage is; where a kill cut off Ray's list of checkpoints, from the newest intact one.
 
-    Ray Train writes that list in place; the checkpoints themselves are complete before it does.
+    Ray Train writes that list in place; the checkpoints themselves are complete before it does. In a bucket a file
+    is there whole or not at all.
     """
     stage = Path(job.uri)
     if "://" in job.storage or not (stage / SNAPSHOT).exists():

@@ -135,7 +135,7 @@ def _run_stages(experiment: Experiment, shards: ShardSet, selection: Selection, 
             resources=experiment.resources,
         )
         with run.stage(stage.name, plan.total_steps) as follow:
-            encoder = launch(job, follow).path
+            encoder = launch(job, follow)
     exported = _export(experiment, shards, encoder, run.folder)
     run.finish({"encoder": encoder or str(exported)}, {}, [exported])
     return encoder or str(exported)

@@ -6,12 +6,11 @@ neither methods nor encoders.
 
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import pyarrow.fs
 from ray.data import Dataset
 from ray.train import Checkpoint, Result
 
+from data.files import is_file, join, reaching
 from orchestrator import feed
 from orchestrator.feed import FeedPlan
 
@@ -32,17 +31,18 @@ class Progress:
 
     def newest(self) -> Checkpoint | None:
         """Return the newest committed checkpoint, or None where there is none yet."""
-        filesystem, path = pyarrow.fs.FileSystem.from_uri(self.uri)
-        if filesystem.get_file_info(f"{path}/{SNAPSHOT}").type == pyarrow.fs.FileType.NotFound:
+        if not is_file(join(self.uri, SNAPSHOT)):
             return Checkpoint(self.recovered) if self.recovered else None
-        return Result.from_path(self.uri).checkpoint
+        with reaching(self.uri):
+            return Result.from_path(self.uri).checkpoint
 
     def step(self) -> int:
         """Return the number of steps that are done."""
         if (checkpoint := self.newest()) is None:
             return 0
-        with checkpoint.as_directory() as folder:
-            return json.loads((Path(folder) / STATE).read_text())["state"]["step"]
+        assert checkpoint.filesystem is not None, "a checkpoint has a path"
+        with reaching(self.uri), checkpoint.filesystem.open_input_file(f"{checkpoint.path}/{STATE}") as file:
+            return json.loads(file.read())["state"]["step"]
 
 
 def remaining(progress: Progress, plan: FeedPlan) -> Dataset:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from data.files import join
 from data.shardset import ShardSet
 from orchestrator import cluster
 from orchestrator.config import Experiment
@@ -48,7 +49,7 @@ class Run:
     def storage(self) -> str:
         """Where checkpoints go: ``resources.storage``, or the run's own folder."""
         remote = self.experiment.resources.storage
-        return f"{remote}/{self.folder.name}" if remote else str(self.folder / "checkpoints")
+        return join(remote, self.folder.name) if remote else str(self.folder / "checkpoints")
 
     def result(self) -> dict[str, Any] | None:
         """Return what a finished run wrote, or None."""
