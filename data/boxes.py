@@ -27,7 +27,7 @@ from math import ceil, floor, prod
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from data.rng import SampleRng
+from data.rng import SampleRng, scale_words
 
 GUESSES = 12
 _ANY = np.iinfo(np.int64).max
@@ -38,7 +38,10 @@ _Lookups = list[tuple[np.ndarray, int]]
 
 def boxes_at(low: Int[np.ndarray, "b n"], size: tuple[int, ...]) -> Int[np.ndarray, "b 2 n"]:
     """Return boxes of one size with the given low corners."""
-    return np.stack([low, low + np.array(size)], axis=1)
+    boxes = np.empty((len(low), 2, len(size)), dtype=np.int64)
+    boxes[:, 0] = low
+    np.add(low, size, out=boxes[:, 1])
+    return boxes
 
 
 def box_iou(first: Int[np.ndarray, "b 2 n"], second: Int[np.ndarray, "b 2 n"]) -> Float[np.ndarray, " b"]:
@@ -65,10 +68,14 @@ def check_fits(size: tuple[int, ...], extent: tuple[int, ...]) -> None:
 
 def uniform_boxes(extents: Int[np.ndarray, "b n"], size: tuple[int, ...], rng: SampleRng) -> Int[np.ndarray, "b 2 n"]:
     """Draw one box per sample, uniform over all positions inside it; ``check_fits`` must hold."""
-    positions = extents - np.array(size) + 1
-    assert positions.min() > 0, "check_fits was not called for every extent"
-    low = np.minimum((rng.uniform(len(size)) * positions).astype(np.int64), positions - 1)
-    return boxes_at(low, size)
+    return boxes_at(scale_words(rng.words(len(size)), _room(extents, size) + 1), size)
+
+
+def _room(extents: Int[np.ndarray, "b n"], size: tuple[int, ...]) -> Int[np.ndarray, "b n"]:
+    """Return how far a box can move along each axis."""
+    room = extents - np.array(size)
+    assert room.min() >= 0, "check_fits was not called for every extent"
+    return room
 
 
 @dataclass(frozen=True)
@@ -107,21 +114,25 @@ class BoxPairs:
 
         The first box is uniform over the positions that have a partner, the second over the first one's partners.
         """
-        first = uniform_boxes(extents, self.size, rng.fold("first box"))
         if self.iou[0] == 0 and self.iou[1] == 1:
+            first = uniform_boxes(extents, self.size, rng.fold("first box"))
             return first, uniform_boxes(extents, self.size, rng.fold("second box"))
-        room = extents - np.array(self.size)
+        words = rng.fold("pair").words(1 + GUESSES, len(self.size))
+        room = _room(extents, self.size)
+        low = scale_words(words[:, 0], room + 1)
         # The box in the middle reaches least far: where it has a partner, every box has one.
-        hard = np.flatnonzero(~_can_pair(_table(self.size, self.iou), self.size, (room + 1) // 2))
-        units = rng.fold("first box").take(hard).uniform()
-        for i, unit in zip(hard, units, strict=True):
-            low = self._nth_first(tuple(room[i].tolist()), float(unit))
-            first[i] = boxes_at(np.array([low]), self.size)[0]
-        moves, missed = self._guess_moves(first[:, 0], room, rng.fold("guesses"))
-        if missed.size:
-            rest = rng.fold("second box").take(missed)
-            moves[missed] = self._draw_moves(first[missed, 0], room[missed], rest)
-        return first, boxes_at(first[:, 0] + moves, self.size)
+        hard = ~_can_pair(_table(self.size, self.iou), self.size, (room + 1) // 2)
+        if hard.any():
+            low[hard] = self._draw_hard(room[hard], rng.fold("hard").take(hard))
+        moves, hit = self._guess_moves(low, room, words[:, 1:])
+        if not hit.all():
+            moves[~hit] = self._count_moves(low[~hit], room[~hit], rng.fold("counted").take(~hit))
+        return boxes_at(low, self.size), boxes_at(low + moves, self.size)
+
+    def _draw_hard(self, room: Int[np.ndarray, "b n"], rng: SampleRng) -> Int[np.ndarray, "b n"]:
+        """Draw first boxes where not all positions have a partner, uniform over those that have."""
+        units = rng.uniform().tolist()
+        return np.array([self._nth_first(tuple(r), u) for r, u in zip(room.tolist(), units, strict=True)])
 
     def _nth_first(self, room: tuple[int, ...], unit: float) -> tuple[int, ...]:
         """Return the low corner at a fraction of the list of those that have a partner, where not all have."""
@@ -139,27 +150,27 @@ class BoxPairs:
         return (*(int(k) for k in lead), last)
 
     def _guess_moves(
-        self, low: Int[np.ndarray, "b n"], room: Int[np.ndarray, "b n"], rng: SampleRng
-    ) -> tuple[Int[np.ndarray, "b n"], Int[np.ndarray, " missed"]]:
-        """Guess the move from each first box to its partner; return the moves, and which samples have none yet."""
-        table = _table(self.size, self.iou)
-        units = rng.uniform(len(self.size), GUESSES)
-        guesses, shared = np.empty(units.shape, dtype=np.int64), np.ones((len(low), GUESSES), dtype=np.int64)
-        for axis, (size, reach) in enumerate(zip(self.size, table.reach, strict=True)):
-            least = -np.minimum(low[:, axis], reach)
-            span = np.minimum(room[:, axis] - low[:, axis], reach) - least + 1
-            step = np.minimum((units[:, axis] * span[:, None]).astype(np.int64), span[:, None] - 1)
-            guesses[:, axis] = least[:, None] + step
-            shared *= np.maximum(size - np.abs(guesses[:, axis]), 0)
-        hits = (shared >= table.shared[0]) & (shared <= table.shared[1])
-        chosen = hits.argmax(axis=1)
-        samples = np.arange(len(low))
-        return guesses[samples, :, chosen], np.flatnonzero(~hits[samples, chosen])
+        self, low: Int[np.ndarray, "b n"], room: Int[np.ndarray, "b n"], words: np.ndarray
+    ) -> tuple[Int[np.ndarray, "b n"], Bool[np.ndarray, " b"]]:
+        """Guess the move from each first box to its partner; return the first that fits, and where there is one.
 
-    def _draw_moves(
+        ``words`` is (b, guesses, n). Every array below has the samples last, which is how ``words`` lies in memory.
+        """
+        table, low, room, words = _table(self.size, self.iou), low.T, room.T, words.transpose(1, 2, 0)
+        size, reach = np.array(self.size)[:, None], table.reach[:, None]
+        least = -np.minimum(low, reach)
+        moves = scale_words(words, np.minimum(room - low, reach) - least + 1)
+        moves += least
+        sides = np.maximum(size - np.abs(moves), 0)
+        shared = sides[:, 0] * sides[:, 1] if len(size) == 2 else sides.prod(axis=1)
+        hits = (shared >= table.shared[0]) & (shared <= table.shared[1])
+        chosen, samples = hits.argmax(axis=0), np.arange(hits.shape[1])
+        return moves[chosen, :, samples], hits[chosen, samples]
+
+    def _count_moves(
         self, low: Int[np.ndarray, "b n"], room: Int[np.ndarray, "b n"], rng: SampleRng
     ) -> Int[np.ndarray, "b n"]:
-        """Draw the move from each first box to its partner, uniform over the partners, axis by axis."""
+        """Draw the move from each first box to its partner, axis by axis, by counting the partners."""
         table, moves, rank = _table(self.size, self.iou), np.empty_like(low), None
         up = room - low
         lookups = [_both_directions(low[:, k], up[:, k], c) for k, c in enumerate(self.size)]
@@ -195,14 +206,14 @@ class _DistanceTable:
                 True: the interval starts at 0, and marked are the distances that do not meet it.
     needed      (c_0 + 1, ..., c_{n-2} + 1): how far the last axis must reach when the others reach up to here
     shared      the least and the greatest number of shared voxels that meet the interval
-    reach       per axis, the greatest distance that can meet the interval
+    reach       (n,): per axis, the greatest distance that can meet the interval
     """
 
     nearer: list[np.ndarray]
     too_close: bool
     needed: np.ndarray
     shared: tuple[int, int]
-    reach: tuple[int, ...]
+    reach: np.ndarray
 
 
 def _overlap_bounds(size: tuple[int, ...], iou: tuple[float, float]) -> tuple[int, int]:
@@ -230,7 +241,7 @@ def _table(size: tuple[int, ...], iou: tuple[float, float]) -> _DistanceTable:
     for axis in range(len(size) - 1):
         np.minimum.accumulate(needed, axis=axis, out=needed)
     # At a distance d along one axis, at most c - d of its c voxels are shared.
-    reach = tuple(c - ceil(Fraction(low * c, prod(size))) if low > 0 else _ANY for c in size)
+    reach = np.array([c - ceil(Fraction(low * c, prod(size))) if low > 0 else _ANY for c in size])
     counts = [np.moveaxis(nearer, axis, -1) for axis in range(len(size))]
     return _DistanceTable(counts, low == 0, needed, (low, high), reach)
 

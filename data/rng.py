@@ -8,6 +8,7 @@ state to checkpoint. Parameters are drawn on the host, where box corners are nee
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
+from math import prod
 
 import numpy as np
 import torch
@@ -16,13 +17,35 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
+_HALF, _BELOW_53_BITS = np.uint64(32), np.uint64(11)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
     """Scramble 64-bit words (the finaliser of splitmix64); overflow wraps, as it should."""
-    x = (x ^ (x >> _SHIFTS[0])) * _MIX_1
-    x = (x ^ (x >> _SHIFTS[1])) * _MIX_2
-    return x ^ (x >> _SHIFTS[2])
+    x = x ^ (x >> _SHIFTS[0])
+    x *= _MIX_1
+    x ^= x >> _SHIFTS[1]
+    x *= _MIX_2
+    x ^= x >> _SHIFTS[2]
+    return x
+
+
+@lru_cache(maxsize=256)
+def _counters(shape: tuple[int, ...]) -> np.ndarray:
+    """Count the draws of a sample, in the words that tell them apart."""
+    counters = np.arange(1, prod(shape) + 1, dtype=np.uint64) * _GOLDEN
+    counters.flags.writeable = False
+    return counters.reshape(shape)
+
+
+def scale_words(words: np.ndarray, bound: np.ndarray) -> np.ndarray:
+    """Turn random words into int64 in [0, bound), where ``bound`` is int64 and below 2**32.
+
+    A multiplication of the upper half; an integer is off its share by less than bound / 2**32 of it.
+    """
+    scaled = (words >> _HALF) * bound.view(np.uint64)
+    scaled >>= _HALF
+    return scaled.view(np.int64)
 
 
 @lru_cache(maxsize=2**16)
@@ -57,15 +80,17 @@ class SampleRng:
         return SampleRng(self.keys[index])
 
     def words(self, *shape: int) -> np.ndarray:
-        """Draw (B, *shape) uint64. Drawing twice from one stream gives the same numbers: fold first."""
-        count = int(np.prod(shape, dtype=np.int64))
-        counter = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
-        return _mix(self.keys[:, None] + counter).reshape(len(self), *shape)
+        """Draw (B, *shape) uint64. Drawing twice from one stream gives the same numbers: fold first.
+
+        Samples lie next to each other in memory: numpy's inner loops are as long as the batch.
+        """
+        words = _mix(_counters(shape)[..., None] + self.keys)
+        return words.transpose(len(shape), *range(len(shape)))
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> np.ndarray:
         """Draw (B, *shape) float64 in [low, high)."""
-        unit = (self.words(*shape) >> np.uint64(11)) * 2.0**-53
-        return low + (high - low) * unit
+        unit = (self.words(*shape) >> _BELOW_53_BITS) * 2.0**-53
+        return unit if (low, high) == (0.0, 1.0) else low + (high - low) * unit
 
     def integers(self, bound: np.ndarray | int) -> np.ndarray:
         """Draw (B,) int64 in [0, bound), where bound is one integer or (B,); below 2**53."""

@@ -102,12 +102,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial ended with: a value and those of further metrics, or the reason why there are none."""
+    """What a trial ended with: a value and those of further metrics, or the reason why there are none.
+
+    ``run`` names the folder of its fine-tuning.
+    """
 
     trial: Trial
     value: float | None
     failure: str = ""
     also: dict[str, float] = field(default_factory=dict)
+    run: str = ""
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def _outcome(table: Table, trial: Trial, experiment: Experiment, progress: Progr
                 "name one of them"
             )
     also = {name: done.scores[name] for name in table.config.also}
-    return Outcome(trial, done.scores[table.config.metric], also=also)
+    return Outcome(trial, done.scores[table.config.metric], also=also, run=done.folder.name)
 
 
 def _run_trial(table: Table, trial: Trial, experiment: Experiment, progress: Progress) -> Finetuned:

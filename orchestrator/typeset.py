@@ -52,14 +52,15 @@ def markdown(config: TableConfig, lines: Sequence[Line]) -> str:
 
 
 def comma_separated(config: TableConfig, outcomes: Sequence[Outcome]) -> str:
-    """Return one CSV line per trial: row, seeds, values with every digit, failure."""
+    """Return one CSV line per trial: row, seeds, values with every digit, the run's folder, failure."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "pretrain_seed", "finetune_seed", config.metric, *config.also, "failure"])
+    writer.writerow(["row", "pretrain_seed", "finetune_seed", config.metric, *config.also, "run", "failure"])
     for outcome in outcomes:
         trial = outcome.trial
         values = [outcome.value, *(outcome.also.get(name) for name in config.also)]
-        writer.writerow([trial.row, trial.pretrain_seed, trial.finetune_seed, *values, outcome.failure])
+        seeds = (trial.pretrain_seed, trial.finetune_seed)
+        writer.writerow([trial.row, *seeds, *values, outcome.run, outcome.failure])
     return text.getvalue()
 
 

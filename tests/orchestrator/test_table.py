@@ -117,6 +117,8 @@ def test_a_table_runs_what_is_missing_and_only_that(tmp_path: Path, shards: str,
     assert (len(list(runs.glob("pretrain-*"))), len(list(runs.glob("finetune-*")))) == (1, 2)
     assert {path.name for path in table.folder.glob("*.*")} >= {"table.md", "table.csv", "curve-collapse.png"}
     assert {path: path.read_bytes() for path in histories} == histories
+    named = [line.split(",")[-2] for line in (table.folder / "table.csv").read_text().splitlines()[1:]]
+    assert sorted(named) == sorted(path.name for path in runs.glob("finetune-*"))
 
     histories = {path: path.read_bytes() for path in runs.glob(f"*/{HISTORY}")}
     assert tables.run(table, said.append) == lines

@@ -58,13 +58,17 @@ def test_a_failed_run_and_a_missing_p_are_said_below_the_table() -> None:
 
 
 def test_csv_gives_back_every_run_with_its_seeds_and_all_digits() -> None:
-    given = [Outcome(outcomes()[1].trial, 1 / 3), Outcome(outcomes()[0].trial, None, "failed, twice")]
+    given = [
+        Outcome(outcomes()[1].trial, 1 / 3, run="finetune-12ab"),
+        Outcome(outcomes()[0].trial, None, "failed, twice"),
+    ]
     rows = list(csv.DictReader(io.StringIO(comma_separated(CONFIG, given))))
     assert rows[0] == {
         "row": "a|b",
         "pretrain_seed": "0",
         "finetune_seed": "1",
         "score": str(1 / 3),
+        "run": "finetune-12ab",
         "failure": "",
     }
     assert (rows[1]["pretrain_seed"], rows[1]["score"], rows[1]["failure"]) == ("", "", "failed, twice")
@@ -85,6 +89,6 @@ def test_further_metrics_are_columns_with_mean_and_deviation() -> None:
     assert heading[5:] == ["dice/liver", "paper"]
     assert [row[5] for row in rows] == ["0.260 ± 0.010", "0.380 ± 0.005"]
     assert comma_separated(config, given).splitlines()[:2] == [
-        "row,pretrain_seed,finetune_seed,score,dice/liver,failure",
-        "scratch,,1,0.5,0.25,",
+        "row,pretrain_seed,finetune_seed,score,dice/liver,run,failure",
+        "scratch,,1,0.5,0.25,,",
     ]
