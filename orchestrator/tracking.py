@@ -53,12 +53,13 @@ def default_uri(home: Path) -> str:
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """Turn nested config into MLflow's flat params: {"method.crops.iou": "[0.3, 0.6]"}.
 
-    MLflow draws numbers only, so the ends of an interval, or a size's axes, are params of their own as well:
-    {"method.crops.iou.0": "0.3"}. Lists of mappings are numbered in the same way: {"stages.0.name": "pretrain"}.
+    MLflow draws numbers only, so the ends of an interval are params of their own as well, under the names that a
+    sweep gives them ("method.crops.iou.low"), and so are a size's axes ("method.grid.0"). Lists of mappings are
+    numbered in the same way ("stages.0.name").
     """
     flat: dict[str, str] = {}
     for key, value in tree.items():
-        name, parts = f"{prefix}{key}", _numbered(value)
+        name, parts = f"{prefix}{key}", _parts(value)
         if isinstance(value, dict) and value:
             flat |= flatten(value, f"{name}.")
         elif parts and isinstance(value[0], dict):
@@ -69,11 +70,13 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _numbered(value: Any) -> dict[str, Any]:
-    """Return a list's mappings, or a short list's numbers, by their places; nothing of anything else."""
+def _parts(value: Any) -> dict[str, Any]:
+    """Return a list's mappings, or a short list's numbers, by name; nothing of anything else."""
     if not isinstance(value, list):
         return {}
     numbers = len(value) <= MOST_NUMBERS and all(type(part) in (int, float) for part in value)
+    if numbers and len(value) == 2 and float in map(type, value) and value[0] <= value[1]:
+        return {"low": value[0], "high": value[1]}
     mappings = all(isinstance(part, dict) for part in value)
     return {str(place): part for place, part in enumerate(value)} if numbers or mappings else {}
 

@@ -38,8 +38,8 @@ def test_a_run_carries_params_metrics_artifacts_and_status(store: str, tmp_path:
     assert run.data.params == {
         "method.name": "simsiam",
         "method.crops.iou": "[0.3, 0.6]",
-        "method.crops.iou.0": "0.3",
-        "method.crops.iou.1": "0.6",
+        "method.crops.iou.low": "0.3",
+        "method.crops.iou.high": "0.6",
     }
     assert run.data.metrics == {"loss": -0.75}
     assert run.info.status == "FINISHED"
