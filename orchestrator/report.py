@@ -1,11 +1,11 @@
-"""Report: pictures that show what a run does, as PNG bytes: views with their boxes, masks beside the truth, curves.
+"""Report: pictures that show what a run does, as PNG bytes: views with their boxes, masks beside the truth.
 
 Pictures hold pseudonymous ids at most. Volumes and their slices are drawn to scale as radiologists look at them:
 anterior or superior up, the patient's right (or anterior) on the left. Other images are drawn as they are stored.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,22 +104,6 @@ def masks_figure(slices: Sequence[MaskedSlice], class_names: Sequence[str]) -> F
             title_fontproperties={"size": 8, "weight": "bold"},
         ).get_title().set_color(INK)  # fmt: skip
     return figure
-
-
-def draw_curves(
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str, x_label: str, y_label: str
-) -> bytes:
-    """Draw named curves (x, y) into one diagram, such as the collapse coefficient of several runs."""
-    figure = Figure(figsize=(7, 4), layout="constrained", facecolor="white")
-    axis = figure.subplots()
-    for number, (name, (x, y)) in enumerate(curves.items()):
-        axis.plot(x, y, label=name, linewidth=1.6, color=colormaps["tab10"](number % 10))
-    axis.set(title=title, xlabel=x_label, ylabel=y_label)
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
-    if curves:
-        axis.legend(frameon=False)
-    return _png(figure)
 
 
 def class_colours(num_classes: int) -> list[str]:

@@ -48,6 +48,15 @@ def summarise(values: Sequence[float]) -> Summary:
     return Summary(tuple(values), mean, math.sqrt(variance))
 
 
+def confidence_interval(summary: Summary, level: float = 0.95) -> tuple[float, float] | None:
+    """Return the ends of the mean's interval by Student's t; None below two values."""
+    if summary.mean is None or summary.deviation is None:
+        return None
+    n = summary.num_values
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * summary.deviation / math.sqrt(n)
+    return summary.mean - half, summary.mean + half
+
+
 def welch(values: Sequence[float], reference: Sequence[float]) -> Comparison:
     """Test whether two groups of runs have the same mean, without assuming that they spread alike.
 

@@ -11,19 +11,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from pydantic import ValidationError
 
 from data.shardset import ShardSet
 from methods import METHODS
 from orchestrator import cluster, config, finetune, pretrain
+from orchestrator.charts import Curve, draw_curves, thinned
 from orchestrator.config import ConfigError, Experiment
 from orchestrator.finetune import Finetuned
 from orchestrator.grid import Line, Outcome, TableConfig, Trial, aggregate, trials_of
 from orchestrator.history import steps
 from orchestrator.launch import RunError
 from orchestrator.pretrain import Pretrained
-from orchestrator.report import draw_curves
 from orchestrator.run import git_commit
 from orchestrator.tracking import DESCRIPTION, Tracker, default_uri
 from orchestrator.typeset import comma_separated, markdown
@@ -161,13 +160,10 @@ def _write(table: Table, lines: list[Line], progress: Progress) -> None:
             (table.folder / f"curve-{_plain(metric)}.png").write_bytes(png)
 
 
-def _curve(folder: Path, stages: list[str], metric: str) -> tuple[list[float], list[float]]:
-    """Return a metric of a pretraining over its steps, all stages one after the other, smoothed to 200 points."""
-    entries = [entry for stage in stages for entry in steps(folder, stage) if metric in entry]
-    x = np.arange(1, len(entries) + 1)
-    y = np.array([entry[metric] for entry in entries])
-    pieces = np.array_split(np.arange(len(entries)), min(200, max(1, len(entries))))
-    return [float(x[p].mean()) for p in pieces if len(p)], [float(y[p].mean()) for p in pieces if len(p)]
+def _curve(folder: Path, stages: list[str], metric: str) -> Curve:
+    """Return a metric of a pretraining over its steps, all stages one after the other, smoothed."""
+    values = [float(entry[metric]) for stage in stages for entry in steps(folder, stage) if metric in entry]
+    return thinned((range(1, len(values) + 1), values))
 
 
 def _summary(lines: list[Line]) -> dict[str, float]:

@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.grid import Line, Outcome, Printed, TableConfig
 from orchestrator.statistics import Comparison
@@ -18,11 +19,11 @@ def cells(config: TableConfig, lines: Sequence[Line]) -> tuple[list[str], list[l
     rows = [
         [
             line.name,
-            _spread(line.summary.mean, line.summary.deviation, config.decimals),
+            spread(line.summary.mean, line.summary.deviation, config.decimals),
             str(line.summary.num_values),
             "  ".join(f"{value:.{config.decimals}f}" for value in line.summary.values) or NOTHING,
-            _p(line.comparison),
-            *(_spread(summary.mean, summary.deviation, config.decimals) for summary in line.also.values()),
+            significance(line.comparison),
+            *(spread(summary.mean, summary.deviation, config.decimals) for summary in line.also.values()),
         ]
         for line in lines
     ]
@@ -46,9 +47,7 @@ def notes(config: TableConfig, lines: Sequence[Line]) -> list[str]:
 def markdown(config: TableConfig, lines: Sequence[Line]) -> str:
     """Return the table in Markdown, with its title and notes."""
     heading, rows = cells(config, lines)
-    body = [f"# {config.title}", "", _joined(heading), _joined(["---"] * len(heading))]
-    body += [_joined([cell.replace("|", "\\|") for cell in row]) for row in rows]
-    return "\n".join([*body, "", *(f"- {note}" for note in notes(config, lines)), ""])
+    return as_markdown(config.title, heading, rows, notes(config, lines))
 
 
 def comma_separated(config: TableConfig, outcomes: Sequence[Outcome]) -> str:
@@ -67,29 +66,43 @@ def comma_separated(config: TableConfig, outcomes: Sequence[Outcome]) -> str:
 def terminal(config: TableConfig, lines: Sequence[Line]) -> Table:
     """Return the table for rich's console."""
     heading, rows = cells(config, lines)
-    table = Table(title=config.title, caption="\n".join(notes(config, lines)), caption_justify="left")
+    return as_terminal(config.title, heading, rows, notes(config, lines))
+
+
+def as_markdown(title: str, heading: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    """Return cells in Markdown, with a title above and notes below."""
+    body = [f"# {title}", "", _joined(heading), _joined(["---"] * len(heading))]
+    body += [_joined([cell.replace("|", "\\|") for cell in row]) for row in rows]
+    return "\n".join([*body, "", *(f"- {note}" for note in notes), ""])
+
+
+def as_terminal(title: str, heading: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> Table:
+    """Return cells for rich's console; the columns named ``row`` and ``runs`` hold words."""
+    table = Table(title=Text(title), caption=Text("\n".join(notes)), caption_justify="left")
     for name in heading:
-        table.add_column(name, justify="left" if name in ("row", "runs") else "right", overflow="fold")
+        table.add_column(Text(name), justify="left" if name in ("row", "runs") else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) for cell in row))
     return table
+
+
+def spread(mean: float | None, deviation: float | None, decimals: int) -> str:
+    """Write a mean with its deviation, as far as there are any."""
+    if mean is None:
+        return NOTHING
+    return f"{mean:.{decimals}f}" + ("" if deviation is None else f" ± {deviation:.{decimals}f}")
+
+
+def significance(comparison: Comparison | None) -> str:
+    """Write a test's p."""
+    if comparison is None or comparison.p is None:
+        return NOTHING
+    return "< 0.001" if comparison.p < 0.001 else f"{comparison.p:.3f}"
 
 
 def _joined(row: Sequence[str]) -> str:
     return f"| {' | '.join(row)} |"
 
 
-def _spread(mean: float | None, deviation: float | None, decimals: int) -> str:
-    if mean is None:
-        return NOTHING
-    return f"{mean:.{decimals}f}" + ("" if deviation is None else f" ± {deviation:.{decimals}f}")
-
-
 def _printed(paper: Printed | None, decimals: int) -> str:
-    return NOTHING if paper is None else _spread(paper.mean, paper.deviation, decimals)
-
-
-def _p(comparison: Comparison | None) -> str:
-    if comparison is None or comparison.p is None:
-        return NOTHING
-    return "< 0.001" if comparison.p < 0.001 else f"{comparison.p:.3f}"
+    return NOTHING if paper is None else spread(paper.mean, paper.deviation, decimals)

@@ -16,7 +16,6 @@ from orchestrator.report import (
     VIEW_COLOURS,
     MaskedSlice,
     class_colours,
-    draw_curves,
     draw_masks,
     draw_views,
     masks_figure,
@@ -145,11 +144,9 @@ def test_views_become_a_png(size: tuple[int, ...]) -> None:
     assert (image.format, image.width > image.height / 2) == ("PNG", True)
 
 
-def test_masks_and_curves_become_pngs_with_what_was_drawn() -> None:
+def test_masks_become_a_png_with_what_was_drawn() -> None:
     masks = Image.open(io.BytesIO(draw_masks([masked_slice(1)], NAMES))).convert("RGB")
     assert masks.getbbox() == (0, 0, *masks.size)
-    curves = Image.open(io.BytesIO(draw_curves({"a": ([0, 1], [0.0, 1.0])}, "Collapse", "step", "collapse")))
-    assert (31, 119, 180) in {colour for _, colour in curves.convert("RGB").getcolors(1 << 20)}
 
 
 def test_a_picture_without_any_label_has_no_legend() -> None:

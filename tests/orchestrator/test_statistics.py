@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
-from orchestrator.statistics import Comparison, summarise, welch
+from orchestrator.statistics import Comparison, confidence_interval, summarise, welch
 
 SCRATCH = (0.842, 0.848, 0.846, 0.836)
 BEST = (0.854, 0.851, 0.851, 0.857)
@@ -69,3 +69,10 @@ def test_no_runs_give_no_mean() -> None:
 def test_a_value_that_is_not_finite_is_refused() -> None:
     with pytest.raises(ValueError, match=r"summary of 2 values: nan is not finite.*leave out the runs that failed"):
         summarise([0.5, math.nan])
+
+
+def test_an_interval_of_the_mean_is_student_s_and_needs_two_runs() -> None:
+    assert confidence_interval(summarise((0.0, 2.0))) == pytest.approx((1 - 12.7062047, 1 + 12.7062047))
+    assert confidence_interval(summarise(SCRATCH)) == pytest.approx((0.843 - 0.00841996, 0.843 + 0.00841996))
+    assert confidence_interval(summarise((0.5,))) is None
+    assert confidence_interval(summarise(())) is None

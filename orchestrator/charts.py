@@ -1,0 +1,120 @@
+"""Charts: numbers of runs as PNG bytes: curves over steps, scores with their intervals."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+Curve = tuple[Sequence[float], Sequence[float]]
+
+MOST_POINTS = 200
+ROW_INCHES = 0.42
+FAINT = 0.25
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """Repeated runs' scores, and the interval of their mean where there is one."""
+
+    name: str
+    values: Sequence[float]
+    mean: float
+    interval: tuple[float, float] | None
+
+
+def draw_curves(curves: Mapping[str, Curve], title: str, x_label: str, y_label: str) -> bytes:
+    """Draw named curves (x, y) into one diagram, such as the collapse coefficient of several runs."""
+    return draw_bands({name: [curve] for name, curve in curves.items()}, title, x_label, y_label)
+
+
+def draw_bands(curves: Mapping[str, Sequence[Curve]], title: str, x_label: str, y_label: str) -> bytes:
+    """Draw repeated runs' curves (x, y) as a PNG (see ``bands_figure``)."""
+    return _png(bands_figure(curves, title, x_label, y_label))
+
+
+def draw_scores(rows: Sequence[ScoredRow], title: str, metric: str) -> bytes:
+    """Draw rows of scores as a PNG (see ``scores_figure``)."""
+    return _png(scores_figure(rows, title, metric))
+
+
+def bands_figure(curves: Mapping[str, Sequence[Curve]], title: str, x_label: str, y_label: str) -> Figure:
+    """Draw each name's mean over its runs with a band of one sample deviation, and the single runs faintly.
+
+    Mean and band are drawn where all runs of a name have a value: one that ended early does not bend them.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained", facecolor="white")
+    axis = _plain_axis(figure, title, x_label, y_label)
+    for number, (name, runs) in enumerate(curves.items()):
+        colour = colormaps["tab10"](number % 10)
+        mean = mean_curve(runs)
+        # A curve of one point would not be seen as a line.
+        marker = "o" if len(mean.x) == 1 else None
+        axis.plot(mean.x, mean.y, label=name, linewidth=1.6, color=colour, marker=marker)
+        if len(runs) > 1:
+            axis.fill_between(
+                mean.x, mean.y - mean.deviation, mean.y + mean.deviation, color=colour, alpha=0.15, lw=0
+            )
+            for x, y in runs:
+                axis.plot(x, y, color=colour, alpha=FAINT, linewidth=0.8)
+    if curves:
+        axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def scores_figure(rows: Sequence[ScoredRow], title: str, metric: str) -> Figure:
+    """Draw a line per row, from above: its runs as dots, their mean as a bar, the mean's interval as a line."""
+    figure = Figure(figsize=(7, 1.2 + ROW_INCHES * len(rows)), layout="constrained", facecolor="white")
+    axis = _plain_axis(figure, title, metric, "")
+    for number, row in enumerate(rows):
+        colour = colormaps["tab10"](number % 10)
+        if row.interval is not None:
+            axis.hlines(number, *row.interval, color=colour, linewidth=1.6, alpha=0.6)
+        axis.vlines(row.mean, number - 0.25, number + 0.25, color=colour, linewidth=2.4)
+        axis.scatter(row.values, [number] * len(row.values), color=colour, s=22, alpha=0.8, zorder=3)
+    axis.set(yticks=range(len(rows)), yticklabels=[row.name for row in rows], ylim=(len(rows) - 0.5, -0.5))
+    return figure
+
+
+@dataclass(frozen=True)
+class MeanCurve:
+    """The mean of curves at the places that all of them have, and their sample deviation (0 for a single one)."""
+
+    x: np.ndarray
+    y: np.ndarray
+    deviation: np.ndarray
+
+
+def mean_curve(curves: Sequence[Curve]) -> MeanCurve:
+    """Average repeated curves; places of which one has no value are left out."""
+    values = [dict(zip(x, y, strict=True)) for x, y in curves]
+    shared = sorted(set.intersection(*(set(by_place) for by_place in values)))
+    table = np.array([[by_place[place] for place in shared] for by_place in values]).reshape(len(values), len(shared))
+    deviation = table.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(len(shared))
+    return MeanCurve(np.array(shared), table.mean(axis=0), deviation)
+
+
+def thinned(curve: Curve) -> Curve:
+    """Return a long curve as the means of at most 200 pieces of it."""
+    x, y = (np.asarray(values, dtype=float) for values in curve)
+    pieces = [piece for piece in np.array_split(np.arange(len(x)), min(MOST_POINTS, max(1, len(x)))) if len(piece)]
+    return [float(x[piece].mean()) for piece in pieces], [float(y[piece].mean()) for piece in pieces]
+
+
+def _plain_axis(figure: Figure, title: str, x_label: str, y_label: str) -> Axes:
+    axis = figure.subplots()
+    axis.set(title=title, xlabel=x_label, ylabel=y_label)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    return axis
+
+
+def _png(figure: Figure) -> bytes:
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
