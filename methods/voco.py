@@ -44,8 +44,8 @@ from methods.parts.collapse import collapse_coefficient
 from methods.parts.grid import check_tiles, overlap_shares, tiles, uniform_tiles
 from methods.parts.mlp import plain_projector
 from methods.parts.resized_crops import cut_resized
-from methods.parts.sizes import check_stride, per_axis
-from methods.parts.skip_blocks import SkipBlocks, check_coarsest
+from methods.parts.sizes import check_coarsest, check_stride, per_axis
+from methods.parts.skip_blocks import SkipBlocks
 from methods.parts.teacher import follow, frozen_copy, redraw
 
 FLOOR = 1e-6

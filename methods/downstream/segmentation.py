@@ -29,6 +29,7 @@ from methods.base import Frozen, Losses, Method, Views
 from methods.downstream.crops import Centre, cut_padded, draw_centred_boxes
 from methods.downstream.metrics import CONVENTIONS, ConventionName, Counts, count_confusions
 from methods.downstream.networks import SegmentationEncoder, segmentation_network
+from methods.parts.sizes import check_coarsest, check_stride, per_axis
 
 STORED_LABEL_VALUES = 2**16  # shards hold labels as uint8 or uint16
 _PAPER: dict[str, Any] = {
@@ -101,7 +102,9 @@ class Segmentation(Method):
         self.label_values = _label_values(config, label_names)
         self.class_names = ("background", *(label_names[value] for value in self.label_values))
         self.network = segmentation_network(encoder, len(self.class_names))
-        _check_crop(config.crop_size, encoder)
+        crop_size = per_axis(config.crop_size, encoder.spatial_dims, "downstream.task.crop_size")
+        check_stride(crop_size, encoder.stride, "downstream.task.crop_size")
+        check_coarsest(crop_size, encoder.stride, "downstream.task.crop_size")
         class_of = torch.zeros(STORED_LABEL_VALUES, dtype=torch.int16)
         class_of[torch.tensor(self.label_values)] = torch.arange(1, len(self.class_names), dtype=torch.int16)
         self.register_buffer("class_of", class_of, persistent=False)
@@ -208,22 +211,3 @@ def _label_values(config: Segmentation.Config, label_names: Mapping[int, str]) -
             "segmentation: 0 labels to learn, expected at least one; ingest scans together with label maps"
         )
     return wanted
-
-
-def _check_crop(crop_size: tuple[int, ...], encoder: SegmentationEncoder) -> None:
-    """Raise ValueError where the encoder cannot take crops of this size."""
-    if len(crop_size) != encoder.spatial_dims:
-        raise ValueError(
-            f"downstream.task.crop_size {crop_size} has {len(crop_size)} axes, the encoder has "
-            f"{encoder.spatial_dims}; give one number per spatial axis"
-        )
-    if any(length % encoder.stride for length in crop_size):
-        raise ValueError(
-            f"downstream.task.crop_size {crop_size}: every size must be a multiple of {encoder.stride} for this "
-            "encoder; choose the next one that is"
-        )
-    if all(length == encoder.stride for length in crop_size):
-        raise ValueError(
-            f"downstream.task.crop_size {crop_size}: the coarsest map would be a single voxel, which instance "
-            f"normalisation cannot take; make one of the sizes {2 * encoder.stride}"
-        )

@@ -19,3 +19,12 @@ def check_stride(sizes: tuple[int, ...], stride: int, field: str) -> None:
             f"{field} {sizes}: {wrong[0]} is not a multiple of the encoder's stride {stride}; "
             f"use {stride * max(1, round(wrong[0] / stride))}"
         )
+
+
+def check_coarsest(sizes: tuple[int, ...], stride: int, field: str) -> None:
+    """Raise ValueError, naming the config's field, where the coarsest map of such images could not be normalised."""
+    if all(length == stride for length in sizes):
+        raise ValueError(
+            f"{field} {sizes}: the coarsest map would be a single voxel, which instance normalisation cannot take; "
+            f"make one of the sizes {2 * stride}"
+        )

@@ -35,12 +35,3 @@ class SkipBlocks(nn.Module):
         """Return the blocks' outputs, finest first; the coarsest map needs two voxels or more."""
         inputs = [images, *maps[:-2], maps[-1]]
         return [block(x) for block, x in zip(self.blocks, inputs, strict=True)]
-
-
-def check_coarsest(sizes: tuple[int, ...], stride: int, field: str) -> None:
-    """Raise ValueError, naming the config's field, where the coarsest map of such images could not be normalised."""
-    if all(length == stride for length in sizes):
-        raise ValueError(
-            f"{field} {sizes}: the coarsest map would be a single voxel, which the skip blocks' instance norm cannot "
-            f"take; make one of the sizes {2 * stride}"
-        )

@@ -20,6 +20,7 @@ from methods.base import Frozen, Method, Views
 from methods.downstream.networks import segmentation_network
 from methods.encoders import ENCODERS, Encoder
 from methods.parts.sync_batch_norm import convert_sync_batch_norm
+from tests.batches import eight_bit_batch
 
 
 def variants_of(name: str) -> list[str]:
@@ -81,17 +82,7 @@ def batch_of(dims: int, count: int, first: int = 0) -> Batch:
     for i, extent in enumerate(extents):
         voxels[(i, 0, *(slice(s) for s in extent))] = phantom(extent, first + i)
     ids = tuple(f"sample-{i}" for i in range(first, first + count))
-    return Batch(
-        voxels=torch.from_numpy(voxels),
-        extents=np.array(extents),
-        scale=torch.full((count,), 1 / 255),
-        offset=torch.zeros(count),
-        spacing_mm=np.ones((count, dims), np.float32),
-        sample_ids=ids,
-        volumes=ids,
-        numbers=np.arange(first, first + count),
-        epochs=np.zeros(count, np.int64),
-    )
+    return eight_bit_batch(torch.from_numpy(voxels), extents, ids, first)
 
 
 def part_of(batch: Batch, rows: slice) -> Batch:

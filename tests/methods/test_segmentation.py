@@ -1,5 +1,6 @@
 """Segmentation: crops and labels that are trained on, the loss, sliding-window prediction, and counting by volume."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from methods.base import Views
 from methods.downstream.metrics import merge_counts, score
 from methods.downstream.segmentation import Segmentation, dice_ce_loss
 from methods.encoders import UNetEncoder
+from tests.batches import eight_bit_batch
 
 RELEASED = Segmentation.Config(variant="released").augment
 NAMES = {0: "air", 3: "liver", 7: "spleen"}
@@ -54,18 +56,9 @@ def batch_of(sizes: list[tuple[int, ...]], volumes: list[str] | None = None, see
         sample[tuple(slice(0, s) for s in size)] = label_map(rng, size)
     classes = np.searchsorted([0, 3, 7], labels)
     ids = tuple(f"s-{i}" for i in range(len(sizes)))
-    return Batch(
-        voxels=torch.from_numpy((classes * STORED).astype(np.uint8))[:, None],
-        extents=np.array(sizes),
-        scale=torch.full((len(sizes),), 1 / 255),
-        offset=torch.zeros(len(sizes)),
-        spacing_mm=np.ones((len(sizes), len(padded)), dtype=np.float32),
-        sample_ids=ids,
-        volumes=tuple(volumes) if volumes else ids,
-        numbers=np.arange(len(sizes)),
-        epochs=np.zeros(len(sizes), dtype=np.int64),
-        labels=torch.from_numpy(labels),
-    )
+    voxels = torch.from_numpy((classes * STORED).astype(np.uint8))[:, None]
+    batch = eight_bit_batch(voxels, sizes, ids)
+    return replace(batch, volumes=tuple(volumes) if volumes else ids, labels=torch.from_numpy(labels))
 
 
 def part(batch: Batch, index: list[int]) -> Batch:
@@ -279,9 +272,9 @@ def mean_dice(method: Segmentation, batch: Batch) -> float:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"crop_size": (32, 40)}, r"crop_size \(32, 40\): every size must be a multiple of 16"),
+        ({"crop_size": (32, 40)}, r"crop_size \(32, 40\): 40 is not a multiple of .* stride 16; use 32"),
         ({"crop_size": (16, 16)}, r"crop_size \(16, 16\): .* single voxel.* make one of the sizes 32"),
-        ({"crop_size": (32,)}, r"crop_size \(32,\) has 1 axes, the encoder has 2; give one number per spatial axis"),
+        ({"crop_size": (32,)}, r"crop_size \(32,\) has 1 axes, the encoder has 2; give one number"),
         ({"labels": (3, 5)}, r"labels: value 5 is none of the shards' labels \[3, 7\]; name some of them"),
         ({"names": {0: "air"}}, r"0 labels to learn, expected at least one; ingest scans together with label maps"),
     ],

@@ -6,13 +6,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from data.batch import Batch
 from data.boxes import box_iou
 from methods.base import Views
 from methods.encoders import Encoder, SwinEncoder
 from methods.parts.collapse import collapse_coefficient
 from methods.parts.schedule import learning_rate
 from methods.simsiam import SimSiam, simsiam_loss
+from tests.batches import random_batch
 from tests.references import simsiam as reference
 
 
@@ -31,21 +31,6 @@ def tiny(spatial_dims: int = 2, channels: int = 5, **fields: object) -> SimSiam:
     torch.manual_seed(0)
     config = SimSiam.Config.model_validate({"projector_dim": 6, "predictor_dim": 4, "crops": {"size": 4}} | fields)
     return SimSiam(config, Pixels(channels, spatial_dims))
-
-
-def batch_of(extents: list[tuple[int, ...]]) -> Batch:
-    count, largest = len(extents), np.max(extents, axis=0).tolist()
-    return Batch(
-        voxels=torch.randint(0, 256, (count, 1, *largest), generator=torch.Generator().manual_seed(1)).byte(),
-        extents=np.array(extents),
-        scale=torch.full((count,), 1 / 255),
-        offset=torch.zeros(count),
-        spacing_mm=np.ones((count, len(largest)), np.float32),
-        sample_ids=tuple(str(i) for i in range(count)),
-        volumes=tuple(str(i) for i in range(count)),
-        numbers=np.arange(count),
-        epochs=np.zeros(count, np.int64),
-    )
 
 
 @pytest.mark.parametrize("size", [(3, 2), (2, 2, 2)])
@@ -152,7 +137,7 @@ def test_misspelt_field_is_named():
 def test_views_show_what_their_boxes_hold_where_nothing_is_augmented():
     off = {name: 0.0 for name in SimSiam.Config().augment.model_dump() if name.endswith("_prob")}
     method = tiny(channels=1, crops={"size": [8, 12], "iou": [0.3, 0.6]}, augment=off)
-    batch = batch_of([(30, 40), (20, 24), (33, 19)])
+    batch = random_batch([(30, 40), (20, 24), (33, 19)])
     views = method.views(batch, batch.rng(0))
     for image, boxes in zip(views.images, views.boxes, strict=True):
         for i, ((h0, w0), (h1, w1)) in enumerate(boxes):
@@ -163,7 +148,7 @@ def test_views_show_what_their_boxes_hold_where_nothing_is_augmented():
 @pytest.mark.parametrize(("size", "extent"), [((8, 8), (30, 25)), ((8, 6, 10), (14, 15, 20))])
 def test_boxes_of_a_pair_keep_to_the_interval_in_2d_and_3d(size, extent):
     method = tiny(len(size), channels=1, crops={"size": size, "iou": [0.3, 0.6]})
-    batch = batch_of([extent] * 40)
+    batch = random_batch([extent] * 40)
     views = method.views(batch, batch.rng(3))
     iou = box_iou(*views.boxes)
     assert iou.min() >= 0.3
@@ -173,7 +158,7 @@ def test_boxes_of_a_pair_keep_to_the_interval_in_2d_and_3d(size, extent):
 
 def test_the_two_views_of_a_sample_are_augmented_independently():
     method = tiny(channels=1, crops={"size": 16, "iou": [1, 1]})
-    batch = batch_of([(16, 16)] * 8)
+    batch = random_batch([(16, 16)] * 8)
     first, second = method.views(batch, batch.rng(0)).images
     assert all(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
 

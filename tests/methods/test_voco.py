@@ -21,6 +21,7 @@ from orchestrator.checkpoint import Stream
 from orchestrator.config import Optimiser
 from orchestrator.loop import Plan, Trainee, World, train
 from orchestrator.optimiser import Schedule
+from tests.batches import random_batch
 from tests.references import voco as reference
 
 STILL = dict.fromkeys(("flip_prob", "rotate_prob", "shift_prob"), 0.0)
@@ -53,21 +54,6 @@ def tiny(variant: str, encoder: Encoder, **fields: Any) -> VoCo:
     torch.manual_seed(0)
     given = {"variant": variant, "grid": (1, 2, 2), "crop_size": 4, "projector_dim": 6} | fields
     return VoCo(VoCo.Config.model_validate(given), encoder)
-
-
-def batch_of(extents: list[tuple[int, ...]], epoch: int = 0) -> Batch:
-    count, largest = len(extents), np.max(extents, axis=0).tolist()
-    return Batch(
-        voxels=torch.randint(0, 256, (count, 1, *largest), generator=torch.Generator().manual_seed(1)).byte(),
-        extents=np.array(extents),
-        scale=torch.full((count,), 1 / 255),
-        offset=torch.zeros(count),
-        spacing_mm=np.ones((count, len(largest)), np.float32),
-        sample_ids=tuple(str(i) for i in range(count)),
-        volumes=tuple(str(i) for i in range(count)),
-        numbers=np.arange(count) + epoch * count,
-        epochs=np.full(count, epoch),
-    )
 
 
 def drawn_shares(num_samples: int, num_crops: int, grid: tuple[int, ...]) -> np.ndarray:
@@ -110,7 +96,7 @@ def test_loss_and_gradients_equal_the_reference(variant, grid):
 @pytest.mark.parametrize(("dims", "extents"), [(2, [(8, 16), (16, 8)]), (3, [(4, 8, 8), (6, 12, 8)])])
 def test_views_are_crops_then_bases_and_show_what_their_boxes_hold(dims, extents):
     method = tiny("cvpr", Pixels(1, dims), augment=STILL, num_crops=3)
-    batch = batch_of(extents)
+    batch = random_batch(extents)
     views = method.views(batch, batch.rng(0))
     assert [tuple(image.shape) for image in views.images] == [(2, 1, *[4] * dims)] * 7
     np.testing.assert_array_equal(np.stack(views.boxes[3:], axis=1), tiles(batch.extents, (1, 2, 2)[-dims:]))
@@ -136,7 +122,7 @@ def resize_by_loops(crop: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 def test_bases_that_have_the_networks_size_are_slices_of_what_is_stored():
     method = tiny("cvpr", Pixels(1, 3), augment=STILL)
-    batch = batch_of([(4, 8, 8)])
+    batch = random_batch([(4, 8, 8)])
     last = method.views(batch, batch.rng(0)).images[-1][0]
     assert torch.equal(last, batch.voxels[0, :, :, 4:, 4:].float() * batch.scale[0])
 
@@ -145,7 +131,7 @@ def test_every_view_is_augmented_independently():
     method = tiny(
         "released", Pixels(1, 2), grid=(1, 2), augment={"shift_prob": 1.0, "flip_prob": 0, "rotate_prob": 0}
     )
-    batch = Batch(**{**vars(batch_of([(4, 8)] * 3)), "voxels": torch.zeros(3, 1, 4, 8)})
+    batch = Batch(**{**vars(random_batch([(4, 8)] * 3)), "voxels": torch.zeros(3, 1, 4, 8)})
     shifts = torch.stack(method.views(batch, batch.rng(0)).images)[:, :, 0, 0, 0]
     assert shifts.unique().numel() == 12
     assert shifts.abs().max() <= 0.1
@@ -226,13 +212,13 @@ def test_a_copied_teacher_predicts_as_the_student_does():
     encoder = Planes()
     copied = tiny("released", encoder, teacher_start="copy", rectify=False)
     alone = tiny("released", encoder, teacher_decay=None, rectify=False)
-    batch = batch_of([(8, 8)] * 3)
+    batch = random_batch([(8, 8)] * 3)
     views = copied.views(batch, batch.rng(0))
     torch.testing.assert_close(copied.loss(views).total, alone.loss(views).total)
 
 
 def test_lambda_weighs_the_regularisation():
-    batch = batch_of([(8, 8)] * 3)
+    batch = random_batch([(8, 8)] * 3)
     found = {}
     for weight in (0.0, 0.5, 1.0):
         method = tiny("cvpr", Planes(), lambda_reg=weight)
@@ -272,7 +258,7 @@ class Recorder:
 @pytest.mark.parametrize("variant", ["cvpr", "released"])
 def test_a_resumed_run_equals_an_undisturbed_one_with_student_teacher_and_optimiser(variant, tmp_path):
     def feed(first_step: int) -> Iterator[Batch]:
-        return (batch_of([(8, 8), (12, 8), (8, 8)], epoch=step) for step in range(first_step, 6))
+        return (random_batch([(8, 8), (12, 8), (8, 8)], epoch=step) for step in range(first_step, 6))
 
     plan = Plan(
         Schedule(Optimiser(name="adamw", lr=0.01), total_steps=6, warmup_steps=1),

@@ -190,7 +190,7 @@ def test_best_scores_are_those_of_the_best_validation(tmp_path: Path) -> None:
         ("downstream.val_split=validation", r"0 labelled samples in split 'validation', expected at least 1"),
         ("encoder.in_channels=3", r"encoder.in_channels is 3, the labelled shards have 1; set encoder.in_channels=1"),
         ("encoder.spatial_dims=3", r"encoder.spatial_dims is 3, the labelled shards have 2"),
-        ("downstream.task.crop_size=[32, 24]", r"every size must be a multiple of 16"),
+        ("downstream.task.crop_size=[32, 24]", r"24 is not a multiple of the encoder's stride 16"),
         ("downstream=null", r"experiment finetune: no downstream task; add downstream:"),
     ],
 )
