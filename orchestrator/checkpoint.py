@@ -6,8 +6,9 @@ Nothing is pickled that could run code when it is read.
 """
 
 import json
+import tomllib
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -90,8 +91,16 @@ def export_encoder(folder: Path, encoder: nn.Module, card: dict[str, Any]) -> No
     ``card`` holds at least the encoder's config; the recipe and digest tell a later user how to prepare scans.
     """
     save_file(_contiguous(encoder.state_dict()), folder / ENCODER)
-    full = {"raydiology": version("raydiology"), "torch": torch.__version__, **card}
+    full = {"raydiology": _own_version(), "torch": torch.__version__, **card}
     (folder / ENCODER_CARD).write_text(json.dumps(full, indent=2, sort_keys=True))
+
+
+def _own_version() -> str:
+    """Return the installed version; in a job the packages are uploaded, and only what they need is installed."""
+    try:
+        return version("raydiology")
+    except PackageNotFoundError:
+        return tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["version"]
 
 
 def load_encoder(path: Path, encoder: nn.Module, allow_unmatched: bool = False) -> list[str]:

@@ -21,6 +21,7 @@ from methods import METHODS
 from methods.base import Frozen
 from methods.downstream.segmentation import Segmentation
 from methods.encoders import ENCODERS
+from orchestrator.provenance import in_job
 
 if TYPE_CHECKING:
 
@@ -229,8 +230,19 @@ class Experiment(Frozen):
 
 
 def absolute(uri: str) -> str:
-    """Return a local path as an absolute one; leave s3:// and its like alone (Ray changes workers' folders)."""
-    return without_credentials(uri) if "://" in uri else str(Path(uri).expanduser().absolute())
+    """Return a local path as an absolute one; leave s3:// and its like alone (Ray changes workers' folders).
+
+    Raises ValueError for a relative path in a submitted job, whose folder is a copy that Ray deletes.
+    """
+    if "://" in uri:
+        return without_credentials(uri)
+    path = Path(uri).expanduser()
+    if in_job() and not path.is_absolute():
+        raise ValueError(
+            f"{uri} is relative, so in a job it would lie in the copy of the working directory, which the cluster "
+            "deletes; give an absolute folder that every node reaches and that outlives the job, or s3://bucket/folder"
+        )
+    return str(path.absolute())
 
 
 def _local(path: str) -> str:

@@ -14,11 +14,12 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from data.bundles import Bundle, Job
-from data.files import list_tree, without_credentials
+from data.files import list_tree
 from data.privacy import Pseudonymiser, load_key
 from data.recipes import RECIPES, Recipe
 from data.sources import SourceOptions, Study, find_studies, label_names
 from data.splits import assign_splits, check_no_leakage
+from orchestrator.config import absolute
 
 FORMAT = 2
 PICTURES_PER_BUNDLE = 512
@@ -33,6 +34,11 @@ KNOWN_SUFFIXES = frozenset(
 )
 
 
+def _placed(uri: str) -> str:
+    absolute(uri)  # raises for credentials, and for a relative path in a submitted job
+    return uri
+
+
 class Source(BaseModel):
     """A folder or bucket of scans, its layout and how to look."""
 
@@ -42,7 +48,7 @@ class Source(BaseModel):
     layout: str
     options: SourceOptions = SourceOptions()
 
-    _plain = field_validator("source")(without_credentials)
+    _placed = field_validator("source")(lambda uri: _placed(uri))
 
 
 class IngestConfig(BaseModel):
@@ -75,7 +81,7 @@ class IngestConfig(BaseModel):
     rows_per_group: PositiveInt = 16
     readers: PositiveInt | None = None
 
-    _plain = field_validator("source", "out")(without_credentials)
+    _placed = field_validator("source", "out")(lambda uri: _placed(uri))
 
     @model_validator(mode="after")
     def _recipe_exists(self) -> Self:

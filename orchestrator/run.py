@@ -1,7 +1,7 @@
 """Run: one training's folder, MLflow run, progress bar and result; pretraining and fine-tuning share it."""
 
 import json
-import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +15,11 @@ from data.files import join
 from data.shardset import ShardSet
 from orchestrator import cluster
 from orchestrator.config import Experiment
+from orchestrator.provenance import git_commit
 from orchestrator.tracking import DESCRIPTION, Tracker, default_uri, flatten
 
 RESULT = "result.json"
+LINE_EVERY_S = 10.0  # in a log, where a progress bar cannot move
 SHOWN_METRICS = ("loss", "collapse", "score", "dice_mean")
 
 console = Console(stderr=True)
@@ -87,10 +89,12 @@ class Run:
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             TextColumn("{task.fields[shown]}"),
         ]  # fmt: skip
+        said_at = float("-inf")
         with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
             task = progress.add_task(f"{self.kind} {name}", total=total_steps, shown="")
 
             def follow(lines: list[dict[str, Any]]) -> None:
+                nonlocal said_at
                 entries = [line for line in lines if "step" in line]
                 if not entries:
                     self.flush()
@@ -98,7 +102,11 @@ class Run:
                 shown = "  ".join(
                     f"{metric} {entries[-1][metric]:.4f}" for metric in SHOWN_METRICS if metric in entries[-1]
                 )
-                progress.update(task, completed=entries[-1]["step"] + 1, shown=shown)
+                done = entries[-1]["step"] + 1
+                progress.update(task, completed=done, shown=shown)
+                if not console.is_terminal and time.monotonic() - said_at >= LINE_EVERY_S:
+                    said_at = time.monotonic()
+                    console.print(f"{self.kind} {name}: step {done} of {total_steps}  {shown}", highlight=False)
                 self.tracker.metrics(entries)
                 self.flush()
 
@@ -132,12 +140,3 @@ class Run:
                 style="yellow",
                 markup=False,
             )
-
-
-def git_commit() -> str:
-    """Return the commit of the code that runs, or 'unknown' outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"

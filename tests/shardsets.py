@@ -12,7 +12,7 @@ SLICES_PER_VOLUME = 6
 ROWS_PER_GROUP = 4
 
 
-def write_slices(folder: Path, num_patients: int = 8, size: int = 48, seed: int = 0) -> str:
+def write_slices(folder: Path | str, num_patients: int = 8, size: int = 48, seed: int = 0) -> str:
     """Write labelled slices of some patients, the last quarter of them as ``val``; return the folder."""
     rng = np.random.default_rng(seed)
     files = []

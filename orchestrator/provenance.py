@@ -1,0 +1,25 @@
+"""Provenance: which code runs, and whether it runs in a submitted job. Light, so that asking costs nothing."""
+
+import os
+import subprocess
+from pathlib import Path
+
+# Set in a job's environment by `raydiology submit`: the upload has no .git, and its folder does not outlive the job.
+JOB_VARIABLE = "RAYDIOLOGY_JOB"
+COMMIT_VARIABLE = "RAYDIOLOGY_COMMIT"
+
+
+def git_commit(folder: Path | None = None) -> str:
+    """Return the commit of a checkout, by default of the code that runs; 'unknown' where there is none."""
+    if folder is None and (given := os.environ.get(COMMIT_VARIABLE)):
+        return given
+    command = ["git", "-C", str(folder or Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def in_job() -> bool:
+    """Tell whether this process belongs to a job that `raydiology submit` started, or checks one."""
+    return bool(os.environ.get(JOB_VARIABLE))

@@ -1,0 +1,173 @@
+"""Shards and checkpoints in a bucket, on a real S3 protocol server (moto's) on loopback."""
+
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from data.bundles import preprocess
+from data.files import StorageError, _remote, check_writable, list_tree, read_bytes
+from data.phantom import write_cohort
+from data.recipes import RECIPES
+from data.shardcheck import verify
+from data.shardreader import ShardReader
+from data.shards import ShardError, write_atomically
+from data.shardset import ShardSet
+from data.sources import SourceOptions, find_studies
+from orchestrator.config import ConfigError, resolve
+from orchestrator.ingest_plan import IngestConfig
+from tests.buckets import Bucket, served
+from tests.shardsets import write_slices
+
+# Arrow asks again for six seconds before it gives up on a server.
+GIVES_UP_WITHIN_S = 10.0
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Bucket]:
+    with served() as bucket:
+        yield bucket
+
+
+@pytest.fixture(scope="module")
+def shards(bucket: Bucket, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return bucket.upload(Path(write_slices(tmp_path_factory.mktemp("slices"))), "slices")
+
+
+def test_shards_in_a_bucket_are_those_on_disk(bucket: Bucket, shards: str, tmp_path: Path) -> None:
+    local, remote = ShardSet.open(write_slices(tmp_path)), ShardSet.open(shards)
+    assert remote.digest == local.digest
+    ids = np.array([5, 0, 17], np.int64)
+    assert ShardReader(remote, with_labels=True).read(ids).equals(ShardReader(local, with_labels=True).read(ids))
+    assert list(verify(shards)) == []
+
+
+def test_shards_are_written_to_a_bucket_as_to_a_disk(bucket: Bucket, tmp_path: Path) -> None:
+    write_slices(f"{bucket.uri}/written")
+    write_slices(tmp_path)
+    written = {key.removeprefix("written/"): key for key in bucket.keys("written/") if not key.endswith("/")}
+    assert {path.name for path in tmp_path.iterdir()} == set(written)
+    for name in written:
+        assert read_bytes(f"{bucket.uri}/written/{name}") == (tmp_path / name).read_bytes()
+
+
+def test_a_damaged_and_a_missing_shard_of_a_bucket_are_named(bucket: Bucket, tmp_path: Path) -> None:
+    shards = bucket.upload(Path(write_slices(tmp_path)), "damaged")
+    train, val = sorted(key for key in bucket.keys("damaged/train") + bucket.keys("damaged/val"))
+    content = bytearray(read_bytes(f"{bucket.uri}/{train}"))
+    content[len(content) // 2] ^= 1
+    bucket.client.put_object(Bucket=bucket.name, Key=train, Body=bytes(content))
+    bucket.client.delete_object(Bucket=bucket.name, Key=val)
+    findings = list(verify(shards))
+    assert any(f"{train.split('/')[1]}: content hash" in finding for finding in findings)
+    assert any(f"{val.split('/')[1]}: missing" in finding for finding in findings)
+    with pytest.raises(ShardError, match="missing; expected beside its index"):
+        ShardReader(ShardSet.open(shards)).read(ShardSet.open(shards).select("val").row_ids[:1])
+
+
+def test_a_bucket_that_is_not_there_is_named_before_anything_is_written(bucket: Bucket) -> None:
+    with pytest.raises(StorageError, match="s3://elsewhere: no such bucket; expected one that is there; create it"):
+        check_writable("s3://elsewhere/checkpoints")
+    with pytest.raises(StorageError, match="s3://elsewhere: no such bucket"):
+        write_atomically("s3://elsewhere/index.parquet", b"content")
+    with pytest.raises(ShardError, match=r"no index\.parquet; .* check the path"):
+        ShardSet.open("s3://elsewhere/shards")
+
+
+def test_writing_is_tried_without_leaving_anything(bucket: Bucket) -> None:
+    check_writable(f"{bucket.uri}/tried")
+    assert [key for key in bucket.keys("tried") if not key.endswith("/")] == []
+
+
+@pytest.fixture
+def unreachable(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Name a port where nobody listens."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    _remote.cache_clear()
+    yield
+    _remote.cache_clear()
+
+
+@pytest.mark.timeout(GIVES_UP_WITHIN_S)
+def test_a_server_that_does_not_answer_is_named_within_seconds(unreachable: None) -> None:
+    with pytest.raises(
+        StorageError, match=r"s3://radiology: cannot be reached; .* AWS_ENDPOINT_URL http://127\.0\.0\.1:9"
+    ):
+        ShardSet.open("s3://radiology/slices")
+
+
+def test_credentials_that_the_server_does_not_know_are_refused_in_words(bucket: Bucket) -> None:
+    _check_credentials(bucket, after=0)
+    try:
+        with pytest.raises(StorageError, match=r"access denied .* set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
+            list_tree(f"{bucket.uri}/slices")
+    finally:
+        _check_credentials(bucket, after=float("inf"))
+
+
+def _check_credentials(bucket: Bucket, after: float) -> None:
+    """Have moto check credentials after some more requests."""
+    request = urllib.request.Request(
+        f"{bucket.endpoint}/moto-api/reset-auth", str(after).encode(), {"Content-Type": "text/plain"}
+    )
+    urllib.request.urlopen(request, timeout=10).close()
+
+
+def test_a_study_whose_bucket_does_not_answer_is_not_quarantined(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cohort(str(tmp_path), 1, 0, seed=0)
+    source = bucket.upload(tmp_path / "imagesTr", "scans")
+    (study,) = find_studies(source, "volumes", SourceOptions(modality="CT"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    _remote.cache_clear()
+    with pytest.raises(StorageError, match="s3://radiology: cannot be reached"):
+        preprocess(RECIPES["ct_abdomen_slices"], study)
+    _remote.cache_clear()
+
+
+@pytest.mark.parametrize("field", ["data.shards", "resources.storage", "downstream.shards"])
+def test_credentials_in_an_address_are_refused_without_showing_them(field: str) -> None:
+    tree = _experiment("s3://radiology/slices", Path("home"))
+    with pytest.raises(ConfigError, match=r"s3://radiology/x was given with credentials") as refusal:
+        resolve(tree, [f"{field}=s3://KEYID:hidden@radiology/x"])
+    assert "hidden" not in str(refusal.value)
+
+
+def test_credentials_in_an_ingest_s_addresses_are_refused() -> None:
+    with pytest.raises(ValidationError, match="was given with credentials in it"):
+        IngestConfig(source="s3://KEYID:hidden@b/x", layout="volumes", recipe="ct_abdomen_slices", out="shards")
+
+
+def test_a_home_in_a_bucket_is_refused_with_where_checkpoints_go() -> None:
+    with pytest.raises(ConfigError, match=r"home: s3://radiology/runs is remote; .* resources\.storage"):
+        resolve(_experiment("s3://radiology/slices", Path("home")), ["home=s3://radiology/runs"])
+
+
+def _experiment(shards: str, home: Path) -> dict[str, Any]:
+    return {
+        "name": "bucket",
+        "home": str(home),
+        "data": {"shards": shards},
+        "encoder": {"name": "unet", "spatial_dims": 2, "in_channels": 1, "features": [4, 4, 8, 8, 8, 4]},
+        "method": {
+            "name": "simsiam",
+            "crops": {"size": [32, 32], "iou": [0.3, 0.6]},
+            "projector_dim": 16,
+            "predictor_dim": 8,
+        },
+        "optimiser": {"name": "sgd", "lr": 0.05},
+        "budget": {"steps": 8, "batch_size": 8},
+        "downstream": {
+            "shards": shards,
+            "task": {"name": "segmentation", "crop_size": [32, 32]},
+            "optimiser": {"name": "adam", "lr": 0.001},
+            "budget": {"steps": 4, "batch_size": 8},
+        },
+        "training": {"report_every_steps": 1, "checkpoint_every_steps": 2},
+        "tracking": {"pictures": False},
+    }
