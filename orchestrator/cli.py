@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_experiment(commands, "pretrain", "pretrain an encoder", _pretrain)
     _add_experiment(commands, "finetune", "pretrain unless done, and fine-tune on the downstream task", _finetune)
     _add_table(commands)
+    _add_sweep(commands)
     _add_export(commands)
     _add_submit(commands)
     _add_job(commands)
@@ -223,6 +224,30 @@ def _table(arguments: argparse.Namespace) -> int:
     home = table.experiments[0][1].home
     out.print(f"files:  {table.folder}\nMLflow: raydiology ui --home {home}", soft_wrap=True, highlight=False)
     return FAILED if any(line.failures for line in lines) else 0
+
+
+def _add_sweep(commands: Commands) -> None:
+    parser = _add(commands, "sweep", "search an experiment's fields for what scores best", _sweep)
+    parser.add_argument("sweep", help="YAML file with a space, see experiments/")
+    parser.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="changes of every trial's experiment")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be searched")
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from orchestrator import standings
+    from orchestrator import sweep as sweeps
+
+    sweep = sweeps.load(arguments.sweep, arguments.overrides)
+    if arguments.dry_run:
+        for line in sweeps.describe(sweep):
+            out.print(line, soft_wrap=True, highlight=False, markup=False)
+        return 0
+    ended = sweeps.run(sweep, lambda text: err.print(text, highlight=False, markup=False, soft_wrap=True))
+    out.print(standings.terminal(sweep.config, ended))
+    out.print(
+        f"files:  {sweep.folder}\nMLflow: raydiology ui --home {sweep.base.home}", soft_wrap=True, highlight=False
+    )
+    return 0 if standings.best(sweep.config, ended) else FAILED
 
 
 def _add_export(commands: Commands) -> None:

@@ -87,7 +87,7 @@ def preflight(resources: Resources) -> None:
     Raises StorageError where checkpoints could not be written.
     """
     have = ray.cluster_resources()
-    need_cpu = resources.workers * resources.cpus_per_worker + resources.readers + DATA_CPUS
+    need_cpu = _cpus(resources)
     have_cpu = have.get("CPU", 0.0)
     if need_cpu > have_cpu:
         raise PlacementError(
@@ -103,6 +103,28 @@ def preflight(resources: Resources) -> None:
         )
     if resources.storage:
         check_writable(resources.storage)
+
+
+def fitting(resources: Resources) -> int:
+    """Return how many such jobs run at once on this cluster, at least one: ``preflight`` refuses what never fits."""
+    have = ray.cluster_resources()
+    jobs = have.get("CPU", 0.0) // _cpus(resources)
+    if resources.gpu:
+        jobs = min(jobs, have.get("GPU", 0.0) // resources.workers)
+    return max(1, int(jobs))
+
+
+def concurrency(resources: Resources, asked: int | None) -> int:
+    """Return how many such jobs to run at once: what was asked for where it fits, else what fits.
+
+    The CPUs of a Ray that was started here are logical ones: without GPUs one job keeps them busy.
+    """
+    logical = not os.environ.get("RAY_ADDRESS") and not resources.gpu
+    return min(fitting(resources), asked or (1 if logical else fitting(resources)))
+
+
+def _cpus(resources: Resources) -> float:
+    return resources.workers * resources.cpus_per_worker + resources.readers + DATA_CPUS
 
 
 def hardware() -> dict[str, str]:

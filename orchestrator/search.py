@@ -1,0 +1,109 @@
+"""Search: what a sweep file says: which space, searched how, judged by what, ended early when."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from methods.base import Frozen
+from orchestrator.knobs import AnyKnob
+from orchestrator.pruning import Scheduler
+
+# What does not change a result, and what a sweep's own file and folder are found by.
+UNSEARCHABLE = ("name", "home", "resources", "tracking")
+
+
+class Objective(Frozen):
+    """The number that tells trials apart: a metric of the fine-tuning, or of the pretraining's last stage.
+
+    Of a fine-tuning it is the best checkpoint's. A pretraining's is the mean over the last hundredth of its steps,
+    and only compares pretrainings by one method.
+    """
+
+    metric: str
+    mode: Literal["max", "min"] = "max"
+    of: Literal["finetune", "pretrain"] = "finetune"
+
+
+class Search(Frozen):
+    """How points are chosen: Optuna's TPE (after ``startup`` random ones), at random, or every one in order."""
+
+    name: Literal["tpe", "random", "grid"] = "tpe"
+    seed: int = Field(default=0, ge=0)
+    startup: int = Field(default=5, ge=0)
+
+
+class SweepConfig(Frozen):
+    """A sweep file.
+
+    experiment             file of the experiment that every trial changes, relative to the sweep's file
+    trials                 how many points to try; a grid tries all of its own
+    concurrent             how many at once; by default what the cluster holds, and one on a single machine
+    start_from_experiment  begin with the experiment's own values, which must lie in the space; a grid does not
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    title: str
+    experiment: str
+    space: dict[str, AnyKnob] = Field(min_length=1)
+    objective: Objective
+    search: Search = Search()
+    scheduler: Scheduler = Scheduler()
+    trials: int | None = Field(default=None, gt=0)
+    concurrent: int | None = Field(default=None, gt=0)
+    start_from_experiment: bool = True
+
+    @model_validator(mode="after")
+    def _searchable(self) -> "SweepConfig":
+        for field in self.space:
+            if field.split(".")[0] in UNSEARCHABLE:
+                raise ValueError(f"space, {field}: it changes no result; search fields that do")
+            if self.objective.of == "pretrain" and field.split(".")[0] == "downstream":
+                raise ValueError(
+                    f"space, {field}: it changes no pretraining; take it out, or set objective.of=finetune"
+                )
+        if (self.trials is None) != (self.search.name == "grid"):
+            raise ValueError(
+                f"trials {self.trials}: tpe and random need a number of trials, a grid tries every point; "
+                "give it for the former and leave it out for the latter"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _comparable(self) -> "SweepConfig":
+        of_method = [field for field in self.space if field.split(".")[0] == "method"]
+        across = [field for field in of_method if field in ("method", "method.name")]
+        if self.objective.of == "pretrain" and across:
+            raise ValueError(
+                f"objective {self.objective.metric} of the pretraining, and a space over {across[0]}: losses and "
+                "health of different methods are different numbers; judge by a downstream score (of: finetune)"
+            )
+        if self.objective.of == "pretrain" and self.objective.metric == "loss" and of_method:
+            raise ValueError(
+                f"objective loss of the pretraining, and a space over {of_method[0]}: it changes what is lost, "
+                "and the easiest task would win; judge by a downstream score, or by collapse"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _conditions_come_first(self) -> "SweepConfig":
+        fields = list(self.space)
+        for number, (field, knob) in enumerate(self.space.items()):
+            late = [other for other in knob.when if other in fields[number:]]
+            if late:
+                raise ValueError(f"space, {field}: when names {late[0]}, which stands below; move that above")
+        for number, field in enumerate(fields):
+            below = [other for other in fields[number:] if field.startswith(f"{other}.")]
+            if below:
+                raise ValueError(f"space, {field}: {below[0]} stands below it and would replace it; move it above")
+        return self
+
+    def key(self, experiment: dict[str, Any], digests: Sequence[str]) -> str:
+        """Name the sweep by what decides its points: more trials go on with it, another space is another sweep."""
+        told = self.model_dump(mode="json", exclude={"title", "experiment", "trials", "concurrent"})
+        # The order of the fields is part of what is searched.
+        told["space"] = list(told["space"].items())
+        text = json.dumps({"sweep": told, "experiment": experiment, "digests": list(digests)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]

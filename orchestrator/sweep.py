@@ -1,0 +1,246 @@
+"""Sweep: search an experiment's fields for what is best, with Ray Tune over trainings that have run keys.
+
+The file says the space, how it is searched, what judges and what ends a trial early. Every trial is the experiment
+with a point of the space, so that what a table or another sweep has trained is not trained again. The sweep's folder
+holds an Optuna study that is all it remembers: the same command goes on after any end.
+"""
+
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from data.shardset import ShardSet
+from orchestrator import cluster, config, finetune, pretrain, space, stop, trial
+from orchestrator.config import ConfigError, Experiment
+from orchestrator.ledger import Ending, Ledger, given
+from orchestrator.run import git_commit
+from orchestrator.search import SweepConfig
+from orchestrator.space import Point, extremes, lookup, params
+from orchestrator.standings import Standing, State, best, comma_separated, experiment_file, markdown, named, sentence
+from orchestrator.tracking import DESCRIPTION, Tracker, default_uri
+from orchestrator.trial import Trial
+from orchestrator.tuning import Hooks, run_trials
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file, the experiment that its trials change, and what a point changes: a tree with overrides."""
+
+    config: SweepConfig
+    base: Experiment
+    tree: dict[str, Any]
+    overrides: tuple[str, ...]
+    source: str
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the sweep is written; another space or other shards have another folder."""
+        told = self.base.model_dump(mode="json", exclude={"home", "resources", "tracking"})
+        shards = [self.base.data.shards]
+        if self.config.objective.of == "finetune":
+            shards.append(finetune.downstream_of(self.base).shards)
+        told["data"].pop("shards")
+        if told["downstream"]:
+            told["downstream"].pop("shards")
+        key = self.config.key(told, [ShardSet.open(uri).digest for uri in shards])
+        return Path(self.base.home) / self.base.name / f"sweep-{self.config.name}-{key}"
+
+    def experiment(self, point: Point) -> Experiment:
+        """Return the experiment of a point; raise ConfigError in words."""
+        changes = [f"{field}={json.dumps(value)}" for field, value in point.items()]
+        source = f"{self.source}, {space.describe(self.config.space, point)}"
+        return config.resolve(self.tree, [*self.overrides, *changes], source)
+
+    def trial_folder(self, number: int) -> Path:
+        """Return where a trial keeps what it tells MLflow and is told itself."""
+        return self.folder / "trials" / f"{number:03d}"
+
+    def trial(self, number: int, point: Point, experiment: Experiment | None = None) -> Trial:
+        """Return a point as what can be run; of one that cannot, ``experiment`` stands in for its own."""
+        return Trial(
+            number=number,
+            point=point,
+            experiment=experiment or self.experiment(point),
+            objective=self.config.objective,
+            folder=self.trial_folder(number),
+            label=named(self.config, number, point),
+            params=params(self.config.space, point),
+        )
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
+    """Read a sweep file and its experiment; overrides change the experiment of every trial.
+
+    Raises ConfigError in words.
+    """
+    path = Path(path)
+    try:
+        sweep = SweepConfig.model_validate(config.read(path))
+    except ValidationError as error:
+        raise ConfigError(config.explain(error, str(path))) from None
+    tree = config.read(path.parent / sweep.experiment)
+    base = config.resolve(tree, overrides, str(path))
+    return Sweep(sweep, base, tree, tuple(overrides), str(path))
+
+
+def check(sweep: Sweep) -> list[Point]:
+    """Return the points that are given, not searched; raise ValueError in words where the sweep cannot work."""
+    base = sweep.base.model_dump(mode="json")
+    for field, knob in sweep.config.space.items():
+        for other in knob.when:
+            if other not in sweep.config.space and lookup(base, other) is None:
+                raise ConfigError(
+                    f"{sweep.source}, space, {field}: when names {other}, which neither the space nor the experiment "
+                    "has; check its spelling"
+                )
+    for point in extremes(sweep.config.space, base):
+        sweep.experiment(point)
+    points = given(sweep.config, base)
+    if sweep.config.objective.of == "finetune":
+        finetune.labelled_samples(finetune.downstream_of(sweep.base))
+    if points and sweep.config.search.name != "grid":
+        check_point(sweep, points[0])
+    return points
+
+
+def describe(sweep: Sweep) -> list[str]:
+    """Say what would be searched; raise ValueError in words where it could not be."""
+    points, config_ = check(sweep), sweep.config
+    how = {"tpe": "Optuna's TPE", "random": "random points", "grid": "every point"}[config_.search.name]
+    scheduler = config_.scheduler
+    early = "none" if scheduler.name == "none" else f"{scheduler.name}, from step {scheduler.grace} on"
+    lines = [f"{field}: {_knob(config_, field)}" for field in config_.space]
+    lines += [
+        f"search: {how}, {config_.trials or len(points)} trials",
+        f"objective: {config_.objective.mode} {config_.objective.metric} of the {config_.objective.of}",
+        f"ended early: {early}",
+        f"folder: {sweep.folder}" + (" (there; goes on)" if sweep.folder.exists() else ""),
+    ]
+    return lines + [f"given: {space.describe(config_.space, point)}" for point in points]
+
+
+def _knob(sweep: SweepConfig, field: str) -> str:
+    return json.dumps(sweep.space[field].model_dump(mode="json", exclude_defaults=True))
+
+
+def check_point(sweep: Sweep, point: Point) -> None:
+    """Raise ValueError in words where a point's encoder, method, task and shards do not fit one another."""
+    experiment = sweep.experiment(point)
+    shards = ShardSet.open(experiment.data.shards)
+    pretrain.check(experiment, shards, shards.select(split=experiment.data.split))
+    if sweep.config.objective.of == "finetune":
+        finetune.check(experiment)
+
+
+def run(sweep: Sweep, say: Say) -> list[Standing]:
+    """Run the trials that have not ended and return how all stand; files are written anew after each trial.
+
+    A trial that fails is named and the others go on. Raises ValueError where the sweep cannot work, before anything
+    is run, and StoppedError where it was asked to end; the same sweep goes on from there.
+    """
+    check(sweep)
+    with cluster.connected(), _endable(say), _tracked(sweep) as tracker:
+        cluster.preflight(sweep.base.resources)
+        ledger = Ledger(sweep.folder, sweep.config, sweep.base.model_dump(mode="json"))
+        concurrent = cluster.concurrency(sweep.base.resources, sweep.config.concurrent)
+        run_trials(ledger, _hooks(sweep, ledger, say), concurrent)
+        standings = ledger.standings()
+        _write(sweep, standings)
+        _log(sweep, standings, tracker)
+    if stop.requested():
+        ended = sum(standing.state in ("done", "pruned", "failed") for standing in standings)
+        raise stop.StoppedError(
+            f"sweep {sweep.config.name}: stopped with {ended} of {ledger.total} trials ended, as asked; the same "
+            "command goes on from there"
+        )
+    return standings
+
+
+def _hooks(sweep: Sweep, ledger: Ledger, say: Say) -> Hooks:
+    def refusal(point: Point) -> str | None:
+        try:
+            check_point(sweep, point)
+        except ValueError as error:
+            return " ".join(str(error).split())
+        return None
+
+    def ask_to_end(number: int, state: State) -> None:
+        trial.ask_to_end(sweep.trial_folder(number), state)
+
+    def ended(number: int, ending: Ending, told: bool) -> None:
+        standings = ledger.standings()
+        if not told:
+            failed = sweep.trial(number, standings[number].point, sweep.base)
+            trial.closed(failed, trial.opened(failed), ending)
+        so_far = sum(standing.state in ("done", "pruned", "failed") for standing in standings)
+        say(f"{so_far} of {ledger.total}: {sentence(sweep.config, standings[number])}")
+        _write(sweep, standings)
+
+    return Hooks(lambda number, point: trial.run(sweep.trial(number, point)), refusal, ask_to_end, ended)
+
+
+@contextmanager
+def _endable(say: Say) -> Iterator[None]:
+    """Take SIGTERM and the first Ctrl-C as a request that trials save a checkpoint and end; a second Ctrl-C kills."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(*_: Any) -> None:
+        signal.signal(signal.SIGINT, before)
+        stop.request()
+        say("asked to stop: trials save a checkpoint and end; Ctrl-C once more ends them without")
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        with stop.on_sigterm():
+            yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _tracked(sweep: Sweep) -> Iterator[Tracker]:
+    """Open the MLflow run that the trials are children of."""
+    base, objective = sweep.base, sweep.config.objective
+    tracker = Tracker(sweep.folder, base.tracking.uri or default_uri(Path(base.home)))
+    fields = "\n".join(f"- `{field}`" for field in sweep.config.space)
+    description = (
+        "`sweep.md` among the artifacts is how its trials stand, `best.yaml` the experiment of the best. Its trials "
+        f"are the children: compare their `{objective.metric}` in parallel coordinates.\n\nSearched:\n{fields}"
+    )
+    tags = {"kind": "sweep", "objective": objective.metric, "git_commit": git_commit(), DESCRIPTION: description}
+    tracker.start(base.name, sweep.config.title, sweep.folder.name, tags)
+    tracker.flush(force=True)
+    try:
+        with tracker.closing():
+            yield tracker
+    finally:
+        tracker.flush(force=True)
+
+
+def _write(sweep: Sweep, standings: Sequence[Standing]) -> None:
+    """Write how the trials stand: for people, for programs, and the best trial's experiment."""
+    (sweep.folder / "sweep.md").write_text(markdown(sweep.config, standings))
+    (sweep.folder / "sweep.csv").write_text(comma_separated(sweep.config, standings))
+    if winner := best(sweep.config, standings):
+        tree = sweep.experiment(winner.point).model_dump(mode="json", exclude_none=True)
+        (sweep.folder / "best.yaml").write_text(experiment_file(sweep.config, winner, tree))
+
+
+def _log(sweep: Sweep, standings: Sequence[Standing], tracker: Tracker) -> None:
+    if (winner := best(sweep.config, standings)) and winner.value is not None:
+        tracker.summary({f"best/{sweep.config.objective.metric}": winner.value})
+    for name in ("sweep.md", "sweep.csv", "best.yaml"):
+        if (sweep.folder / name).exists():
+            tracker.artifact(sweep.folder / name)

@@ -1,0 +1,171 @@
+"""Trial: one point of a sweep, in a process that Ray Tune starts: train, report, end early where asked to."""
+
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from math import isfinite
+from pathlib import Path
+
+from ray import tune
+
+from data.shardset import ShardSet
+from methods import METHODS
+from orchestrator import curve as curves
+from orchestrator import finetune, pretrain, stop
+from orchestrator.claim import claimed
+from orchestrator.config import Experiment
+from orchestrator.curve import Curve
+from orchestrator.history import HISTORY, Tail
+from orchestrator.launch import RunError
+from orchestrator.ledger import Ending
+from orchestrator.search import Objective
+from orchestrator.space import Point, Scalar
+from orchestrator.standings import State
+from orchestrator.tracking import DESCRIPTION, Tracker, default_uri
+
+MARKER = "end-early"  # holds the state that the trial is to end with
+LOOK_EVERY_S = 0.5
+STATUS = {"done": "FINISHED", "pruned": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A point with its experiment.
+
+    folder  its own, below the sweep's
+    label   its name for people
+    params  the point as plain numbers and words, for MLflow's charts
+    """
+
+    number: int
+    point: Point
+    experiment: Experiment
+    objective: Objective
+    folder: Path
+    label: str
+    params: dict[str, Scalar]
+
+    @property
+    def trains(self) -> bool:
+        """Tell whether anything is pretrained."""
+        return any(METHODS[stage.method.name].trains for stage in self.experiment.pretraining)
+
+
+def ask_to_end(folder: Path, state: State) -> None:
+    """Ask a trial to save a checkpoint and end as ``pruned`` or ``stopped``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).write_text(state)
+
+
+def run(trial: Trial) -> Ending:
+    """Train the point and return how it ended; reports its curve to Tune and MLflow meanwhile."""
+    (trial.folder / MARKER).unlink(missing_ok=True)
+    tracker = opened(trial)
+    curve, tail = _curve(trial), Tail(_watched(trial) / HISTORY)
+    last: float | None = None
+    with ThreadPoolExecutor(1) as pool:
+        training, over = pool.submit(_train, trial), False
+        while not over:
+            over = bool(wait([training], LOOK_EVERY_S).done)
+            for step, value in curve.points(tail.read()):
+                last = value
+                tune.report({"step": step, "value": value})
+                tracker.metrics([{"step": step - 1, trial.objective.metric: value}])
+            tracker.flush()
+            if curve.missing or (trial.folder / MARKER).exists():
+                stop.request()
+    ending = replace(_ending(trial, training, curve, last), run=_watched(trial).name)
+    closed(trial, tracker, ending)
+    return ending
+
+
+def opened(trial: Trial) -> Tracker:
+    """Open the trial's MLflow run."""
+    experiment = trial.experiment
+    tracker = Tracker(trial.folder, experiment.tracking.uri or default_uri(Path(experiment.home)))
+    sweep = trial.folder.parents[1]
+    of = "fine-tuning" if trial.objective.of == "finetune" else "pretraining"
+    tags = {
+        "kind": "trial",
+        "trial": str(trial.number),
+        "state": "running",
+        DESCRIPTION: (
+            f"One point of the sweep. `{trial.objective.metric}` is the curve of its {of}, "
+            f"`best/{trial.objective.metric}` what it is judged by, where it ran to its end. Its trainings are its "
+            "child runs; one that another run has done already is that run's child."
+        ),
+    }
+    tracker.start(experiment.name, trial.label, f"{sweep.name}-{trial.number}", tags, sweep)
+    tracker.params({name: str(value) for name, value in trial.params.items()})
+    tracker.flush(force=True)
+    return tracker
+
+
+def closed(trial: Trial, tracker: Tracker, ending: Ending) -> None:
+    """Log how a trial ended and close its MLflow run."""
+    tags: dict[str, str] = {"state": ending.state}
+    if ending.reason:
+        tags["reason"] = ending.reason
+    tracker.tags(tags)
+    if ending.state == "done" and ending.value is not None:
+        tracker.summary({f"best/{trial.objective.metric}": ending.value})
+    tracker.finish(STATUS[ending.state])
+    tracker.flush(force=True)
+
+
+def _train(trial: Trial) -> float | None:
+    """Run what the trial still lacks; return a fine-tuning's score."""
+    pretrained = None
+    if trial.trains:
+        with claimed(_pretraining(trial.experiment)):
+            pretrained = pretrain.pretrain(trial.experiment, trial.folder, trial.label)
+    if trial.objective.of == "pretrain":
+        return None
+    with claimed(_watched(trial)):
+        done = finetune.finetune(trial.experiment, pretrained, trial.folder, trial.label)
+    return done.scores.get(trial.objective.metric)
+
+
+def _ending(trial: Trial, training: Future[float | None], curve: Curve, last: float | None) -> Ending:
+    metric = trial.objective.metric
+    try:
+        score = training.result()
+    except stop.StoppedError as error:
+        if curve.missing:
+            reason = f"objective.metric {metric!r} is none of {list(curve.missing)}; name one of them"
+            return Ending("failed", reason=reason, hopeless=True)
+        asked = (trial.folder / MARKER).read_text()
+        return Ending("pruned" if asked == "pruned" else "stopped", last, str(error))
+    except (RunError, ValueError) as error:
+        return Ending("failed", reason=" ".join(str(error).split()))
+    value = last if trial.objective.of == "pretrain" else score
+    if value is None or not isfinite(value):
+        return Ending("failed", reason=f"{metric} is {value}; expected a number")
+    return Ending("done", value)
+
+
+def _curve(trial: Trial) -> Curve:
+    experiment, metric = trial.experiment, trial.objective.metric
+    if trial.objective.of == "finetune":
+        task = finetune.downstream_of(experiment)
+        steps = finetune.plan_of(experiment, finetune.labelled_samples(task)).total_steps
+        return Curve(metric, finetune.STAGE, 1, steps, sign_of_life="score")
+    stage = experiment.pretraining[-1]
+    shards = ShardSet.open(experiment.data.shards)
+    num_samples = shards.select(split=experiment.data.split).num_samples
+    steps = stage.budget.total_steps(num_samples)
+    return Curve(metric, stage.name, curves.every(steps), steps, sign_of_life="loss")
+
+
+def _watched(trial: Trial) -> Path:
+    """Return the folder of the run that the objective is of."""
+    if trial.objective.of == "pretrain":
+        return _pretraining(trial.experiment)
+    experiment = trial.experiment
+    start = _pretraining(experiment).name.removeprefix("pretrain-") if trial.trains else "scratch"
+    key = experiment.finetune_key(start, ShardSet.open(finetune.downstream_of(experiment).shards).digest)
+    return Path(experiment.home) / experiment.name / f"finetune-{key}"
+
+
+def _pretraining(experiment: Experiment) -> Path:
+    key = experiment.pretrain_key(ShardSet.open(experiment.data.shards).digest)
+    return Path(experiment.home) / experiment.name / f"pretrain-{key}"

@@ -1,0 +1,167 @@
+"""Tuning: what Ray Tune is told. Tune starts trials and carries their reports; the ledger is what is remembered.
+
+A trial is never stopped by Tune, which would kill its process and strand its Train workers: it is asked to end, and
+ends the normal way. So Tune's own snapshots are not needed, and are thrown away.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from orchestrator import stop
+from orchestrator.ledger import Ending, Ledger
+from orchestrator.pruning import prune
+from orchestrator.space import Point
+from orchestrator.standings import State
+
+SLIVER = 0.001
+SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # The first Ctrl-C asks trials to end; Tune's own handler would kill them.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+}
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the sweep does for its trials.
+
+    work        train a point; called in the trial's process
+    refusal     say why a point cannot work, or None
+    ask_to_end  have a trial end as pruned or stopped
+    ended       hear how a trial ended, and whether its own process has told MLflow
+    """
+
+    work: Callable[[int, Point], Ending]
+    refusal: Callable[[Point], str | None]
+    ask_to_end: Callable[[int, State], None]
+    ended: Callable[[int, Ending, bool], None]
+
+
+class Points(Searcher):
+    """Takes points from the ledger and writes down how their trials end."""
+
+    def __init__(self, ledger: Ledger, hooks: Hooks) -> None:
+        super().__init__()
+        self.ledger = ledger
+        self.hooks = hooks
+        self.running: dict[str, int] = {}
+        self.hopeless = ""
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Hand out the next point that can work, or say that there is none."""
+        while not (stop.requested() or self.hopeless):
+            if (taken := self.ledger.take()) is None:
+                break
+            number, point = taken
+            if (reason := self.hooks.refusal(point)) is None:
+                self.running[trial_id] = number
+                return {"number": number, "point": json.dumps(point)}
+            self._end(number, Ending("failed", reason=reason, impossible=True), told=False)
+        return Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Write down how a trial ended; Tune says so once."""
+        number = self.running.pop(trial_id)
+        if error or not result or "state" not in result:
+            self._end(number, Ending("failed", reason="its process died; Ray's logs hold the cause"), told=False)
+            return
+        ending = Ending(**{field.name: result[field.name] for field in fields(Ending)})
+        if ending.hopeless:
+            self.hopeless = ending.reason
+        self._end(number, ending, told=True)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Keep nothing: the ledger is on disk already."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Keep nothing: the ledger is on disk already."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Keep nothing: the ledger is on disk already."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def _end(self, number: int, ending: Ending, told: bool) -> None:
+        self.ledger.end(number, ending)
+        self.hooks.ended(number, ending, told)
+
+
+class Pruner(FIFOScheduler):
+    """Writes down what trials report, and asks those that fall behind to end; Tune is always told to go on."""
+
+    def __init__(self, ledger: Ledger, hooks: Hooks) -> None:
+        super().__init__()
+        self.ledger = ledger
+        self.hooks = hooks
+
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+        """Decide about one report."""
+        if "step" in result:
+            number, step = trial.config["number"], result["step"]
+            self.ledger.observe(number, step, result["value"])
+            if prune(self.ledger.config.scheduler, self.ledger.curve(number, step), self.ledger.other_curves(number)):
+                self.hooks.ask_to_end(number, "pruned")
+        return self.CONTINUE
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Watch(tune.Callback):
+    """Asks all trials to end where the sweep itself was asked to."""
+
+    def __init__(self, points: Points) -> None:
+        self.points = points
+
+    def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        """Look once per turn of Tune's loop."""
+        if stop.requested() or self.points.hopeless:
+            for number in self.points.running.values():
+                self.points.hooks.ask_to_end(number, "stopped")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def run_trials(ledger: Ledger, hooks: Hooks, concurrent: int) -> None:
+    """Run every trial that has not ended, so many at once; raise ValueError where none can be judged.
+
+    Trials run in processes of this machine, where the sweep's folder and its runs are. They ask for a sliver of it
+    instead of CPUs: these are for what they train.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    points, train = Points(ledger, hooks), hooks.work
+
+    def work(settings: dict[str, Any]) -> dict[str, Any]:
+        ending = train(settings["number"], json.loads(settings["point"]))
+        return asdict(ending)
+
+    here = f"node:{ray.util.get_node_ip_address()}"
+    with TemporaryDirectory() as folder:
+        tune.Tuner(
+            tune.with_resources(work, {"cpu": 0, here: SLIVER}),
+            tune_config=tune.TuneConfig(
+                search_alg=points,
+                scheduler=Pruner(ledger, hooks),
+                num_samples=ledger.total,
+                max_concurrent_trials=concurrent,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(storage_path=folder, name="tune", verbose=0, callbacks=[Watch(points)]),
+        ).fit()
+    if points.hopeless:
+        raise ValueError(points.hopeless)
