@@ -21,17 +21,21 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+# Tests of one file share a process, and with it one local Ray: most of their time is spent waiting for it to start.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
 test: setup
-	$(BIN)/python -m pytest
+	$(PYTEST) --durations 15
 
 fast: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # The quickstart, as a person would type it; `raydiology ui --home build/demo/runs` then opens MLflow.
 demo: setup
 	$(BIN)/raydiology phantom --out build/demo/scans --labelled 8 --unlabelled 8
 	$(BIN)/raydiology ingest --source build/demo/scans --layout nnunet --modality CT --recipe ct_abdomen_slices \
-	  --set spacing_mm='[5,3,3]' --val-fraction 0.5 --out build/demo/shards
+	  --set spacing_mm='[5,3,3]' --set pad_to='[]' --set resize_to='[40,96,120]' --val-fraction 0.5 \
+	  --out build/demo/shards
 	$(BIN)/raydiology table experiments/quickstart_table.yaml
 
 bench: setup
