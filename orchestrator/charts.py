@@ -45,7 +45,8 @@ def draw_scores(rows: Sequence[ScoredRow], title: str, metric: str) -> bytes:
 def bands_figure(curves: Mapping[str, Sequence[Curve]], title: str, x_label: str, y_label: str) -> Figure:
     """Draw each name's mean over its runs with a band of one sample deviation, and the single runs faintly.
 
-    Mean and band are drawn where all runs of a name have a value: one that ended early does not bend them.
+    Mean and band are drawn where all runs of a name have a value: one that ended early does not bend them. Long
+    curves are smoothed to 200 points.
     """
     figure = Figure(figsize=(7, 4), layout="constrained", facecolor="white")
     axis = _plain_axis(figure, title, x_label, y_label)
@@ -59,15 +60,18 @@ def bands_figure(curves: Mapping[str, Sequence[Curve]], title: str, x_label: str
             axis.fill_between(
                 mean.x, mean.y - mean.deviation, mean.y + mean.deviation, color=colour, alpha=0.15, lw=0
             )
-            for x, y in runs:
-                axis.plot(x, y, color=colour, alpha=FAINT, linewidth=0.8)
+            for run in runs:
+                axis.plot(*_thinned(*run), color=colour, alpha=FAINT, linewidth=0.8)
     if curves:
         axis.legend(frameon=False, fontsize=8)
     return figure
 
 
 def scores_figure(rows: Sequence[ScoredRow], title: str, metric: str) -> Figure:
-    """Draw a line per row, from above: its runs as dots, their mean as a bar, the mean's interval as a line."""
+    """Draw a line per row, from above: its runs as dots, their mean as a bar, the mean's interval as a line.
+
+    An interval that is much wider than the scores, as that of two runs is, leaves the picture at its sides.
+    """
     figure = Figure(figsize=(7, 1.2 + ROW_INCHES * len(rows)), layout="constrained", facecolor="white")
     axis = _plain_axis(figure, title, metric, "")
     for number, row in enumerate(rows):
@@ -76,6 +80,10 @@ def scores_figure(rows: Sequence[ScoredRow], title: str, metric: str) -> Figure:
             axis.hlines(number, *row.interval, color=colour, linewidth=1.6, alpha=0.6)
         axis.vlines(row.mean, number - 0.25, number + 0.25, color=colour, linewidth=2.4)
         axis.scatter(row.values, [number] * len(row.values), color=colour, s=22, alpha=0.8, zorder=3)
+    values = [value for row in rows for value in row.values]
+    span = (max(values) - min(values)) or abs(values[0]) or 1.0
+    left, right = axis.get_xlim()
+    axis.set_xlim(max(left, min(values) - span), min(right, max(values) + span))
     axis.set(yticks=range(len(rows)), yticklabels=[row.name for row in rows], ylim=(len(rows) - 0.5, -0.5))
     return figure
 
@@ -90,24 +98,25 @@ class MeanCurve:
 
 
 def mean_curve(curves: Sequence[Curve]) -> MeanCurve:
-    """Average repeated curves; places of which one has no value are left out."""
+    """Average repeated curves; places of which one has no value are left out, long ones are smoothed."""
     values = [dict(zip(x, y, strict=True)) for x, y in curves]
     shared = sorted(set.intersection(*(set(by_place) for by_place in values)))
     table = np.array([[by_place[place] for place in shared] for by_place in values]).reshape(len(values), len(shared))
     deviation = table.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(len(shared))
-    return MeanCurve(np.array(shared), table.mean(axis=0), deviation)
+    return MeanCurve(*_thinned(shared, table.mean(axis=0), deviation))
 
 
-def thinned(curve: Curve) -> Curve:
-    """Return a long curve as the means of at most 200 pieces of it."""
-    x, y = (np.asarray(values, dtype=float) for values in curve)
-    pieces = [piece for piece in np.array_split(np.arange(len(x)), min(MOST_POINTS, max(1, len(x)))) if len(piece)]
-    return [float(x[piece].mean()) for piece in pieces], [float(y[piece].mean()) for piece in pieces]
+def _thinned(*columns: Sequence[float] | np.ndarray) -> list[np.ndarray]:
+    """Return the means of at most 200 pieces of columns of equal length."""
+    pieces = np.array_split(np.arange(len(columns[0])), min(MOST_POINTS, max(1, len(columns[0]))))
+    arrays = [np.asarray(column, dtype=float) for column in columns]
+    return [np.array([array[piece].mean() for piece in pieces if len(piece)]) for array in arrays]
 
 
 def _plain_axis(figure: Figure, title: str, x_label: str, y_label: str) -> Axes:
     axis = figure.subplots()
-    axis.set(title=title, xlabel=x_label, ylabel=y_label)
+    axis.set_title(title, fontsize=10, wrap=True)
+    axis.set(xlabel=x_label, ylabel=y_label)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     return axis

@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_experiment(commands, "finetune", "pretrain unless done, and fine-tune on the downstream task", _finetune)
     _add_table(commands)
     _add_sweep(commands)
+    _add_compare(commands)
     _add_export(commands)
     _add_submit(commands)
     _add_job(commands)
@@ -224,6 +225,74 @@ def _table(arguments: argparse.Namespace) -> int:
     home = table.experiments[0][1].home
     out.print(f"files:  {table.folder}\nMLflow: raydiology ui --home {home}", soft_wrap=True, highlight=False)
     return FAILED if any(line.failures for line in lines) else 0
+
+
+def _add_sweep(commands: Commands) -> None:
+    parser = _add(commands, "sweep", "search an experiment's fields for what scores best", _sweep)
+    parser.add_argument("sweep", help="YAML file with a space, see experiments/")
+    parser.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="changes of every trial's experiment")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be searched")
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from orchestrator import standings
+    from orchestrator import sweep as sweeps
+
+    sweep = sweeps.load(arguments.sweep, arguments.overrides)
+    if arguments.dry_run:
+        for line in sweeps.describe(sweep):
+            out.print(line, soft_wrap=True, highlight=False, markup=False)
+        return 0
+    ended = sweeps.run(sweep, lambda text: err.print(text, highlight=False, markup=False, soft_wrap=True))
+    out.print(standings.terminal(sweep.config, ended))
+    out.print(
+        f"files:  {sweep.folder}\nMLflow: raydiology ui --home {sweep.base.home}", soft_wrap=True, highlight=False
+    )
+    return 0 if standings.best(sweep.config, ended) else FAILED
+
+
+def _add_compare(commands: Commands) -> None:
+    parser = _add(commands, "compare", "put any runs side by side: table, CSV, figures", _compare)
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="of a run, a table, a sweep or an experiment")
+    parser.add_argument("--home", default="runs", help="folder of the runs (default: runs)")
+    parser.add_argument("--experiment", help="name of the experiment, where no folder is given")
+    parser.add_argument("--uri", help="MLflow server to read the experiment from, where folders are out of reach")
+    parser.add_argument("--name", action="append", default=[], help="pattern of names, rows or folders of runs")
+    parser.add_argument("--kind", choices=("finetune", "pretrain", "trial"), help="(default: what is judged)")
+    parser.add_argument("--metric", help="(default: score; of pretrainings collapse)")
+    parser.add_argument("--also", nargs="+", default=[], metavar="METRIC", help="show these metrics too")
+    parser.add_argument("--by", nargs="+", default=[], metavar="FIELD", help="put together by: row, or fields")
+    parser.add_argument("--reference", metavar="ROW", help="test the others against this row (default: scratch)")
+    parser.add_argument("--curve", nargs="+", default=[], metavar="METRIC", help="draw the pretrainings' metrics")
+    parser.add_argument("--out", help="folder to write (default: comparison-KEY beside the runs)")
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from orchestrator import choose, compare
+    from orchestrator.typeset import as_terminal
+
+    folders, home = [Path(folder) for folder in arguments.folders], Path(arguments.home)
+    if arguments.uri:
+        from orchestrator.gather_server import on_server
+
+        choice = on_server(arguments.uri, arguments.experiment, home)
+    else:
+        choice = choose.in_folders(folders, home, arguments.experiment)
+    request = compare.Request(
+        kind=arguments.kind,
+        names=tuple(arguments.name),
+        metric=arguments.metric,
+        also=tuple(arguments.also),
+        by=tuple(arguments.by),
+        reference=arguments.reference,
+        curves=tuple(arguments.curve),
+    )
+    compared = compare.compare(choice, request)
+    out.print(as_terminal(*compared.text))
+    files = compare.write(compared, Path(arguments.out) if arguments.out else compared.folder)
+    for file in files:
+        out.print(str(file), soft_wrap=True, highlight=False)
+    out.print(f"MLflow: {compare.log(compared, files)}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _add_sweep(commands: Commands) -> None:

@@ -5,7 +5,6 @@ table that shares trials with it, only runs what is missing.
 """
 
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from pydantic import ValidationError
 from data.shardset import ShardSet
 from methods import METHODS
 from orchestrator import cluster, config, finetune, pretrain
-from orchestrator.charts import Curve, draw_curves, thinned
+from orchestrator.charts import Curve, draw_curves
 from orchestrator.config import ConfigError, Experiment
 from orchestrator.finetune import Finetuned
 from orchestrator.grid import Line, Outcome, TableConfig, Trial, aggregate, trials_of
@@ -24,7 +23,7 @@ from orchestrator.history import steps
 from orchestrator.launch import RunError
 from orchestrator.pretrain import Pretrained
 from orchestrator.run import git_commit
-from orchestrator.tracking import DESCRIPTION, Tracker, default_uri
+from orchestrator.tracking import DESCRIPTION, Tracker, default_uri, plain
 from orchestrator.typeset import comma_separated, markdown
 
 Say = Callable[[str], None]
@@ -157,19 +156,14 @@ def _write(table: Table, lines: list[Line], progress: Progress) -> None:
         curves = {row: _curve(*place, metric) for row, place in progress.pretrainings.items()}
         if any(len(x) for x, _ in curves.values()):
             png = draw_curves(curves, f"{metric} while pretraining", "step", metric)
-            (table.folder / f"curve-{_plain(metric)}.png").write_bytes(png)
+            (table.folder / f"curve-{plain(metric)}.png").write_bytes(png)
 
 
 def _curve(folder: Path, stages: list[str], metric: str) -> Curve:
-    """Return a metric of a pretraining over its steps, all stages one after the other, smoothed."""
+    """Return a metric of a pretraining over its steps, all stages one after the other."""
     values = [float(entry[metric]) for stage in stages for entry in steps(folder, stage) if metric in entry]
-    return thinned((range(1, len(values) + 1), values))
+    return range(1, len(values) + 1), values
 
 
 def _summary(lines: list[Line]) -> dict[str, float]:
-    return {f"mean/{_plain(line.name)}": line.summary.mean for line in lines if line.summary.mean is not None}
-
-
-def _plain(name: str) -> str:
-    """Return a name that MLflow and file systems take."""
-    return re.sub(r"[^\w. -]", "_", name)
+    return {f"mean/{plain(line.name)}": line.summary.mean for line in lines if line.summary.mean is not None}

@@ -8,6 +8,7 @@ after a crash is harmless: runs are found again by their key, MLflow drops equal
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -79,6 +80,11 @@ def _parts(value: Any) -> dict[str, Any]:
         return {"low": value[0], "high": value[1]}
     mappings = all(isinstance(part, dict) for part in value)
     return {str(place): part for place, part in enumerate(value)} if numbers or mappings else {}
+
+
+def plain(name: str) -> str:
+    """Return a name that MLflow and file systems take."""
+    return re.sub(r"[^\w. -]", "_", name)
 
 
 class Tracker:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.charts import ScoredRow, bands_figure, draw_curves, draw_scores, mean_curve, scores_figure, thinned
+from orchestrator.charts import ScoredRow, bands_figure, draw_curves, draw_scores, mean_curve, scores_figure
 
 
 def test_curves_become_a_png_in_their_colours() -> None:
@@ -44,8 +44,16 @@ def test_a_row_s_dots_are_its_runs_and_its_line_is_the_interval() -> None:
     assert Image.open(io.BytesIO(draw_scores(rows, "t", "dice_mean"))).format == "PNG"
 
 
-def test_a_long_curve_is_thinned_to_means_of_its_pieces() -> None:
-    x, y = thinned((range(1, 401), [float(value % 2) for value in range(400)]))
-    assert (len(x), x[0], x[-1]) == (200, 1.5, 399.5)
-    assert set(y) == {0.5}
-    assert thinned(([], [])) == ([], [])
+def test_intervals_much_wider_than_the_scores_do_not_press_these_together() -> None:
+    axis = scores_figure([ScoredRow("a", (0.5, 0.6), 0.55, (-0.1, 1.2))], "t", "dice_mean").axes[0]
+    assert axis.get_xlim() == pytest.approx((0.4, 0.7))
+
+
+def test_a_long_curve_is_smoothed_to_means_of_its_pieces() -> None:
+    mean = mean_curve([(range(1, 401), [float(value % 2) for value in range(400)])])
+    assert (len(mean.x), mean.x[0], mean.x[-1]) == (200, 1.5, 399.5)
+    assert set(mean.y) == {0.5}
+
+
+def test_runs_without_a_place_in_common_have_no_mean() -> None:
+    assert mean_curve([([1], [0.5]), ([2], [0.5])]).y.tolist() == []

@@ -1,0 +1,120 @@
+"""Choose: which runs a person means by folders, an experiment, names and a kind."""
+
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orchestrator.gather import Card, Folders, Source, members
+from orchestrator.tracking import OUTBOX
+
+KINDS = ("finetune", "pretrain", "trial")
+GROUPS = ("table", "sweep")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Runs to compare.
+
+    cards   the runs, in order; ``source`` knows also what they belong to and start from
+    folder  where comparisons of them are written
+    group   the place of the table or sweep that was asked for, if it was one
+    """
+
+    source: Source
+    cards: tuple[Card, ...]
+    title: str
+    folder: Path
+    group: str | None = None
+
+
+def in_folders(folders: Sequence[Path], home: Path, experiment: str | None = None) -> Choice:
+    """Choose the runs of the folders given, else those of an experiment of a home.
+
+    A folder may be a run's, a table's, a sweep's, an experiment's or a home. Raises ValueError in words.
+    """
+    places = [folder.absolute() for folder in folders or [_experiment(home, experiment)]]
+    for place in places:
+        if not place.is_dir() or not any(place.rglob(OUTBOX)):
+            raise ValueError(f"{place}: no runs there; give a folder that a run, a table or a sweep has written")
+    source = Folders(sorted({_around(place) for place in places}))
+    by_place = {card.place: card for card in source.cards()}
+    chosen: dict[str, Card] = {}
+    for place in places:
+        rows = members(place)
+        listed = [replace(by_place[run], row=row) for run, row in rows.items() if run in by_place]
+        below = [card for card in by_place.values() if _belongs(card, place) and card.place not in rows]
+        chosen |= {card.place: card for card in [*listed, *sorted(below, key=in_order)]}
+    own = by_place.get(str(places[0])) if len(places) == 1 else None
+    return Choice(
+        source=source,
+        cards=tuple(chosen.values()),
+        title=own.name if own else _around(places[0]).name,
+        folder=_around(places[0]),
+        group=own.place if own and own.kind in GROUPS else None,
+    )
+
+
+def select(choice: Choice, kind: str | None, names: Sequence[str]) -> tuple[str, list[Card]]:
+    """Return the kind of run that is compared, by default the one that is judged, and the runs of that kind.
+
+    ``names`` are patterns of which a run's name, row or folder matches one. Raises ValueError, saying what there is,
+    where no run is left.
+    """
+    everyone = {card.place: card for card in choice.source.cards()}
+    kinds = [each for each in KINDS if any(card.kind == each for card in choice.cards)]
+    if choice.group and everyone[choice.group].kind == "sweep":
+        kinds.sort(key=lambda each: each != "trial")
+    kind = kind or (kinds[0] if kinds else KINDS[0])
+    of_kind = [_in_its_trial(card, everyone) for card in choice.cards if card.kind == kind]
+    kept = [card for card in of_kind if not names or any(_matches(card, name) for name in names)]
+    if not kept:
+        there = sorted({card.row or card.name for card in of_kind}) or [f"runs of kind {' and '.join(kinds)}"]
+        named = f" named {' or '.join(names)}" if names else ""
+        raise ValueError(f"{choice.title}: no {kind} run{named}; there are: {', '.join(there)}")
+    return kind, kept
+
+
+def in_order(card: Card) -> list[tuple[bool, int | str]]:
+    """Order runs by their names as people would: trial 2 before trial 10."""
+    parts = re.split(r"(\d+)", f"{card.row or ''} {card.name}")
+    return [(not part.isdigit(), int(part) if part.isdigit() else part) for part in parts]
+
+
+def _experiment(home: Path, experiment: str | None) -> Path:
+    """Return the folder of an experiment of a home; of the only one, where none is named."""
+    names = sorted({path.relative_to(home).parts[0] for path in home.glob(f"*/*/{OUTBOX}")})
+    if not names:
+        raise ValueError(f"--home {home}: no runs there; give the folder that runs were written to")
+    if experiment is None and len(names) > 1:
+        raise ValueError(
+            f"--home {home} holds {len(names)} experiments; name one with --experiment: {', '.join(names)}"
+        )
+    if experiment is not None and experiment not in names:
+        raise ValueError(f"--experiment {experiment}: no such experiment in {home}; there are: {', '.join(names)}")
+    return home / (experiment or names[0])
+
+
+def _around(place: Path) -> Path:
+    """Return the folder whose runs belong together: the experiment's of a run, a table or a sweep."""
+    runs = [above for above in (place, *place.parents) if (above / OUTBOX).exists()]
+    return runs[-1].parent if runs else place
+
+
+def _belongs(card: Card, place: Path) -> bool:
+    return Path(card.place).is_relative_to(place) or str(place) in card.parents
+
+
+def _in_its_trial(card: Card, everyone: Mapping[str, Card]) -> Card:
+    """Name a sweep's training by its trial, which also knows whether it was pruned."""
+    trials = [everyone[place] for place in card.parents if place in everyone and everyone[place].kind == "trial"]
+    if not trials:
+        return card
+    pruned = card.status == "stopped" and trials[0].status == "pruned"
+    return replace(card, row=trials[0].name, status="pruned" if pruned else card.status)
+
+
+def _matches(card: Card, pattern: str) -> bool:
+    names = (card.name, card.row or "", Path(card.place).name)
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names)

@@ -1,0 +1,174 @@
+"""Compare: any runs side by side, as a table, a CSV and figures, beside the table or sweep that they were run for."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from orchestrator import charts, comparison
+from orchestrator.choose import GROUPS, Choice, select
+from orchestrator.comparison import Asked, Line, Scores
+from orchestrator.gather import BEST, Card, Curve, Source
+from orchestrator.rows import Row, rows_by, rows_of, settings_of
+from orchestrator.tracking import plain
+from orchestrator.typeset import as_markdown
+
+USUAL_METRICS = {"finetune": "score", "pretrain": "collapse"}
+NOUNS = {"finetune": "fine-tunings", "pretrain": "pretrainings", "trial": "trials"}
+USUAL_REFERENCE = "scratch"
+LAST_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asks to see.
+
+    names   patterns of which a run's name, row or folder matches one; none: all runs
+    by      fields, or ``row``, by which runs are put together; none: by whatever differs but for seeds
+    curves  metrics of the pretrainings that are drawn over their steps
+    """
+
+    kind: str | None = None
+    names: tuple[str, ...] = ()
+    metric: str | None = None
+    also: tuple[str, ...] = ()
+    by: tuple[str, ...] = ()
+    reference: str | None = None
+    curves: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The same request has the same key, whatever runs there are by then."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A comparison in numbers; ``scores`` are those of every finished run, by its place."""
+
+    choice: Choice
+    request: Request
+    asked: Asked
+    lines: tuple[Line, ...]
+    scores: Scores
+
+    @property
+    def title(self) -> str:
+        num_runs = sum(len(line.row.cards) for line in self.lines)
+        return f"{self.choice.title}: {self.asked.metric} of {num_runs} {NOUNS[self.asked.kind]}"
+
+    @property
+    def text(self) -> tuple[str, list[str], list[list[str]], list[str]]:
+        """Title, heading, rows and notes, as they are typeset."""
+        return self.title, *comparison.cells(self.asked, self.lines), comparison.notes(self.asked, self.lines)
+
+    @property
+    def folder(self) -> Path:
+        """Where it is written unless another folder is asked for."""
+        scope = plain(Path(self.choice.group).name) + "-" if self.choice.group else ""
+        return self.choice.folder / f"comparison-{scope}{self.request.key}"
+
+
+def compare(choice: Choice, request: Request) -> Compared:
+    """Put the runs that are asked for into rows and test these against the reference.
+
+    Raises ValueError in words where there are none, or no such metric, field or reference.
+    """
+    kind, cards = select(choice, request.kind, request.names)
+    pretrainings = _pretrainings(choice.source)
+    settings = {card.place: settings_of(card, pretrainings.get(card.pretrained or "")) for card in cards}
+    rows = rows_by(cards, settings, request.by) if request.by else rows_of(cards, settings)
+    scores: Scores = {card.place: choice.source.scores(card) for card in cards if card.status == "finished"}
+    asked = _asked(kind, request, rows, scores)
+    if kind == "pretrain":
+        scores = {card.place: _ends(choice.source, card, asked) for card in cards if card.place in scores}
+    rows.sort(key=lambda row: row.name != asked.reference)
+    return Compared(choice, request, asked, tuple(comparison.lines_of(asked, rows, scores)), scores)
+
+
+def write(compared: Compared, folder: Path) -> list[Path]:
+    """Write the comparison as Markdown, CSV and figures; return the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {
+        "comparison.md": as_markdown(*compared.text).encode(),
+        "comparison.csv": comparison.comma_separated(compared.asked, compared.lines, compared.scores).encode(),
+        **dict(_figures(compared)),
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in files]
+
+
+def log(compared: Compared, files: Sequence[Path]) -> str:
+    """Log files to the table or sweep that all the runs belong to, if there is one; say where, or why not."""
+    choice = compared.choice
+    shared = set.intersection(*(set(card.parents) for line in compared.lines for card in line.row.cards))
+    groups = [card for card in choice.source.cards() if card.kind in GROUPS]
+    parents = [card for card in groups if card.place == choice.group or (not choice.group and card.place in shared)]
+    if not parents:
+        return "not logged: the runs belong to no single table or sweep"
+    hindrance = choice.source.log(parents[0].place, files, files[0].parent.name)
+    return f"not logged: {hindrance}" if hindrance else f"among the artifacts of {parents[0].name!r}"
+
+
+def _asked(kind: str, request: Request, rows: Sequence[Row], scores: Scores) -> Asked:
+    """Settle the metric and the reference; raise ValueError where a metric is none of the runs' scores."""
+    known = sorted({name for of_run in scores.values() for name in of_run})
+    usual = USUAL_METRICS.get(kind, "score")
+    metric = request.metric or (usual if usual in known or not known else known[0])
+    asked = Asked(kind, metric.removeprefix(BEST), tuple(name.removeprefix(BEST) for name in request.also))
+    for name in asked.metrics:
+        if known and name not in known:
+            raise ValueError(f"--metric {name}: none of the scores of these runs; they are: {', '.join(known)}")
+    names = [row.name for row in rows]
+    return replace(asked, reference=request.reference or (USUAL_REFERENCE if USUAL_REFERENCE in names else None))
+
+
+def _ends(source: Source, card: Card, asked: Asked) -> dict[str, float]:
+    """Return the metrics' means over the last hundredth of a pretraining's steps, as sweeps judge it."""
+    ends = {}
+    for metric in asked.metrics:
+        values = source.curve(card, metric)[1]
+        if last := values[-max(1, round(len(values) * LAST_SHARE)) :]:
+            ends[metric] = sum(last) / len(last)
+    return ends
+
+
+def _pretrainings(source: Source) -> dict[str, Card]:
+    return {card.key: card for card in source.cards() if card.kind == "pretrain"}
+
+
+def _figures(compared: Compared) -> Iterator[tuple[str, bytes]]:
+    """Draw scores, learning curves and the pretrainings' curves, each where there is something to draw."""
+    metric, source = compared.asked.metric, compared.choice.source
+    scored = [
+        charts.ScoredRow(line.name, line.summary.values, line.summary.mean, line.interval)
+        for line in compared.lines
+        if line.summary.mean is not None
+    ]
+    if scored:
+        yield "scores.png", charts.draw_scores(scored, compared.title, metric)
+    runs = {line.name: line.scored or line.row.cards for line in compared.lines}
+    learning = _curves(source, runs, metric)
+    # A single validation at the end is no curve.
+    if any(len(x) > 1 for curves in learning.values() for x, _ in curves):
+        yield "learning.png", charts.draw_bands(learning, f"{metric} while training", "step", metric)
+    known = _pretrainings(source)
+    starts = {name: _starts(cards, known) for name, cards in runs.items()}
+    for name in compared.request.curves:
+        if curves := _curves(source, starts, name):
+            yield f"curve-{plain(name)}.png", charts.draw_bands(curves, f"{name} while pretraining", "step", name)
+
+
+def _starts(cards: Sequence[Card], known: Mapping[str, Card]) -> list[Card]:
+    """Return the pretrainings of some runs, each once."""
+    keys = dict.fromkeys((card.key if card.kind == "pretrain" else card.pretrained) or "" for card in cards)
+    return [known[key] for key in keys if key in known]
+
+
+def _curves(source: Source, runs: Mapping[str, Sequence[Card]], metric: str) -> dict[str, list[Curve]]:
+    """Return the curves of each name's runs that have the metric; names without any are left out."""
+    found = {name: [source.curve(card, metric) for card in cards] for name, cards in runs.items()}
+    drawn = {name: [curve for curve in curves if curve[0]] for name, curves in found.items()}
+    return {name: curves for name, curves in drawn.items() if curves}

@@ -1,0 +1,205 @@
+"""Gather: what runs say of themselves, read from the folders that they wrote.
+
+A run's folder is the first-hand source: MLflow is sent a copy of it, later or, while its server is down, not at all,
+and is told no reasons. Runs whose folders are elsewhere are read from the server, see ``gather_server.py``.
+"""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from orchestrator.history import HISTORY, Tail
+from orchestrator.run import RESULT
+from orchestrator.tracking import OUTBOX, Tracker, default_uri, posted
+
+Status = Literal["finished", "failed", "stopped", "pruned", "unfinished"]
+Curve = tuple[list[float], list[float]]
+# As MLflow has it; a sweep's trials say more in their tag ``state``.
+STATUSES: dict[str, Status] = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "stopped"}
+STATES: dict[str, Status] = {"done": "finished", "failed": "failed", "stopped": "stopped", "pruned": "pruned"}
+BEST = "best/"
+EXPERIMENT = "experiment.json"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a run is and how it ended.
+
+    place    its folder, or its id in MLflow
+    row      the row of the table that it was run for
+    params   its config, flat, as MLflow has it; of a sweep's trial, its point
+    parents  the places of the runs that it belongs to, nearest first
+    remark   why it failed, where that is known
+    """
+
+    place: str
+    key: str
+    kind: str
+    name: str
+    experiment: str
+    row: str | None
+    status: Status
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    parents: tuple[str, ...] = ()
+    remark: str = ""
+
+    @property
+    def pretrained(self) -> str | None:
+        """The key of the pretraining that a fine-tuning starts from."""
+        key = self.params.get("pretrained")
+        return None if key == "scratch" else key
+
+
+class Source(Protocol):
+    """Where runs are read from: folders, or an MLflow server."""
+
+    def cards(self) -> list[Card]:
+        """Return all runs that there are."""
+        ...
+
+    def scores(self, card: Card) -> dict[str, float]:
+        """Return what a finished run is judged by: its best checkpoint's scores, or a pretraining's last metrics."""
+        ...
+
+    def curve(self, card: Card, metric: str) -> Curve:
+        """Return a metric over the steps (from 1) that have it."""
+        ...
+
+    def log(self, place: str, files: Sequence[Path], into: str) -> str:
+        """Log files to a run in MLflow; return what hinders it, or nothing."""
+        ...
+
+
+class Folders:
+    """The runs below some folders: homes, experiments, tables, sweeps."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        outboxes = {path for folder in folders for path in folder.rglob(OUTBOX)}
+        cards = {path.parent: _card(path.parent) for path in sorted(outboxes)}
+        self._cards = {str(place): replace(card, parents=_ancestors(card, cards)) for place, card in cards.items()}
+
+    def cards(self) -> list[Card]:
+        return list(self._cards.values())
+
+    def scores(self, card: Card) -> dict[str, float]:
+        path = Path(card.place) / RESULT
+        result = json.loads(path.read_text()) if path.exists() else {}
+        return result.get("scores") or judged(_last(_entries(Path(card.place))))
+
+    def curve(self, card: Card, metric: str) -> Curve:
+        points = [(step, entry[metric]) for step, entry in _entries(Path(card.place)) if metric in entry]
+        return [float(step) for step, _ in points], [float(value) for _, value in points]
+
+    def log(self, place: str, files: Sequence[Path], into: str) -> str:
+        if self._cards[place].status == "unfinished":
+            return f"{self._cards[place].name} still runs"  # and its own process sends its outbox
+        tracker = Tracker(Path(place), self._uri(place))
+        for file in files:
+            tracker.artifact(file, into)
+        return tracker.flush(force=True) or ""
+
+    def _uri(self, parent: str) -> str:
+        """Return the MLflow that the runs of a table or sweep were sent to: one named, or that of the home."""
+        settings = [Path(place) / EXPERIMENT for place, card in self._cards.items() if parent in card.parents]
+        named = [json.loads(path.read_text())["tracking"]["uri"] for path in settings if path.exists()]
+        return next(filter(None, named), default_uri(Path(parent).parent.parent))
+
+
+def judged(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return what MLflow calls ``best/...``, by its own name, where there is any, else all metrics."""
+    best = {name.removeprefix(BEST): value for name, value in metrics.items() if name.startswith(BEST)}
+    return best or dict(metrics)
+
+
+def members(folder: Path) -> dict[str, str]:
+    """Return the rows of a table's or sweep's runs by folder, in its order, as its CSV tells them.
+
+    Runs that a table found done are children of the run that they were first run for: only the CSV names them.
+    """
+    rows: dict[str, str] = {}
+    for path in sorted(folder.glob("*.csv")):
+        with path.open(newline="") as file:
+            for line in csv.DictReader(file):
+                if line.get("run") and line.get("row"):
+                    rows[str(folder.parent / line["run"])] = line["row"]
+    return rows
+
+
+def _card(folder: Path) -> Card:
+    lines = posted(folder, ("start", "params", "tags", "finish"))
+    start = next(line for line in lines if line["op"] == "start")
+    tags: dict[str, str] = {}
+    params: dict[str, str] = {}
+    for line in lines:
+        tags |= line.get("tags", {})
+        params |= line.get("params", {})
+    status, remark = _status(folder, lines, tags)
+    return Card(
+        place=str(folder),
+        key=start["key"],
+        kind=tags.get("kind", ""),
+        name=start["name"],
+        experiment=start["experiment"],
+        row=tags.get("row"),
+        status=status,
+        params=params,
+        tags=tags,
+        parents=(_here(start["parent"], folder, start["experiment"]),) if start["parent"] else (),
+        remark=remark,
+    )
+
+
+def _here(parent: str, folder: Path, experiment: str) -> str:
+    """Return where a parent lies beside its child, as their home may have been copied since."""
+    beside = next((above for above in folder.parents if above.name == experiment), None)
+    _, found, below = parent.rpartition(f"/{experiment}/")
+    return str(beside / below) if beside and found else parent
+
+
+def _ancestors(card: Card, cards: Mapping[Path, Card]) -> tuple[str, ...]:
+    line: list[str] = []
+    own: Card | None = card
+    while own and own.parents:
+        line.append(own.parents[0])
+        own = cards.get(Path(line[-1]))
+    return tuple(line)
+
+
+def _status(folder: Path, lines: Sequence[dict[str, Any]], tags: Mapping[str, str]) -> tuple[Status, str]:
+    """Return how a run ended, and why where it failed; a training's result is the last that it writes."""
+    if (folder / RESULT).exists():
+        return "finished", ""
+    if lines[-1]["op"] != "finish":
+        return "unfinished", ""
+    status = STATES.get(tags.get("state", ""), STATUSES[lines[-1]["status"]])
+    fatal = [line["fatal"] for line in Tail(folder / HISTORY).read() if "fatal" in line]
+    return status, tags.get("reason") or (fatal[-1] if fatal else "")
+
+
+def _entries(folder: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Return the steps from 1 with their metrics, of all stages one after the other.
+
+    A sweep's trial has no history: what it has reported stands in its outbox.
+    """
+    if not (folder / HISTORY).exists():
+        return [(entry["step"] + 1, entry) for post in posted(folder, ("metrics",)) for entry in post["entries"]]
+    last: dict[tuple[str, int], dict[str, Any]] = {}
+    order: dict[str, int] = {}
+    for line in Tail(folder / HISTORY).read():
+        if "step" in line:
+            order.setdefault(line["stage"], len(order))
+            last[line["stage"], line["step"]] = line
+    return list(enumerate((last[place] for place in sorted(last, key=lambda key: (order[key[0]], key[1]))), 1))
+
+
+def _last(entries: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, float]:
+    """Return the last value of every metric."""
+    values: dict[str, float] = {}
+    for _, entry in entries:
+        values |= {name: float(value) for name, value in entry.items() if isinstance(value, int | float)}
+    values.pop("step", None)
+    return values

@@ -1,0 +1,96 @@
+"""Gather from a server: the runs of an experiment as MLflow was told of them, where their folders are out of reach.
+
+What a cluster's runs have written lies on its head node. MLflow knows the same but for the reasons of failures, and
+as far as it was sent.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from orchestrator.choose import Choice, in_order
+from orchestrator.gather import STATES, STATUSES, Card, Curve, judged
+from orchestrator.tracking import hide_password
+
+PAGE = 1000
+PARENT = "mlflow.parentRunId"
+
+
+class Server:
+    """The runs of one experiment of an MLflow server."""
+
+    def __init__(self, client: MlflowClient, experiment_id: str, experiment: str) -> None:
+        self._client = client
+        page = client.search_runs([experiment_id], max_results=PAGE)
+        self._runs = {run.info.run_id: run for run in page}
+        while page.token:
+            page = client.search_runs([experiment_id], max_results=PAGE, page_token=page.token)
+            self._runs |= {run.info.run_id: run for run in page}
+        cards = {run_id: _card(run, experiment) for run_id, run in self._runs.items()}
+        self._cards = [replace(card, parents=self._ancestors(card.place)) for card in cards.values()]
+
+    def cards(self) -> list[Card]:
+        return self._cards
+
+    def scores(self, card: Card) -> dict[str, float]:
+        return judged(self._runs[card.place].data.metrics)
+
+    def curve(self, card: Card, metric: str) -> Curve:
+        last = {point.step + 1: point.value for point in self._client.get_metric_history(card.place, metric)}
+        return [float(step) for step in sorted(last)], [last[step] for step in sorted(last)]
+
+    def log(self, place: str, files: Sequence[Path], into: str) -> str:
+        try:
+            for file in files:
+                self._client.log_artifact(place, str(file), into)
+        except MlflowException as error:
+            return str(error).splitlines()[0]
+        return ""
+
+    def _ancestors(self, run_id: str) -> tuple[str, ...]:
+        line: list[str] = []
+        parent = self._runs[run_id].data.tags.get(PARENT)
+        while parent in self._runs:
+            line.append(parent)
+            parent = self._runs[parent].data.tags.get(PARENT)
+        return tuple(line)
+
+
+def on_server(uri: str, experiment: str | None, home: Path) -> Choice:
+    """Choose the runs of an experiment of an MLflow server; comparisons are written below ``home``.
+
+    Raises ValueError in words.
+    """
+    client = MlflowClient(uri)
+    try:
+        names = {found.name: found.experiment_id for found in client.search_experiments()}
+        if experiment is None or experiment not in names:
+            raise ValueError(
+                f"--experiment {experiment}: MLflow at {hide_password(uri)} has {', '.join(sorted(names))}; name one"
+            )
+        source = Server(client, names[experiment], experiment)
+    except MlflowException as error:
+        raise ValueError(
+            f"--uri {hide_password(uri)}: cannot be read ({type(error).__name__}); is the server running?"
+        ) from None
+    return Choice(source, tuple(sorted(source.cards(), key=in_order)), experiment, home / experiment)
+
+
+def _card(run: Run, experiment: str) -> Card:
+    tags = run.data.tags
+    return Card(
+        place=run.info.run_id,
+        key=tags.get("run_key", run.info.run_id),
+        kind=tags.get("kind", ""),
+        name=run.info.run_name,
+        experiment=experiment,
+        row=tags.get("row"),
+        status=STATES.get(tags.get("state", ""), STATUSES.get(run.info.status, "unfinished")),
+        params=run.data.params,
+        tags=tags,
+        remark=tags.get("reason", ""),
+    )
