@@ -295,30 +295,6 @@ def _compare(arguments: argparse.Namespace) -> None:
     out.print(f"MLflow: {compare.log(compared, files)}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _add_sweep(commands: Commands) -> None:
-    parser = _add(commands, "sweep", "search an experiment's fields for what scores best", _sweep)
-    parser.add_argument("sweep", help="YAML file with a space, see experiments/")
-    parser.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="changes of every trial's experiment")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be searched")
-
-
-def _sweep(arguments: argparse.Namespace) -> int:
-    from orchestrator import standings
-    from orchestrator import sweep as sweeps
-
-    sweep = sweeps.load(arguments.sweep, arguments.overrides)
-    if arguments.dry_run:
-        for line in sweeps.describe(sweep):
-            out.print(line, soft_wrap=True, highlight=False, markup=False)
-        return 0
-    ended = sweeps.run(sweep, lambda text: err.print(text, highlight=False, markup=False, soft_wrap=True))
-    out.print(standings.terminal(sweep.config, ended))
-    out.print(
-        f"files:  {sweep.folder}\nMLflow: raydiology ui --home {sweep.base.home}", soft_wrap=True, highlight=False
-    )
-    return 0 if standings.best(sweep.config, ended) else FAILED
-
-
 def _add_export(commands: Commands) -> None:
     parser = _add(commands, "export", "write weights that MONAI's own classes load strictly", _export)
     parser.add_argument("run", help="folder of a pretraining or a fine-tuning below the home")

@@ -86,7 +86,7 @@ def _card(run: Run, experiment: str) -> Card:
         place=run.info.run_id,
         key=tags.get("run_key", run.info.run_id),
         kind=tags.get("kind", ""),
-        name=run.info.run_name,
+        name=run.info.run_name or "",
         experiment=experiment,
         row=tags.get("row"),
         status=STATES.get(tags.get("state", ""), STATUSES.get(run.info.status, "unfinished")),
