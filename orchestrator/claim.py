@@ -1,12 +1,12 @@
-"""Claim: one process at a time in a run's folder.
+"""Claim: one process at a time in a folder.
 
 Two trials of a sweep may ask for the same training, such as one pretraining under two learning rates of the
-fine-tuning. The second waits, and finds it done.
+fine-tuning. The second waits, and finds it done. A sweep that is started twice waits likewise.
 """
 
 import fcntl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,18 +17,24 @@ LOOK_EVERY_S = 0.5
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claimed(folder: Path, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
     """Wait until no other process has the folder, and keep it while the body runs; a process that dies lets go.
 
     Raises StoppedError where this process was asked to end its trainings while it waited.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("w") as file:
-        while not _locked(file.fileno()):
-            if stop.requested():
-                raise stop.StoppedError(f"run {folder.name}: stopped while another trial trained it, as asked")
-            time.sleep(LOOK_EVERY_S)
+        if not _locked(file.fileno()):
+            say(f"{folder.name} is being run by another process; waiting until it ends")
+            _wait(file.fileno(), folder)
         yield
+
+
+def _wait(descriptor: int, folder: Path) -> None:
+    while not _locked(descriptor):
+        if stop.requested():
+            raise stop.StoppedError(f"{folder.name}: stopped while another process ran it, as asked")
+        time.sleep(LOOK_EVERY_S)
 
 
 def _locked(descriptor: int) -> bool:

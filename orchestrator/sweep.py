@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from data.shardset import ShardSet
 from orchestrator import cluster, config, finetune, pretrain, space, stop, trial
+from orchestrator.claim import claimed
 from orchestrator.config import ConfigError, Experiment
 from orchestrator.ledger import Ending, Ledger, given
 from orchestrator.run import git_commit
@@ -149,7 +150,7 @@ def run(sweep: Sweep, say: Say) -> list[Standing]:
     is run, and StoppedError where it was asked to end; the same sweep goes on from there.
     """
     check(sweep)
-    with cluster.connected(), _endable(say), _tracked(sweep) as tracker:
+    with _endable(say), claimed(sweep.folder, say), cluster.connected(), _tracked(sweep) as tracker:
         cluster.preflight(sweep.base.resources)
         ledger = Ledger(sweep.folder, sweep.config, sweep.base.model_dump(mode="json"))
         concurrent = cluster.concurrency(sweep.base.resources, sweep.config.concurrent)

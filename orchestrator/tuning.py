@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -58,6 +59,7 @@ class Points(Searcher):
         self.hooks = hooks
         self.running: dict[str, int] = {}
         self.hopeless = ""
+        self.cause = ""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Hand out the next point that can work, or say that there is none."""
@@ -75,7 +77,8 @@ class Points(Searcher):
         """Write down how a trial ended; Tune says so once."""
         number = self.running.pop(trial_id)
         if error or not result or "state" not in result:
-            self._end(number, Ending("failed", reason="its process died; Ray's logs hold the cause"), told=False)
+            reason = f"its process failed: {self.cause or 'it died'}"
+            self._end(number, Ending("failed", reason=reason), told=False)
             return
         ending = Ending(**{field.name: result[field.name] for field in fields(Ending)})
         if ending.hopeless:
@@ -102,19 +105,23 @@ class Points(Searcher):
 class Pruner(FIFOScheduler):
     """Writes down what trials report, and asks those that fall behind to end; Tune is always told to go on."""
 
-    def __init__(self, ledger: Ledger, hooks: Hooks) -> None:
+    def __init__(self, points: Points) -> None:
         super().__init__()
-        self.ledger = ledger
-        self.hooks = hooks
+        self.points = points
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Decide about one report."""
         if "step" in result:
-            number, step = trial.config["number"], result["step"]
-            self.ledger.observe(number, step, result["value"])
-            if prune(self.ledger.config.scheduler, self.ledger.curve(number, step), self.ledger.other_curves(number)):
-                self.hooks.ask_to_end(number, "pruned")
+            ledger, number, step = self.points.ledger, trial.config["number"], result["step"]
+            ledger.observe(number, step, result["value"])
+            if prune(ledger.config.scheduler, ledger.curve(number, step), ledger.other_curves(number)):
+                self.points.hooks.ask_to_end(number, "pruned")
         return self.CONTINUE
+
+    def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
+        """Keep the last line of what a trial's process died of; Tune asks the searcher next."""
+        lines = Path(trial.error_file).read_text().split("\n") if trial.error_file else []
+        self.points.cause = next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -156,7 +163,7 @@ def run_trials(ledger: Ledger, hooks: Hooks, concurrent: int) -> None:
             tune.with_resources(work, {"cpu": 0, here: SLIVER}),
             tune_config=tune.TuneConfig(
                 search_alg=points,
-                scheduler=Pruner(ledger, hooks),
+                scheduler=Pruner(points),
                 num_samples=ledger.total,
                 max_concurrent_trials=concurrent,
                 trial_dirname_creator=lambda trial: trial.trial_id,

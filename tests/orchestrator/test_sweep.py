@@ -72,7 +72,7 @@ def tree(**changes: Any) -> dict[str, Any]:
         "name": "iou",
         "title": "Which interval?",
         "experiment": "experiment.yaml",
-        "objective": {"metric": "collapse", "of": "pretrain"},
+        "objective": {"metric": "collapse", "mode": "min", "of": "pretrain"},
         "search": {"name": "random", "seed": 1},
         "trials": 4,
         "space": {"method.crops.iou": IOU},
@@ -101,7 +101,7 @@ def sweep_config(**changes: Any) -> SweepConfig:
             r"collapse of the pretraining, and a space over method\.name.*judge by a downstream score",
         ),
         (
-            {"objective": {"metric": "loss", "of": "pretrain", "mode": "min"}},
+            {"objective": {"metric": "loss", "mode": "min", "of": "pretrain"}},
             r"objective loss of the pretraining, and a space over method\.crops\.iou.*the easiest task would win",
         ),
         (
@@ -181,7 +181,7 @@ def test_a_dry_run_says_what_would_be_searched(tmp_path: Path, shards: str) -> N
     assert lines[:3] == [
         'method.crops.iou: {"interval": [0.0, 0.9], "step": 0.1, "least_width": 0.2}',
         "search: random points, 4 trials",
-        "objective: max collapse of the pretrain",
+        "objective: min collapse of the pretrain",
     ]
     assert lines[-1] == "given: iou 0.3-0.6"
 
@@ -224,13 +224,12 @@ def test_tpe_learns_from_what_ended(tmp_path: Path) -> None:
     for _ in range(30):
         number, point = ledger.take()
         drawn.append(point["optimiser.lr"])
-        ledger.end(number, Ending("done", -abs(point["optimiser.lr"] - 0.8)))
+        ledger.end(number, Ending("done", abs(point["optimiser.lr"] - 0.8)))
     assert sum(abs(value - 0.8) < 0.1 for value in drawn[15:]) >= 8
 
 
 def test_a_ledger_keeps_each_step_once_and_turns_curves_so_that_higher_is_better(tmp_path: Path) -> None:
-    config = sweep_config(objective={"metric": "collapse", "of": "pretrain", "mode": "min"})
-    ledger = Ledger(tmp_path / "min", config, {"method": {"crops": {"iou": [0.3, 0.6]}}})
+    ledger = Ledger(tmp_path / "min", sweep_config(), {"method": {"crops": {"iou": [0.3, 0.6]}}})
     for _ in range(2):
         ledger.take()
     for step, value in [(1, 0.5), (2, 0.25), (1, 9.0), (3, float("nan")), (4, 0.125)]:
@@ -260,8 +259,8 @@ def ended() -> list[Standing]:
     iou = [[0.3, 0.6], [0.0, 0.3], [0.5, 0.9], [0.1, 0.4]]
     return [
         Standing(0, {"method.crops.iou": iou[0]}, "done", 0.5, 60),
-        Standing(1, {"method.crops.iou": iou[1]}, "pruned", 0.9, 8),
-        Standing(2, {"method.crops.iou": iou[2]}, "done", 0.75, 60, run="pretrain-2"),
+        Standing(1, {"method.crops.iou": iou[1]}, "pruned", 0.125, 8),
+        Standing(2, {"method.crops.iou": iou[2]}, "done", 0.25, 60, run="pretrain-2"),
         Standing(3, {"method.crops.iou": iou[3]}, "failed", None, 0, "no such pair; widen method.crops.iou"),
     ]
 
@@ -270,8 +269,8 @@ def test_the_best_trial_is_the_best_of_those_that_ran_to_their_end() -> None:
     config = sweep_config()
     assert standings.best(config, ended()) == ended()[2]
     assert [standing.number for standing in standings.ranked(config, ended())] == [2, 0, 1, 3]
-    lowest = sweep_config(objective={"metric": "collapse", "of": "pretrain", "mode": "min"})
-    assert standings.best(lowest, ended()) == ended()[0]
+    highest = sweep_config(objective={"metric": "collapse", "of": "pretrain", "mode": "max"})
+    assert standings.best(highest, ended()) == ended()[0]
     assert standings.best(config, ended()[1:2]) is None
 
 
@@ -280,21 +279,21 @@ def test_standings_are_a_table_with_the_best_marked_and_failures_in_words() -> N
     assert lines[2:8] == [
         "| row | state | steps | collapse |",
         "| --- | --- | --- | --- |",
-        "| trial 2: iou 0.5-0.9 | done | 60 | 0.7500 best |",
+        "| trial 2: iou 0.5-0.9 | done | 60 | 0.2500 best |",
         "| trial 0: iou 0.3-0.6 | done | 60 | 0.5000 |",
-        "| trial 1: iou 0-0.3 | pruned | 8 | 0.9000 |",
+        "| trial 1: iou 0-0.3 | pruned | 8 | 0.1250 |",
         "| trial 3: iou 0.1-0.4 | failed | 0 | - |",
     ]
     assert lines[-1] == "- trial 3 failed: no such pair; widen method.crops.iou"
     assert (
-        standings.sentence(sweep_config(), ended()[1]) == "trial 1: iou 0-0.3: pruned after step 8, collapse 0.9000"
+        standings.sentence(sweep_config(), ended()[1]) == "trial 1: iou 0-0.3: pruned after step 8, collapse 0.1250"
     )
 
 
 def test_standings_for_programs_have_a_column_for_each_number_of_a_point() -> None:
     rows = list(csv.DictReader(io.StringIO(standings.comma_separated(sweep_config(), ended()))))
     assert rows[2] == {
-        "row": "trial 2: iou 0.5-0.9", "state": "done", "steps": "60", "collapse": "0.75",
+        "row": "trial 2: iou 0.5-0.9", "state": "done", "steps": "60", "collapse": "0.25",
         "method.crops.iou.low": "0.5", "method.crops.iou.high": "0.9", "run": "pretrain-2", "failure": "",
     }  # fmt: skip
 
@@ -307,7 +306,7 @@ def test_the_best_trial_s_file_is_its_experiment(tmp_path: Path, shards: str) ->
     best.write_text(text)
     assert load_experiment(best) == experiment
     assert text.startswith(
-        "# Trial 2 of sweep iou, its best so far: collapse 0.75\n#   method.crops.iou: [0.5, 0.9]\n"
+        "# Trial 2 of sweep iou, its best so far: collapse 0.25\n#   method.crops.iou: [0.5, 0.9]\n"
     )
 
 
