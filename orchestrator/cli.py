@@ -338,7 +338,7 @@ def _submit(arguments: argparse.Namespace) -> int:
 
 def _check_job(job: list[str], folder: Path) -> None:
     """Refuse here, before anything is uploaded, what would fail there."""
-    from orchestrator import config, table
+    from orchestrator import config, sweep, table
     from orchestrator.provenance import JOB_VARIABLE
 
     asked = _parser().parse_args(job)
@@ -349,6 +349,8 @@ def _check_job(job: list[str], folder: Path) -> None:
         config.load(folder / asked.experiment, asked.overrides)
     elif asked.command == "table":
         table.load(str(folder / asked.table), asked.overrides)
+    elif asked.command == "sweep":
+        sweep.load(str(folder / asked.sweep), asked.overrides)
 
 
 def _follow(client: Any, job: str, address: str) -> int:
