@@ -17,7 +17,7 @@ GROUPS = ("table", "sweep")
 class Choice:
     """Runs to compare.
 
-    cards   the runs, in order; ``source`` knows also what they belong to and start from
+    cards   the runs; ``source`` knows also what they belong to and start from
     folder  where comparisons of them are written
     group   the place of the table or sweep that was asked for, if it was one
     """
@@ -43,9 +43,9 @@ def in_folders(folders: Sequence[Path], home: Path, experiment: str | None = Non
     chosen: dict[str, Card] = {}
     for place in places:
         rows = members(place)
-        listed = [replace(by_place[run], row=row) for run, row in rows.items() if run in by_place]
+        named = [replace(by_place[run], row=row) for run, row in rows.items() if run in by_place]
         below = [card for card in by_place.values() if _belongs(card, place) and card.place not in rows]
-        chosen |= {card.place: card for card in [*listed, *sorted(below, key=in_order)]}
+        chosen |= {card.place: card for card in [*named, *below]}
     own = by_place.get(str(places[0])) if len(places) == 1 else None
     return Choice(
         source=source,
@@ -57,7 +57,7 @@ def in_folders(folders: Sequence[Path], home: Path, experiment: str | None = Non
 
 
 def select(choice: Choice, kind: str | None, names: Sequence[str]) -> tuple[str, list[Card]]:
-    """Return the kind of run that is compared, by default the one that is judged, and the runs of that kind.
+    """Return the kind of run that is compared, by default the one that is judged, and its runs in order.
 
     ``names`` are patterns of which a run's name, row or folder matches one. Raises ValueError, saying what there is,
     where no run is left.
@@ -73,12 +73,12 @@ def select(choice: Choice, kind: str | None, names: Sequence[str]) -> tuple[str,
         there = sorted({card.row or card.name for card in of_kind}) or [f"runs of kind {' and '.join(kinds)}"]
         named = f" named {' or '.join(names)}" if names else ""
         raise ValueError(f"{choice.title}: no {kind} run{named}; there are: {', '.join(there)}")
-    return kind, kept
+    return kind, sorted(kept, key=lambda card: (counted(card.name), card.key))
 
 
-def in_order(card: Card) -> list[tuple[bool, int | str]]:
-    """Order runs by their names as people would: trial 2 before trial 10."""
-    parts = re.split(r"(\d+)", f"{card.row or ''} {card.name}")
+def counted(name: str) -> list[tuple[bool, int | str]]:
+    """Return what orders names as people do: trial 2 before trial 10."""
+    parts = re.split(r"(\d+)", name)
     return [(not part.isdigit(), int(part) if part.isdigit() else part) for part in parts]
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from orchestrator import charts, comparison
-from orchestrator.choose import GROUPS, Choice, select
+from orchestrator.choose import GROUPS, Choice, counted, select
 from orchestrator.comparison import Asked, Line, Scores
 from orchestrator.gather import BEST, Card, Curve, Source
 from orchestrator.rows import Row, rows_by, rows_of, settings_of
@@ -83,7 +83,7 @@ def compare(choice: Choice, request: Request) -> Compared:
     asked = _asked(kind, request, rows, scores)
     if kind == "pretrain":
         scores = {card.place: _ends(choice.source, card, asked) for card in cards if card.place in scores}
-    rows.sort(key=lambda row: row.name != asked.reference)
+    rows.sort(key=lambda row: (row.name != asked.reference, counted(row.name)))
     return Compared(choice, request, asked, tuple(comparison.lines_of(asked, rows, scores)), scores)
 
 

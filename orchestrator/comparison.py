@@ -62,7 +62,7 @@ def lines_of(asked: Asked, rows: Sequence[Row], scores: Scores) -> list[Line]:
     """
     names = [row.name for row in rows]
     if asked.reference is not None and asked.reference not in names:
-        raise ValueError(f"--reference {asked.reference!r} is none of the rows {names}; name one of them")
+        raise ValueError(f"--reference {asked.reference}: none of the rows; they are: {', '.join(names)}")
     reference = next((row for row in rows if row.name == asked.reference), None)
     return [_line(asked, row, reference, scores) for row in rows]
 

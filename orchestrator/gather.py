@@ -116,7 +116,7 @@ def judged(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def members(folder: Path) -> dict[str, str]:
-    """Return the rows of a table's or sweep's runs by folder, in its order, as its CSV tells them.
+    """Return the rows of a table's runs by folder, as its CSV tells them.
 
     Runs that a table found done are children of the run that they were first run for: only the CSV names them.
     """

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from orchestrator.choose import Choice, in_order
+from orchestrator.choose import Choice
 from orchestrator.gather import STATES, STATUSES, Card, Curve, judged
 from orchestrator.tracking import hide_password
 
@@ -77,7 +77,7 @@ def on_server(uri: str, experiment: str | None, home: Path) -> Choice:
         raise ValueError(
             f"--uri {hide_password(uri)}: cannot be read ({type(error).__name__}); is the server running?"
         ) from None
-    return Choice(source, tuple(sorted(source.cards(), key=in_order)), experiment, home / experiment)
+    return Choice(source, tuple(source.cards()), experiment, home / experiment)
 
 
 def _card(run: Run, experiment: str) -> Card:

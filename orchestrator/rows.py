@@ -18,6 +18,7 @@ _NO_SETTINGS = {
 # What a fine-tuning that is not pretrained depends on, as Experiment.finetune_key has it.
 _OF_SCRATCH = ("encoder.", "downstream.", "training.precision")
 DATASET, PRETRAINING_DATASET = "dataset", "pretraining dataset"
+KINDS = ("method.name", "encoder.name")
 LONGEST_VALUE = 40
 NEAR = 0.3
 
@@ -55,7 +56,7 @@ def settings_of(card: Card, pretraining: Card | None = None) -> dict[str, str]:
 
 
 def rows_of(cards: Sequence[Card], settings: Mapping[str, Settings]) -> list[Row]:
-    """Put together what differs in seeds alone, in the order in which the runs come; settings are by place."""
+    """Put together what differs in seeds alone; settings are by place."""
     groups: dict[frozenset[tuple[str, str]], list[Card]] = {}
     for card in cards:
         groups.setdefault(frozenset(settings[card.place].items()), []).append(card)
@@ -98,7 +99,7 @@ def described(field: str, value: str | None, among: Sequence[str]) -> str:
     """Say a field's value in few words: ``iou [0.3, 0.6]``; a method's or an encoder's name says all by itself."""
     shown = "none" if value in (None, "null") else str(value)
     shown = shown if len(shown) <= LONGEST_VALUE else f"{shown[: LONGEST_VALUE - 3]}..."
-    if field.endswith(("method.name", "encoder.name")):
+    if field.endswith(KINDS):
         return shown
     return f"{shortened(field, among).removesuffix('.name')} {shown}"
 
@@ -120,16 +121,17 @@ def _names(rows: Sequence[Row]) -> list[str]:
 
 
 def _named_by_tables(row: Row) -> str:
-    names = {card.row for card in row.cards if card.row}
-    return " = ".join(sorted(names))
+    """Return the name that a table or a sweep has for a row; of two tables, both."""
+    names = {card.name if card.kind == "trial" else card.row for card in row.cards}
+    return " = ".join(sorted(filter(None, names)))
 
 
 def _named_by_fields(rows: Sequence[Row]) -> list[str]:
-    """Name rows by method, encoder and so on where these differ, then by what differs among those that share them.
+    """Name rows by method and encoder where these differ, then by what differs among those that share them.
 
     Another method has other fields: that these differ goes without saying.
     """
-    kinds = [f for f in differing_fields([row.settings for row in rows]) if f.endswith(".name")]
+    kinds = [f for f in differing_fields([row.settings for row in rows]) if f.endswith(KINDS)]
     family = [tuple(row.settings.get(field) for field in kinds) for row in rows]
     within = [differing_fields([r.settings for r, f in zip(rows, family, strict=True) if f == own]) for own in family]
     everything = sorted({*kinds, *(field for fields in within for field in fields)})
