@@ -76,10 +76,10 @@ def select(choice: Choice, kind: str | None, names: Sequence[str]) -> tuple[str,
     return kind, sorted(kept, key=lambda card: (counted(card.name), card.key))
 
 
-def counted(name: str) -> list[tuple[bool, int | str]]:
-    """Return what orders names as people do: trial 2 before trial 10."""
-    parts = re.split(r"(\d+)", name)
-    return [(not part.isdigit(), int(part) if part.isdigit() else part) for part in parts]
+def counted(name: str) -> list[tuple[bool, float | str]]:
+    """Return what orders names as people do: trial 2 before trial 10, lr 0.05 before lr 0.1."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", name)
+    return [(number % 2 == 0, float(part) if number % 2 else part) for number, part in enumerate(parts)]
 
 
 def _experiment(home: Path, experiment: str | None) -> Path:
