@@ -82,10 +82,13 @@ def launch(job: Job, follow: Callable[[list[dict[str, Any]]], None]) -> str:
         _raise_stopped(job, progress.step())
     result = Result.from_path(job.uri)
     assert result.checkpoint is not None, "training ends with a checkpoint"
-    if not job.keep_best:
-        return _address(job, result.checkpoint)
-    scored = [(metrics["score"], checkpoint) for checkpoint, metrics in result.best_checkpoints or []]
-    return _address(job, max(scored, key=lambda pair: pair[0])[1])
+    return _address(job, best_scored(result.best_checkpoints or []) if job.keep_best else result.checkpoint)
+
+
+def best_scored(checkpoints: list[tuple[Checkpoint, dict[str, Any]]]) -> Checkpoint:
+    """Return the checkpoint with the best score; those between two evaluations have none."""
+    scored = [(metrics["score"], checkpoint) for checkpoint, metrics in checkpoints if "score" in metrics]
+    return max(scored, key=lambda pair: pair[0])[1]
 
 
 def _address(job: Job, checkpoint: Checkpoint) -> str:
