@@ -7,8 +7,8 @@ from orchestrator.launch import best_scored
 
 def test_the_best_checkpoint_is_one_that_was_scored() -> None:
     kept = [
-        (Checkpoint("step_000000090"), {"history": []}),  # left by a stop between two evaluations
-        (Checkpoint("step_000000100"), {"history": [], "score": 0.7}),
-        (Checkpoint("step_000000120"), {"history": [], "score": 0.6}),
+        (Checkpoint("/runs/step_000000090"), {"history": []}),  # left by a stop between two evaluations
+        (Checkpoint("/runs/step_000000100"), {"history": [], "score": 0.7}),
+        (Checkpoint("/runs/step_000000120"), {"history": [], "score": 0.6}),
     ]
-    assert best_scored(kept).path == "step_000000100"
+    assert best_scored(kept).path == "/runs/step_000000100"
