@@ -32,6 +32,7 @@ class FeedPlan:
     split, patients, labelled   the selection, as ``ShardSet.select`` takes it
     with_labels          whether label maps are read
     num_readers          reader processes
+    reader_resource      a custom resource of which each takes one
     block_bytes          voxel bytes per block, about
     """
 
@@ -47,6 +48,7 @@ class FeedPlan:
     labelled: bool | None = None
     with_labels: bool = False
     num_readers: int = 1
+    reader_resource: str | None = None
     block_bytes: int = 128 * 2**20
 
     def __post_init__(self) -> None:

@@ -357,7 +357,7 @@ def _follow(client: Any, job: str, address: str) -> int:
     from orchestrator import submit
 
     try:
-        done = submit.follow(client, job, lambda text: out.print(text, end="", highlight=False, markup=False))
+        done = submit.follow(client, job, _write)
     except KeyboardInterrupt:
         given = f"--address {address} " if address != submit.DEFAULT_ADDRESS else ""
         err.print(
@@ -370,6 +370,12 @@ def _follow(client: Any, job: str, address: str) -> int:
     style = None if done.status == "SUCCEEDED" else "red"
     err.print(f"job {job}: {done.status}", style=style, highlight=False)
     return done.code
+
+
+def _write(text: str) -> None:
+    """Write a job's output as it is: it was laid out where it was printed."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def _add_job(commands: Commands) -> None:
@@ -393,6 +399,7 @@ def _job(arguments: argparse.Namespace) -> int:
     else:
         jobs = submit.jobs(client) if arguments.action == "list" else [submit.find(client, arguments.job)]
     table = Table("job", "status", "started", "took", "command")
+    table.columns[0].no_wrap = True
     for job in jobs:
         table.add_row(job.id, job.status, job.began, job.took, job.command)
     out.print(table)

@@ -12,6 +12,7 @@ import psutil
 import ray
 
 from data.files import check_writable
+from orchestrator import clusterfile
 from orchestrator.config import Resources
 
 # One reader, one spare for what Ray Data lists and splits with.
@@ -40,7 +41,10 @@ def connected() -> Iterator[None]:
 def _connect() -> None:
     # A Ray that starts here writes its token, its logs and the voxels that it spills with the process's umask.
     umask = os.umask(0o077)
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "120")
+    # Nodes of a cloud take minutes to come.
+    os.environ.setdefault(
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1200" if os.environ.get("RAY_ADDRESS") else "120"
+    )
     # A worker's folder would otherwise be a Ray session folder, where relative paths mean nothing.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     if not os.environ.get("RAY_ADDRESS"):
@@ -86,7 +90,7 @@ def preflight(resources: Resources) -> None:
 
     Raises StorageError where checkpoints could not be written.
     """
-    have = ray.cluster_resources()
+    have = capacity()
     need_cpu = _cpus(resources)
     have_cpu = have.get("CPU", 0.0)
     if need_cpu > have_cpu:
@@ -101,13 +105,26 @@ def preflight(resources: Resources) -> None:
             f"resources: {resources.workers} workers x 1 GPU, the cluster has {have.get('GPU', 0.0):g} GPUs; "
             "lower resources.workers, set resources.gpu=false to train on CPUs, or join a larger cluster"
         )
+    if resources.reader_resource and resources.readers > have.get(resources.reader_resource, 0.0):
+        raise PlacementError(
+            f"resources: {resources.readers} readers x 1 {resources.reader_resource}, the cluster has "
+            f"{have.get(resources.reader_resource, 0.0):g}; lower resources.readers, leave resources.reader_resource "
+            "out to read on any node, or start nodes that have it (cluster.yaml: resources)"
+        )
     if resources.storage:
         check_writable(resources.storage)
 
 
+def capacity() -> dict[str, float]:
+    """Return the resources of the cluster: those of its nodes, or of the nodes that its autoscaler may start."""
+    have = ray.cluster_resources()
+    grown = clusterfile.capacity_here() if os.environ.get("RAY_ADDRESS") else {}
+    return {name: max(have.get(name, 0.0), grown.get(name, 0.0)) for name in {*have, *grown}}
+
+
 def fitting(resources: Resources) -> int:
     """Return how many such jobs run at once on this cluster, at least one: ``preflight`` refuses what never fits."""
-    have = ray.cluster_resources()
+    have = capacity()
     jobs = have.get("CPU", 0.0) // _cpus(resources)
     if resources.gpu:
         jobs = min(jobs, have.get("GPU", 0.0) // resources.workers)

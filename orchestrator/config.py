@@ -137,13 +137,22 @@ class Training(Frozen):
 
 
 class Resources(Frozen):
-    """Where it runs; none of this changes results."""
+    """Where it runs; none of this changes results.
+
+    cpus_per_worker   of each training worker
+    readers           processes that read shards
+    reader_resource   a custom resource of which each reader takes one: readers run on the nodes that have it, such as
+                      cluster.yaml's machines for reading
+    max_failures      how often a training starts again from its last checkpoint
+    storage           folder or bucket for checkpoints that every node reaches (default: the run's own folder)
+    """
 
     workers: int = Field(default=1, gt=0)
     gpu: bool = False
     cpus_per_worker: float = Field(default=1, gt=0)
     readers: int = Field(default=1, gt=0)
     max_failures: int = Field(default=3, ge=0)
+    reader_resource: str | None = None
     storage: str | None = None
 
     _absolute = field_validator("storage")(lambda uri: absolute(uri) if uri else None)

@@ -61,6 +61,7 @@ def build_dataset(plan: FeedPlan) -> Dataset:
             batch_format="pyarrow",
             zero_copy_batch=True,
             num_cpus=CPUS_PER_READER,
+            resources={plan.reader_resource: 1} if plan.reader_resource else None,
             compute=ActorPoolStrategy(size=plan.num_readers, max_tasks_in_flight_per_actor=BLOCKS_PER_READER),
         )
 

@@ -169,6 +169,7 @@ def feed_of(experiment: Experiment, labelled: Labelled, plan: Plan) -> FeedPlan:
         world=experiment.resources.workers,
         last_step=plan.total_steps,
         num_readers=experiment.resources.readers,
+        reader_resource=experiment.resources.reader_resource,
     )
 
 

@@ -113,6 +113,7 @@ def stage_feed(experiment: Experiment, stage: Stage, shards: ShardSet, plan: Pla
         first_step=0,
         last_step=plan.total_steps,
         num_readers=experiment.resources.readers,
+        reader_resource=experiment.resources.reader_resource,
     )
 
 

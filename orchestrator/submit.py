@@ -5,6 +5,7 @@ where Ray looks for it. A stop is a SIGTERM, which makes trainings save a checkp
 """
 
 import asyncio
+import logging
 import os
 import shlex
 import time
@@ -102,6 +103,7 @@ def connect(address: str) -> JobSubmissionClient:
             f"address {shown(address)}: expected the dashboard's, such as {DEFAULT_ADDRESS}; `ray dashboard "
             "cluster.yaml` opens a tunnel to it"
         )
+    logging.getLogger("ray").setLevel(logging.WARNING)  # it tells each step of an upload
     found = token()
     headers = {"Authorization": f"Bearer {found}"} if found else {}
     try:

@@ -6,9 +6,11 @@ Run as a program, it starts the nodes and holds them until its input ends.
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,7 @@ import psutil
 
 ROOT = Path(__file__).parents[1]
 STORE_BYTES = 200 * 2**20
-END_WITHIN_S = 30.0
+START_WITHIN_S, END_WITHIN_S = 60.0, 10.0
 
 
 @contextmanager
@@ -41,6 +43,50 @@ def nodes(*cpus: int, environment: Mapping[str, str] | None = None) -> Iterator[
             started = psutil.Process(holder.pid).children(recursive=True)
             holder.stdin.close()
             end(holder, started)
+
+
+@contextmanager
+def head(cpus: int, token: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Start a cluster of one node that asks for a token, by `ray start`; yield its dashboard and its environment."""
+    with _scratch() as scratch:
+        own = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        own |= {"RAY_TMPDIR": scratch, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "OMP_NUM_THREADS": "1"}
+        own["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"
+        dashboard, client = _free_ports(2)
+        ports = ["--port=0", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
+        ports += ["--dashboard-agent-listen-port=0"]
+        command = ["ray", "start", "--head", "--block", "--disable-usage-stats", f"--temp-dir={scratch}", *ports]
+        command += [f"--num-cpus={cpus}", f"--object-store-memory={STORE_BYTES}", "--include-dashboard=true"]
+        log = Path(scratch) / "log"
+        with log.open("wb") as output:
+            holder = subprocess.Popen(command, cwd=scratch, env=own, stdout=output, stderr=output)
+        try:
+            _wait_for_port(holder, dashboard, log)
+            yield f"http://127.0.0.1:{dashboard}", own
+        finally:
+            started = psutil.Process(holder.pid).children(recursive=True)
+            holder.terminate()
+            end(holder, started)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def _wait_for_port(holder: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_WITHIN_S
+    while time.monotonic() < deadline and holder.poll() is None:
+        with socket.socket() as attempt:
+            if attempt.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    raise TimeoutError(f"no dashboard within {START_WITHIN_S} s: {log.read_text()}")
 
 
 @contextmanager

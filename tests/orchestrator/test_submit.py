@@ -1,0 +1,233 @@
+"""Jobs: what travels, what is refused in words, and a real job on a separately started Ray that asks for a token."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import pytest
+import yaml
+
+from orchestrator import submit
+from orchestrator.cli import main
+from orchestrator.config import ConfigError, resolve
+from orchestrator.history import HISTORY, Tail
+from orchestrator.ingest_plan import IngestConfig
+from orchestrator.provenance import COMMIT_VARIABLE, JOB_VARIABLE, git_commit
+from orchestrator.submit import SubmitError
+from tests import clusters
+from tests.shardsets import write_slices
+
+TOKEN = "the-token-of-the-test-cluster"
+TOTAL_STEPS = 12
+STOP_AFTER_STEP = 3
+WAIT_S = 120.0
+
+
+@pytest.fixture
+def no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Hide this machine's token; return the new home."""
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def checkout(folder: Path) -> Path:
+    """Copy the code as a person's checkout, with what must not travel beside it."""
+    for name in ("data", "methods", "orchestrator", "experiments"):
+        shutil.copytree(clusters.ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", ".gitignore", ".rayignore"):
+        shutil.copy(clusters.ROOT / name, folder / name)
+    for name in ("shards/set/index.parquet", "runs/mlflow.db", ".git/config", "scan.nii.gz", "notes/patient.dcm"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"private")
+    return folder
+
+
+def test_code_travels_and_patients_data_stay(tmp_path: Path) -> None:
+    folder = checkout(tmp_path / "checkout")
+    submit.pack(folder, tmp_path / "package.zip")
+    with ZipFile(tmp_path / "package.zip") as package:
+        names = set(package.namelist())
+    assert {"orchestrator/cli.py", "data/files.py", "methods/voco.py", "pyproject.toml"} <= names
+    assert not {name for name in names if "private" in (folder / name).read_text(errors="replace")[:7]}
+
+
+def test_what_travels_does_not_hang_on_the_ignore_files(tmp_path: Path) -> None:
+    folder = checkout(tmp_path / "checkout")
+    (folder / ".gitignore").unlink()
+    (folder / ".rayignore").unlink()
+    submit.pack(folder, tmp_path / "package.zip")
+    with ZipFile(tmp_path / "package.zip") as package:
+        assert not {
+            name for name in package.namelist() if name.startswith((".git/", "runs", "shards", "notes/p", "scan"))
+        }
+
+
+def test_too_large_a_working_directory_is_refused_with_its_largest_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = checkout(tmp_path / "checkout")
+    (folder / "weights.bin").write_bytes(os.urandom(3 * 2**20))
+    monkeypatch.setattr(submit, "GCS_STORAGE_MAX_SIZE", 2 * 2**20)
+    with pytest.raises(
+        SubmitError, match=r"expected less than 2; the largest are weights\.bin \(3 MiB\).*\.rayignore"
+    ):
+        submit.pack(folder, tmp_path / "package.zip")
+
+
+def test_a_folder_without_the_code_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SubmitError, match=r"no orchestrator/cli\.py; .* --working-dir"):
+        submit.pack(tmp_path, tmp_path / "package.zip")
+
+
+def test_the_token_is_found_where_ray_finds_it(no_token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert submit.token() is None
+    (no_token / ".ray").mkdir()
+    (no_token / ".ray" / "auth_token").write_text("from-home\n")
+    assert submit.token() == "from-home"
+    (no_token / "token").write_text("from-path\n")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(no_token / "token"))
+    assert submit.token() == "from-path"
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "from-variable")
+    assert submit.token() == "from-variable"
+
+
+def test_a_cluster_that_does_not_answer_is_refused_in_words() -> None:
+    with pytest.raises(SubmitError, match=r"cluster http://127\.0\.0\.1:9: Failed to connect.*ray dashboard"):
+        submit.connect("http://127.0.0.1:9")
+    with pytest.raises(SubmitError, match=r"address ray://head:10001: expected the dashboard's"):
+        submit.connect("ray://head:10001")
+
+
+@pytest.mark.parametrize(
+    ("tree", "named"),
+    [
+        ({"working_dir": "."}, "working_dir set by Raydiology itself"),
+        ({"env_vars": {"OMP_NUM_THREADS": "4"}}, r"env_vars\.OMP_NUM_THREADS set by Raydiology itself"),
+        (["pip"], "expected a mapping"),
+    ],
+)
+def test_a_runtime_environment_may_not_set_what_raydiology_sets(tree: Any, named: str, tmp_path: Path) -> None:
+    (tmp_path / "env.yaml").write_text(yaml.safe_dump(tree))
+    with pytest.raises(SubmitError, match=named):
+        submit.read_runtime_env(str(tmp_path / "env.yaml"))
+
+
+def test_relative_folders_are_refused_in_a_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tree = experiment("shards/set", tmp_path)
+    assert resolve(tree).data.shards == str(Path("shards/set").absolute())
+    monkeypatch.setenv(JOB_VARIABLE, "1")
+    with pytest.raises(ConfigError, match=r"data\.shards: shards/set is relative.*which the cluster deletes; give"):
+        resolve(tree)
+    with pytest.raises(ConfigError, match=r"home: runs is relative"):
+        resolve({name: value for name, value in tree.items() if name != "home"}, ["data.shards=s3://bucket/set"])
+    with pytest.raises(ValueError, match="shards/out is relative"):
+        IngestConfig(source="s3://bucket/scans", layout="volumes", recipe="ct_abdomen_slices", out="shards/out")
+
+
+def test_a_job_knows_the_commit_that_it_was_submitted_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert git_commit(tmp_path) == "unknown"
+    monkeypatch.setenv(COMMIT_VARIABLE, "0123abc")
+    assert git_commit() == "0123abc"
+
+
+@pytest.mark.parametrize(
+    ("status", "exit_code", "code"),
+    [("SUCCEEDED", 0, 0), ("FAILED", 2, 2), ("FAILED", None, 1), ("STOPPED", None, 143)],
+)
+def test_a_job_s_exit_code_is_its_command_s(status: str, exit_code: int | None, code: int) -> None:
+    assert submit.Job("id", status, "pretrain x.yaml", None, None, exit_code, "").code == code
+
+
+def experiment(shards: str, home: Path) -> dict[str, Any]:
+    return {
+        "name": "job",
+        "home": str(home),
+        "data": {"shards": shards},
+        "encoder": {"name": "unet", "spatial_dims": 2, "in_channels": 1, "features": [4, 4, 8, 8, 8, 4]},
+        "method": {
+            "name": "simsiam",
+            "crops": {"size": [32, 32], "iou": [0.3, 0.6]},
+            "projector_dim": 16,
+            "predictor_dim": 8,
+        },
+        "optimiser": {"name": "sgd", "lr": 0.05},
+        "budget": {"steps": TOTAL_STEPS, "batch_size": 8},
+        "training": {"report_every_steps": 1, "checkpoint_every_steps": 1000},
+        "tracking": {"pictures": False},
+    }
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The dashboard of a cluster that asks for ``TOKEN``."""
+    with clusters.head(8, TOKEN) as (address, _):
+        yield address
+
+
+@pytest.fixture
+def with_token(no_token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_without_the_token_nothing_is_submitted_or_shown(
+    cluster: str, no_token: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = ["submit", "--address", cluster, "--", "pretrain", "experiments/quickstart.yaml"]
+    assert main(command) == 2
+    assert "it asks for a token, none was found; " in (refusal := capfd.readouterr().err)
+    assert "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, or put the cluster's token into ~/.ray/auth_token" in refusal
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "another-token")
+    assert main(["job", "list", "--address", cluster]) == 2
+    refusal = capfd.readouterr().err
+    assert "the token was refused" in refusal
+    assert "another-token" not in refusal
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_stopped_job_saves_a_checkpoint_and_the_same_submit_goes_on(
+    cluster: str, with_token: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder, home = checkout(tmp_path / "checkout"), tmp_path / "home"
+    (folder / "job.yaml").write_text(yaml.safe_dump(experiment(write_slices(tmp_path / "slices"), home)))
+    command = [sys.executable, "-m", "orchestrator.cli", "submit", "--address", cluster]
+    command += ["--working-dir", str(folder), "--", "pretrain", "job.yaml"]
+    with (tmp_path / "output").open("wb") as output:
+        first = subprocess.Popen(command, cwd=clusters.ROOT, stdout=output, stderr=output)
+    history = wait_for_step(home, STOP_AFTER_STEP, first)
+    assert "pretrain pretrain: step" in (tmp_path / "output").read_text(), "the output is shown while it runs"
+    (job,) = submit.jobs(submit.connect(cluster))
+    assert job.status == "RUNNING"
+
+    assert main(["job", "stop", job.id, "--address", cluster]) == 0
+    assert first.wait(30) == 143
+    done = len(Tail(history).read())
+    assert STOP_AFTER_STEP < done < TOTAL_STEPS
+    said = (tmp_path / "output").read_text()
+    assert f"stopped after step {done} of {TOTAL_STEPS}, as asked; the same command goes on from there" in said
+
+    capfd.readouterr()
+    assert main(command[3:]) == 0
+    assert "encoder: " in capfd.readouterr().out
+    assert [entry["step"] for entry in Tail(history).read()] == list(range(TOTAL_STEPS)), "no step was trained twice"
+
+
+def wait_for_step(home: Path, step: int, job: subprocess.Popen[bytes]) -> Path:
+    """Wait until a run below ``home`` has reported a step; return its history."""
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline and job.poll() is None:
+        for path in home.glob(f"**/{HISTORY}"):
+            if any(entry["step"] >= step for entry in Tail(path).read()):
+                return path
+        time.sleep(0.2)
+    raise TimeoutError(f"no step {step} below {home} within {WAIT_S} s")
