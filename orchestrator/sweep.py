@@ -118,12 +118,13 @@ def describe(sweep: Sweep) -> list[str]:
     """Say what would be searched; raise ValueError in words where it could not be."""
     points, config_ = check(sweep), sweep.config
     how = {"tpe": "Optuna's TPE", "random": "random points", "grid": "every point"}[config_.search.name]
+    of = {"finetune": "fine-tuning", "pretrain": "pretraining"}[config_.objective.of]
     scheduler = config_.scheduler
     early = "none" if scheduler.name == "none" else f"{scheduler.name}, from step {scheduler.grace} on"
     lines = [f"{field}: {_knob(config_, field)}" for field in config_.space]
     lines += [
         f"search: {how}, {config_.trials or len(points)} trials",
-        f"objective: {config_.objective.mode} {config_.objective.metric} of the {config_.objective.of}",
+        f"objective: {config_.objective.mode} {config_.objective.metric} of the {of}",
         f"ended early: {early}",
         f"folder: {sweep.folder}" + (" (there; goes on)" if sweep.folder.exists() else ""),
     ]

@@ -66,11 +66,12 @@ def run(trial: Trial) -> Ending:
         training, over = pool.submit(_train, trial), False
         while not over:
             over = bool(wait([training], LOOK_EVERY_S).done)
-            for step, value in curve.points(tail.read()):
-                last = value
-                tune.report({"step": step, "value": value})
-                tracker.metrics([{"step": step - 1, trial.objective.metric: value}])
-            tracker.flush()
+            if points := curve.points(tail.read()):
+                last = points[-1][1]
+                for step, value in points:
+                    tune.report({"step": step, "value": value})
+                tracker.metrics([{"step": step - 1, trial.objective.metric: value} for step, value in points])
+                tracker.flush()
             if curve.missing or (trial.folder / MARKER).exists():
                 stop.request()
     ending = replace(_ending(trial, training, curve, last), run=_watched(trial).name)
