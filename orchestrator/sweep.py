@@ -159,13 +159,16 @@ def run(sweep: Sweep, say: Say) -> list[Standing]:
         standings = ledger.standings()
         _write(sweep, standings)
         _log(sweep, standings, tracker)
-    if stop.requested():
-        ended = sum(standing.state in ("done", "pruned", "failed") for standing in standings)
-        raise stop.StoppedError(
-            f"sweep {sweep.config.name}: stopped with {ended} of {ledger.total} trials ended, as asked; the same "
-            "command goes on from there"
-        )
+        if stop.requested():
+            raise stop.StoppedError(
+                f"sweep {sweep.config.name}: stopped with {_ended(standings)} of {ledger.total} trials ended, as "
+                "asked; the same command goes on from there"
+            )
     return standings
+
+
+def _ended(standings: Sequence[Standing]) -> int:
+    return sum(standing.state in ("done", "pruned", "failed") for standing in standings)
 
 
 def _hooks(sweep: Sweep, ledger: Ledger, say: Say) -> Hooks:
@@ -184,8 +187,7 @@ def _hooks(sweep: Sweep, ledger: Ledger, say: Say) -> Hooks:
         if not told:
             failed = sweep.trial(number, standings[number].point, sweep.base)
             trial.closed(failed, trial.opened(failed), ending)
-        so_far = sum(standing.state in ("done", "pruned", "failed") for standing in standings)
-        say(f"{so_far} of {ledger.total}: {sentence(sweep.config, standings[number])}")
+        say(f"{_ended(standings)} of {ledger.total}: {sentence(sweep.config, standings[number])}")
         _write(sweep, standings)
 
     return Hooks(lambda number, point: trial.run(sweep.trial(number, point)), refusal, ask_to_end, ended)
@@ -236,7 +238,7 @@ def _write(sweep: Sweep, standings: Sequence[Standing]) -> None:
     (sweep.folder / "sweep.md").write_text(markdown(sweep.config, standings))
     (sweep.folder / "sweep.csv").write_text(comma_separated(sweep.config, standings))
     if winner := best(sweep.config, standings):
-        tree = sweep.experiment(winner.point).model_dump(mode="json", exclude_none=True)
+        tree = sweep.experiment(winner.point).model_dump(mode="json")
         (sweep.folder / "best.yaml").write_text(experiment_file(sweep.config, winner, tree))
 
 
