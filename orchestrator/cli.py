@@ -293,6 +293,8 @@ def _compare(arguments: argparse.Namespace) -> None:
     for file in files:
         out.print(str(file), soft_wrap=True, highlight=False)
     out.print(f"MLflow: {compare.log(compared, files)}", soft_wrap=True, highlight=False, markup=False)
+    for page in compare.pages(compared):
+        out.print(page, soft_wrap=True, highlight=False, markup=False)
 
 
 def _add_export(commands: Commands) -> None:
@@ -368,7 +370,9 @@ def _follow(client: Any, job: str, address: str) -> int:
         )
         return INTERRUPTED
     style = None if done.status == "SUCCEEDED" else "red"
-    err.print(f"job {job}: {done.status}", style=style, highlight=False)
+    # A job that never ran its command has said nothing in its output.
+    why = f": {done.message}" if done.status == "FAILED" and done.exit_code is None else ""
+    err.print(f"job {job}: {done.status}{why}", style=style, highlight=False, markup=False, soft_wrap=True)
     return done.code
 
 

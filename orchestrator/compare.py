@@ -10,6 +10,7 @@ from orchestrator import charts, comparison
 from orchestrator.choose import GROUPS, Choice, counted, select
 from orchestrator.comparison import Asked, Line, Scores
 from orchestrator.gather import BEST, Card, Curve, Source
+from orchestrator.pages import charts_page, parallel_page
 from orchestrator.rows import Row, rows_by, rows_of, settings_of
 from orchestrator.tracking import plain
 from orchestrator.typeset import as_markdown
@@ -110,6 +111,16 @@ def log(compared: Compared, files: Sequence[Path]) -> str:
         return "not logged: the runs belong to no single table or sweep"
     hindrance = choice.source.log(parents[0].place, files, files[0].parent.name)
     return f"not logged: {hindrance}" if hindrance else f"among the artifacts of {parents[0].name!r}"
+
+
+def pages(compared: Compared) -> list[str]:
+    """Return the addresses of MLflow's charts of such runs, and of its parallel coordinates and scatter of these."""
+    asked = compared.asked
+    known = compared.choice.source.known([card for line in compared.lines for card in line.row.cards])
+    if known is None:
+        return []
+    metric = asked.metric if asked.kind == "pretrain" else f"{BEST}{asked.metric}"
+    return [charts_page(known, asked.kind, metric), parallel_page(known)]
 
 
 def _asked(kind: str, request: Request, rows: Sequence[Row], scores: Scores) -> Asked:

@@ -111,8 +111,11 @@ def notes(asked: Asked, lines: Sequence[Line]) -> list[str]:
     made = f"{asked.metric} of the {of}; mean ± sample deviation; 95 % interval of the mean by Student's t"
     test = "; p: Welch's t-test, two-sided, not corrected for several rows" if asked.reference is not None else ""
     said = [made + test, *_incomparable(asked, [line.row for line in lines])]
+    remarks: dict[str, list[str]] = {}
     for line in lines:
-        said += [f"{line.name}: {remark}" for remark in _remarks(line)]
+        for remark in _remarks(line):
+            remarks.setdefault(remark, []).append(line.name)
+    said += [f"{'; '.join(names)}: {remark}" for remark, names in remarks.items()]
     commits = {card.tags.get("git_commit", "unknown")[:7] for line in lines for card in line.scored}
     if len(commits) > 1:
         said.append(f"the runs come from {len(commits)} commits of the code: {', '.join(sorted(commits))}")

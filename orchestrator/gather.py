@@ -11,7 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
 from orchestrator.history import HISTORY, Tail
+from orchestrator.pages import Known
 from orchestrator.run import RESULT
 from orchestrator.tracking import OUTBOX, Tracker, default_uri, posted
 
@@ -73,6 +77,10 @@ class Source(Protocol):
         """Log files to a run in MLflow; return what hinders it, or nothing."""
         ...
 
+    def known(self, cards: Sequence[Card]) -> Known | None:
+        """Tell where MLflow knows runs of one experiment; None where it does not, or cannot be reached."""
+        ...
+
 
 class Folders:
     """The runs below some folders: homes, experiments, tables, sweeps."""
@@ -102,11 +110,23 @@ class Folders:
             tracker.artifact(file, into)
         return tracker.flush(force=True) or ""
 
-    def _uri(self, parent: str) -> str:
-        """Return the MLflow that the runs of a table or sweep were sent to: one named, or that of the home."""
-        settings = [Path(place) / EXPERIMENT for place, card in self._cards.items() if parent in card.parents]
+    def known(self, cards: Sequence[Card]) -> Known | None:
+        uri = self._uri(cards[0].place)
+        run_ids = tuple(filter(None, (Tracker(Path(card.place), uri).run_id for card in cards)))
+        if not run_ids:
+            return None
+        try:
+            experiment = MlflowClient(uri).get_experiment_by_name(cards[0].experiment)
+        except MlflowException:
+            return None
+        return Known(uri, experiment.experiment_id, run_ids) if experiment else None
+
+    def _uri(self, place: str) -> str:
+        """Return the MLflow that a run, or the runs of a table or sweep, were sent to: one named, or their home's."""
+        cards = [card for card in self._cards.values() if place in (card.place, *card.parents)]
+        settings = [Path(card.place) / EXPERIMENT for card in cards]
         named = [json.loads(path.read_text())["tracking"]["uri"] for path in settings if path.exists()]
-        return next(filter(None, named), default_uri(Path(parent).parent.parent))
+        return next(filter(None, named), None) or default_uri(_experiment(Path(place), cards[0].experiment).parent)
 
 
 def judged(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -153,11 +173,15 @@ def _card(folder: Path) -> Card:
     )
 
 
+def _experiment(folder: Path, name: str) -> Path:
+    """Return the folder of the experiment that a run's folder is in."""
+    return next((above for above in folder.parents if above.name == name), folder.parent)
+
+
 def _here(parent: str, folder: Path, experiment: str) -> str:
     """Return where a parent lies beside its child, as their home may have been copied since."""
-    beside = next((above for above in folder.parents if above.name == experiment), None)
     _, found, below = parent.rpartition(f"/{experiment}/")
-    return str(beside / below) if beside and found else parent
+    return str(_experiment(folder, experiment) / below) if found else parent
 
 
 def _ancestors(card: Card, cards: Mapping[Path, Card]) -> tuple[str, ...]:

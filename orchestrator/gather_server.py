@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.choose import Choice
 from orchestrator.gather import STATES, STATUSES, Card, Curve, judged
+from orchestrator.pages import Known
 from orchestrator.tracking import hide_password
 
 PAGE = 1000
@@ -25,6 +26,7 @@ class Server:
 
     def __init__(self, client: MlflowClient, experiment_id: str, experiment: str) -> None:
         self._client = client
+        self._experiment_id = experiment_id
         page = client.search_runs([experiment_id], max_results=PAGE)
         self._runs = {run.info.run_id: run for run in page}
         while page.token:
@@ -50,6 +52,9 @@ class Server:
         except MlflowException as error:
             return str(error).splitlines()[0]
         return ""
+
+    def known(self, cards: Sequence[Card]) -> Known:
+        return Known(self._client.tracking_uri, self._experiment_id, tuple(card.place for card in cards))
 
     def _ancestors(self, run_id: str) -> tuple[str, ...]:
         line: list[str] = []

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from data.shardset import ShardSet
 from orchestrator import cli, cluster, config, finetune, pretrain
 from orchestrator.choose import in_folders
-from orchestrator.compare import Compared, Request, compare, log, write
+from orchestrator.compare import Compared, Request, compare, log, pages, write
 from orchestrator.comparison import comma_separated
 from orchestrator.config import Experiment
 from orchestrator.gather import Folders
@@ -445,6 +445,12 @@ def test_an_mlflow_server_tells_the_same_as_the_folders(
         (line.name, line.summary, line.interval) for line in near.lines
     ]
     assert [card.status for line in far.lines for card in line.row.cards] == ["finished", "failed"]
+    (finished,) = MlflowClient(uri).search_runs([_experiment_id(uri)], "tags.kind = 'finetune' and tags.row = 'a'")
+    chart, parallel = pages(far)
+    assert chart.endswith(
+        "searchFilter=tags.kind%20%3D%20%27finetune%27&orderByKey=metrics.%60best/score%60&orderByAsc=false"
+    )
+    assert f"%22{finished.info.run_id}%22" in parallel
     files = write(far, far.folder)
     assert log(far, files) == "among the artifacts of 'First'"
     (run,) = MlflowClient(uri).search_runs([_experiment_id(uri)], "tags.kind = 'table'")
