@@ -103,7 +103,9 @@ def connect(address: str) -> JobSubmissionClient:
             f"address {shown(address)}: expected the dashboard's, such as {DEFAULT_ADDRESS}; `ray dashboard "
             "cluster.yaml` opens a tunnel to it"
         )
-    logging.getLogger("ray").setLevel(logging.WARNING)  # it tells each step of an upload
+    for name in ("dashboard_sdk", "job.sdk"):  # they tell each step of an upload
+        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
+    logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
     found = token()
     headers = {"Authorization": f"Bearer {found}"} if found else {}
     try:
@@ -200,14 +202,9 @@ def follow(client: JobSubmissionClient, job: str, write: Callable[[str], None]) 
     find(client, job)
     try:
         asyncio.run(_write_all(client.tail_job_logs(job), write))
-        while not (found := find(client, job)).over:
-            time.sleep(POLL_S)
-    except (aiohttp.ClientError, requests.RequestException, RuntimeError) as error:
-        raise SubmitError(
-            f"job {job}: the connection was lost ({type(error).__name__}); the job goes on; come back with "
-            f"`raydiology job logs {job}`"
-        ) from None
-    return found
+    except (aiohttp.ClientError, RuntimeError) as error:
+        raise _lost(job, error) from None
+    return _wait(client, job)
 
 
 async def _write_all(lines: AsyncIterator[str], write: Callable[[str], None]) -> None:
@@ -219,15 +216,28 @@ def stop(client: JobSubmissionClient, job: str) -> Job:
     """Ask a job to save a checkpoint and end; return it once it is over."""
     if not find(client, job).over:
         client.stop_job(job)
+    return _wait(client, job)
+
+
+def _wait(client: JobSubmissionClient, job: str) -> Job:
     while not (found := find(client, job)).over:
         time.sleep(POLL_S)
     return found
+
+
+def _lost(job: str, error: Exception) -> SubmitError:
+    return SubmitError(
+        f"job {job}: the connection was lost ({type(error).__name__}); the job goes on; come back with "
+        f"`raydiology job logs {job}`"
+    )
 
 
 def find(client: JobSubmissionClient, job: str) -> Job:
     """Return a job; raise SubmitError where the cluster knows none of this id."""
     try:
         return _job(client.get_job_info(job))
+    except requests.RequestException as error:
+        raise _lost(job, error) from None
     except RuntimeError as error:
         if "404" not in str(error):
             raise

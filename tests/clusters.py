@@ -24,7 +24,10 @@ START_WITHIN_S, END_WITHIN_S = 60.0, 10.0
 
 @contextmanager
 def nodes(*cpus: int, environment: Mapping[str, str] | None = None) -> Iterator[dict[str, str]]:
-    """Start a cluster with one node per number of CPUs; yield a driver's environment that joins it."""
+    """Start a cluster with one node per number of CPUs; yield a driver's environment that joins it.
+
+    The last node has the custom resource ``reader``.
+    """
     with _scratch() as scratch:
         own = {**os.environ, **(environment or {}), "RAY_TMPDIR": scratch, "OMP_NUM_THREADS": "1"}
         own.pop("RAY_ADDRESS", None)
@@ -117,8 +120,9 @@ def _hold(cpus: list[int]) -> None:
     from ray.cluster_utils import Cluster
 
     cluster = Cluster()
-    for number in cpus:
-        cluster.add_node(num_cpus=number, object_store_memory=STORE_BYTES)
+    for place, number in enumerate(cpus, start=1):
+        own = {"reader": 4} if place == len(cpus) else {}
+        cluster.add_node(num_cpus=number, object_store_memory=STORE_BYTES, resources=own)
     sys.stdout.write(json.dumps({"address": cluster.address}) + "\n")
     sys.stdout.flush()
     sys.stdin.read()

@@ -1,5 +1,10 @@
 """Shards and checkpoints in a bucket, on a real S3 protocol server (moto's) on loopback."""
 
+import json
+import re
+import subprocess
+import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from data.bundles import preprocess
@@ -19,10 +25,13 @@ from data.shards import ShardError, write_atomically
 from data.shardset import ShardSet
 from data.sources import SourceOptions, find_studies
 from orchestrator.config import ConfigError, resolve
+from orchestrator.history import HISTORY, Tail
 from orchestrator.ingest_plan import IngestConfig
-from tests.buckets import Bucket, served
+from tests import clusters
+from tests.buckets import SECRET, Bucket, served
 from tests.shardsets import write_slices
 
+COMMAND = [sys.executable, "-m", "orchestrator.cli"]
 # Arrow asks again for six seconds before it gives up on a server.
 GIVES_UP_WITHIN_S = 10.0
 
@@ -146,6 +155,67 @@ def test_credentials_in_an_ingest_s_addresses_are_refused() -> None:
 def test_a_home_in_a_bucket_is_refused_with_where_checkpoints_go() -> None:
     with pytest.raises(ConfigError, match=r"home: s3://radiology/runs is remote; .* resources\.storage"):
         resolve(_experiment("s3://radiology/slices", Path("home")), ["home=s3://radiology/runs"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_scans_become_scores_through_a_bucket_and_a_killed_job_goes_on_from_there(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    write_cohort(tmp_path / "scans", 4)
+    source, shards = bucket.upload(tmp_path / "scans", "cohort"), f"{bucket.uri}/ingested"
+    file, home = tmp_path / "bucket.yaml", tmp_path / "home"
+    file.write_text(yaml.safe_dump(_experiment(shards, home)))
+    storage = f"resources.storage={bucket.uri}/checkpoints"
+    variables = {**bucket.environment, "RAYDIOLOGY_HOME": str(tmp_path), "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
+    with clusters.nodes(8, environment=variables) as environment:
+        ingest = ["ingest", "--source", source, "--layout", "nnunet", "--modality", "CT", "--out", shards]
+        ingest += ["--recipe", "ct_abdomen_slices", "--set", "spacing_mm=[5,3,3]", "--val-fraction", "0.5"]
+        assert "4 of 4 studies written" in _run(environment, *ingest)
+        assert "every byte is as it was written" in _run(environment, "shards", "verify", shards)
+        killed = subprocess.Popen([*COMMAND, "pretrain", str(file), storage], cwd=clusters.ROOT, env=environment)
+        history = _wait_for_step(home, 4, killed)
+        killed.kill()
+        killed.wait(30)
+        said = _run(environment, "finetune", str(file), storage)
+        logs = b"".join(_contents(Path(environment["RAY_TMPDIR"]), (".log", ".out", ".err")))
+    assert re.search(r"dice_mean +0\.\d{4}", said)
+    entries = [entry for entry in Tail(history).read() if "step" in entry]
+    first, last = ({entry["step"]: entry for entry in part} for part in (reversed(entries), entries))
+    assert sorted(last) == list(range(8))
+    assert [first[step]["samples"] for step in range(8)] == [last[step]["samples"] for step in range(8)]
+    assert [first[step]["loss"] for step in range(8)] == [last[step]["loss"] for step in range(8)]
+    encoder = json.loads((history.parent / "result.json").read_text())["encoder"]
+    assert encoder == f"{bucket.uri}/checkpoints/{history.parent.name}/pretrain/step_000000008"
+    assert f"{encoder.removeprefix(bucket.uri + '/')}/encoder.safetensors" in bucket.keys("checkpoints")
+    kept = b"".join(_contents(home))
+    assert SECRET.encode() not in kept + logs + said.encode()
+
+
+def _contents(folder: Path, suffixes: tuple[str, ...] = ()) -> list[bytes]:
+    """Return the content of every file below a folder, or of those with some suffixes."""
+    files = [path for path in folder.rglob("*") if path.is_file() and (not suffixes or path.suffix in suffixes)]
+    assert files, f"there are files in {folder}"
+    return [path.read_bytes() for path in files]
+
+
+def _run(environment: dict[str, str], *arguments: str) -> str:
+    """Run a command to its end; return what it said."""
+    done = subprocess.run(
+        [*COMMAND, *arguments], cwd=clusters.ROOT, env=environment, capture_output=True, text=True, timeout=180
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def _wait_for_step(home: Path, step: int, job: subprocess.Popen[bytes]) -> Path:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and job.poll() is None:
+        for path in home.glob(f"**/{HISTORY}"):
+            if any(entry.get("step", -1) >= step for entry in Tail(path).read()):
+                return path
+        time.sleep(0.05)
+    raise TimeoutError(f"no step {step} below {home}")
 
 
 def _experiment(shards: str, home: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -26,7 +26,9 @@ from tests.shardsets import write_slices
 TOKEN = "the-token-of-the-test-cluster"
 TOTAL_STEPS = 12
 STOP_AFTER_STEP = 3
-WAIT_S = 120.0
+WAIT_S = 240.0
+
+Started = Callable[[subprocess.Popen[bytes]], subprocess.Popen[bytes]]
 
 
 @pytest.fixture
@@ -177,6 +179,21 @@ def with_token(no_token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
 
 
+@pytest.fixture
+def started() -> Iterator[Started]:
+    """Note a process that a test starts; it is killed where the test leaves it running."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def note(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+        processes.append(process)
+        return process
+
+    yield note
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_without_the_token_nothing_is_submitted_or_shown(
@@ -194,16 +211,16 @@ def test_without_the_token_nothing_is_submitted_or_shown(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_a_stopped_job_saves_a_checkpoint_and_the_same_submit_goes_on(
-    cluster: str, with_token: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    cluster: str, with_token: None, started: Started, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder, home = checkout(tmp_path / "checkout"), tmp_path / "home"
     (folder / "job.yaml").write_text(yaml.safe_dump(experiment(write_slices(tmp_path / "slices"), home)))
     command = [sys.executable, "-m", "orchestrator.cli", "submit", "--address", cluster]
     command += ["--working-dir", str(folder), "--", "pretrain", "job.yaml"]
     with (tmp_path / "output").open("wb") as output:
-        first = subprocess.Popen(command, cwd=clusters.ROOT, stdout=output, stderr=output)
+        first = started(subprocess.Popen(command, cwd=clusters.ROOT, stdout=output, stderr=output))
     history = wait_for_step(home, STOP_AFTER_STEP, first)
     assert "pretrain pretrain: step" in (tmp_path / "output").read_text(), "the output is shown while it runs"
     (job,) = submit.jobs(submit.connect(cluster))

@@ -43,7 +43,12 @@ def experiment(shards: str, storage: str, home: Path) -> dict[str, Any]:
         "optimiser": {"name": "sgd", "lr": 0.05},
         "budget": {"steps": TOTAL_STEPS, "batch_size": 8},
         "training": {"report_every_steps": 4, "checkpoint_every_steps": 6},
-        "resources": {"workers": 2, "cpus_per_worker": CPUS_PER_WORKER, "storage": storage},
+        "resources": {
+            "workers": 2,
+            "cpus_per_worker": CPUS_PER_WORKER,
+            "reader_resource": "reader",
+            "storage": storage,
+        },
         "tracking": {"pictures": False},
     }
 
