@@ -173,9 +173,10 @@ def _figures(compared: Compared) -> Iterator[tuple[str, bytes]]:
 
 
 def _starts(cards: Sequence[Card], known: Mapping[str, Card]) -> list[Card]:
-    """Return the pretrainings of some runs, each once."""
-    keys = dict.fromkeys((card.key if card.kind == "pretrain" else card.pretrained) or "" for card in cards)
-    return [known[key] for key in keys if key in known]
+    """Return the pretrainings that are some runs, that these start from, or that they have as trials of a sweep."""
+    keys = {card.key if card.kind == "pretrain" else card.pretrained for card in cards}
+    trials = {card.place for card in cards if card.kind == "trial"}
+    return [card for key, card in known.items() if key in keys or trials.intersection(card.parents)]
 
 
 def _curves(source: Source, runs: Mapping[str, Sequence[Card]], metric: str) -> dict[str, list[Curve]]:

@@ -12,6 +12,11 @@ from orchestrator.statistics import Comparison, Summary, confidence_interval, su
 from orchestrator.typeset import NOTHING, significance, spread
 
 DECIMALS = 3
+_JUDGED = {
+    "finetune": "of the best checkpoint",
+    "pretrain": "of the last hundredth of the steps",
+    "trial": "as the sweep judges it",
+}
 # Where these differ, the same metric measures something else: other patients, other labels, another mean.
 _JUDGED_BY = (
     DATASET, "downstream.val_split", "downstream.task.name", "downstream.task.labels", "downstream.task.convention",
@@ -107,8 +112,7 @@ def cells(asked: Asked, lines: Sequence[Line]) -> tuple[list[str], list[list[str
 
 def notes(asked: Asked, lines: Sequence[Line]) -> list[str]:
     """Say what the cells leave open: how they were made, who is missing, and what must not be compared."""
-    of = "last hundredth of the steps" if asked.kind == "pretrain" else "best checkpoint"
-    made = f"{asked.metric} of the {of}; mean ± sample deviation; 95 % interval of the mean by Student's t"
+    made = f"{asked.metric} {_JUDGED[asked.kind]}; mean ± sample deviation; 95 % interval of the mean by Student's t"
     test = "; p: Welch's t-test, two-sided, not corrected for several rows" if asked.reference is not None else ""
     said = [made + test, *_incomparable(asked, [line.row for line in lines])]
     remarks: dict[str, list[str]] = {}

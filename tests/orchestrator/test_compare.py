@@ -333,6 +333,9 @@ def test_a_sweep_s_folder_stands_for_its_trials_pruned_ones_named(runs: Runs) ->
     assert notes(compared)[0].endswith("0.2-0.6: 1 run pruned, not counted")
     x, y = compared.choice.source.curve(compared.lines[1].row.cards[0], "dice_mean")
     assert (x, y) == ([2.0, 4.0], pytest.approx([0.1, 0.3]))
+    assert compared.text[3][0].startswith("dice_mean as the sweep judges it; mean")
+    drawn = runs.compare(sweep, curves=("collapse",))
+    assert "curve-collapse.png" in [file.name for file in write(drawn, drawn.folder)]
     trainings = runs.compare(sweep, kind="finetune")
     assert [line.name.rpartition("iou ")[2] for line in trainings.lines] == ["0.1-0.6", "0.2-0.6"]
     assert notes(trainings)[0].endswith("1 run pruned, not counted")
