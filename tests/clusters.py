@@ -69,7 +69,7 @@ def head(cpus: int, token: str) -> Iterator[tuple[str, dict[str, str]]]:
         finally:
             started = psutil.Process(holder.pid).children(recursive=True)
             holder.terminate()
-            end(holder, started)
+            end(holder, started, within_s=3)
 
 
 def _free_ports(count: int) -> list[int]:
@@ -102,10 +102,10 @@ def _scratch() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def end(holder: subprocess.Popen[bytes], started: list[psutil.Process]) -> None:
+def end(holder: subprocess.Popen[bytes], started: list[psutil.Process], within_s: float = END_WITHIN_S) -> None:
     """Wait for a program to end by itself; kill what is left of it and of the processes that it started."""
     try:
-        holder.wait(END_WITHIN_S)
+        holder.wait(within_s)
     except subprocess.TimeoutExpired:
         holder.kill()
         holder.wait()

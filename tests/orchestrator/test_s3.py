@@ -158,7 +158,7 @@ def test_a_home_in_a_bucket_is_refused_with_where_checkpoints_go() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_scans_become_scores_through_a_bucket_and_a_killed_job_goes_on_from_there(
     bucket: Bucket, tmp_path: Path
 ) -> None:
@@ -236,7 +236,7 @@ def _experiment(shards: str, home: Path) -> dict[str, Any]:
             "shards": shards,
             "task": {"name": "segmentation", "crop_size": [32, 32]},
             "optimiser": {"name": "adam", "lr": 0.001},
-            "budget": {"steps": 4, "batch_size": 8},
+            "budget": {"steps": 2, "batch_size": 8},
         },
         "training": {"report_every_steps": 1, "checkpoint_every_steps": 2},
         "tracking": {"pictures": False},

@@ -14,7 +14,7 @@ from tests import clusters
 from tests.buckets import Bucket, served
 from tests.shardsets import write_slices
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TOTAL_STEPS = 12
 CPUS_PER_WORKER = 3
