@@ -30,6 +30,10 @@ from tests.shardsets import write_slices
 
 STEPS = 60
 IOU = {"interval": [0, 0.9], "step": 0.1, "least_width": 0.2}
+# Ray Data starts one of each for as long as the cluster lives.
+SERVICES = {
+    "ActorLocationTracker", "_AutoscalingCoordinatorActor", "_StatsActor", "_StatsSummaryActor", "_UsageCollectionActor",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -318,7 +322,7 @@ def left_over() -> tuple[list[str], list[str]]:
         groups = [state for state in groups if state != "REMOVED"]
         address = ray.get_runtime_context().gcs_address
         alive = [a.class_name for a in list_actors(address, filters=[("state", "!=", "DEAD")], limit=1000)]
-        actors = [name for name in alive if not name.startswith("_")]
+        actors = [name for name in alive if name not in SERVICES]
         if not (groups or actors) or time.monotonic() > deadline:
             return groups, actors
         time.sleep(0.5)
