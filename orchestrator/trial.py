@@ -134,8 +134,9 @@ def _ending(trial: Trial, training: Future[float | None], curve: Curve, last: fl
         if curve.missing:
             reason = f"objective.metric {metric!r} is none of {list(curve.missing)}; name one of them"
             return Ending("failed", reason=reason, hopeless=True)
-        asked = (trial.folder / MARKER).read_text()
-        return Ending("pruned" if asked == "pruned" else "stopped", last, str(error))
+        if (trial.folder / MARKER).read_text() == "pruned":
+            return Ending("pruned", last)
+        return Ending("stopped", last, str(error))
     except (RunError, ValueError) as error:
         return Ending("failed", reason=" ".join(str(error).split()))
     value = last if trial.objective.of == "pretrain" else score

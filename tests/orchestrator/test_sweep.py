@@ -32,8 +32,12 @@ STEPS = 60
 IOU = {"interval": [0, 0.9], "step": 0.1, "least_width": 0.2}
 # Ray Data starts one of each for as long as the cluster lives.
 SERVICES = {
-    "ActorLocationTracker", "_AutoscalingCoordinatorActor", "_StatsActor", "_StatsSummaryActor", "_UsageCollectionActor",
-}  # fmt: skip
+    "ActorLocationTracker",
+    "_AutoscalingCoordinatorActor",
+    "_StatsActor",
+    "_StatsSummaryActor",
+    "_UsageCollectionActor",
+}
 
 
 @pytest.fixture(scope="module")
