@@ -1,0 +1,1 @@
+"""The commands of `raydiology`, by what they are about; they import what they need when they run."""

@@ -1,0 +1,118 @@
+"""Commands on jobs of a Ray cluster: submit, job."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from orchestrator.commands.console import INTERRUPTED, Commands, add_command, err, out
+
+
+def add(commands: Commands) -> None:
+    """Add these commands."""
+    _add_submit(commands)
+    _add_job(commands)
+
+
+def _add_submit(commands: Commands) -> None:
+    parser = add_command(commands, "submit", "run a command on a Ray cluster as a job, and show its output", _submit)
+    _add_address(parser)
+    parser.add_argument("--working-dir", default=".", help="checkout of Raydiology that is uploaded (default: .)")
+    parser.add_argument("--runtime-env", help="YAML file with Ray's runtime environment, such as env_vars")
+    parser.add_argument("--no-wait", action="store_true", help="print the job's id and return")
+    parser.add_argument("job", nargs="+", metavar="-- COMMAND", help="such as -- pretrain experiments/voco/btcv.yaml")
+
+
+def _add_address(parser: argparse.ArgumentParser) -> None:
+    default = os.environ.get("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265")
+    parser.add_argument("--address", default=default, help=f"Ray's dashboard (default: {default})")
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    from orchestrator import submit
+
+    runtime_env = submit.read_runtime_env(arguments.runtime_env)
+    client = submit.connect(arguments.address)
+    _check_job(arguments.job, Path(arguments.working_dir))
+    job = submit.submit(client, arguments.job, Path(arguments.working_dir), runtime_env)
+    err.print(f"job {job} at {arguments.address}", highlight=False)
+    if arguments.no_wait:
+        out.print(job)
+        return 0
+    return _follow(client, job, arguments.address)
+
+
+def _check_job(job: list[str], folder: Path) -> None:
+    """Refuse here, before anything is uploaded, what would fail there."""
+    from orchestrator import config, sweep, table
+    from orchestrator.cli import build_parser
+    from orchestrator.provenance import JOB_VARIABLE
+
+    asked = build_parser().parse_args(job)
+    if asked.command in ("submit", "job", "ui", "doctor", "schema", "methods"):
+        raise ValueError(f"{asked.command} is no job; expected one that computes, such as pretrain, table or ingest")
+    os.environ[JOB_VARIABLE] = "1"
+    if "experiment" in asked:
+        config.load(folder / asked.experiment, asked.overrides)
+    elif asked.command == "table":
+        table.load(str(folder / asked.table), asked.overrides)
+    elif asked.command == "sweep":
+        sweep.load(str(folder / asked.sweep), asked.overrides)
+
+
+def _follow(client: Any, job: str, address: str) -> int:
+    from orchestrator import submit
+
+    try:
+        done = submit.follow(client, job, _write)
+    except KeyboardInterrupt:
+        given = f"--address {address} " if address != submit.DEFAULT_ADDRESS else ""
+        err.print(
+            f"the job goes on; `raydiology job logs {given}{job}` shows it again, `raydiology job stop {given}{job}` "
+            "saves a checkpoint and ends it",
+            soft_wrap=True,
+            highlight=False,
+        )
+        return INTERRUPTED
+    style = None if done.status == "SUCCEEDED" else "red"
+    # A job that never ran its command has said nothing in its output.
+    why = f": {done.message}" if done.status == "FAILED" and done.exit_code is None else ""
+    err.print(f"job {job}: {done.status}{why}", style=style, highlight=False, markup=False, soft_wrap=True)
+    return done.code
+
+
+def _write(text: str) -> None:
+    """Write a job's output as it is: it was laid out where it was printed."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _add_job(commands: Commands) -> None:
+    parser = add_command(commands, "job", "list submitted jobs; show a job's status or output; stop it", _job)
+    parser.add_argument("action", choices=("list", "status", "logs", "stop"), help="stop saves a checkpoint first")
+    parser.add_argument("job", nargs="?", metavar="ID", help="as `raydiology submit` prints it")
+    _add_address(parser)
+
+
+def _job(arguments: argparse.Namespace) -> int:
+    from orchestrator import submit
+
+    if (arguments.job is None) != (arguments.action == "list"):
+        raise ValueError("job list takes no ID, job status, logs and stop take one; `raydiology job list` shows them")
+    client = submit.connect(arguments.address)
+    if arguments.action == "logs":
+        return _follow(client, arguments.job, arguments.address)
+    if arguments.action == "stop":
+        err.print(f"job {arguments.job}: asked to save a checkpoint and end", highlight=False)
+        jobs = [submit.stop(client, arguments.job)]
+    else:
+        jobs = submit.jobs(client) if arguments.action == "list" else [submit.find(client, arguments.job)]
+    table = Table("job", "status", "started", "took", "command")
+    table.columns[0].no_wrap = True
+    for job in jobs:
+        table.add_row(job.id, job.status, job.began, job.took, job.command)
+    out.print(table)
+    return 0

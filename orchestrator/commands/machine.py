@@ -1,0 +1,51 @@
+"""Commands on what there is: doctor, methods, schema."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rich.table import Table
+
+from orchestrator.commands.console import FAILED, Commands, add_command, out
+
+
+def add(commands: Commands) -> None:
+    """Add these commands."""
+    doctor = add_command(commands, "doctor", "check this machine: packages, devices, Ray, MLflow", _doctor)
+    doctor.add_argument("--home", default="runs", help="folder of the runs (default: runs)")
+    methods = add_command(commands, "methods", "list methods, encoders and recipes", _methods)
+    methods.add_argument("--json", action="store_true", help="print JSON")
+    add_command(commands, "schema", "print the JSON Schema of experiment files, for editors", _schema)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from orchestrator.doctor import examine
+
+    findings = examine(Path(arguments.home))
+    table = Table("", "subject", "found", "to do")
+    for finding in findings:
+        table.add_row("ok" if finding.well else "[red]--[/red]", finding.subject, finding.found, finding.remedy)
+    out.print(table)
+    return 0 if all(finding.well for finding in findings) else FAILED
+
+
+def _methods(arguments: argparse.Namespace) -> None:
+    from orchestrator.catalogue import catalogue
+
+    kinds = catalogue()
+    if arguments.json:
+        sys.stdout.write(json.dumps(kinds, indent=2) + "\n")
+        return
+    for kind, entries in kinds.items():
+        table = Table("name", "what it is", "fields and defaults", title=kind, title_justify="left")
+        for entry in entries:
+            fields = "\n".join(f"{name} = {value}" for name, value in entry["fields"].items())
+            table.add_row(entry["name"], entry["about"], fields)
+        out.print(table, highlight=False)
+
+
+def _schema(arguments: argparse.Namespace) -> None:
+    from orchestrator.config import schema
+
+    sys.stdout.write(json.dumps(schema(), indent=2) + "\n")

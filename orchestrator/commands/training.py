@@ -1,0 +1,92 @@
+"""Commands that train: pretrain, finetune, table, sweep."""
+
+import argparse
+from collections.abc import Callable
+
+from orchestrator.commands.console import FAILED, Commands, add_command, out, say
+
+
+def add(commands: Commands) -> None:
+    """Add these commands."""
+    _add_experiment(commands, "pretrain", "pretrain an encoder", _pretrain)
+    _add_experiment(commands, "finetune", "pretrain unless done, and fine-tune on the downstream task", _finetune)
+    _add_table(commands)
+    _add_sweep(commands)
+
+
+def _add_experiment(commands: Commands, name: str, help_: str, run: Callable) -> None:
+    parser = add_command(commands, name, help_, run)
+    parser.add_argument("experiment", help="YAML file, see experiments/")
+    parser.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="such as method.crops.iou='[0.3,0.6]'")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run and what it would need")
+
+
+def _pretrain(arguments: argparse.Namespace) -> None:
+    from orchestrator import config, estimate
+    from orchestrator.pretrain import pretrain
+
+    experiment = config.load(arguments.experiment, arguments.overrides)
+    if arguments.dry_run:
+        out.print(estimate.describe(experiment))
+        return
+    done = pretrain(experiment)
+    out.print(f"encoder: {done.folder / 'encoder'}", soft_wrap=True)
+
+
+def _finetune(arguments: argparse.Namespace) -> None:
+    from orchestrator import cluster, config, estimate
+    from orchestrator.finetune import check, finetune
+    from orchestrator.pretrain import pretrain
+
+    experiment = config.load(arguments.experiment, arguments.overrides)
+    if arguments.dry_run:
+        out.print(estimate.describe(experiment))
+        return
+    check(experiment)
+    with cluster.connected():
+        done = finetune(experiment, pretrain(experiment))
+    for name, value in sorted(done.scores.items()):
+        out.print(f"{name:32} {value:.4f}", highlight=False)
+    out.print(f"network: {done.folder / 'network'}", soft_wrap=True)
+
+
+def _add_table(commands: Commands) -> None:
+    parser = add_command(commands, "table", "run what a table lacks, and print it beside the paper's numbers", _table)
+    parser.add_argument("table", help="YAML file with rows, see experiments/")
+    parser.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="changes of every row's experiment")
+
+
+def _table(arguments: argparse.Namespace) -> int:
+    from orchestrator import table as tables
+    from orchestrator.typeset import terminal
+
+    table = tables.load(arguments.table, arguments.overrides)
+    lines = tables.run(table, say)
+    out.print(terminal(table.config, lines))
+    home = table.experiments[0][1].home
+    out.print(f"files:  {table.folder}\nMLflow: raydiology ui --home {home}", soft_wrap=True, highlight=False)
+    return FAILED if any(line.failures for line in lines) else 0
+
+
+def _add_sweep(commands: Commands) -> None:
+    parser = add_command(commands, "sweep", "search an experiment's fields for what scores best", _sweep)
+    parser.add_argument("sweep", help="YAML file with a space, see experiments/")
+    parser.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="changes of every trial's experiment")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be searched")
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from orchestrator import standings
+    from orchestrator import sweep as sweeps
+
+    sweep = sweeps.load(arguments.sweep, arguments.overrides)
+    if arguments.dry_run:
+        for line in sweeps.describe(sweep):
+            out.print(line, soft_wrap=True, highlight=False, markup=False)
+        return 0
+    ended = sweeps.run(sweep, say)
+    out.print(standings.terminal(sweep.config, ended))
+    out.print(
+        f"files:  {sweep.folder}\nMLflow: raydiology ui --home {sweep.base.home}", soft_wrap=True, highlight=False
+    )
+    return 0 if standings.best(sweep.config, ended) else FAILED
