@@ -37,6 +37,7 @@ demo: setup
 	  --set spacing_mm='[5,3,3]' --set pad_to='[]' --set resize_to='[40,96,120]' --val-fraction 0.5 \
 	  --out build/demo/shards
 	$(BIN)/raydiology table experiments/quickstart_table.yaml
+	$(BIN)/raydiology sweep experiments/quickstart_sweep.yaml
 
 bench: setup
 	$(BIN)/python -m orchestrator.bench
