@@ -1,8 +1,14 @@
 """Pretraining methods, one file each: how views are drawn, and what the loss is. No Ray, no files, no logging."""
 
 from methods.base import Method
+from methods.rotation import Rotation
 from methods.scratch import Scratch
 from methods.simsiam import SimSiam
 from methods.voco import VoCo
 
-METHODS: dict[str, type[Method]] = {"simsiam": SimSiam, "voco": VoCo, "scratch": Scratch}
+METHODS: dict[str, type[Method]] = {
+    "simsiam": SimSiam,
+    "voco": VoCo,
+    "rotation": Rotation,
+    "scratch": Scratch,
+}
