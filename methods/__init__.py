@@ -1,6 +1,7 @@
 """Pretraining methods, one file each: how views are drawn, and what the loss is. No Ray, no files, no logging."""
 
 from methods.base import Method
+from methods.patch_location import PatchLocation
 from methods.rotation import Rotation
 from methods.scratch import Scratch
 from methods.simsiam import SimSiam
@@ -10,5 +11,6 @@ METHODS: dict[str, type[Method]] = {
     "simsiam": SimSiam,
     "voco": VoCo,
     "rotation": Rotation,
+    "patch_location": PatchLocation,
     "scratch": Scratch,
 }

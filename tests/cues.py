@@ -36,13 +36,14 @@ def intensity_cues(images: tuple[Tensor, ...]) -> np.ndarray:
 
 
 def edge_cues(images: tuple[Tensor, ...]) -> np.ndarray:
-    """Return, for each sample, how far facing borders of each two of its images differ, along each axis."""
+    """Return, for each sample, how far facing borders of each two of its images differ, against all the others."""
     cues = []
     for first, second in itertools.permutations(images, 2):
         for axis in range(2, first.ndim):
             gap = first.double().select(axis, -1) - second.double().select(axis, 0)
             cues.append(gap.square().flatten(1).mean(1).clamp(min=1e-12).log())
-    return torch.stack(cues, dim=1).numpy()
+    closeness = torch.stack(cues, dim=1).numpy()
+    return closeness - closeness.mean(axis=1, keepdims=True)
 
 
 def detect(cues: np.ndarray, labels: np.ndarray) -> tuple[float, float]:

@@ -6,27 +6,16 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor
 
 from data.rng import SampleRng
 from methods.base import Views
-from methods.encoders import Encoder, UNetEncoder
+from methods.encoders import UNetEncoder
 from methods.parts.turns import TURNS, turn
 from methods.rotation import Rotation, draw_labels
 from tests.batches import eight_bit_batch, random_batch
 from tests.cues import detect, intensity_cues, textures
+from tests.encoders import Pixels
 from tests.references import classification, rotation
-
-
-class Pixels(Encoder):
-    """An encoder whose only map is the image, so that the reference can follow."""
-
-    def __init__(self, spatial_dims: int) -> None:
-        super().__init__()
-        self.spatial_dims, self.in_channels, self.channels, self.stride = spatial_dims, 1, (1,), 1
-
-    def features(self, x: Tensor) -> list[Tensor]:
-        return [x]
 
 
 def tiny(variant: str, spatial_dims: int, **fields: object) -> Rotation:
@@ -107,7 +96,7 @@ def test_versions_of_a_sample_are_of_one_cube_and_of_different_labels():
 
 
 def test_every_label_is_as_likely_as_any_other():
-    labels = draw_labels(10, 2, SampleRng(np.arange(20000, dtype=np.uint64)))
+    labels = draw_labels(10, 2, SampleRng.for_samples(0, [0] * 20000, [str(i) for i in range(20000)]))
     shares = np.stack([np.bincount(column, minlength=10) for column in labels.T]) / 20000
     np.testing.assert_allclose(shares, 0.1, rtol=0, atol=4 * np.sqrt(0.1 * 0.9 / 20000))
 
