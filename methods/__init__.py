@@ -1,6 +1,7 @@
 """Pretraining methods, one file each: how views are drawn, and what the loss is. No Ray, no files, no logging."""
 
 from methods.base import Method
+from methods.jigsaw import Jigsaw
 from methods.patch_location import PatchLocation
 from methods.rotation import Rotation
 from methods.scratch import Scratch
@@ -12,5 +13,6 @@ METHODS: dict[str, type[Method]] = {
     "voco": VoCo,
     "rotation": Rotation,
     "patch_location": PatchLocation,
+    "jigsaw": Jigsaw,
     "scratch": Scratch,
 }
