@@ -1,6 +1,7 @@
 """Pretraining methods, one file each: how views are drawn, and what the loss is. No Ray, no files, no logging."""
 
 from methods.base import Method
+from methods.cpc import CPC
 from methods.exemplar import Exemplar
 from methods.jigsaw import Jigsaw
 from methods.patch_location import PatchLocation
@@ -16,5 +17,6 @@ METHODS: dict[str, type[Method]] = {
     "patch_location": PatchLocation,
     "jigsaw": Jigsaw,
     "exemplar": Exemplar,
+    "cpc": CPC,
     "scratch": Scratch,
 }

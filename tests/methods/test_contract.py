@@ -43,11 +43,12 @@ TINY_FIELDS = {
     "num_crops": 2,
     "side": 32,
     "num_permutations": 6,
+    "context_dim": 16,
     "hidden_dims": (16, 8),
     "dropout": 0.0,  # ranks draw masks of their own, and then they could not equal one rank
 }
 # Grids of patches along D, H and W, of images along D and W, and their jitter: as few patches as the task can have.
-TINY_PATCHES = {"patch_location": ((1, 1, 3), 8), "jigsaw": ((1, 1, 3), 8)}
+TINY_PATCHES = {"patch_location": ((1, 1, 3), 8), "jigsaw": ((1, 1, 3), 8), "cpc": ((4, 1, 2), 5)}
 EXTENTS = {2: [(40, 48), (52, 36)], 3: [(36, 40, 34), (33, 38, 44)]}
 
 
