@@ -33,6 +33,7 @@ TRAINED = [case for name, method in METHODS.items() if method.trains for case in
 TINY_ENCODERS = {
     "swin_unetr": {"feature_size": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 4), "window_size": 3},
     "unet": {"features": (4, 6, 8, 12, 16, 4)},
+    "pooled_unet": {"features": (4, 6, 8, 12, 16), "dropout": 0.0},
 }
 # Fields by which a method is made small; those that a method does not have are left out.
 TINY_FIELDS = {

@@ -8,7 +8,7 @@ from torch import Tensor
 from data.rng import SampleRng
 from methods.base import Views
 from methods.cpc import CPC, binary_loss, draw_others, infonce_loss
-from methods.encoders import UNetEncoder
+from methods.encoders import PooledUNetEncoder
 from tests.batches import eight_bit_batch, random_batch
 from tests.cues import detect, edge_cues, intensity_cues, textures
 from tests.encoders import Pixels
@@ -148,9 +148,9 @@ def test_variants_differ_in_the_contradictions_and_in_nothing_else():
 
 
 def test_the_networks_of_the_paper_have_the_known_widths():
-    encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=3, features=(2, 2, 2, 2, 256, 2)))
+    encoder = PooledUNetEncoder(PooledUNetEncoder.Config(spatial_dims=3))
     method = CPC(CPC.Config.model_validate({"variant": "released"}), encoder)
-    assert tuple(method.projector.weight.shape) == (1024, 8 * 256)
+    assert tuple(method.projector.weight.shape) == (1024, 256)
     assert sum(p.numel() for p in method.context.parameters()) == 3 * 256 * (1024 + 256) + 6 * 256
     assert [tuple(head.weight.shape) for head in method.predictors] == [(1024, 256)] * 2
     assert tuple(method.contexts.shape) == (16, 10)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from methods.base import Views
-from methods.encoders import UNetEncoder
+from methods.encoders import PooledUNetEncoder, UNetEncoder
 from methods.exemplar import Exemplar, distances, triplet_loss
 from methods.parts.turns import TURNS, turn
 from tests.batches import eight_bit_batch, random_batch
@@ -124,9 +124,9 @@ def test_variants_differ_in_the_three_contradictions_and_in_nothing_else():
 
 
 def test_three_heads_on_the_papers_map_have_the_known_number_of_parameters():
-    encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=3, features=(2, 2, 2, 2, 256, 2)))
     with torch.device("meta"):
-        method = Exemplar(Exemplar.Config.model_validate({"variant": "released", "side": 64}), encoder)
+        encoder = PooledUNetEncoder(PooledUNetEncoder.Config(spatial_dims=3))
+        method = Exemplar(Exemplar.Config.model_validate({"variant": "released"}), encoder)
     assert sum(p.numel() for p in method.heads.parameters()) == 3 * (16_384 * 1024 + 1024)
 
 

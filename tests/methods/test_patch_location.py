@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from data.batch import Batch
 from data.rng import SampleRng
 from methods.base import Views
-from methods.encoders import UNetEncoder
+from methods.encoders import PooledUNetEncoder, UNetEncoder
 from methods.patch_location import PatchLocation, draw_queries
 from tests.batches import eight_bit_batch
 from tests.cues import detect, edge_cues, intensity_cues, textures
@@ -124,11 +124,11 @@ def test_a_flag_set_on_its_own_keeps_the_others_of_its_variant():
 
 def test_the_paper_asks_for_one_of_26_places_of_volumes_and_of_8_of_images():
     for dims, places in ((3, 26), (2, 8)):
-        encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=dims, features=(2, 2, 2, 2, 256, 2)))
         with torch.device("meta"):
+            encoder = PooledUNetEncoder(PooledUNetEncoder.Config(spatial_dims=dims))
             method = PatchLocation(PatchLocation.Config(), encoder)
         weights = [tuple(p.shape) for p in method.head.parameters() if p.ndim > 1]
-        assert weights == [(2048, 2 * 2**dims * 256), (1024, 2048), (places, 1024)]
+        assert weights == [(2048, 2 * 256), (1024, 2048), (places, 1024)]
 
 
 def test_misfits_are_refused():

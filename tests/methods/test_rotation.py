@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from data.rng import SampleRng
 from methods.base import Views
-from methods.encoders import UNetEncoder
+from methods.encoders import PooledUNetEncoder, UNetEncoder
 from methods.parts.turns import TURNS, turn
 from methods.rotation import Rotation, draw_labels
 from tests.batches import eight_bit_batch, random_batch
@@ -134,11 +134,11 @@ def test_a_flag_set_on_its_own_keeps_the_others_of_its_variant():
 
 
 def test_the_classifier_of_the_paper_has_the_known_widths():
-    encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=3, features=(2, 2, 2, 2, 32, 2)))
     with torch.device("meta"):
+        encoder = PooledUNetEncoder(PooledUNetEncoder.Config(spatial_dims=3))
         method = Rotation(Rotation.Config(), encoder)
     weights = [tuple(p.shape) for p in method.head.parameters() if p.ndim > 1]
-    assert weights == [(2048, 8**3 * 32), (1024, 2048), (10, 1024)]
+    assert weights == [(2048, 16_384), (1024, 2048), (10, 1024)]
     assert [layer.p for layer in method.head if isinstance(layer, torch.nn.Dropout)] == [0.5, 0.5]
 
 
