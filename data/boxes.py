@@ -52,16 +52,16 @@ def box_iou(first: Int[np.ndarray, "b 2 n"], second: Int[np.ndarray, "b 2 n"]) -
     return intersection / (volumes - intersection)
 
 
-def check_fits(size: tuple[int, ...], extent: tuple[int, ...]) -> None:
-    """Raise ValueError, in words, where a crop of this size does not fit into samples of this extent."""
+def check_fits(size: tuple[int, ...], extent: tuple[int, ...], field: str = "method.crops.size") -> None:
+    """Raise ValueError, naming the config's field, where a crop of this size does not fit into such samples."""
     if len(size) != len(extent):
         raise ValueError(
             f"crop size {size} has {len(size)} axes, samples of size {extent} have {len(extent)}; "
-            "give method.crops.size one number, or one per spatial axis"
+            f"give {field} one number, or one per spatial axis"
         )
     if any(c > s for c, s in zip(size, extent, strict=True)):
         raise ValueError(
-            f"crop size {size} exceeds samples of size {extent}; lower method.crops.size, "
+            f"crop size {size} exceeds samples of size {extent}; lower {field}, "
             "or ingest with a recipe that pads or resamples to more voxels"
         )
 

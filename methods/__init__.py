@@ -1,8 +1,22 @@
 """Pretraining methods, one file each: how views are drawn, and what the loss is. No Ray, no files, no logging."""
 
 from methods.base import Method
+from methods.cpc import CPC
+from methods.exemplar import Exemplar
+from methods.jigsaw import Jigsaw
+from methods.patch_location import PatchLocation
+from methods.rotation import Rotation
 from methods.scratch import Scratch
 from methods.simsiam import SimSiam
 from methods.voco import VoCo
 
-METHODS: dict[str, type[Method]] = {"simsiam": SimSiam, "voco": VoCo, "scratch": Scratch}
+METHODS: dict[str, type[Method]] = {
+    "simsiam": SimSiam,
+    "voco": VoCo,
+    "rotation": Rotation,
+    "patch_location": PatchLocation,
+    "jigsaw": Jigsaw,
+    "exemplar": Exemplar,
+    "cpc": CPC,
+    "scratch": Scratch,
+}

@@ -1,7 +1,7 @@
-"""Segmentation networks: MONAI's own classes with an encoder put into them.
+"""Segmentation networks: MONAI's own classes with an encoder put into them, and our own where MONAI has none.
 
 Paper:     Hatamizadeh et al., "Swin UNETR", BrainLes 2021; Falk et al., "U-Net", Nature Methods 2019.
-Reference: MONAI's ``SwinUNETR`` and ``BasicUNet``. The network is an instance of them, so a fine-tuned state dict
+Reference: MONAI's ``SwinUNETR`` and ``BasicUNet``. Their networks are instances of them, so a fine-tuned state dict
            loads strictly into the same class in a script without this project.
 """
 
@@ -9,9 +9,10 @@ from monai.networks.nets.basic_unet import BasicUNet
 from monai.networks.nets.swin_unetr import SwinUNETR
 from torch import nn
 
-from methods.encoders import SwinEncoder, UNetEncoder
+from methods.downstream.pooled_unet import PooledUNet
+from methods.encoders import PooledUNetEncoder, SwinEncoder, UNetEncoder
 
-SegmentationEncoder = SwinEncoder | UNetEncoder
+SegmentationEncoder = SwinEncoder | UNetEncoder | PooledUNetEncoder
 SWIN_UNETR_FACTOR = 12
 
 
@@ -19,6 +20,8 @@ def segmentation_network(encoder: SegmentationEncoder, num_classes: int) -> nn.M
     """Return a network from images to logits (B, num_classes, *s) that contains the encoder itself, not a copy."""
     if isinstance(encoder, SwinEncoder):
         return swin_unetr(encoder, num_classes)
+    if isinstance(encoder, PooledUNetEncoder):
+        return PooledUNet(encoder, num_classes)
     return basic_unet(encoder, num_classes)
 
 

@@ -9,27 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-
-class _SumOverRanks(torch.autograd.Function):
-    """Sum over ranks; the gradient of each rank's summand is the sum of all ranks' gradients."""
-
-    @staticmethod
-    def forward(ctx: object, summand: Tensor) -> Tensor:
-        total = summand.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        total = gradient.clone()
-        dist.all_reduce(total)
-        return total
-
-
-def _sum_over_ranks(summand: Tensor) -> Tensor:
-    total = _SumOverRanks.apply(summand)
-    assert isinstance(total, Tensor)
-    return total
+from methods.parts.ranks import sum_over_ranks
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -46,11 +26,11 @@ class SyncBatchNorm(_BatchNorm):
         shape = [1, -1] + [1] * (input.ndim - 2)
         wide = input.to(torch.promote_types(input.dtype, torch.float32))
         count = wide.new_full((1,), input.numel() / input.shape[1])
-        sums, total = _sum_over_ranks(torch.cat([wide.sum(axes), count])).split([input.shape[1], 1])
+        sums, total = sum_over_ranks(torch.cat([wide.sum(axes), count])).split([input.shape[1], 1])
         mean = sums / total
         centred = wide - mean.view(shape)
         # The mean is taken first: the difference of two large sums would lose the variance's digits.
-        variance = _sum_over_ranks(centred.square().sum(axes)) / total
+        variance = sum_over_ranks(centred.square().sum(axes)) / total
         self._track(mean.detach(), variance.detach(), total.detach())
         normal = centred * torch.rsqrt(variance.view(shape) + self.eps)
         if self.affine:

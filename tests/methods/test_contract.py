@@ -33,6 +33,7 @@ TRAINED = [case for name, method in METHODS.items() if method.trains for case in
 TINY_ENCODERS = {
     "swin_unetr": {"feature_size": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 4), "window_size": 3},
     "unet": {"features": (4, 6, 8, 12, 16, 4)},
+    "pooled_unet": {"features": (4, 6, 8, 12, 16), "dropout": 0.0},
 }
 # Fields by which a method is made small; those that a method does not have are left out.
 TINY_FIELDS = {
@@ -41,7 +42,14 @@ TINY_FIELDS = {
     "predictor_dim": 16,
     "grid": (1, 2, 2),
     "num_crops": 2,
+    "side": 32,
+    "num_permutations": 6,
+    "context_dim": 16,
+    "hidden_dims": (16, 8),
+    "dropout": 0.0,  # ranks draw masks of their own, and then they could not equal one rank
 }
+# Grids of patches along D, H and W, of images along D and W, and their jitter: as few patches as the task can have.
+TINY_PATCHES = {"patch_location": ((1, 1, 3), 8), "jigsaw": ((1, 1, 3), 8), "cpc": ((4, 1, 2), 5)}
 EXTENTS = {2: [(40, 48), (52, 36)], 3: [(36, 40, 34), (33, 38, 44)]}
 
 
@@ -50,7 +58,18 @@ def tiny_config(case: str, dims: int, stride: int) -> Frozen:
     config = METHODS[name].Config
     # Instance norm cannot take a coarsest map of a single voxel.
     crop_size = (*[32] * (dims - 1), max(32, 2 * stride))
-    fields = {**TINY_FIELDS, "crop_size": crop_size, **({"variant": variant[0]} if variant else {})}
+    grid, jitter = TINY_PATCHES.get(name, ((1, 1, 1), 0))
+    patches = {
+        "grid": grid if dims == 3 else (grid[0], grid[2]),
+        "size": crop_size if dims == 2 else (stride, 32, 32),
+        "jitter": jitter,
+    }
+    fields = {
+        **TINY_FIELDS,
+        "crop_size": crop_size,
+        "patches": patches,
+        **({"variant": variant[0]} if variant else {}),
+    }
     return config.model_validate({key: value for key, value in fields.items() if key in config.model_fields})
 
 

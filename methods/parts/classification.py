@@ -1,0 +1,26 @@
+"""Classification: the head of proxy tasks whose answer is one of several labels, and its loss."""
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from methods.base import Losses
+
+
+def classifier(in_dim: int, hidden_dims: tuple[int, ...], num_classes: int, dropout: float) -> nn.Sequential:
+    """Return linear, ReLU, batch norm and dropout for each hidden layer, then a linear layer.
+
+    Reference: HealthML/self-supervised-3d-tasks @ ecc86ef, ``big_fully``; where it has Keras' epsilon and momentum of
+    batch norm (0.001 and 0.99), this has torch's.
+    """
+    layers: list[nn.Module] = []
+    for width in hidden_dims:
+        layers += [nn.Linear(in_dim, width), nn.ReLU(), nn.BatchNorm1d(width), nn.Dropout(dropout)]
+        in_dim = width
+    return nn.Sequential(*layers, nn.Linear(in_dim, num_classes))
+
+
+def classification_losses(logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"]) -> Losses:
+    """Return the mean cross-entropy, and the share of labels that are found."""
+    found = (logits.detach().argmax(1) == labels).to(logits).mean()
+    return Losses(F.cross_entropy(logits, labels), {"accuracy": found})

@@ -1,0 +1,14 @@
+"""Standardise: images whose brightness and contrast tell nothing."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+FLAT = 1e-6  # the least deviation that is divided by: an even image becomes 0
+
+
+def standardise(images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:
+    """Bring each channel of each image to mean 0 and deviation 1."""
+    values = images.flatten(2)
+    centred = values - values.mean(2, keepdim=True)
+    deviation = centred.square().mean(2, keepdim=True).sqrt()
+    return (centred / deviation.clamp(min=FLAT)).view_as(images)
