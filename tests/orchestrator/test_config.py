@@ -6,8 +6,10 @@ import pytest
 import yaml
 
 from orchestrator import ingest_request
+from orchestrator import sweep as sweeps
 from orchestrator import table as tables
-from orchestrator.config import ConfigError, Experiment, load, merge, resolve, schema
+from orchestrator.config import ConfigError, Experiment, load, merge, read, resolve, schema
+from orchestrator.space import extremes
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,9 +98,8 @@ def test_the_schema_knows_every_method_and_allows_base() -> None:
 
 
 FILES = sorted((ROOT / "experiments").rglob("*.yaml"))
-EXPERIMENTS = [path for path in FILES if not path.stem.startswith(("table", "quickstart_table", "ingest"))]
-TABLES = [path for path in FILES if "table" in path.stem]
-INGESTS = [path for path in FILES if path.stem.startswith("ingest")]
+TABLES, SWEEPS, INGESTS = ([path for path in FILES if field in read(path)] for field in ("rows", "space", "source"))
+EXPERIMENTS = sorted({*FILES} - {*TABLES, *SWEEPS, *INGESTS})
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -118,6 +119,14 @@ def test_every_experiment_is_valid_and_says_what_to_expect(path: Path) -> None:
 def test_every_table_resolves_for_each_of_its_rows(path: Path) -> None:
     table = tables.load(path)
     assert {trial.row for trial, _ in table.experiments} == {row.name for row in table.config.rows}
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_sweep_resolves_at_the_ends_of_its_space(path: Path) -> None:
+    sweep = sweeps.load(path)
+    points = extremes(sweep.config.space, sweep.base.model_dump(mode="json"))
+    assert len([sweep.experiment(point) for point in points]) >= 2
+    assert "# Expected:" in path.read_text()
 
 
 @pytest.mark.parametrize("path", INGESTS, ids=lambda path: path.stem)
