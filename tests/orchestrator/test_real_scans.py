@@ -21,6 +21,7 @@ FOLDER = Path(__file__).parents[2] / "experiments" / "real_scans"
 EXPECTED = {
     "brain": (4, 0, 4),
     "ct": (17, 0, 848),
+    "ct_volumes": (16, 0, 16),
     "fundus": (300, 1, 299),
     "hippocampus": (72, 0, 72),
     "lidc": (1, 0, 133),
@@ -29,6 +30,7 @@ EXPECTED = {
     "pet": (2, 0, 2),
     "pneumoniamnist": (5030, 28, 5002),
     "sarcoma": (11, 0, 599),
+    "sarcoma_volumes": (11, 0, 11),
     "xray": (940, 0, 940),
 }
 QUICK = [
