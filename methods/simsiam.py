@@ -26,6 +26,7 @@ from methods.crops import Crops
 from methods.encoders import Encoder
 from methods.parts.collapse import collapse_coefficient
 from methods.parts.mlp import predictor, projector
+from methods.parts.variants import with_flags
 
 _PAPER: dict[str, Any] = {
     "zoom_prob": 0.75,
@@ -39,8 +40,10 @@ _PAPER: dict[str, Any] = {
     "noise_prob": 0.25,
 }
 VARIANTS: dict[str, dict[str, Any]] = {
-    "paper": _PAPER,
-    "released": {**_PAPER, "flip_axes": ("H", "W"), "shift_prob": 0.75, "noise_sigma": (0.0, 0.01)},
+    "paper": {"augment": _PAPER},
+    "released": {
+        "augment": {**_PAPER, "flip_axes": ("H", "W"), "shift_prob": 0.75, "noise_sigma": (0.0, 0.01)},
+    },
 }
 
 
@@ -69,11 +72,7 @@ class SimSiam(Method):
         @model_validator(mode="before")
         @classmethod
         def _resolve(cls, fields: Any) -> Any:
-            if not isinstance(fields, dict):
-                return fields
-            given = fields.get("augment") or {}
-            flags = VARIANTS.get(fields.get("variant", "paper"), {})
-            return {**fields, "augment": {**flags, **given} if isinstance(given, dict) else given}
+            return with_flags(fields, VARIANTS)
 
     def __init__(self, config: Config, encoder: Encoder) -> None:
         super().__init__()

@@ -47,6 +47,7 @@ from methods.parts.resized_crops import cut_resized
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
 from methods.parts.skip_blocks import SkipBlocks
 from methods.parts.teacher import follow, frozen_copy, redraw
+from methods.parts.variants import with_flags
 
 FLOOR = 1e-6
 Count = Annotated[int, Field(gt=0)]
@@ -178,12 +179,7 @@ class VoCo(Method):
         @model_validator(mode="before")
         @classmethod
         def _resolve(cls, fields: Any) -> Any:
-            if not isinstance(fields, dict):
-                return fields
-            flags = VARIANTS.get(fields.get("variant", "cvpr"), _CVPR)
-            given = fields.get("augment") or {}
-            augment = {**flags["augment"], **given} if isinstance(given, dict) else given
-            return {**flags, **fields, "augment": augment}
+            return with_flags(fields, VARIANTS, default="cvpr")
 
         @model_validator(mode="after")
         def _agree(self) -> "VoCo.Config":

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from orchestrator import charts, comparison
+from orchestrator import charts, comparison, curve
 from orchestrator.choose import GROUPS, Choice, counted, select
 from orchestrator.comparison import Asked, Line, Scores
 from orchestrator.gather import BEST, Card, Curve, Source
@@ -18,7 +18,6 @@ from orchestrator.typeset import as_markdown
 USUAL_METRICS = {"finetune": "score", "pretrain": "collapse"}
 NOUNS = {"finetune": "fine-tunings", "pretrain": "pretrainings", "trial": "trials"}
 USUAL_REFERENCE = "scratch"
-LAST_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -137,12 +136,11 @@ def _asked(kind: str, request: Request, rows: Sequence[Row], scores: Scores) -> 
 
 
 def _ends(source: Source, card: Card, asked: Asked) -> dict[str, float]:
-    """Return the metrics' means over the last hundredth of a pretraining's steps, as sweeps judge it."""
+    """Return the ends of a pretraining's curves, by which sweeps judge it."""
     ends = {}
     for metric in asked.metrics:
-        values = source.curve(card, metric)[1]
-        if last := values[-max(1, round(len(values) * LAST_SHARE)) :]:
-            ends[metric] = sum(last) / len(last)
+        if values := source.curve(card, metric)[1]:
+            ends[metric] = curve.end(values)
     return ends
 
 

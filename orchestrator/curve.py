@@ -51,3 +51,9 @@ class Curve:
 def every(total_steps: int) -> int:
     """Return the steps between two points of a training that reports its metric at every step."""
     return max(1, total_steps // POINTS)
+
+
+def end(values: list[float]) -> float:
+    """Return the last point of a whole curve of such a training: what a sweep judges it by."""
+    apart = every(len(values))
+    return float(np.mean(values[(len(values) - 1) // apart * apart :]))

@@ -24,7 +24,7 @@ class Known:
 
 
 def charts_page(known: Known, kind: str, metric: str) -> str:
-    """Return the address of a chart per metric over all runs of a kind, the best first.
+    """Return the address of a chart per metric over all runs of a kind, the highest first.
 
     Sorted by a metric, MLflow lists runs flat; by date it would hide them below their parents.
     """

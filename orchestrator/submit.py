@@ -28,7 +28,6 @@ from data.files import shown
 from orchestrator.provenance import COMMIT_VARIABLE, JOB_VARIABLE, git_commit
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 # What a working directory may hold beside code, and what patients' data look like: none of it travels.
 NEVER_SENT = (
     *(".git", ".venv", "venv", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info", "build", "dist"),

@@ -30,6 +30,7 @@ from methods.downstream.crops import Centre, cut_padded, draw_centred_boxes
 from methods.downstream.metrics import CONVENTIONS, ConventionName, Counts, count_confusions
 from methods.downstream.networks import SegmentationEncoder, segmentation_network
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
+from methods.parts.variants import with_flags
 
 STORED_LABEL_VALUES = 2**16  # shards hold labels as uint8 or uint16
 _PAPER: dict[str, Any] = {
@@ -43,8 +44,8 @@ _PAPER: dict[str, Any] = {
     "noise_prob": 0.15,
 }
 VARIANTS: dict[str, dict[str, Any]] = {
-    "paper": _PAPER,
-    "released": {**_PAPER, "flip_axes": ("D", "H", "W"), "noise_sigma": (0.0, 0.01)},
+    "paper": {"augment": _PAPER},
+    "released": {"augment": {**_PAPER, "flip_axes": ("D", "H", "W"), "noise_sigma": (0.0, 0.01)}},
 }
 
 
@@ -88,11 +89,7 @@ class Segmentation(Method):
         @model_validator(mode="before")
         @classmethod
         def _resolve(cls, fields: Any) -> Any:
-            if not isinstance(fields, dict):
-                return fields
-            given = fields.get("augment") or {}
-            flags = VARIANTS.get(fields.get("variant", "paper"), {})
-            return {**fields, "augment": {**flags, **given} if isinstance(given, dict) else given}
+            return with_flags(fields, VARIANTS)
 
     class_of: Tensor
 

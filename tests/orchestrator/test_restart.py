@@ -16,6 +16,7 @@ import yaml
 from orchestrator.config import Experiment, resolve
 from orchestrator.history import HISTORY, steps
 from orchestrator.pretrain import pretrain
+from tests.experiments import tiny_experiment
 from tests.shardsets import write_slices
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -27,22 +28,8 @@ WAIT_S = 240.0
 
 
 def experiment_tree(shards: str, home: Path) -> dict[str, Any]:
-    return {
-        "name": "restart",
-        "home": str(home),
-        "data": {"shards": shards},
-        "encoder": {"name": "unet", "spatial_dims": 2, "in_channels": 1, "features": [4, 4, 8, 8, 8, 4]},
-        "method": {
-            "name": "simsiam",
-            "crops": {"size": [32, 32], "iou": [0.3, 0.6]},
-            "projector_dim": 16,
-            "predictor_dim": 8,
-        },
-        "optimiser": {"name": "sgd", "lr": 0.05},
-        "budget": {"steps": TOTAL_STEPS, "batch_size": 8},
-        "training": {"report_every_steps": 1, "checkpoint_every_steps": 4},
-        "tracking": {"pictures": False},
-    }
+    training = {"report_every_steps": 1, "checkpoint_every_steps": 4}
+    return tiny_experiment("restart", shards, home, TOTAL_STEPS, training=training)
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ from orchestrator.history import HISTORY, Tail
 from orchestrator.ingest_plan import IngestConfig
 from tests import clusters
 from tests.buckets import SECRET, Bucket, served
+from tests.experiments import tiny_experiment, tiny_segmentation
 from tests.shardsets import write_slices
 
 COMMAND = [sys.executable, "-m", "orchestrator.cli"]
@@ -219,25 +220,6 @@ def _wait_for_step(home: Path, step: int, job: subprocess.Popen[bytes]) -> Path:
 
 
 def _experiment(shards: str, home: Path) -> dict[str, Any]:
-    return {
-        "name": "bucket",
-        "home": str(home),
-        "data": {"shards": shards},
-        "encoder": {"name": "unet", "spatial_dims": 2, "in_channels": 1, "features": [4, 4, 8, 8, 8, 4]},
-        "method": {
-            "name": "simsiam",
-            "crops": {"size": [32, 32], "iou": [0.3, 0.6]},
-            "projector_dim": 16,
-            "predictor_dim": 8,
-        },
-        "optimiser": {"name": "sgd", "lr": 0.05},
-        "budget": {"steps": 8, "batch_size": 8},
-        "downstream": {
-            "shards": shards,
-            "task": {"name": "segmentation", "crop_size": [32, 32]},
-            "optimiser": {"name": "adam", "lr": 0.001},
-            "budget": {"steps": 2, "batch_size": 8},
-        },
-        "training": {"report_every_steps": 1, "checkpoint_every_steps": 2},
-        "tracking": {"pictures": False},
-    }
+    training = {"report_every_steps": 1, "checkpoint_every_steps": 2}
+    downstream = tiny_segmentation(shards, steps=2)
+    return tiny_experiment("bucket", shards, home, 8, training=training, downstream=downstream)

@@ -21,6 +21,7 @@ from orchestrator.ingest_plan import IngestConfig
 from orchestrator.provenance import COMMIT_VARIABLE, JOB_VARIABLE, git_commit
 from orchestrator.submit import SubmitError
 from tests import clusters
+from tests.experiments import tiny_experiment
 from tests.shardsets import write_slices
 
 TOKEN = "the-token-of-the-test-cluster"
@@ -149,22 +150,8 @@ def test_a_job_s_exit_code_is_its_command_s(status: str, exit_code: int | None, 
 
 
 def experiment(shards: str, home: Path) -> dict[str, Any]:
-    return {
-        "name": "job",
-        "home": str(home),
-        "data": {"shards": shards},
-        "encoder": {"name": "unet", "spatial_dims": 2, "in_channels": 1, "features": [4, 4, 8, 8, 8, 4]},
-        "method": {
-            "name": "simsiam",
-            "crops": {"size": [32, 32], "iou": [0.3, 0.6]},
-            "projector_dim": 16,
-            "predictor_dim": 8,
-        },
-        "optimiser": {"name": "sgd", "lr": 0.05},
-        "budget": {"steps": TOTAL_STEPS, "batch_size": 8},
-        "training": {"report_every_steps": 1, "checkpoint_every_steps": 1000},
-        "tracking": {"pictures": False},
-    }
+    training = {"report_every_steps": 1, "checkpoint_every_steps": 1000}
+    return tiny_experiment("job", shards, home, TOTAL_STEPS, training=training)
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,13 @@ from ray.util.state import list_actors
 from orchestrator import standings
 from orchestrator import sweep as sweeps
 from orchestrator.config import load as load_experiment
-from orchestrator.curve import Curve, every
+from orchestrator.curve import Curve, end, every
 from orchestrator.history import HISTORY
 from orchestrator.history import steps as history_steps
 from orchestrator.ledger import Ending, Ledger
 from orchestrator.search import SweepConfig
 from orchestrator.standings import Standing
+from tests.experiments import tiny_experiment, tiny_segmentation
 from tests.shardsets import write_slices
 
 STEPS = 60
@@ -47,28 +48,10 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def write_sweep(folder: Path, shards: str, **changes: Any) -> Path:
     """Write a tiny experiment and a sweep over its IoU interval, judged by its own collapse coefficient."""
-    experiment = {
-        "name": "tiny",
-        "home": str(folder / "runs"),
-        "data": {"shards": shards},
-        "encoder": {"name": "unet", "spatial_dims": 2, "in_channels": 1, "features": [4, 4, 8, 8, 8, 4]},
-        "method": {
-            "name": "simsiam",
-            "crops": {"size": [32, 32], "iou": [0.3, 0.6]},
-            "projector_dim": 16,
-            "predictor_dim": 8,
-        },
-        "optimiser": {"name": "sgd", "lr": 0.05},
-        "budget": {"steps": STEPS, "batch_size": 8},
-        "training": {"report_every_steps": 2, "checkpoint_every_steps": 10},
-        "tracking": {"pictures": False},
-        "downstream": {
-            "shards": shards,
-            "task": {"name": "segmentation", "crop_size": [32, 32]},
-            "optimiser": {"name": "adamw", "lr": 0.01},
-            "budget": {"steps": 4, "batch_size": 12},
-        },
-    }
+    training = {"report_every_steps": 2, "checkpoint_every_steps": 10}
+    experiment = tiny_experiment(
+        "tiny", shards, folder / "runs", STEPS, training=training, downstream=tiny_segmentation(shards)
+    )
     (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment))
     path = folder / "sweep.yaml"
     path.write_text(yaml.safe_dump({**tree(), **changes}, sort_keys=False))
@@ -244,6 +227,14 @@ def test_a_ledger_keeps_each_step_once_and_turns_curves_so_that_higher_is_better
         ledger.observe(0, step, value)
     assert ledger.curve(0, until=2) == {1: -0.5, 2: -0.25}
     assert ledger.other_curves(1) == [{1: -0.5, 2: -0.25, 4: -0.125}]
+
+
+@pytest.mark.parametrize("steps", [1, 99, 150, 1050, 1055])
+def test_a_whole_curve_ends_where_a_growing_one_does(steps: int) -> None:
+    curve = Curve("collapse", "pretrain", every(steps), steps, sign_of_life="loss")
+    values = [float(step**2) for step in range(steps)]
+    lines = [{"stage": "pretrain", "step": step, "loss": 0.0, "collapse": value} for step, value in enumerate(values)]
+    assert curve.points(lines)[-1] == (steps, pytest.approx(end(values)))
 
 
 def test_a_curve_is_a_mean_since_the_last_point_and_passes_over_steps_trained_again() -> None:

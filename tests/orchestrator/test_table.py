@@ -9,6 +9,7 @@ import yaml
 from orchestrator import table as tables
 from orchestrator.config import ConfigError
 from orchestrator.history import HISTORY
+from tests.experiments import tiny_experiment, tiny_segmentation
 from tests.shardsets import write_slices
 
 
@@ -19,27 +20,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def write_table(folder: Path, shards: str, **changes: Any) -> Path:
     """Write a base experiment and a table over it: from scratch, and one pretrained row."""
-    experiment = {
-        "name": "tiny",
-        "home": str(folder / "runs"),
-        "data": {"shards": shards},
-        "encoder": {"name": "unet", "spatial_dims": 2, "in_channels": 1, "features": [4, 4, 8, 8, 8, 4]},
-        "method": {
-            "name": "simsiam",
-            "crops": {"size": [32, 32], "iou": [0.3, 0.6]},
-            "projector_dim": 16,
-            "predictor_dim": 8,
-        },
-        "optimiser": {"name": "sgd", "lr": 0.05},
-        "budget": {"steps": 3, "batch_size": 8},
-        "downstream": {
-            "shards": shards,
-            "task": {"name": "segmentation", "crop_size": [32, 32]},
-            "optimiser": {"name": "adamw", "lr": 0.01},
-            "budget": {"steps": 4, "batch_size": 12},
-        },
-        "tracking": {"pictures": False},
-    }
+    experiment = tiny_experiment("tiny", shards, folder / "runs", 3, downstream=tiny_segmentation(shards))
     table = {
         "name": "two-rows",
         "title": "Two rows",

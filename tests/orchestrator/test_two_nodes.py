@@ -12,6 +12,7 @@ import yaml
 from orchestrator.history import HISTORY, steps
 from tests import clusters
 from tests.buckets import Bucket, served
+from tests.experiments import tiny_experiment
 from tests.shardsets import write_slices
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -29,28 +30,14 @@ def bucket() -> Iterator[Bucket]:
 
 
 def experiment(shards: str, storage: str, home: Path) -> dict[str, Any]:
-    return {
-        "name": "nodes",
-        "home": str(home),
-        "data": {"shards": shards},
-        "encoder": {"name": "unet", "spatial_dims": 2, "in_channels": 1, "features": [4, 4, 8, 8, 8, 4]},
-        "method": {
-            "name": "simsiam",
-            "crops": {"size": [32, 32], "iou": [0.3, 0.6]},
-            "projector_dim": 16,
-            "predictor_dim": 8,
-        },
-        "optimiser": {"name": "sgd", "lr": 0.05},
-        "budget": {"steps": TOTAL_STEPS, "batch_size": 8},
-        "training": {"report_every_steps": 4, "checkpoint_every_steps": 6},
-        "resources": {
-            "workers": 2,
-            "cpus_per_worker": CPUS_PER_WORKER,
-            "reader_resource": "reader",
-            "storage": storage,
-        },
-        "tracking": {"pictures": False},
+    training = {"report_every_steps": 4, "checkpoint_every_steps": 6}
+    resources = {
+        "workers": 2,
+        "cpus_per_worker": CPUS_PER_WORKER,
+        "reader_resource": "reader",
+        "storage": storage,
     }
+    return tiny_experiment("nodes", shards, home, TOTAL_STEPS, training=training, resources=resources)
 
 
 def run(folder: Path, bucket: Bucket, cpus: tuple[int, ...], shards: str) -> list[dict[str, Any]]:

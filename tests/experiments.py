@@ -1,0 +1,36 @@
+"""A tiny experiment, as a file of ``experiments/`` says it: SimSiam in 2D, a U-Net of a few channels, a few steps."""
+
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config import merge
+
+
+def tiny_experiment(name: str, shards: str, home: Path, steps: int, **changes: Any) -> dict[str, Any]:
+    """Return the experiment with ``changes`` laid over it; it is pretrained only, unless they add ``downstream``."""
+    tree = {
+        "name": name,
+        "home": str(home),
+        "data": {"shards": shards},
+        "encoder": {"name": "unet", "spatial_dims": 2, "in_channels": 1, "features": [4, 4, 8, 8, 8, 4]},
+        "method": {
+            "name": "simsiam",
+            "crops": {"size": [32, 32], "iou": [0.3, 0.6]},
+            "projector_dim": 16,
+            "predictor_dim": 8,
+        },
+        "optimiser": {"name": "sgd", "lr": 0.05},
+        "budget": {"steps": steps, "batch_size": 8},
+        "tracking": {"pictures": False},
+    }
+    return merge(tree, changes)
+
+
+def tiny_segmentation(shards: str, steps: int = 4) -> dict[str, Any]:
+    """Return a downstream task for it."""
+    return {
+        "shards": shards,
+        "task": {"name": "segmentation", "crop_size": [32, 32]},
+        "optimiser": {"name": "adamw", "lr": 0.01},
+        "budget": {"steps": steps, "batch_size": 12},
+    }
