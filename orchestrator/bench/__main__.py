@@ -1,6 +1,7 @@
 """Run all benchmarks, print them beside what is asked for, and write the figures to build/bench.json."""
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,8 @@ def main() -> int:
     """Measure, print and write."""
     console = Console()
     torch.set_num_threads(1)
+    # Ray lowers its workers' priority below that of a DataLoader's; beside each other they are to be equal.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     with TemporaryDirectory() as folder:
         figures = _measure(Path(folder), console)
     targets = reached(figures)

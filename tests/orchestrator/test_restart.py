@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,17 @@ import pytest
 import yaml
 
 from orchestrator.config import Experiment, resolve
-from orchestrator.history import HISTORY, steps
+from orchestrator.history import steps
 from orchestrator.pretrain import pretrain
 from tests.experiments import tiny_experiment
 from tests.shardsets import write_slices
+from tests.waiting import wait_for_step
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 # 36 training slices in batches of 8: epochs end in the middle of a step, checkpoints in the middle of an epoch.
 TOTAL_STEPS = 24
 KILL_AFTER_STEP = 9
-WAIT_S = 240.0
 
 
 def experiment_tree(shards: str, home: Path) -> dict[str, Any]:
@@ -54,17 +53,6 @@ def trace(entries: list[dict[str, Any]]) -> list[tuple[int, str, float]]:
 @pytest.fixture(scope="module")
 def undisturbed(shards: str, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> list[dict[str, Any]]:
     return run(shards, tmp_path_factory.mktemp("undisturbed"))
-
-
-def wait_for_step(home: Path, step: int) -> Path:
-    """Wait until a run below ``home`` has reported a step; return its history."""
-    deadline = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline:
-        for path in home.glob(f"**/{HISTORY}"):
-            if any(entry["step"] >= step for entry in steps(path.parent, "pretrain")):
-                return path
-        time.sleep(0.05)
-    raise TimeoutError(f"no step {step} below {home} within {WAIT_S} s")
 
 
 def kill_a_train_worker() -> int:
@@ -109,7 +97,7 @@ def test_a_killed_job_started_again_by_the_same_command_leaves_no_trace(
     file.write_text(yaml.safe_dump(experiment_tree(shards, tmp_path / "home")))
     command = [sys.executable, "-m", "orchestrator.cli", "pretrain", str(file)]
     job = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
-    history = wait_for_step(tmp_path / "home", KILL_AFTER_STEP)
+    history = wait_for_step(tmp_path / "home", KILL_AFTER_STEP, job)
     kill_tree(job)
     assert len(steps(history.parent, "pretrain")) < TOTAL_STEPS
     subprocess.run(command, check=True, timeout=300, stderr=subprocess.DEVNULL)

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,12 +24,13 @@ from data.shards import ShardError, write_atomically
 from data.shardset import ShardSet
 from data.sources import SourceOptions, find_studies
 from orchestrator.config import ConfigError, resolve
-from orchestrator.history import HISTORY, Tail
+from orchestrator.history import Tail
 from orchestrator.ingest_plan import IngestConfig
 from tests import clusters
 from tests.buckets import SECRET, Bucket, served
 from tests.experiments import tiny_experiment, tiny_segmentation
 from tests.shardsets import write_slices
+from tests.waiting import wait_for_step
 
 COMMAND = [sys.executable, "-m", "orchestrator.cli"]
 # Arrow asks again for six seconds before it gives up on a server.
@@ -175,7 +175,7 @@ def test_scans_become_scores_through_a_bucket_and_a_killed_job_goes_on_from_ther
         assert "4 of 4 studies written" in _run(environment, *ingest)
         assert "every byte is as it was written" in _run(environment, "shards", "verify", shards)
         killed = subprocess.Popen([*COMMAND, "pretrain", str(file), storage], cwd=clusters.ROOT, env=environment)
-        history = _wait_for_step(home, 4, killed)
+        history = wait_for_step(home, 4, killed)
         killed.kill()
         killed.wait(30)
         said = _run(environment, "finetune", str(file), storage)
@@ -207,16 +207,6 @@ def _run(environment: dict[str, str], *arguments: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
-
-
-def _wait_for_step(home: Path, step: int, job: subprocess.Popen[bytes]) -> Path:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and job.poll() is None:
-        for path in home.glob(f"**/{HISTORY}"):
-            if any(entry.get("step", -1) >= step for entry in Tail(path).read()):
-                return path
-        time.sleep(0.05)
-    raise TimeoutError(f"no step {step} below {home}")
 
 
 def _experiment(shards: str, home: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,18 @@ import yaml
 from orchestrator import submit
 from orchestrator.cli import main
 from orchestrator.config import ConfigError, resolve
-from orchestrator.history import HISTORY, Tail
+from orchestrator.history import Tail
 from orchestrator.ingest_plan import IngestConfig
 from orchestrator.provenance import COMMIT_VARIABLE, JOB_VARIABLE, git_commit
 from orchestrator.submit import SubmitError
 from tests import clusters
 from tests.experiments import tiny_experiment
 from tests.shardsets import write_slices
+from tests.waiting import wait_for, wait_for_step
 
 TOKEN = "the-token-of-the-test-cluster"
-TOTAL_STEPS = 12
+TOTAL_STEPS = 60  # more than pass while a line of the output comes and a stop goes
 STOP_AFTER_STEP = 3
-WAIT_S = 240.0
 
 Started = Callable[[subprocess.Popen[bytes]], subprocess.Popen[bytes]]
 
@@ -209,7 +208,7 @@ def test_a_stopped_job_saves_a_checkpoint_and_the_same_submit_goes_on(
     with (tmp_path / "output").open("wb") as output:
         first = started(subprocess.Popen(command, cwd=clusters.ROOT, stdout=output, stderr=output))
     history = wait_for_step(home, STOP_AFTER_STEP, first)
-    assert "pretrain pretrain: step" in (tmp_path / "output").read_text(), "the output is shown while it runs"
+    wait_for(lambda: "pretrain pretrain: step" in (tmp_path / "output").read_text(), first)
     (job,) = submit.jobs(submit.connect(cluster))
     assert job.status == "RUNNING"
 
@@ -224,14 +223,3 @@ def test_a_stopped_job_saves_a_checkpoint_and_the_same_submit_goes_on(
     assert main(command[3:]) == 0
     assert "encoder: " in capfd.readouterr().out
     assert [entry["step"] for entry in Tail(history).read()] == list(range(TOTAL_STEPS)), "no step was trained twice"
-
-
-def wait_for_step(home: Path, step: int, job: subprocess.Popen[bytes]) -> Path:
-    """Wait until a run below ``home`` has reported a step; return its history."""
-    deadline = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline and job.poll() is None:
-        for path in home.glob(f"**/{HISTORY}"):
-            if any(entry["step"] >= step for entry in Tail(path).read()):
-                return path
-        time.sleep(0.2)
-    raise TimeoutError(f"no step {step} below {home} within {WAIT_S} s")

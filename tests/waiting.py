@@ -1,0 +1,39 @@
+"""Waiting for something that another process does, with a limit."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from orchestrator.history import HISTORY, Tail
+
+Found = TypeVar("Found")
+WITHIN_S, LOOK_EVERY_S = 240.0, 0.05
+
+
+def wait_for(look: Callable[[], Found | None], job: subprocess.Popen[Any] | None = None) -> Found:
+    """Look until something is found, and return it.
+
+    Raises TimeoutError where nothing is found in time, or while the job that should bring it runs.
+    """
+    deadline = time.monotonic() + WITHIN_S
+    while time.monotonic() < deadline and (job is None or job.poll() is None):
+        if found := look():
+            return found
+        time.sleep(LOOK_EVERY_S)
+    raise TimeoutError(f"nothing found within {WITHIN_S:g} s, or before exit code {job.poll() if job else None}")
+
+
+def wait_for_step(home: Path, step: int, job: subprocess.Popen[Any] | None = None) -> Path:
+    """Wait until a run below ``home`` has reported a step; return its history."""
+
+    def look() -> Path | None:
+        paths = home.glob(f"**/{HISTORY}")
+        return next((path for path in paths if _last_step(path) >= step), None)
+
+    return wait_for(look, job)
+
+
+def _last_step(history: Path) -> int:
+    return max((entry.get("step", -1) for entry in Tail(history).read()), default=-1)
