@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from orchestrator.config import Experiment, resolve
-from orchestrator.history import steps
+from orchestrator.history import HISTORY, steps
 from orchestrator.pretrain import pretrain
 from tests.experiments import tiny_experiment
 from tests.shardsets import write_slices
