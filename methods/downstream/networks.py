@@ -9,10 +9,10 @@ from monai.networks.nets.basic_unet import BasicUNet
 from monai.networks.nets.swin_unetr import SwinUNETR
 from torch import nn
 
-from methods.downstream.pooled_unet import PooledUNet
-from methods.encoders import PooledUNetEncoder, SwinEncoder, UNetEncoder
+from methods.downstream.unet import UNet
+from methods.encoders import DenseNetEncoder, PooledUNetEncoder, SwinEncoder, UNetEncoder
 
-SegmentationEncoder = SwinEncoder | UNetEncoder | PooledUNetEncoder
+SegmentationEncoder = SwinEncoder | UNetEncoder | PooledUNetEncoder | DenseNetEncoder
 SWIN_UNETR_FACTOR = 12
 
 
@@ -21,7 +21,9 @@ def segmentation_network(encoder: SegmentationEncoder, num_classes: int) -> nn.M
     if isinstance(encoder, SwinEncoder):
         return swin_unetr(encoder, num_classes)
     if isinstance(encoder, PooledUNetEncoder):
-        return PooledUNet(encoder, num_classes)
+        return pooled_unet(encoder, num_classes)
+    if isinstance(encoder, DenseNetEncoder):
+        return dense_unet(encoder, num_classes)
     return basic_unet(encoder, num_classes)
 
 
@@ -60,3 +62,18 @@ def basic_unet(encoder: UNetEncoder, num_classes: int) -> BasicUNet:
     for name, level in encoder.named_children():
         setattr(network, name, level)
     return network
+
+
+def pooled_unet(encoder: PooledUNetEncoder, num_classes: int) -> UNet:
+    """Put a decoder of the encoder's own widths on it; its last, pooled map is for pretraining and is left out."""
+    widths = encoder.config.features
+    return UNet(encoder, len(widths), widths[-2::-1], encoder.config.dropout, num_classes)
+
+
+def dense_unet(encoder: DenseNetEncoder, num_classes: int) -> UNet:
+    """Put a decoder on a DenseNet: its widths halve from a quarter of the coarsest map's, 256 to 16 for DenseNet-121.
+
+    A DenseNet's finest map has half the image's size, so the last block sees what is upsampled only.
+    """
+    widths = tuple(max(1, encoder.channels[-1] // 4 // 2**level) for level in range(len(encoder.channels)))
+    return UNet(encoder, len(encoder.channels), widths, encoder.config.dropout, num_classes)

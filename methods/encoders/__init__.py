@@ -5,10 +5,16 @@ Each has ``features(x) -> maps, finest first``, ``channels`` of these maps, ``sp
 """
 
 from methods.encoders.base import Encoder
+from methods.encoders.densenet import DenseNetEncoder
 from methods.encoders.pooled_unet import PooledUNetEncoder
 from methods.encoders.swin_unetr import SwinEncoder
 from methods.encoders.unet import UNetEncoder
 
-__all__ = ["ENCODERS", "Encoder", "PooledUNetEncoder", "SwinEncoder", "UNetEncoder"]
+__all__ = ["ENCODERS", "DenseNetEncoder", "Encoder", "PooledUNetEncoder", "SwinEncoder", "UNetEncoder"]
 
-ENCODERS = {"swin_unetr": SwinEncoder, "unet": UNetEncoder, "pooled_unet": PooledUNetEncoder}
+ENCODERS = {
+    "swin_unetr": SwinEncoder,
+    "unet": UNetEncoder,
+    "pooled_unet": PooledUNetEncoder,
+    "densenet": DenseNetEncoder,
+}

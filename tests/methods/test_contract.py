@@ -34,6 +34,7 @@ TINY_ENCODERS = {
     "swin_unetr": {"feature_size": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 4), "window_size": 3},
     "unet": {"features": (4, 6, 8, 12, 16, 4)},
     "pooled_unet": {"features": (4, 6, 8, 12, 16), "dropout": 0.0},
+    "densenet": {"growth_rate": 4, "block_config": (1, 1, 1, 1), "init_features": 4},
 }
 # Fields by which a method is made small; those that a method does not have are left out.
 TINY_FIELDS = {

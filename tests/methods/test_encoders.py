@@ -5,14 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 from monai.networks.nets.basic_unet import BasicUNet
+from monai.networks.nets.densenet import DenseNet, DenseNet121
 from monai.networks.nets.swin_unetr import SwinUNETR
 from safetensors.torch import load_file, save_file
 
-from methods.encoders import ENCODERS, SwinEncoder, UNetEncoder
+from methods.encoders import ENCODERS, DenseNetEncoder, SwinEncoder, UNetEncoder
 
 SIZES = {2: (64, 96), 3: (32, 64, 32)}
 SWIN = {"feature_size": 12, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 3, 4), "window_size": 5}
 UNET = {"features": (4, 5, 6, 7, 8, 9)}
+DENSENET = {"growth_rate": 3, "block_config": (1, 2, 1, 2), "init_features": 6}
 
 
 def image(dims: int) -> torch.Tensor:
@@ -59,6 +61,47 @@ def test_unet_weights_load_into_basic_unet_and_give_the_same_features(dims: int,
         assert torch.equal(ours, x)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_densenet_weights_load_strictly_into_densenet_s_features_and_give_the_same_maps(dims: int, tmp_path: Path):
+    torch.manual_seed(0)
+    encoder = DenseNetEncoder(DenseNetEncoder.Config(spatial_dims=dims, **DENSENET))
+    encoder.features(image(dims))  # its batch norms now know statistics other than 0 and 1
+    save_file(encoder.eval().state_dict(), tmp_path / "encoder.safetensors")
+
+    torch.manual_seed(1)
+    network = DenseNet(spatial_dims=dims, in_channels=1, out_channels=2, **DENSENET).eval()
+    network.features.load_state_dict(load_file(tmp_path / "encoder.safetensors"), strict=True)
+
+    maps = encoder.features(image(dims))
+    x = image(dims)
+    for name, layer in network.features.named_children():
+        if name.startswith("transition"):
+            torch.testing.assert_close(maps[int(name[-1])], layer.relu(layer.norm(x)), rtol=0, atol=0)
+        x = layer(x)
+        if name == "relu0":
+            torch.testing.assert_close(maps[0], x, rtol=0, atol=0)
+    assert torch.equal(network.class_layers(maps[-1]), network(image(dims)))
+
+
+@pytest.mark.parametrize(("dims", "parameters"), [(2, 6_953_856), (3, 11_286_528)])
+def test_a_densenet_by_default_is_densenet_121(dims: int, parameters: int):
+    with torch.device("meta"):
+        encoder = DenseNetEncoder(DenseNetEncoder.Config(spatial_dims=dims, in_channels=3))
+        theirs = DenseNet121(dims, in_channels=3, out_channels=2).features
+    assert sum(p.numel() for p in encoder.parameters()) == parameters
+    assert {key: value.shape for key, value in encoder.state_dict().items()} == {
+        key: value.shape for key, value in theirs.state_dict().items()
+    }
+    assert (encoder.channels, encoder.stride) == ((64, 256, 512, 1024, 1024), 32)
+
+
+def test_a_densenet_s_levels_hold_every_parameter_once():
+    encoder = DenseNetEncoder(DenseNetEncoder.Config(spatial_dims=2, **DENSENET))
+    in_levels = [id(p) for level in encoder.levels() for p in level.parameters()]
+    assert sorted(in_levels) == sorted(id(p) for p in encoder.parameters())
+    assert len(encoder.levels()) == 5
+
+
 def test_swin_of_the_thesis_has_768_channels_and_a_3_by_3_last_map_for_96_pixels():
     encoder = SwinEncoder(SwinEncoder.Config(spatial_dims=2)).eval()
     with torch.no_grad():
@@ -74,6 +117,15 @@ def test_swin_features_are_normalised_over_their_channels():
         assert variance.median() > 0.99
 
 
+def test_a_densenet_s_dropout_acts_in_training_only():
+    torch.manual_seed(0)
+    encoder = DenseNetEncoder(DenseNetEncoder.Config(spatial_dims=2, dropout=0.5, **DENSENET))
+    first, second = encoder.features(image(2))[-1], encoder.features(image(2))[-1]
+    assert not torch.equal(first, second)
+    encoder.eval()
+    assert torch.equal(encoder.features(image(2))[-1], encoder.features(image(2))[-1])
+
+
 def test_drop_path_acts_in_training_only():
     torch.manual_seed(0)
     encoder = SwinEncoder(SwinEncoder.Config(spatial_dims=2, drop_path=0.5, **SWIN))
@@ -84,7 +136,7 @@ def test_drop_path_acts_in_training_only():
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize(("name", "fields"), [("swin_unetr", SWIN), ("unet", UNET)])
+@pytest.mark.parametrize(("name", "fields"), [("swin_unetr", SWIN), ("unet", UNET), ("densenet", DENSENET)])
 def test_maps_have_the_channels_and_strides_that_the_encoder_declares(name: str, fields: dict, dims: int):
     encoder = ENCODERS[name](ENCODERS[name].Config(spatial_dims=dims, **fields))
     maps = encoder.features(image(dims))

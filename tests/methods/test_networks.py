@@ -6,7 +6,9 @@ from monai.networks.nets import BasicUNet, SwinUNETR
 from torch import nn
 
 from methods.downstream.networks import SegmentationEncoder, segmentation_network
-from methods.encoders import SwinEncoder, UNetEncoder
+from methods.downstream.unet import UNet
+from methods.encoders import DenseNetEncoder, SwinEncoder, UNetEncoder
+from methods.encoders.pooled_unet import TwoConvolutions
 
 CLASSES = 3
 WIDTHS = (4, 4, 8, 8, 16, 4)
@@ -62,6 +64,27 @@ def test_training_reaches_the_encoder_through_every_map() -> None:
     network = segmentation_network(encoder, CLASSES)
     network(torch.randn(2, 1, 32, 32)).square().mean().backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in encoder.parameters())
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_densenet_s_decoder_gives_every_voxel_its_logits_and_trains_the_encoder_itself(dims: int) -> None:
+    torch.manual_seed(0)
+    config = {"growth_rate": 4, "block_config": (1, 1, 1, 1), "init_features": 8}
+    encoder = DenseNetEncoder(DenseNetEncoder.Config(spatial_dims=dims, in_channels=3, **config))
+    network = segmentation_network(encoder, CLASSES)
+    logits = network(torch.randn(2, 3, *(64, 32, 32)[:dims]))
+    assert tuple(logits.shape) == (2, CLASSES, *(64, 32, 32)[:dims])
+    logits.square().mean().backward()
+    assert {id(p) for p in encoder.parameters()} < {id(p) for p in network.parameters()}
+    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum()] == []
+
+
+def test_densenet_121_s_decoder_takes_the_map_of_each_size_and_the_last_block_has_none() -> None:
+    with torch.device("meta"):
+        network = segmentation_network(DenseNetEncoder(DenseNetEncoder.Config(spatial_dims=2)), CLASSES)
+    assert isinstance(network, UNet)
+    joined = [block[0].in_channels for block in network.blocks if isinstance(block, TwoConvolutions)]
+    assert joined == [256 + 1024, 128 + 512, 64 + 256, 32 + 64, 16]
 
 
 def test_a_width_that_swin_unetr_cannot_have_is_refused_with_the_next_one() -> None:

@@ -1,0 +1,48 @@
+"""UNet: a U-Net's expanding path, with batch norm and dropout, on an encoder for which MONAI has no network.
+
+Paper:     Taleb et al., "3D Self-Supervised Methods for Medical Imaging", NeurIPS 2020 (seed 004).
+Reference: HealthML/self-supervised-3d-tasks @ ecc86ef: a new decoder of 128, 64, 32 and 16 channels for fine-tuning.
+"""
+
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from methods.encoders import Encoder
+from methods.encoders.pooled_unet import TwoConvolutions
+
+
+class UNet(nn.Module):
+    """The encoder itself, and for each width a transposed convolution, the encoder's map of that size and a block.
+
+    num_maps   of the encoder, finest first, that are taken; each is twice as fine as the next
+    widths     channels of the blocks, coarsest first; those beyond the encoder's finest map have no map to take
+    """
+
+    def __init__(
+        self, encoder: Encoder, num_maps: int, widths: tuple[int, ...], dropout: float, num_classes: int
+    ) -> None:
+        super().__init__()
+        dims = encoder.spatial_dims
+        transposed = (nn.ConvTranspose2d, nn.ConvTranspose3d)[dims - 2]
+        *skips, coarsest = encoder.channels[:num_maps]
+        taken = [*reversed(skips), *[0] * (len(widths) - len(skips))]
+        self.encoder = encoder
+        self.num_maps = num_maps
+        self.ups = nn.ModuleList(
+            transposed(below, above, 2, stride=2) for below, above in pairwise((coarsest, *widths))
+        )
+        self.blocks = nn.ModuleList(
+            TwoConvolutions(dims, skip + width, width, dropout) for skip, width in zip(taken, widths, strict=True)
+        )
+        self.classify = (nn.Conv2d, nn.Conv3d)[dims - 2](widths[-1], num_classes, 1)
+
+    def forward(self, x: Float[Tensor, "b c *s"]) -> Float[Tensor, "b k *s"]:
+        """Return logits."""
+        *skips, x = self.encoder.features(x)[: self.num_maps]
+        for up, block in zip(self.ups, self.blocks, strict=True):
+            x = up(x)
+            x = block(torch.cat([skips.pop(), x], dim=1) if skips else x)
+        return self.classify(x)
