@@ -1,0 +1,195 @@
+"""Metrics of classification, from the truth, the probabilities and the predicted classes of samples.
+
+Each class is scored against the rest: precision, recall, specificity, F1 and AUC, as scikit-learn defines them, and
+their means over the classes (macro; the mean recall is the balanced accuracy). With two classes that exclude each
+other, the AUC is that of the second. Beside these, where classes exclude each other, accuracy and quadratic weighted
+kappa; where they do not, accuracy (a sample counts where all its classes are right) and label accuracy (each class of
+each sample counts).
+
+0 / 0 is no number: a class has no recall where it does not occur, no specificity and no AUC where it always or never
+does, no precision and no F1 where it neither occurs nor is predicted. What a class has not is left out of the mean,
+and what no class has is left out altogether. One convention is scikit-learn's: a class that occurs but is never
+predicted has a precision of 0. Whatever is left out, or counts by convention, is said in words.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    hamming_loss,
+    precision_recall_fscore_support,
+    recall_score,
+    roc_auc_score,
+)
+
+THRESHOLD = 0.5
+BY_CLASS = ("precision", "recall", "specificity", "f1", "auc")
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Metrics by name, a class's own as ``recall/<class>``; and in words, what is missing or counts by convention."""
+
+    metrics: dict[str, float]
+    remarks: tuple[str, ...]
+
+
+def score_exclusive(
+    truth: Int[np.ndarray, " n"],
+    probabilities: Float[np.ndarray, "n k"],
+    names: Sequence[str],
+    predicted: Int[np.ndarray, " n"] | None = None,
+    numbers: Sequence[int] | None = None,
+) -> ClassScores:
+    """Score samples of one class each, given as indices into ``names``.
+
+    ``predicted`` is by default the most probable class. ``numbers`` are the classes as grades, whose distances kappa
+    weighs; by default the indices. Raises ValueError where there is no sample, or a probability is no number.
+    """
+    _check(probabilities, names)
+    remarks = []
+    chosen = probabilities.argmax(1) if predicted is None else predicted
+    if predicted is None:
+        ties = int(((probabilities == probabilities.max(1, keepdims=True)).sum(1) > 1).sum())
+        if ties:
+            remarks.append(
+                f"{_samples(ties)} of {len(truth)} with several classes of the same highest probability: the first "
+                "of these is predicted"
+            )
+    classes = np.arange(len(names))
+    # The two columns of a pair sum to 1 up to rounding: taken apart, saturated ones would tie in one column only.
+    ranks = probabilities if len(names) != 2 else probabilities[:, 1:] * [-1, 1]
+    one_vs_rest = _score_classes(truth[:, None] == classes, chosen[:, None] == classes, ranks, names)
+    metrics = {"accuracy": float(accuracy_score(truth, chosen))}
+    grades = classes if numbers is None else np.array(numbers)
+    kappa = quadratic_kappa(grades[truth], grades[chosen])
+    if kappa is None:
+        remarks.append(f"class {names[truth[0]]} is the only one in truth and prediction: kappa is not defined")
+    else:
+        metrics["kappa"] = kappa
+    return ClassScores({**metrics, **one_vs_rest.metrics}, (*one_vs_rest.remarks, *remarks))
+
+
+def score_multi_label(
+    truth: Bool[np.ndarray, "n k"], probabilities: Float[np.ndarray, "n k"], names: Sequence[str]
+) -> ClassScores:
+    """Score samples of any number of classes each; a class is predicted where its probability is above one half.
+
+    Raises ValueError where there is no sample, or a probability is no number.
+    """
+    _check(probabilities, names)
+    predicted = probabilities > THRESHOLD
+    one_vs_rest = _score_classes(truth, predicted, probabilities, names)
+    metrics = {
+        "accuracy": float(accuracy_score(truth, predicted)),
+        "label_accuracy": 1 - float(hamming_loss(truth, predicted)),
+    }
+    return ClassScores({**metrics, **one_vs_rest.metrics}, one_vs_rest.remarks)
+
+
+def quadratic_kappa(truth: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"]) -> float | None:
+    """Return Cohen's kappa of grades with quadratic weights; None where both are one and the same grade throughout.
+
+    It is 1 - E[(t - p)**2] / E[(t - p')**2] with t and p' drawn independently, hence the variances below.
+    scikit-learn weighs the positions of the grades that occur, so that one that is missing brings its neighbours
+    closer.
+    """
+    by_chance = truth.var() + predicted.var() + (truth.mean() - predicted.mean()) ** 2
+    return None if by_chance == 0 else float(1 - ((truth - predicted) ** 2).mean() / by_chance)
+
+
+def count_pairs(
+    truth: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"], num_classes: int
+) -> Int[np.ndarray, "true predicted"]:
+    """Count samples by (true class, predicted class): the confusion matrix."""
+    return confusion_matrix(truth, predicted, labels=np.arange(num_classes))
+
+
+def _score_classes(
+    truth: Bool[np.ndarray, "n k"],
+    predicted: Bool[np.ndarray, "n k"],
+    ranks: Float[np.ndarray, "n k"],
+    names: Sequence[str],
+) -> ClassScores:
+    """Score each class against the rest, and take means."""
+    scores: list[dict[str, float]] = []
+    remarks: list[str] = []
+    for name, *column in zip(names, truth.T, predicted.T, ranks.T, strict=True):
+        scores.append(_score_one(*column))
+        remarks += _remarks(f"class {name}", *column)
+    metrics: dict[str, float] = {}
+    for metric in BY_CLASS:
+        found = {name: own[metric] for name, own in zip(names, scores, strict=True) if metric in own}
+        if found:
+            metrics[metric] = float(np.mean(list(found.values())))
+            metrics |= {f"{metric}/{name}": value for name, value in found.items()}
+        else:
+            remarks.append(f"no class has {metric}: it is left out")
+    return ClassScores(metrics, tuple(remarks))
+
+
+def _score_one(
+    truth: Bool[np.ndarray, " n"], predicted: Bool[np.ndarray, " n"], ranks: Float[np.ndarray, " n"]
+) -> dict[str, float]:
+    """Return the metrics that a class has."""
+    undefined: Any = np.nan  # scikit-learn's own types know texts only
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        truth, predicted, average="binary", zero_division=undefined
+    )
+    scores = {
+        "precision": 0.0 if truth.any() and not predicted.any() else precision,
+        "recall": recall,
+        "specificity": recall_score(truth, predicted, pos_label=0, zero_division=undefined),
+        "f1": f1,
+        "auc": roc_auc_score(truth, ranks) if truth.any() and not truth.all() else np.nan,
+    }
+    return {name: float(value) for name, value in scores.items() if not np.isnan(value)}
+
+
+def _remarks(
+    subject: str, truth: Bool[np.ndarray, " n"], predicted: Bool[np.ndarray, " n"], ranks: Float[np.ndarray, " n"]
+) -> list[str]:
+    """Say what a class has not, and what counts by convention."""
+    everyone, occurs, hits = _samples(len(truth)), int(truth.sum()), int(predicted.sum())
+    remarks = []
+    if occurs == hits == 0:
+        remarks.append(
+            f"{subject} occurs in none of {everyone} and is never predicted: it is left out of all means but that of "
+            "specificity"
+        )
+    elif occurs == 0:
+        remarks.append(
+            f"{subject} occurs in none of {everyone} but is predicted in {hits}: its precision and F1 are 0, and it "
+            "is left out of the means of recall and AUC"
+        )
+    elif hits == 0:
+        remarks.append(
+            f"{subject} occurs in {occurs} of {everyone} but is never predicted: its precision counts as 0"
+        )
+    if occurs == len(truth):
+        remarks.append(f"{subject} occurs in all of {everyone}: it is left out of the means of specificity and AUC")
+    elif occurs and ranks.min() == ranks.max():
+        remarks.append(f"{subject} has the same probability in all of {everyone}: its AUC of 0.5 tells nothing")
+    return remarks
+
+
+def _samples(count: int) -> str:
+    return f"{count} sample{'' if count == 1 else 's'}"
+
+
+def _check(probabilities: Float[np.ndarray, "n k"], names: Sequence[str]) -> None:
+    assert probabilities.shape[1] == len(names), "one name per class"
+    if len(probabilities) == 0:
+        raise ValueError(
+            "classification scores: 0 samples, expected at least 1; check the split and the classes of the shards"
+        )
+    if bad := int((~np.isfinite(probabilities).all(1)).sum()):
+        raise ValueError(
+            f"classification scores: {_samples(bad)} of {len(probabilities)} have a probability that is no number; "
+            "the network has diverged: lower downstream.optimiser.lr or set its clip_norm"
+        )
