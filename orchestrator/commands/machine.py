@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -43,6 +44,23 @@ def _methods(arguments: argparse.Namespace) -> None:
             fields = "\n".join(f"{name} = {value}" for name, value in entry["fields"].items())
             table.add_row(entry["name"], entry["about"], fields)
         out.print(table, highlight=False)
+    out.print(_sizes(kinds["methods"]), highlight=False)
+
+
+def _sizes(methods: list[dict[str, Any]]) -> Table:
+    """Return what methods train at their papers' sizes, in one row where variants train the same."""
+    variants: dict[tuple[str, ...], list[str]] = {}
+    for method in methods:
+        for entry in method["parameters"]:
+            images = f"{entry['images']} ({entry['spatial_dims']}D, {entry['in_channels']} ch.)"
+            encoder = f"{entry['network']} {entry['encoder']:,}"
+            heads = "\n".join(f"{name} {count:,}" for name, count in entry["heads"].items())
+            variants.setdefault((method["name"], images, encoder, heads), []).append(entry["variant"])
+    title = "trainable parameters at the papers' sizes"
+    table = Table("method", "variants", "trained on", "encoder", "heads", title=title, title_justify="left")
+    for (name, *cells), which in variants.items():
+        table.add_row(name, ", ".join(which), *cells)
+    return table
 
 
 def _schema(arguments: argparse.Namespace) -> None:
