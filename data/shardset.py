@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from jaxtyping import Bool, Int64
 from data.files import join, reaching, read_bytes
 from data.shards import SMALL_COLUMNS, SMALL_FIELDS, ShardError, ShardFile, open_shard, write_atomically
 
+Having = Literal["label_map", "class"]
 INDEX = "index.parquet"
 FORMAT = 1
 _METADATA = b"raydiology"
@@ -104,7 +105,7 @@ class ShardSet:
     """The finished shards of a folder or bucket. ``rows`` has one row per sample, with all columns but voxels.
 
     >>> shards = ShardSet.open("shards/flare22")
-    >>> shards.select(split="train", labelled=True).num_samples
+    >>> shards.select(split="train", having="label_map").num_samples
     """
 
     def __init__(self, uri: str, rows: pa.Table, digest: str) -> None:
@@ -173,18 +174,28 @@ class ShardSet:
         self,
         split: str | None = None,
         patients: Collection[str] | None = None,
-        labelled: bool | None = None,
+        having: Having | None = None,
     ) -> Selection:
-        """Return the rows of a split, of some patients (pseudonyms), with or without a label map; None takes all."""
+        """Return the rows of a split, of some patients (pseudonyms), with a label map or a class; None takes all."""
         mask = np.ones(self.num_samples, bool)
         if split is not None:
             mask &= is_any(self.rows["split"], [split])
         if patients is not None:
             mask &= is_any(self.rows["patient"], patients)
-        if labelled is not None:
-            mask &= self.rows["has_label"].to_numpy() == labelled
+        if having == "label_map":
+            mask &= self.rows["has_label"].to_numpy()
+        if having == "class":
+            mask &= self.rows["class_label"].is_valid().to_numpy()
         ids = np.flatnonzero(mask).astype(np.int64)
         return Selection(ids, self.group_of[ids], self._shapes[ids, 1:])
+
+    def patients(self, selection: Selection) -> dict[str, tuple[int, ...]]:
+        """Return the patients of a selection, each with the classes that its samples have."""
+        chosen = self.rows.select(["patient", "class_label"]).take(selection.row_ids)
+        held: dict[str, set[int]] = {}
+        for patient, number in zip(chosen["patient"].to_pylist(), chosen["class_label"].to_pylist(), strict=True):
+            held.setdefault(patient, set()).update(() if number is None else (number,))
+        return {patient: tuple(sorted(numbers)) for patient, numbers in held.items()}
 
 
 def is_any(column: pa.ChunkedArray, values: Collection[str]) -> Bool[np.ndarray, " n"]:

@@ -39,27 +39,44 @@ def _spread(order: list[str], count: int) -> set[str]:
     return {order[(2 * i + 1) * len(order) // (2 * count)] for i in range(count)}
 
 
-def folds(patients: Collection[str], num_folds: int, seed: int) -> list[frozenset[str]]:
-    """Return disjoint held-out sets that cover the patients, whose sizes differ by at most one."""
-    order = seeded_order(patients, seed)
-    if not 2 <= num_folds <= len(order):
+def even_order(strata: Mapping[str, Hashable], seed: int) -> list[str]:
+    """Return the patients in a seeded order whose every beginning holds about each stratum's share.
+
+    Of S strata, one with a share q of the patients is off by at most ``(1 + q S) / 2`` patients. With a single
+    stratum the order is ``seeded_order``'s.
+    """
+    places: dict[str, float] = {}
+    for stratum in set(strata.values()):
+        members = seeded_order([patient for patient in strata if strata[patient] == stratum], seed)
+        places |= {patient: (place + 0.5) / len(members) for place, patient in enumerate(members)}
+    return sorted(places, key=lambda patient: (places[patient], _draw(seed, patient)))
+
+
+def folds(strata: Mapping[str, Hashable], num_folds: int, seed: int) -> list[frozenset[str]]:
+    """Return disjoint held-out sets that cover the patients, whose sizes differ by at most one.
+
+    ``strata`` maps a patient to what is to be spread evenly over the folds.
+    """
+    if not 2 <= num_folds <= len(strata):
         raise ValueError(
-            f"folds: {num_folds} folds of {len(order)} patients; expected from 2 to the number of patients: "
+            f"folds: {num_folds} folds of {len(strata)} patients; expected from 2 to the number of patients: "
             "lower the number of folds, or select more patients"
         )
+    order = sorted(seeded_order(strata, seed), key=lambda patient: repr(strata[patient]))
     return [frozenset(order[fold::num_folds]) for fold in range(num_folds)]
 
 
-def label_fraction(patients: Collection[str], fraction: float, seed: int) -> frozenset[str]:
+def label_fraction(strata: Mapping[str, Hashable], fraction: float, seed: int) -> frozenset[str]:
     """Return the patients whose labels a fraction keeps: ``round(fraction * n)``, but at least one.
 
-    With one seed, a smaller fraction is a subset of a larger one.
+    With one seed, a smaller fraction is a subset of a larger one. ``strata`` maps a patient to what is to keep its
+    share, such as the class.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"label fraction {fraction}; expected above 0 and at most 1")
-    if not patients:
+    if not strata:
         raise ValueError("label fraction: 0 labelled patients; expected at least 1: choose another split or shards")
-    order = seeded_order(patients, seed)
+    order = even_order(strata, seed)
     return frozenset(order[: max(1, round(fraction * len(order)))])
 
 

@@ -42,11 +42,12 @@ class Losses:
 
 @dataclass(frozen=True)
 class ParamGroup:
-    """Parameters that share weight decay and learning-rate schedule."""
+    """Parameters that share weight decay and learning-rate schedule, and learn from some progress in [0, 1] on."""
 
     params: list[nn.Parameter]
     decay: bool = True
     schedule: Literal["budget", "constant"] = "budget"
+    starts_at: float = 0.0
 
 
 class Method(nn.Module, ABC):

@@ -18,7 +18,7 @@ from jaxtyping import Int64
 from data.order import Order
 from data.shardreader import ShardReader
 from data.shards import ShardError
-from data.shardset import Selection, ShardSet
+from data.shardset import Having, Selection, ShardSet
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class FeedPlan:
     seed                 of the order
     batch_size, world    global batch G and ranks W; W divides G
     first_step, last_step   the steps [first_step, last_step) remain
-    split, patients, labelled   the selection, as ``ShardSet.select`` takes it
+    split, patients, having   the selection, as ``ShardSet.select`` takes it
     with_labels          whether label maps are read
     num_readers          reader processes
     reader_resource      a custom resource of which each takes one
@@ -45,7 +45,7 @@ class FeedPlan:
     world: int = 1
     split: str | None = None
     patients: tuple[str, ...] | None = None
-    labelled: bool | None = None
+    having: Having | None = None
     with_labels: bool = False
     num_readers: int = 1
     reader_resource: str | None = None
@@ -95,7 +95,7 @@ class Source:
                 f"shards {plan.shards}: digest {shards.digest[:12]}, the run began with {plan.digest[:12]}; restore "
                 "the shards, or start a new run on the new ones"
             )
-        return cls(plan, shards, shards.select(plan.split, plan.patients, plan.labelled))
+        return cls(plan, shards, shards.select(plan.split, plan.patients, plan.having))
 
     @cached_property
     def block_size(self) -> int:

@@ -107,8 +107,14 @@ class Stage(Frozen):
 class Downstream(Frozen):
     """A task that an encoder is fine-tuned on and judged by.
 
-    ``encoder`` changes fields of the encoder that hold no weights, such as ``{"drop_path": 0}``.
-    Validation comes every ``evaluate_every_epochs``, and every epoch from ``evaluate_every_epoch_from`` on.
+    encoder          changes of the encoder's fields that hold no weights, such as ``{"drop_path": 0}``
+    label_fraction   share of the training patients whose labels are used; a smaller one is part of a larger one
+    num_folds, fold  cross-validation: the patients of ``train_split`` in so many parts, of which one is validated
+                     on instead of ``val_split``
+    frozen_levels    how many of the encoder's levels do not learn, from the image on, or ``all``
+    frozen_epochs    for how long (None: to the end)
+    evaluate_every_epochs      the rhythm of validation
+    evaluate_every_epoch_from  from this epoch on, every epoch
     """
 
     task: Segmentation.Config
@@ -117,6 +123,10 @@ class Downstream(Frozen):
     train_split: str = "train"
     val_split: str = "val"
     label_fraction: float = Field(default=1.0, gt=0, le=1)
+    num_folds: int | None = Field(default=None, ge=2)
+    fold: int = Field(default=0, ge=0)
+    frozen_levels: Annotated[int, Field(ge=0)] | Literal["all"] = 0
+    frozen_epochs: float | None = Field(default=None, gt=0)
     optimiser: Optimiser
     budget: Budget
     seed: int = 0
@@ -125,6 +135,15 @@ class Downstream(Frozen):
     patience_epochs: float | None = Field(default=None, gt=0)
 
     _absolute = field_validator("shards")(lambda uri: absolute(uri))
+
+    @model_validator(mode="after")
+    def _fold_is_one_of_them(self) -> "Downstream":
+        if self.fold >= (self.num_folds or 1):
+            raise ValueError(
+                f"downstream.fold {self.fold} of num_folds {self.num_folds}; expected 0 to "
+                f"{(self.num_folds or 1) - 1}: set downstream.num_folds, or another fold"
+            )
+        return self
 
 
 class Training(Frozen):

@@ -1,7 +1,7 @@
 """Finetune: one downstream task on an encoder, pretrained or not, and the scores that come out of it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,10 @@ from ray.train import Checkpoint
 from safetensors.torch import save_file
 
 from data.shardset import Selection, ShardSet
-from data.splits import label_fraction
+from data.splits import folds, label_fraction
 from methods import METHODS
 from methods.base import Method
-from methods.downstream.segmentation import Segmentation
+from methods.downstream import TASKS, Task
 from methods.encoders import ENCODERS
 from orchestrator import checkpoint as checkpoints
 from orchestrator import cluster, feed, report
@@ -31,8 +31,8 @@ from orchestrator.run import Caption, Run
 from orchestrator.validation import Rhythm, Validation
 
 STAGE = "finetune"
-NETWORK, NETWORK_CARD, PICTURE = "network.safetensors", "network.json", "masks.png"
-# Which patients a label fraction keeps does not change with the seed: repeats differ in training alone.
+NETWORK, NETWORK_CARD, PICTURE = "network.safetensors", "network.json", "predictions.png"
+# Which patients a label fraction or a fold holds does not change with the seed: repeats differ in training alone.
 LABEL_SEED = 0
 PREVIEWED_SAMPLES = 4
 
@@ -89,22 +89,34 @@ def downstream_of(experiment: Experiment) -> Downstream:
 
 
 def labelled_samples(task: Downstream) -> Labelled:
-    """Select labelled samples of the task's splits, the training ones of a fraction of the patients."""
-    shards = ShardSet.open(task.shards)
-    everyone = shards.select(split=task.train_split, labelled=True)
-    val = shards.select(split=task.val_split, labelled=True)
-    for split, selection in ((task.train_split, everyone), (task.val_split, val)):
-        if selection.num_samples == 0:
-            raise ValueError(
-                f"shards {task.shards}: 0 labelled samples in split {split!r}, expected at least 1; "
-                "see `raydiology shards show`, and choose downstream.train_split and downstream.val_split"
-            )
-    names = shards.rows["patient"].take(everyone.row_ids).to_pylist()
-    patients = tuple(sorted(label_fraction(set(names), task.label_fraction, LABEL_SEED)))
-    return Labelled(shards, shards.select(task.train_split, patients, labelled=True), val, patients)
+    """Select labelled samples: of the training patients (a fraction of them) and of those that are validated on."""
+    shards, having = ShardSet.open(task.shards), TASKS[task.task.name].needs
+    everyone = _patients(shards, task.train_split, task)
+    held_out = folds(everyone, task.num_folds, LABEL_SEED)[task.fold] if task.num_folds else frozenset[str]()
+    learnt = {patient: stratum for patient, stratum in everyone.items() if patient not in held_out}
+    patients = tuple(sorted(label_fraction(learnt, task.label_fraction, LABEL_SEED)))
+    val = tuple(sorted(held_out or _patients(shards, task.val_split, task)))
+    return Labelled(
+        shards,
+        shards.select(task.train_split, patients, having),
+        shards.select(task.train_split if held_out else task.val_split, val, having),
+        patients,
+    )
 
 
-def build_network(experiment: Experiment, label_names: dict[int, str], encoder_path: str | None) -> Segmentation:
+def _patients(shards: ShardSet, split: str, task: Downstream) -> Mapping[str, Hashable]:
+    """Return a split's labelled patients with the classes that their samples have; raise ValueError for none."""
+    selection = shards.select(split, having=TASKS[task.task.name].needs)
+    if selection.num_samples == 0:
+        raise ValueError(
+            f"shards {task.shards}: 0 samples with a {TASKS[task.task.name].needs.replace('_', ' ')} in split "
+            f"{split!r}, expected at least 1; see `raydiology shards show`, and choose downstream.train_split and "
+            "downstream.val_split"
+        )
+    return shards.patients(selection)
+
+
+def build_network(experiment: Experiment, shards: ShardSet, encoder_path: str | None) -> Task:
     """Build the task's network: initial weights from ``downstream.seed``, the encoder's from where it was saved."""
     task = downstream_of(experiment)
     torch.manual_seed(task.seed)
@@ -113,7 +125,8 @@ def build_network(experiment: Experiment, label_names: dict[int, str], encoder_p
     if encoder_path is not None:
         with Checkpoint(encoder_path).as_directory() as folder:
             checkpoints.load_encoder(Path(folder), encoder)
-    return Segmentation(task.task, encoder, label_names)
+    kind: Any = TASKS[task.task.name]
+    return kind(task.task, encoder, shards.label_names if kind.needs == "label_map" else shards.class_names)
 
 
 def check(experiment: Experiment) -> Labelled:
@@ -130,10 +143,24 @@ def check(experiment: Experiment) -> Labelled:
                 f"encoder.{field} is {given}, the labelled shards have {have}; set encoder.{field}={have}, "
                 "or ingest them with the recipe of the pretraining's shards"
             )
-    network = build_network(experiment, shards.label_names, None)
+    network = build_network(experiment, shards, None)
+    freeze(network, experiment, labelled)
     for extent in np.unique(labelled.train.extents, axis=0).tolist():
         network.check_extent(tuple(extent))
     return labelled
+
+
+def freeze(network: Task, experiment: Experiment, labelled: Labelled) -> None:
+    """Keep the encoder's levels that the task names from learning, for as long as it says."""
+    task = downstream_of(experiment)
+    if task.frozen_levels == 0:
+        return
+    until = 1.0
+    if task.frozen_epochs is not None:
+        num_samples = labelled.train.num_samples
+        steps = task.budget.epochs_to_steps(task.frozen_epochs, num_samples)
+        until = min(1.0, steps / task.budget.total_steps(num_samples))
+    network.freeze(None if task.frozen_levels == "all" else task.frozen_levels, until)
 
 
 def plan_of(experiment: Experiment, labelled: Labelled) -> Plan:
@@ -162,8 +189,8 @@ def feed_of(experiment: Experiment, labelled: Labelled, plan: Plan) -> FeedPlan:
         digest=labelled.shards.digest,
         split=task.train_split,
         patients=labelled.patients,
-        labelled=True,
-        with_labels=True,
+        having=TASKS[task.task.name].needs,
+        with_labels=TASKS[task.task.name].needs == "label_map",
         seed=task.seed,
         batch_size=task.budget.batch_size,
         world=experiment.resources.workers,
@@ -199,7 +226,8 @@ def _train(experiment: Experiment, encoder: str | None, labelled: Labelled, run:
 def _build(experiment: Experiment, encoder: str | None) -> Trainee:
     """Build network and validation; runs in every worker."""
     labelled = labelled_samples(downstream_of(experiment))
-    method = build_network(experiment, labelled.shards.label_names, encoder)
+    method = build_network(experiment, labelled.shards, encoder)
+    freeze(method, experiment, labelled)
     validation = validation_of(experiment, labelled)
     card = _card(experiment, labelled.shards, method)
     return Trainee(method, validation, partial(_export, card, lambda: validation.picture))
@@ -217,13 +245,12 @@ def validation_of(experiment: Experiment, labelled: Labelled) -> Validation:
     return Validation(labelled.shards, labelled.val.row_ids, rhythm, pictures=experiment.tracking.pictures)
 
 
-def _card(experiment: Experiment, shards: ShardSet, method: Segmentation) -> dict[str, Any]:
+def _card(experiment: Experiment, shards: ShardSet, method: Task) -> dict[str, Any]:
     task = downstream_of(experiment)
     return {
         "encoder": {**experiment.encoder.model_dump(mode="json"), **task.encoder},
         "task": task.task.model_dump(mode="json"),
-        "class_names": list(method.class_names),
-        "label_values": list(method.label_values),
+        **method.card(),
         "digest": shards.digest,
         "recipe": shards.recipe,
         "seed": task.seed,
@@ -232,7 +259,7 @@ def _card(experiment: Experiment, shards: ShardSet, method: Segmentation) -> dic
 
 def _export(card: dict[str, Any], picture: Callable[[], bytes | None], folder: Path, method: Method) -> None:
     """Add encoder, network and picture to a checkpoint; the network's keys are those of MONAI's own class."""
-    assert isinstance(method, Segmentation)
+    assert isinstance(method, Task)
     checkpoints.export_encoder(folder, method.encoder, card)
     weights = {name: value.detach().cpu().contiguous() for name, value in method.network.state_dict().items()}
     save_file(weights, folder / NETWORK)
@@ -257,13 +284,12 @@ def _best_scores(folder: Path) -> dict[str, float]:
     """Return the metrics of the validation with the best score."""
     validated = [entry for entry in steps(folder, STAGE) if "score" in entry]
     best = max(validated, key=lambda entry: entry["score"])
-    names = [name for name in best if name in ("score", "dice_mean", "iou_mean") or "/" in name]
-    return {**{name: best[name] for name in names}, "best_step": best["step"] + 1}
+    return {**{name: best[name] for name in best["judged"]}, "best_step": best["step"] + 1}
 
 
 def _preview(experiment: Experiment, shards: ShardSet, plan: FeedPlan, run: Run) -> None:
     """Log a picture of the first samples' crops over what is stored."""
-    method = build_network(experiment, shards.label_names, None)
+    method = build_network(experiment, shards, None)
     batch = next(feed.local_batches(replace(plan, batch_size=PREVIEWED_SAMPLES, world=1, last_step=1), rank=0))
     with torch.no_grad():
         views = method.views(batch, batch.rng(plan.seed))
@@ -278,12 +304,16 @@ def _caption(experiment: Experiment, trained: Pretrained | None, row: str | None
         title=f"finetune {row or start}, {seeds}",
         description=(
             f"{task.task.name.capitalize()}, {f'pretrained by {start}' if trained else 'not pretrained'}. `best/...` "
-            f"are the metrics of the best checkpoint on split {task.val_split}. Artifacts: `pictures/masks.png` "
-            "shows truth and prediction, `pictures/views-finetune.png` what it was trained on; `network/` is the "
-            "best checkpoint's network."
+            f"are the metrics of the best checkpoint on {_validated_on(task)}. Artifacts: "
+            "`pictures/predictions.png` shows truth and prediction, `pictures/views-finetune.png` what it was "
+            "trained on; `network/` is the best checkpoint's network."
         ),
         row=row,
     )
+
+
+def _validated_on(task: Downstream) -> str:
+    return f"fold {task.fold} of {task.num_folds}" if task.num_folds else f"split {task.val_split}"
 
 
 def _params(experiment: Experiment, trained: Pretrained | None) -> dict[str, Any]:

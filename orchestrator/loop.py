@@ -170,6 +170,7 @@ def _step(
     rate = optimisers.set_rate(optimiser, plan.schedule, step)
     optimiser.zero_grad(set_to_none=True)
     losses.total.backward()
+    optimisers.hold(optimiser, step / plan.total_steps)
     clip = plan.schedule.config.clip_norm
     norm = torch.nn.utils.clip_grad_norm_(method.parameters(), clip if clip else float("inf")).item()
     _refuse_non_finite({"gradient norm": norm}, step, batch, world)
@@ -188,11 +189,11 @@ def _step(
 
 
 def _evaluate(trainee: Trainee, method: Method, world: World, state: State, entry: dict[str, Any]) -> State:
-    """Add the evaluation's metrics to the step's entry; remember the best score."""
+    """Add the evaluation's metrics to the step's entry, and which they are; remember the best score."""
     assert trainee.evaluation is not None
     method.eval()
     metrics = trainee.evaluation.run(method, world)
-    entry.update(metrics)
+    entry.update(metrics, judged=list(metrics))
     if state.best_score is None or metrics["score"] > state.best_score:
         state = replace(state, best_score=metrics["score"], best_step=state.step)
     return state

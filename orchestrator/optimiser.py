@@ -37,6 +37,7 @@ def build(method: Method, config: Optimiser) -> torch.optim.Optimizer:
             "params": group.params,
             "weight_decay": config.weight_decay if group.decay else 0.0,
             "schedule": group.schedule,
+            "starts_at": group.starts_at,
         }
         for group in method.param_groups()
     ]
@@ -52,3 +53,11 @@ def set_rate(optimiser: torch.optim.Optimizer, schedule: Schedule, step: int) ->
     for group in optimiser.param_groups:
         group["lr"] = schedule.config.lr if group["schedule"] == "constant" else rate
     return rate
+
+
+def hold(optimiser: torch.optim.Optimizer, progress: float) -> None:
+    """Drop the gradients of groups that do not learn yet: neither momentum nor decay moves them."""
+    for group in optimiser.param_groups:
+        if progress < group["starts_at"]:
+            for parameter in group["params"]:
+                parameter.grad = None

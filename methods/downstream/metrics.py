@@ -11,7 +11,7 @@ What a mean Dice means differs between papers, so every choice is a field of ``C
             are skipped even where they are predicted. Mean over the labels of each slice, then over the slices.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +21,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 ConventionName = Literal["volume", "thesis"]
-Counts = dict[str, np.ndarray]  # unit (a volume's or a slice's id) -> (classes, classes) voxel counts
 
 
 @dataclass(frozen=True)
@@ -81,15 +80,6 @@ def count_confusions(
     cell = cell + torch.arange(units, device=cell.device).view(-1, *[1] * (cell.ndim - 1)) * num_classes**2
     counts = torch.bincount(cell[truth >= 0], minlength=units * num_classes**2)
     return counts.reshape(units, num_classes, num_classes).cpu().numpy()
-
-
-def merge_counts(parts: Iterable[Counts]) -> Counts:
-    """Add up the counts of units, of which every part may hold some voxels; sorted by unit."""
-    merged: Counts = {}
-    for part in parts:
-        for unit, counts in part.items():
-            merged[unit] = merged[unit] + counts if unit in merged else counts
-    return dict(sorted(merged.items()))
 
 
 def dice_and_iou(

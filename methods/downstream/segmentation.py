@@ -10,8 +10,9 @@ Variants: each is a field of ``augment`` and can be set on its own.
 Shapes: B samples, n crops of each, K classes (0 is background), C channels, *s spatial axes (D, H, W) or (H, W).
 """
 
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -25,9 +26,10 @@ from torch.nn import functional as F
 from data.batch import Batch
 from data.rng import SampleRng
 from data.views import Augmentation, augment, draw, move_labels
-from methods.base import Frozen, Losses, Method, Views
+from methods.base import Frozen, Losses, Views
+from methods.downstream.base import Evidence, Judged, Task, TaskScores, merge
 from methods.downstream.crops import Centre, cut_padded, draw_centred_boxes
-from methods.downstream.metrics import CONVENTIONS, ConventionName, Counts, count_confusions
+from methods.downstream.metrics import CONVENTIONS, ConventionName, count_confusions, score
 from methods.downstream.networks import SegmentationEncoder, segmentation_network
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
 from methods.parts.variants import with_flags
@@ -60,7 +62,7 @@ def dice_ce_loss(
     return dice(logits, classes.unsqueeze(1)), F.cross_entropy(logits, classes)
 
 
-class Segmentation(Method):
+class Segmentation(Task):
     """A network on an encoder, trained on crops of labelled samples and applied by a sliding window."""
 
     class Config(Frozen):
@@ -91,13 +93,14 @@ class Segmentation(Method):
         def _resolve(cls, fields: Any) -> Any:
             return with_flags(fields, VARIANTS)
 
+    needs: ClassVar[Literal["label_map", "class"]] = "label_map"
     class_of: Tensor
 
-    def __init__(self, config: Config, encoder: SegmentationEncoder, label_names: Mapping[int, str]) -> None:
-        super().__init__()
+    def __init__(self, config: Config, encoder: SegmentationEncoder, names: Mapping[int, str]) -> None:
+        super().__init__(encoder)
         self.config = config
-        self.label_values = _label_values(config, label_names)
-        self.class_names = ("background", *(label_names[value] for value in self.label_values))
+        self.label_values = _label_values(config, names)
+        self.class_names = ("background", *(names[value] for value in self.label_values))
         self.network = segmentation_network(encoder, len(self.class_names))
         crop_size = per_axis(config.crop_size, encoder.spatial_dims, "downstream.task.crop_size")
         check_stride(crop_size, encoder.stride, "downstream.task.crop_size")
@@ -105,12 +108,10 @@ class Segmentation(Method):
         class_of = torch.zeros(STORED_LABEL_VALUES, dtype=torch.int16)
         class_of[torch.tensor(self.label_values)] = torch.arange(1, len(self.class_names), dtype=torch.int16)
         self.register_buffer("class_of", class_of, persistent=False)
-        # A tuple hides the encoder from the registry: its modules are the network's already.
-        self._encoder = (encoder,)
 
-    @property
-    def encoder(self) -> SegmentationEncoder:
-        return self._encoder[0]
+    def card(self) -> dict[str, Any]:
+        """Say which label value each class stands for."""
+        return {**super().card(), "label_values": list(self.label_values)}
 
     def check_extent(self, extent: tuple[int, ...]) -> None:
         """Raise ValueError where samples have another number of axes than the crop; smaller ones are padded."""
@@ -157,7 +158,29 @@ class Segmentation(Method):
         assert isinstance(logits, Tensor), "the network has one output"
         return logits.argmax(1)
 
-    def compare(self, batch: Batch) -> Iterator[tuple[int, Int[Tensor, "*s"], Int[Tensor, "*s"]]]:
+    def judge(self, batch: Batch) -> Judged:
+        """Predict each sample and count its voxels; what is seen are classes (*s) without the batch's padding."""
+        seen = list(self._compare(batch))
+        evidence = [self._count(batch, *one) for one in seen]
+        return Judged(merge(evidence), seen)
+
+    def scores(self, evidence: Evidence) -> TaskScores:
+        """Return ``score`` (the mean Dice), the mean Dice and IoU, and both for every label.
+
+        Characters of label names that MLflow refuses become underscores.
+        """
+        scores = score(np.stack(list(evidence.values())), self.class_names, self.config.convention)
+        named = {name: re.sub(r"[^\w. -]", "_", name) for name in scores.dice}
+        metrics = {
+            "score": scores.mean_dice,
+            "dice_mean": scores.mean_dice,
+            "iou_mean": scores.mean_iou,
+            **{f"dice/{named[name]}": value for name, value in scores.dice.items()},
+            **{f"iou/{named[name]}": value for name, value in scores.iou.items()},
+        }
+        return TaskScores(metrics, scores.remarks)
+
+    def _compare(self, batch: Batch) -> Iterator[tuple[int, Int[Tensor, "*s"], Int[Tensor, "*s"]]]:
         """Predict each sample of a batch; yield its index, its true and its predicted classes, without padding."""
         intensities, classes = self._decode(batch)
         sizes, group = np.unique(batch.extents, axis=0, return_inverse=True)
@@ -167,10 +190,10 @@ class Segmentation(Method):
             predictions = self.predict(intensities[indices][inside])
             yield from zip(indices.tolist(), classes[indices][inside], predictions, strict=True)
 
-    def tally(self, batch: Batch, index: int, true: Int[Tensor, "*s"], predicted: Int[Tensor, "*s"]) -> Counts:
+    def _count(self, batch: Batch, index: int, true: Int[Tensor, "*s"], predicted: Int[Tensor, "*s"]) -> Evidence:
         """Count one sample's voxels by (true, predicted) class, under the id of the volume or slice that is scored.
 
-        Which of the two it is, the convention says. Counts add up over samples, batches and ranks.
+        Which of the two it is, the convention says.
         """
         planes = [mask.reshape(-1, *mask.shape[-2:]) for mask in (true, predicted)]
         counts = count_confusions(planes[0], planes[1], len(self.class_names))

@@ -21,3 +21,7 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def features(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
         """Return the feature maps, finest first."""
+
+    @abstractmethod
+    def levels(self) -> list[nn.Module]:
+        """Return the parts that images pass one after the other, first the one that sees them."""

@@ -50,7 +50,7 @@ class PooledUNetEncoder(Encoder):
     def __init__(self, config: Config) -> None:
         super().__init__()
         dims, widths = config.spatial_dims, (config.in_channels, *config.features)
-        self.levels = nn.ModuleList(
+        self.convolutions = nn.ModuleList(
             TwoConvolutions(dims, before, after, config.dropout) for before, after in pairwise(widths)
         )
         self.pool = (nn.MaxPool2d, nn.MaxPool3d)[dims - 2](2)
@@ -63,6 +63,10 @@ class PooledUNetEncoder(Encoder):
     def features(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
         """Return the six maps, finest first."""
         maps: list[Tensor] = []
-        for level in self.levels:
+        for level in self.convolutions:
             maps.append(level(self.pool(maps[-1]) if maps else x))
         return [*maps, self.pool(maps[-1])]
+
+    def levels(self) -> list[nn.Module]:
+        """Return the five pairs of convolutions."""
+        return list(self.convolutions)

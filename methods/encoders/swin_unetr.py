@@ -9,7 +9,7 @@ from typing import Literal
 from jaxtyping import Float
 from monai.networks.nets.swin_unetr import SwinTransformer
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from methods.base import Frozen
 from methods.encoders.base import Encoder
@@ -68,3 +68,7 @@ class SwinEncoder(SwinTransformer, Encoder):
     def features(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
         """Return the five maps, finest first, each normalised over its channels as Swin UNETR takes them."""
         return self(x, normalize=True)
+
+    def levels(self) -> list[nn.Module]:
+        """Return the patch embedding, and the four stages."""
+        return [self.patch_embed, self.layers1, self.layers2, self.layers3, self.layers4]

@@ -9,7 +9,7 @@ from typing import Literal
 from jaxtyping import Float
 from monai.networks.nets.basic_unet import Down, TwoConv
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from methods.base import Frozen
 from methods.encoders.base import Encoder
@@ -45,7 +45,11 @@ class UNetEncoder(Encoder):
 
     def features(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
         """Return the five maps, finest first."""
-        maps = [self.conv_0(x)]
-        for down in (self.down_1, self.down_2, self.down_3, self.down_4):
-            maps.append(down(maps[-1]))
+        maps: list[Tensor] = []
+        for level in self.levels():
+            maps.append(level(maps[-1] if maps else x))
         return maps
+
+    def levels(self) -> list[nn.Module]:
+        """Return the first convolutions, and the four steps down."""
+        return [self.conv_0, self.down_1, self.down_2, self.down_3, self.down_4]

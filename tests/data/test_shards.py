@@ -153,11 +153,10 @@ def test_selections_take_split_patients_and_labels(tmp_path):
     assert shards.label_names == {1: "liver"}
     assert shards.select("train").group_sizes.tolist() == [4, 4, 2]
     assert shards.select("val").extents.tolist() == [[20, 21]]
-    chosen = shards.select("train", patients={"p-1"}, labelled=True)
+    chosen = shards.select("train", patients={"p-1"}, having="label_map")
     assert chosen.row_ids.tolist() == [4]
     assert chosen.group_of.tolist() == [1]
     assert shards.select(patients=[]).num_samples == 0
-    assert shards.select(labelled=False).num_samples == 5
 
 
 def test_shards_are_read_through_addresses_too(tmp_path):

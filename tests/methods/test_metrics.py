@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from monai.metrics import DiceMetric
 from torch.nn.functional import one_hot
 
-from methods.downstream.metrics import CONVENTIONS, count_confusions, merge_counts, score
+from methods.downstream.base import merge
+from methods.downstream.metrics import CONVENTIONS, count_confusions, score
 
 NAMES = ("background", "liver", "spleen", "aorta")
 
@@ -86,7 +87,7 @@ def test_a_unit_s_counts_are_the_sum_of_its_slices_counts(seed: int) -> None:
 def test_counts_of_a_volume_s_parts_add_up_whoever_counted_them() -> None:
     truths, predictions = label_maps(7)
     whole, parts = counts_of(truths, predictions)[0], counts_of(truths[0], predictions[0])
-    merged = merge_counts([{"v-1": parts[0], "v-2": parts[1]}, {"v-1": parts[1]}, {"v-1": parts[2]}, {}])
+    merged = merge([{"v-1": parts[0], "v-2": parts[1]}, {"v-1": parts[1]}, {"v-1": parts[2]}, {}])
     np.testing.assert_array_equal(merged["v-1"], whole)
     np.testing.assert_array_equal(merged["v-2"], parts[1])
 

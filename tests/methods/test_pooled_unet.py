@@ -52,7 +52,7 @@ def test_maps_are_two_convolutions_of_the_pooled_map_before_and_the_last_is_pool
     encoder, pool = tiny(dims), (F.max_pool2d, F.max_pool3d)[dims - 2]
     x = torch.randn(2, 1, *[32] * dims, generator=torch.Generator().manual_seed(0))
     maps = encoder.features(x)
-    for number, level in enumerate(encoder.levels):
+    for number, level in enumerate(encoder.convolutions):
         x = two_convolutions(pool(x, 2) if number else x, level)
         torch.testing.assert_close(maps[number], x)
     torch.testing.assert_close(maps[5], pool(x, 2))
@@ -60,7 +60,7 @@ def test_maps_are_two_convolutions_of_the_pooled_map_before_and_the_last_is_pool
 
 def test_dropout_lies_between_the_two_convolutions_in_training_only():
     encoder = PooledUNetEncoder(PooledUNetEncoder.Config(spatial_dims=2, features=(2, 3, 4, 5, 6)))
-    level = encoder.levels[0]
+    level = encoder.convolutions[0]
     assert isinstance(level, nn.Sequential)
     assert [type(layer).__name__ for layer in level] == [
         "Conv2d", "ReLU", "BatchNorm2d", "Dropout", "Conv2d", "ReLU", "BatchNorm2d"

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from data.batch import Batch
 from data.views import Augmentation
 from methods.base import Views
-from methods.downstream.metrics import merge_counts, score
+from methods.downstream.base import merge
+from methods.downstream.metrics import score
 from methods.downstream.segmentation import Segmentation, dice_ce_loss
 from methods.encoders import UNetEncoder
 from tests.batches import eight_bit_batch
@@ -186,7 +187,7 @@ def test_sliding_window_prediction_equals_the_network_everywhere_even_on_small_i
     method.network = Oracle()
     batch = batch_of([(70, 90), (20, 33), (70, 90), (32, 32)])
     seen = 0
-    for index, true, predicted in method.compare(batch):
+    for index, true, predicted in method.judge(batch).seen:
         assert tuple(predicted.shape) == tuple(batch.extents[index])
         torch.testing.assert_close(predicted, true.long())
         seen += 1
@@ -198,7 +199,7 @@ def test_slices_are_reassembled_to_volumes_across_batches() -> None:
     batch = batch_of([(40, 40), (36, 50), (40, 40), (36, 50), (40, 40)], volumes)
     method = method_of()
     together = count(method, batch)
-    apart = merge_counts([count(method, part(batch, [3, 0])), count(method, part(batch, [1, 2, 4]))])
+    apart = merge([count(method, part(batch, [3, 0])), count(method, part(batch, [1, 2, 4]))])
     assert list(together) == list(apart) == ["v-1", "v-2"]
     for volume, voxels in (("v-1", 3 * 1600), ("v-2", 2 * 1800)):
         np.testing.assert_array_equal(together[volume], apart[volume])
@@ -206,7 +207,7 @@ def test_slices_are_reassembled_to_volumes_across_batches() -> None:
 
 
 def count(method: Segmentation, batch: Batch) -> dict[str, np.ndarray]:
-    return merge_counts([method.tally(batch, *compared) for compared in method.compare(batch)])
+    return method.judge(batch).evidence
 
 
 def test_a_volume_counts_the_same_as_its_slices_and_a_perfect_prediction_scores_one() -> None:

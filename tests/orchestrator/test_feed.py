@@ -40,7 +40,7 @@ def plan(uri: str) -> FeedPlan:
 def expected_ids(plan: FeedPlan) -> list[list[str]]:
     """Return the sample ids of every step of a plan, by the order alone."""
     shards = ShardSet.open(plan.shards)
-    selection = shards.select(plan.split, plan.patients, plan.labelled)
+    selection = shards.select(plan.split, plan.patients, plan.having)
     names = np.array(shards.rows["sample_id"].to_pylist())[selection.row_ids]
     order = Order(selection.group_sizes, plan.seed)
     G = plan.batch_size
@@ -89,7 +89,7 @@ def test_batches_say_their_numbers_and_epochs(plan):
 
 
 def test_label_maps_come_only_where_they_are_asked_for(plan):
-    batch = next(local_batches(replace(plan, with_labels=True, labelled=True), 0))
+    batch = next(local_batches(replace(plan, with_labels=True, having="label_map"), 0))
     assert batch.labels is not None
     assert batch.labels.shape == (12, 48, 48)
     assert torch.equal(batch.labels.unique(), torch.tensor([0, 1, 2], dtype=torch.uint8))

@@ -14,13 +14,18 @@ from safetensors.torch import load_file
 from torch import multiprocessing as mp
 
 from data.batch import Batch
+from data.shardset import ShardSet
 from orchestrator import feed, finetune
-from orchestrator.checkpoint import State, export_encoder
-from orchestrator.config import Experiment, resolve
+from orchestrator.checkpoint import ENCODER, State, export_encoder
+from orchestrator.config import ConfigError, Experiment, resolve
 from orchestrator.loop import World, train
 from tests.shardsets import SLICES_PER_VOLUME, write_slices
 
 WIDTHS = [4, 4, 8, 8, 8, 4]
+POOLED = (
+    "encoder={name: pooled_unet, spatial_dims: 2, features: [4, 4, 4, 4, 4], dropout: 0.1}",
+    "downstream.task.crop_size=[64, 64]",
+)
 ALONE = World(0, 1, torch.device("cpu"))
 
 
@@ -103,10 +108,66 @@ def test_the_feed_delivers_labelled_samples_of_the_kept_patients_only(shards: st
     assert all(batch.labels is not None for batch in batches)
 
 
+def test_every_patient_is_validated_on_in_one_fold_and_trained_on_in_the_others(shards: str) -> None:
+    parts = [labelled_of(experiment_of(shards, "downstream.num_folds=3", f"downstream.fold={n}")) for n in range(3)]
+    names = parts[0].shards.rows["patient"]
+    held_out = [set(names.take(part.val.row_ids).to_pylist()) for part in parts]
+    assert sorted(patient for fold in held_out for patient in fold) == sorted(
+        set(names.take(parts[0].shards.select("train").row_ids).to_pylist())
+    )
+    for part, fold in zip(parts, held_out, strict=True):
+        assert not fold & set(part.patients)
+        assert len(fold) + len(part.patients) == 6
+    with pytest.raises(ConfigError, match=r"downstream.fold 3 of num_folds 3; expected 0 to 2"):
+        experiment_of(shards, "downstream.num_folds=3", "downstream.fold=3")
+
+
+def moved(shards: str, tmp_path: Path, *overrides: str) -> list[set[str]]:
+    """Return the encoder's parameters and statistics that differ from the initial ones, at each checkpoint."""
+    experiment = experiment_of(shards, *POOLED, *overrides)
+    start = finetune.build_network(experiment, ShardSet.open(shards), None).encoder.state_dict()
+    _, recorder = train_here(experiment)
+    differing = []
+    for files in recorder.checkpoints:
+        (tmp_path / ENCODER).write_bytes(files[ENCODER])
+        now = load_file(tmp_path / ENCODER)
+        differing.append({name for name, value in now.items() if not torch.equal(value, start[name])})
+    return differing
+
+
+def test_a_frozen_encoder_keeps_its_weights_and_its_statistics(shards: str, tmp_path: Path) -> None:
+    assert moved(shards, tmp_path, "downstream.frozen_levels=all") == [set()] * 4
+
+
+def test_frozen_levels_are_those_that_see_the_image_first(shards: str, tmp_path: Path) -> None:
+    last = moved(shards, tmp_path, "downstream.frozen_levels=2")[-1]
+    assert {name.split(".")[1] for name in last} == {"2", "3", "4"}
+    everything = moved(shards, tmp_path)[-1]
+    assert {name for name in everything if name.split(".")[1] in "234"} == last
+
+
+def test_an_encoder_that_is_frozen_for_two_epochs_learns_from_the_third_on(shards: str, tmp_path: Path) -> None:
+    overrides = (
+        "downstream.frozen_levels=all",
+        "downstream.frozen_epochs=2",
+        "downstream.optimiser.weight_decay=0.1",
+    )
+    first, second, third, fourth = moved(shards, tmp_path, *overrides)
+    assert (first, second) == (set(), set())
+    assert third == fourth == moved(shards, tmp_path)[-1]
+
+
+def test_more_frozen_levels_than_there_are_are_refused(shards: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"frozen_levels 6: the encoder has 5 levels; give at most as many, or `all`"
+    ):
+        finetune.check(experiment_of(shards, "downstream.frozen_levels=6"))
+
+
 def test_initial_weights_follow_the_downstream_seed_and_the_encoder_its_file(shards: str, tmp_path: Path) -> None:
-    names = {1: "liver", 2: "kidney"}
+    labelled = ShardSet.open(shards)
     same, again, other = (
-        finetune.build_network(experiment_of(shards, f"downstream.seed={seed}"), names, None) for seed in (3, 3, 4)
+        finetune.build_network(experiment_of(shards, f"downstream.seed={seed}"), labelled, None) for seed in (3, 3, 4)
     )
     assert all(
         torch.equal(a, b) for a, b in zip(same.state_dict().values(), again.state_dict().values(), strict=True)
@@ -115,7 +176,7 @@ def test_initial_weights_follow_the_downstream_seed_and_the_encoder_its_file(sha
         same.encoder.state_dict()[key := next(iter(same.encoder.state_dict()))], other.encoder.state_dict()[key]
     )
     export_encoder(tmp_path, other.encoder, {})
-    loaded = finetune.build_network(experiment_of(shards, "downstream.seed=3"), names, str(tmp_path))
+    loaded = finetune.build_network(experiment_of(shards, "downstream.seed=3"), labelled, str(tmp_path))
     for name, value in loaded.encoder.state_dict().items():
         assert torch.equal(value, other.encoder.state_dict()[name])
     decoder = {n: v for n, v in loaded.network.state_dict().items() if n.startswith(("upcat", "final"))}
@@ -127,7 +188,7 @@ def test_fields_of_the_encoder_that_hold_no_weights_can_be_changed_downstream(sh
     experiment = experiment_of(
         shards, f"encoder={swin}", "downstream.encoder={drop_path: 0.0}", "downstream.task.crop_size=[64, 64]"
     )
-    assert finetune.build_network(experiment, {1: "liver"}, None).encoder.config.drop_path == 0.0
+    assert finetune.build_network(experiment, ShardSet.open(shards), None).encoder.config.drop_path == 0.0
     assert experiment.encoder.drop_path == 0.1
 
 
@@ -158,6 +219,7 @@ def test_best_scores_are_those_of_the_best_validation(tmp_path: Path) -> None:
         {
             "stage": "finetune",
             "step": 1,
+            "judged": ["score", "dice_mean", "iou_mean", "dice/liver"],
             "loss": 0.9,
             "score": 0.7,
             "dice_mean": 0.7,
@@ -187,7 +249,7 @@ def test_best_scores_are_those_of_the_best_validation(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("downstream.val_split=validation", r"0 labelled samples in split 'validation', expected at least 1"),
+        ("downstream.val_split=validation", r"0 samples with a label map in split 'validation', expected at least 1"),
         ("encoder.in_channels=3", r"encoder.in_channels is 3, the labelled shards have 1; set encoder.in_channels=1"),
         ("encoder.spatial_dims=3", r"encoder.spatial_dims is 3, the labelled shards have 2"),
         ("downstream.task.crop_size=[32, 24]", r"24 is not a multiple of the encoder's stride 16"),
@@ -210,7 +272,7 @@ def validate_on_rank(rank: int, shards: str, folder: str) -> None:
 def validate(shards: str, world: World) -> dict[str, float]:
     experiment = experiment_of(shards)
     labelled = labelled_of(experiment)
-    network = finetune.build_network(experiment, labelled.shards.label_names, None).eval()
+    network = finetune.build_network(experiment, labelled.shards, None).eval()
     return finetune.validation_of(experiment, labelled).run(network, world)
 
 

@@ -224,7 +224,7 @@ def test_real_volumes_are_ingested_with_their_labels(ray_cluster, scans, tmp_pat
     assert isinstance(shards, ShardSet)
     assert report.rejects == ()
     assert shards.num_samples == 72
-    assert shards.select(labelled=True).num_samples == 72
+    assert shards.select(having="label_map").num_samples == 72
     assert set(shards.select().group_sizes) == {1}
     assert [shards.select(split).num_samples for split in ("train", "val", "test")] == [58, 14, 0]
     table = ShardReader(shards, with_labels=True).read(shards.select("train").row_ids[:5])

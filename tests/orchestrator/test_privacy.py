@@ -103,7 +103,7 @@ def test_a_patient_is_in_nothing_that_is_written_or_printed(
 
 def batch_of(shards: ShardSet) -> Batch:
     """Return four labelled slices as the feed would."""
-    table = ShardReader(shards, with_labels=True).read(shards.select(labelled=True).row_ids[8:12])
+    table = ShardReader(shards, with_labels=True).read(shards.select(having="label_map").row_ids[8:12])
     zeros = pa.array(np.zeros(table.num_rows, np.int64))
     return collate(table.append_column("number", zeros).append_column("epoch", zeros))
 

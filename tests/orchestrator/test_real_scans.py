@@ -80,7 +80,7 @@ def test_sarcoma_is_segmented_after_pretraining_on_slices_of_all_ct(ingested: In
     done = _pretrained_and_finetuned("sarcoma", ingested("ct"), ingested("sarcoma"), tmp_path)
     assert {name for name in done.scores if name.startswith("dice/")} == {"dice/tumour"}
     assert 0 <= done.scores["dice_mean"] <= 1
-    assert (done.folder / "pictures" / "masks.png").stat().st_size > 0
+    assert (done.folder / "pictures" / "predictions.png").stat().st_size > 0
 
 
 def test_hippocampus_is_segmented_in_3d(ingested: Ingested, tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from data.batch import Batch
 from data.shardset import ShardSet
-from methods.downstream.metrics import Scores, merge_counts
+from methods.downstream.base import merge
 from methods.downstream.segmentation import Segmentation
 from methods.encoders import UNetEncoder
 from orchestrator.checkpoint import State
+from orchestrator.gallery import MaskGallery
 from orchestrator.loop import World
-from orchestrator.validation import Gallery, Rhythm, Validation, metrics_of
+from orchestrator.validation import Rhythm, Validation
 from tests.shardsets import SLICES_PER_VOLUME, write_slices
 
 WORLD = World(0, 1, torch.device("cpu"))
@@ -43,7 +44,7 @@ def method_of(shards: ShardSet) -> Segmentation:
 
 
 def validation_of(shards: ShardSet) -> Validation:
-    return Validation(shards, shards.select(split="val", labelled=True).row_ids, Rhythm(5, 10))
+    return Validation(shards, shards.select(split="val", having="label_map").row_ids, Rhythm(5, 10))
 
 
 def test_a_perfect_prediction_scores_one_in_every_metric(shards: ShardSet) -> None:
@@ -57,11 +58,11 @@ def test_ranks_share_the_samples_out_and_each_is_predicted_once(shards: ShardSet
     ids = []
     parts = []
     for rank in range(3):
-        for batch in validation._batches(World(rank, 3, torch.device("cpu"))):
+        for batch in validation._batches(World(rank, 3, torch.device("cpu")), with_labels=True):
             ids += batch.sample_ids
-            parts += [method.tally(batch, *compared) for compared in method.compare(batch)]
+            parts.append(method.judge(batch).evidence)
     assert len(ids) == len(set(ids)) == 2 * SLICES_PER_VOLUME
-    counts = merge_counts(parts)
+    counts = merge(parts)
     assert {name: int(c.sum()) for name, c in counts.items()} == dict.fromkeys(counts, SLICES_PER_VOLUME * 40 * 40)
     assert len(counts) == 2
 
@@ -93,7 +94,7 @@ def test_a_volume_is_pictured_by_its_richest_axial_plane_without_the_batch_s_pad
         numbers=np.arange(2),
         epochs=np.zeros(2, dtype=np.int64),
     )
-    gallery = Gallery()
+    gallery = MaskGallery()
     gallery.offer(batch, 0, true, true + 1)
     (_, shown) = gallery.best["s-1"]
     assert (shown.title, shown.spacing_mm, shown.upright) == ("s-1, slice 2", (2.0, 1.0), False)
@@ -120,11 +121,6 @@ def test_training_is_given_up_after_the_patience_without_a_better_score() -> Non
     assert not rhythm.exhausted(State(step=179, best_score=0.8, best_step=100))
     assert rhythm.exhausted(State(step=180, best_score=0.8, best_step=100))
     assert not Rhythm(4, 1).exhausted(State(step=10_000, best_score=0.8, best_step=4))
-
-
-def test_label_names_that_mlflow_refuses_are_changed() -> None:
-    scores = Scores(0.5, 0.4, {"kidney (left)/2": 0.5}, {"kidney (left)/2": 0.4}, {"kidney (left)/2": 1}, ())
-    assert metrics_of(scores)["dice/kidney _left__2"] == 0.5
 
 
 def test_shards_folder_is_only_read(shards: ShardSet, tmp_path: Path) -> None:

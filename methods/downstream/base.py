@@ -1,0 +1,120 @@
+"""Task: a downstream task is a method that learns from labels and is judged on held-out samples."""
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data.batch import Batch
+from methods.base import Method, ParamGroup
+from methods.encoders import Encoder
+
+Evidence = dict[str, np.ndarray]
+"""What was counted or predicted of each unit that is scored (a volume, a slice, a picture), by its id."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a batch told: evidence, and for pictures (index in the batch, truth, prediction) of each sample."""
+
+    evidence: Evidence
+    seen: list[tuple[int, Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """Metrics by name, ``score`` among them (higher is better), and what must be said about them in words."""
+
+    metrics: dict[str, float]
+    remarks: tuple[str, ...] = ()
+
+
+def merge(parts: Iterable[Evidence]) -> Evidence:
+    """Add up evidence, of which every part may hold some of a unit; sorted by unit."""
+    merged: Evidence = {}
+    for part in parts:
+        for unit, counts in part.items():
+            merged[unit] = merged[unit] + counts if unit in merged else counts
+    return dict(sorted(merged.items()))
+
+
+class Task(Method):
+    """A network that contains an encoder; built from a config, the encoder, and the names of the label values.
+
+    needs          which samples count as labelled: those with a label map, or those with classes
+    class_names    of the classes that are told apart
+    """
+
+    needs: ClassVar[Literal["label_map", "class"]]
+    class_names: tuple[str, ...]
+    network: nn.Module
+    progress: Tensor
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        # A tuple hides modules from the registry: they are the network's already.
+        self._encoder = (encoder,)
+        self._held: tuple[nn.Module, ...] = ()
+        self._held_until = 0.0
+        self.register_buffer("progress", torch.zeros(()))
+
+    @property
+    def encoder(self) -> Encoder:
+        return self._encoder[0]
+
+    @abstractmethod
+    def judge(self, batch: Batch) -> Judged:
+        """Predict a batch of whole samples, without gradients."""
+
+    @abstractmethod
+    def scores(self, evidence: Evidence) -> TaskScores:
+        """Score the evidence of all batches and ranks together."""
+
+    def card(self) -> dict[str, Any]:
+        """Return what a user of the network must know of its outputs, as JSON values."""
+        return {"class_names": list(self.class_names)}
+
+    def freeze(self, num_levels: int | None, until: float = 1.0) -> None:
+        """Keep the encoder's first levels (None: all of it) from learning until some progress in [0, 1].
+
+        Their normalisation and dropout work as in evaluation meanwhile. Raises ValueError where there are fewer
+        levels.
+        """
+        levels = self.encoder.levels()
+        if num_levels is not None and num_levels > len(levels):
+            raise ValueError(
+                f"downstream.frozen_levels {num_levels}: the encoder has {len(levels)} levels; give at most as many, "
+                "or `all`"
+            )
+        self._held = (self.encoder,) if num_levels is None else tuple(levels[:num_levels])
+        self._held_until = until
+        if until >= 1:
+            for module in self._held:
+                module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Task":
+        """Set the training mode of everything that is not held."""
+        super().train(mode)
+        if self._held and float(self.progress) < self._held_until:
+            for module in self._held:
+                module.eval()
+        return self
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Return what is held for a while in groups of its own, which start later."""
+        held = {id(p) for module in self._held for p in module.parameters()}
+        groups = []
+        for group in super().param_groups():
+            for is_held, start in ((False, 0.0), (True, self._held_until)):
+                params = [p for p in group.params if (id(p) in held) == is_held]
+                if params:
+                    groups.append(ParamGroup(params, group.decay, group.schedule, start))
+        return groups
+
+    def after_step(self, progress: float) -> None:
+        """Remember the progress: it is saved with the weights, and a restart goes on from it."""
+        self.progress.fill_(progress)
