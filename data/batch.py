@@ -21,7 +21,7 @@ class Batch:
     sample_ids  B strings
     volumes     B strings: which volume a slice belongs to (equal to the sample's own for a volume)
     numbers     (B,) int64 global sample numbers, epochs (B,) int64
-    classes     (B,) int64, -1 where there is no class label; None where the shards hold none
+    classes     (B, M) int64, each sample's classes filled up with -1; None where the shards hold none
     """
 
     voxels: Tensor

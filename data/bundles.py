@@ -136,7 +136,7 @@ def _samples(
             volume=name,
             dataset=study.dataset if study.dataset_is_given else pseudonymiser.dataset(study.dataset),
             split=split,
-            class_label=study.class_label,
+            classes=study.classes,
         )
 
 

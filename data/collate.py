@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from data.batch import Batch
+from data.classes import pad_classes
 
 _TORCH_DTYPES = {
     "uint8": torch.uint8,
@@ -48,7 +49,7 @@ class BatchMemory:
 def collate(table: pa.Table, pin: bool = False, memory: BatchMemory | None = None) -> Batch:
     """Return the rows of a table as a batch, padded at the far end with 0.
 
-    The table has the columns of a shard plus ``number`` and ``epoch``; ``label`` and ``class_label`` may be absent.
+    The table has the columns of a shard plus ``number`` and ``epoch``; ``label`` and ``classes`` may be absent.
     Samples of different types are promoted to one that holds all their values. ``pin`` places the tensors in
     page-locked memory, from which a GPU copies while it computes; else ``memory`` may provide it.
     """
@@ -56,7 +57,6 @@ def collate(table: pa.Table, pin: bool = False, memory: BatchMemory | None = Non
     shapes = [tuple(shape) for shape in table["shape"].to_pylist()]
     dtypes = table["dtype"].to_pylist()
     names = set(table.column_names)
-    classes = table["class_label"].combine_chunks().fill_null(-1) if "class_label" in names else None
     return Batch(
         voxels=_stack(table["voxels"], shapes, dtypes, pin, memory),
         extents=np.array([shape[1:] for shape in shapes], dtype=np.int64),
@@ -68,7 +68,7 @@ def collate(table: pa.Table, pin: bool = False, memory: BatchMemory | None = Non
         numbers=table["number"].to_numpy(),
         epochs=table["epoch"].to_numpy(),
         labels=_labels(table, shapes, pin, memory) if "label" in names else None,
-        classes=None if classes is None else torch.tensor(classes.to_numpy(), dtype=torch.int64),
+        classes=torch.from_numpy(pad_classes(table["classes"])) if "classes" in names else None,
     )
 
 

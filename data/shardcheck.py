@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import fs
 
+from data.classes import count_classes
 from data.files import join, list_tree, locate, reaching
 from data.shardreader import ShardReader
 from data.shards import REPAIR, TEMPORARY, ShardError, ShardFile
@@ -33,7 +34,7 @@ def describe(shards: ShardSet) -> list[tuple[str, str]]:
         lines.append(("sizes", f"{shards.spatial_dims}D, {channels}, {low} to {high}"))
     lines += [(split, _count(part)) for split, part in _by_split(shards) if part.num_rows]
     lines += [("datasets", _values(rows["dataset"])), ("modalities", _values(rows["modality"]))]
-    lines += [("labels", _names(shards.label_names)), ("classes", _names(shards.class_names))]
+    lines += [("labels", _names(shards.label_names)), ("classes", _classes(shards))]
     lines += [(name.replace("_", " "), f"{count:,}") for name, count in shards.counts.items()]
     return [(name, value) for name, value in lines if value]
 
@@ -44,8 +45,9 @@ def _by_split(shards: ShardSet) -> list[tuple[str, pa.Table]]:
 
 def _count(rows: pa.Table) -> str:
     patients, volumes = (len(rows[name].unique()) for name in ("patient", "volume"))
-    labelled = int(rows["has_label"].to_numpy().sum())
-    return f"{rows.num_rows:,} samples of {volumes:,} volumes of {patients:,} patients, {labelled:,} with a label map"
+    labelled, classed = int(rows["has_label"].to_numpy().sum()), rows.num_rows - rows["classes"].null_count
+    held = f"{labelled:,} with a label map" + (f", {classed:,} with classes" if classed else "")
+    return f"{rows.num_rows:,} samples of {volumes:,} volumes of {patients:,} patients, {held}"
 
 
 def _values(column: pa.ChunkedArray) -> str:
@@ -55,6 +57,14 @@ def _values(column: pa.ChunkedArray) -> str:
 
 def _names(names: dict[int, str]) -> str:
     return ", ".join(f"{number} {name}" for number, name in sorted(names.items()))
+
+
+def _classes(shards: ShardSet) -> str:
+    counts = count_classes(shards.rows["classes"])
+    numbers = sorted(counts.keys() | shards.class_names.keys())
+    return ", ".join(
+        f"{number} {shards.class_names.get(number, '?')} ({counts.get(number, 0):,})" for number in numbers
+    )
 
 
 def verify(uri: str) -> Iterator[str]:

@@ -21,7 +21,7 @@ _SMALL = [
     "spacing_mm",
     "scale",
     "offset",
-    "class_label",
+    "classes",
 ]
 _LABEL_COLUMNS = ["label", "boxes"]
 MOST_OPEN_FILES = 32

@@ -43,7 +43,7 @@ SMALL_FIELDS = [
     pa.field("scale", pa.float64(), nullable=False),
     pa.field("offset", pa.float64(), nullable=False),
     pa.field("has_label", pa.bool_(), nullable=False),
-    pa.field("class_label", pa.int32()),
+    pa.field("classes", pa.list_(pa.int32())),
     pa.field("crc32", pa.int64(), nullable=False),
     pa.field("label_crc32", pa.int64()),
 ]
@@ -68,8 +68,8 @@ class ShardError(ValueError):
 class Sample:
     """A preprocessed scan and what it belongs to: a row.
 
-    ``volume`` is the volume that a slice was cut from (the sample itself otherwise). ``boxes`` is (n, 2 * nd) int:
-    low then high corners of findings.
+    ``volume`` is the volume that a slice was cut from (the sample itself otherwise). ``classes`` is None where nobody
+    has said which it has. ``boxes`` is (n, 2 * nd) int: low then high corners of findings.
     """
 
     scan: Scan
@@ -78,7 +78,7 @@ class Sample:
     volume: str
     dataset: str
     split: str
-    class_label: int | None = None
+    classes: tuple[int, ...] | None = None
     boxes: np.ndarray | None = None
 
 
@@ -102,7 +102,7 @@ def to_row(sample: Sample) -> dict[str, Any]:
         "scale": scan.scale,
         "offset": scan.offset,
         "has_label": label is not None,
-        "class_label": sample.class_label,
+        "classes": None if sample.classes is None else list(sample.classes),
         "crc32": zlib.crc32(voxels),
         "label_crc32": None if label is None else zlib.crc32(label),
         "affine": None if scan.affine is None else scan.affine.ravel().tolist(),
@@ -132,7 +132,8 @@ def from_row(row: dict[str, Any]) -> Sample:
     boxes = row["boxes"]
     return Sample(
         scan,
-        *(row[name] for name in ("sample_id", "patient", "volume", "dataset", "split", "class_label")),
+        *(row[name] for name in ("sample_id", "patient", "volume", "dataset", "split")),
+        classes=None if row["classes"] is None else tuple(row["classes"]),
         boxes=None if boxes is None else np.array(boxes, np.int32).reshape(-1, 2 * scan.spatial_dims),
     )
 

@@ -22,7 +22,7 @@ from data.shards import SMALL_COLUMNS, SMALL_FIELDS, ShardError, ShardFile, open
 
 Having = Literal["label_map", "class"]
 INDEX = "index.parquet"
-FORMAT = 1
+FORMAT = 2
 _METADATA = b"raydiology"
 _REPEATED = ["patient", "dataset", "modality", "split", "dtype", "file"]
 _INDEX_SCHEMA = pa.schema(
@@ -185,16 +185,16 @@ class ShardSet:
         if having == "label_map":
             mask &= self.rows["has_label"].to_numpy()
         if having == "class":
-            mask &= self.rows["class_label"].is_valid().to_numpy()
+            mask &= self.rows["classes"].is_valid().to_numpy()
         ids = np.flatnonzero(mask).astype(np.int64)
         return Selection(ids, self.group_of[ids], self._shapes[ids, 1:])
 
     def patients(self, selection: Selection) -> dict[str, tuple[int, ...]]:
         """Return the patients of a selection, each with the classes that its samples have."""
-        chosen = self.rows.select(["patient", "class_label"]).take(selection.row_ids)
+        chosen = self.rows.select(["patient", "classes"]).take(selection.row_ids)
         held: dict[str, set[int]] = {}
-        for patient, number in zip(chosen["patient"].to_pylist(), chosen["class_label"].to_pylist(), strict=True):
-            held.setdefault(patient, set()).update(() if number is None else (number,))
+        for patient, numbers in zip(chosen["patient"].to_pylist(), chosen["classes"].to_pylist(), strict=True):
+            held.setdefault(patient, set()).update(numbers or ())
         return {patient: tuple(sorted(numbers)) for patient, numbers in held.items()}
 
 

@@ -134,8 +134,8 @@ class BlockReader:
         self._source = Source.open(plan)
         self._order = Order(self._source.selection.group_sizes, plan.seed)
         self._reader = ShardReader(self._source.shards, plan.with_labels)
-        classless = self._source.shards.rows["class_label"].null_count == self._source.shards.num_samples
-        self._unused = ["class_label"] if classless else []
+        classless = self._source.shards.rows["classes"].null_count == self._source.shards.num_samples
+        self._unused = ["classes"] if classless else []
 
     def __call__(self, numbers: pa.Table) -> pa.Table:
         """Read the block whose number is the only value of a table; so Ray Data asks for it."""

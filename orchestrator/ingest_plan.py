@@ -184,15 +184,22 @@ def _given_splits(studies: Sequence[Study], pseudonymiser: Pseudonymiser) -> dic
 
 
 def _strata(studies: Sequence[Study]) -> dict[str, str | None]:
-    """Map each patient to what is spread over the splits: the highest class, or that there is a label; else None."""
+    """Map each patient to what is spread over the splits; None for one without labels.
+
+    That is the class that the fewest patients have, of those that the patient has (of two such, the higher); else
+    that there are no classes, or that there is a label map.
+    """
+    classes: dict[str, set[int]] = {}
     strata: dict[str, str | None] = {}
     for study in studies:
-        if study.class_label is not None:
-            found = f"class {study.class_label:06d}"
-        else:
-            found = "label" if study.label else None
-        known = strata.get(study.patient)
-        strata[study.patient] = max(known, found) if known and found else known or found
+        if study.classes is not None:
+            classes.setdefault(study.patient, set()).update(study.classes)
+        labelled = study.label or strata.get(study.patient)
+        strata[study.patient] = "label" if labelled else None
+    num_patients = Counter(number for numbers in classes.values() for number in numbers)
+    for patient, numbers in classes.items():
+        rarest = min(numbers, key=lambda number: (num_patients[number], -number), default=None)
+        strata[patient] = "no class" if rarest is None else f"class {rarest:06d}"
     return strata
 
 
@@ -220,7 +227,7 @@ def _fingerprint(studies: Sequence[Study], pseudonymiser: Pseudonymiser) -> str:
         described = (
             s.kind,
             s.modality,
-            s.class_label,
+            s.classes,
             s.rescale,
             len(s.image),
             s.label is not None,
@@ -245,7 +252,7 @@ def _all_label_names(sources: Sequence[Source]) -> dict[int, str]:
 
 
 def _class_names(studies: Sequence[Study]) -> dict[int, str]:
-    named = {s.class_label: s.class_name for s in studies if s.class_label is not None and s.class_name}
+    named = {n: name for s in studies for n, name in zip(s.classes or (), s.class_names, strict=False)}
     return dict(sorted(named.items()))
 
 

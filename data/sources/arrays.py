@@ -1,4 +1,7 @@
-"""Layout ``npz``: arrays ``<split>_images`` and ``<split>_labels`` in one file, as MedMNIST is handed out."""
+"""Layout ``npz``: arrays ``<split>_images`` and ``<split>_labels`` in one file, as MedMNIST is handed out.
+
+Labels of shape (n,) or (n, 1) are the class of each image; of shape (n, k), 1 in column c says that it has class c.
+"""
 
 import zipfile
 
@@ -14,7 +17,7 @@ _IMAGES, _LABELS = "_images", "_labels"
 def find_npz(source: str, dataset: str, options: SourceOptions) -> list[Study]:
     """Find one study per image of the source's .npz files; the source may be such a file itself.
 
-    Raises ValueError where a file has no such arrays, or labels that are not one class per image.
+    Raises ValueError where a file has no such arrays, or labels that are neither.
     """
     studies = []
     for file in _files(source):
@@ -28,7 +31,8 @@ def find_npz(source: str, dataset: str, options: SourceOptions) -> list[Study]:
             )
         for split in splits:
             number = _length(file.uri, split + _IMAGES)
-            studies += [_study(file, dataset, options, split, index, labels[split]) for index in range(number)]
+            classes = labels[split] or [None] * number
+            studies += [_study(file, dataset, options, split, index, classes[index]) for index in range(number)]
     return studies
 
 
@@ -38,16 +42,25 @@ def _files(source: str) -> list[File]:
     return [file for file in list_tree(source) if file.path.lower().endswith(".npz")]
 
 
-def _classes(arrays: np.lib.npyio.NpzFile, split: str) -> np.ndarray | None:
+def _classes(arrays: np.lib.npyio.NpzFile, split: str) -> list[tuple[int, ...]] | None:
+    """Return the classes of each image of a split; None where it has no labels."""
     if split + _LABELS not in arrays.files:
         return None
     labels = arrays[split + _LABELS]
-    if labels.size != len(labels) or not np.issubdtype(labels.dtype, np.integer):
+    several = labels.ndim == 2 and labels.shape[1] > 1
+    found = f"array {split}{_LABELS}: shape {labels.shape}, {labels.dtype}"
+    if not (several or labels.size == len(labels)) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
-            f"array {split}{_LABELS}: shape {labels.shape}, {labels.dtype}; expected one whole number per image; "
-            "keep one column"
+            f"{found}; expected a whole number per image, or a 0 or 1 for each class; keep one of the two"
         )
-    return labels.reshape(-1)
+    if not several:
+        return [(number,) for number in labels.reshape(-1).tolist()]
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError(
+            f"{found}, up to {labels.max()}; expected 0 or 1 in each of several columns; keep the column that is the "
+            "class"
+        )
+    return [tuple(np.flatnonzero(row).tolist()) for row in labels]
 
 
 def _length(uri: str, name: str) -> int:
@@ -59,7 +72,7 @@ def _length(uri: str, name: str) -> int:
 
 
 def _study(
-    file: File, dataset: str, options: SourceOptions, split: str, index: int, labels: np.ndarray | None
+    file: File, dataset: str, options: SourceOptions, split: str, index: int, classes: tuple[int, ...] | None
 ) -> Study:
     key = f"{file.path}/{split}/{index:07d}"
     return Study(
@@ -70,6 +83,6 @@ def _study(
         dataset=dataset,
         modality=options.modality,
         split=SPLIT_NAMES.get(split.lower()),
-        class_label=None if labels is None else int(labels[index]),
-        class_name=None if labels is None else str(labels[index]),
+        classes=classes,
+        class_names=tuple(map(str, classes or ())),
     )

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from data.files import File, is_file, join, list_tree, read_bytes, shown
 from data.quarantine import BadStudy
+from data.sources.labels import read_classes
 from data.sources.pairing import Pattern
 from data.sources.study import (
     PICTURE_SUFFIXES,
@@ -36,32 +37,31 @@ def find_class_folders(source: str, dataset: str, options: SourceOptions) -> lis
         split = next((SPLIT_NAMES[part.lower()] for part in folders[file.path] if part.lower() in SPLIT_NAMES), None)
         study = replace(_picture(file, dataset, options), split=split)
         name = class_of[file.path]
-        studies.append(replace(study, class_name=name, class_label=names.index(name)) if name else study)
+        studies.append(replace(study, class_names=(name,), classes=(names.index(name),)) if name else study)
     return studies
 
 
 def find_csv(source: str, dataset: str, options: SourceOptions) -> list[Study]:
     """Find one study per row of a CSV file: the source itself, or the only one in its folder.
 
-    Image paths are relative to the table, with or without their suffix. Labels that are whole numbers are class
-    numbers; other texts are numbered in order. Raises ValueError where the table or a column is missing.
+    Image paths are relative to the table, with or without their suffix. Its classes: see ``labels.py``. Raises
+    ValueError where the table or a column is missing.
     """
     table, folder = _find_table(source)
     rows = list(csv.DictReader(io.StringIO(read_bytes(table).decode("utf-8-sig"))))
     _check_columns(rows, options)
     files = {file.path: file for file in list_tree(folder) if suffix_of(file.path, _SUFFIXES)}
     by_stem = {path[: -len(suffix_of(path, _SUFFIXES) or "")]: file for path, file in files.items()}
-    numbers = _class_numbers([row[options.label_column].strip() for row in rows])
+    classes = read_classes(rows, options)
     studies = []
-    for row in rows:
+    for row, (numbers, names) in zip(rows, classes, strict=True):
         path = row[options.image_column].strip().removeprefix("./")
         file = files.get(path) or by_stem.get(path)
         study = _picture(file or File(path, "", 0), dataset, options)
-        label = row[options.label_column].strip()
         split = SPLIT_NAMES.get(row[options.split_column].strip().lower()) if options.split_column else None
         patient = row[options.patient_column].strip() if options.patient_column else study.patient
-        study = replace(study, split=split, patient=patient, fault=None if file else _NO_FILE)
-        studies.append(replace(study, class_name=label, class_label=numbers[label]) if label else study)
+        fault = None if file else _NO_FILE
+        studies.append(replace(study, split=split, patient=patient, classes=numbers, class_names=names, fault=fault))
     return studies
 
 
@@ -95,17 +95,11 @@ def _find_table(source: str) -> tuple[str, str]:
 def _check_columns(rows: list[dict[str, str]], options: SourceOptions) -> None:
     """Raise ValueError for a missing column; a table without a heading has a patient in its first line: not shown."""
     have = list(rows[0]) if rows else []
-    wanted = [options.image_column, options.label_column, options.patient_column, options.split_column]
+    labels = options.label_columns or (options.label_column,)
+    wanted = [options.image_column, *labels, options.patient_column, options.split_column]
     missing = [name for name in wanted if name and name not in have]
     if missing:
         raise ValueError(
             f"the table has {len(have)} columns but not {', '.join(missing)}; expected a first line that names them; "
-            "set image_column, label_column, patient_column or split_column"
+            "set image_column, label_column or label_columns, patient_column, split_column"
         )
-
-
-def _class_numbers(labels: list[str]) -> dict[str, int]:
-    names = sorted({label for label in labels if label})
-    if all(name.isdigit() for name in names):
-        return {name: int(name) for name in names}
-    return {name: number for number, name in enumerate(names)}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from data.quarantine import BadStudy
 
@@ -35,6 +35,8 @@ class Study:
     array it is the file's address, the array's name and the image's number.
     ``num_channels`` above 1 allows channels as the last axis of a single file (Medical Segmentation Decathlon).
     ``rescale`` is a slope and an intercept that take the file's intensities to HU where the file does not say so.
+    ``classes`` are the classes it has, none of those that were looked for, or None where nobody has said; and
+    ``class_names`` what they are called.
     ``fault`` is set where the source itself shows that the study cannot be used, such as a label without an image.
     """
 
@@ -46,8 +48,8 @@ class Study:
     label: str | None = None
     modality: str | None = None
     split: Split | None = None
-    class_label: int | None = None
-    class_name: str | None = None
+    classes: tuple[int, ...] | None = None
+    class_names: tuple[str, ...] = ()
     num_channels: int = 1
     rescale: tuple[float, float] | None = None
     fault: BadStudy | None = None
@@ -69,6 +71,12 @@ class SourceOptions(BaseModel):
                      value without a name is called by its number
     rescale          slope and intercept from the file's intensities to HU, for CT that was not stored in HU
     image_column ... columns of the CSV layout
+    label_separator  what stands between the classes in a CSV's label column, where an image may have several
+    label_columns    columns of a CSV that are classes of their own, in place of a label column: 1 says that an image
+                     has the class, 0 or a blank that it has not
+    uncertain        what -1 in such a column means: that the image has the class, that it has it not, or that the
+                     image counts as one that nobody has labelled
+    no_class         what a label column says where an image has none of the classes, such as ``No Finding``
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,8 +91,21 @@ class SourceOptions(BaseModel):
     rescale: tuple[float, float] | None = None
     image_column: str = "file"
     label_column: str = "label"
+    label_separator: str | None = None
+    label_columns: tuple[str, ...] = ()
+    uncertain: Literal["negative", "positive", "unlabelled"] = "negative"
+    no_class: str | None = None
     patient_column: str | None = None
     split_column: str | None = None
+
+    @model_validator(mode="after")
+    def _one_kind_of_labels(self) -> "SourceOptions":
+        if self.label_columns and (self.label_separator or self.no_class):
+            raise ValueError(
+                f"label_columns {', '.join(self.label_columns)} with label_separator {self.label_separator!r} and "
+                f"no_class {self.no_class!r}: these two belong to a single label column; give one kind of labels"
+            )
+        return self
 
     @field_validator("modality")
     @classmethod

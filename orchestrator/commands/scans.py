@@ -10,7 +10,11 @@ from orchestrator.commands.console import FAILED, Commands, add_command, err, ou
 
 _INGEST_FIELDS = ("source", "layout", "recipe", "out", "val_fraction", "test_fraction", "seed", "max_bad", "strict",
                   "overwrite", "keep_names")  # fmt: skip
-_UNUSUAL_OPTIONS = {"rescale": {"nargs": 2, "type": float}, "label_names": {"type": yaml.safe_load}}
+_UNUSUAL_OPTIONS = {
+    "rescale": {"nargs": 2, "type": float},
+    "label_names": {"type": yaml.safe_load},
+    "label_columns": {"nargs": "+"},
+}
 
 
 def add(commands: Commands) -> None:
@@ -59,7 +63,7 @@ def _add_ingest(commands: Commands) -> None:
     layout = parser.add_argument_group("how studies are found; see data/sources/study.py")
     for name, field in SourceOptions.model_fields.items():
         many = _UNUSUAL_OPTIONS.get(name, {})
-        shown = "" if field.default is None else f"default: {field.default}"
+        shown = f"default: {field.default}" if field.default else ""
         layout.add_argument(f"--{name.replace('_', '-')}", help=shown, **many)
 
 

@@ -33,7 +33,7 @@ def rows(arrays, labels=None, classes=None, chunks=1):
         values = [None if label is None else label.tobytes() for label in labels]
         columns["label"] = pa.array(values, pa.large_binary())
     if classes is not None:
-        columns["class_label"] = pa.array(classes, pa.int64())
+        columns["classes"] = pa.array(classes, pa.list_(pa.int32()))
     table = pa.table(columns)
     cuts = np.linspace(0, n, chunks + 1).astype(int)
     return pa.concat_tables([table[a:b] for a, b in pairwise(cuts)])
@@ -85,15 +85,24 @@ def test_uint16_above_the_signed_range_survives_to_float():
 
 
 def test_small_columns_arrive_with_their_types():
-    batch = collate(rows([numbered((1, 2, 2, 2), "int16")] * 3, classes=[4, None, 0]))
+    batch = collate(rows([numbered((1, 2, 2, 2), "int16")] * 3, classes=[[4], None, [0]]))
     assert (batch.sample_ids, batch.volumes) == (("s-0", "s-1", "s-2"), ("v-0", "v-0", "v-1"))
     assert (batch.numbers.tolist(), batch.epochs.tolist()) == ([40, 41, 42], [3, 3, 3])
     assert batch.numbers.dtype == batch.epochs.dtype == batch.extents.dtype == np.int64
     assert torch.equal(batch.scale, torch.tensor([0.0, 0.5, 1.0]))
     assert torch.equal(batch.offset, torch.tensor([-1.0, -1.0, -1.0]))
     assert batch.spacing_mm.tolist() == [[2.5, 1.0, 0.5]] * 3
-    assert torch.equal(batch.classes, torch.tensor([4, -1, 0]))
+    assert torch.equal(batch.classes, torch.tensor([[4], [-1], [0]]))
     assert batch.labels is None
+
+
+def test_classes_are_filled_up_to_as_many_as_the_sample_with_the_most_has():
+    batch = collate(rows([numbered((1, 2, 2), "uint8")] * 5, classes=[[7, 1, 3], [], None, [2], [4, 0]], chunks=2))
+    assert batch.classes.dtype == torch.int64
+    assert batch.classes.tolist() == [[7, 1, 3], [-1, -1, -1], [-1, -1, -1], [2, -1, -1], [4, 0, -1]]
+    none = collate(rows([numbered((1, 2, 2), "uint8")] * 2, classes=[[], None]))
+    assert none.classes.tolist() == [[-1], [-1]]
+    assert collate(rows([numbered((1, 2, 2), "uint8")])).classes is None
 
 
 def test_labels_of_one_and_two_bytes_are_padded_like_voxels():

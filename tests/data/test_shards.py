@@ -1,5 +1,6 @@
 """What is written into shards comes back bit for bit, and what was damaged since is named."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -31,12 +32,19 @@ from data.shards import (
 from data.shardset import IndexCard, ShardSet, write_index
 
 
-def slice_(number: int, patient: int = 0, split: str = "train", labelled: bool = True, size: int = 12) -> dict:
+def slice_(
+    number: int,
+    patient: int = 0,
+    split: str = "train",
+    labelled: bool = True,
+    size: int = 12,
+    classes: tuple[int, ...] | None = None,
+) -> dict:
     rng = np.random.default_rng(number)
     voxels = rng.integers(0, 60_000, (1, size, size + 1)).astype(np.uint16)
     label = rng.integers(0, 9, (size, size + 1)).astype(np.uint8) if labelled else None
     scan = Scan(voxels, (1.0, 1.5), "CT", np.eye(4), label, scale=1 / 65535, slice_index=number)
-    return to_row(Sample(scan, f"v-a-{number:04d}", f"p-{patient}", f"v-{patient}", "set", split))
+    return to_row(Sample(scan, f"v-a-{number:04d}", f"p-{patient}", f"v-{patient}", "set", split, classes))
 
 
 def write_set(folder: Path, rows: list[dict], rows_per_group: int = 4, prefix: str = "train-00000") -> ShardSet:
@@ -71,7 +79,8 @@ def samples(draw) -> tuple[dict, dict]:
         "slice_index": draw(st.none() | st.integers(0, 999)),
     }
     boxes = draw(st.none() | arrays.arrays(np.int32, (2, 2 * dims)))
-    return scan, {"class_label": draw(st.none() | st.integers(0, 9)), "boxes": boxes}
+    classes = draw(st.none() | st.lists(st.integers(0, 9), max_size=3).map(tuple))
+    return scan, {"classes": classes, "boxes": boxes}
 
 
 @settings(deadline=None, max_examples=60)
@@ -90,7 +99,7 @@ def test_a_sample_comes_back_as_it_was_written(fields):
     for name in ("spacing_mm", "modality", "scale", "offset", "slice_index"):
         assert getattr(found.scan, name) == getattr(sample.scan, name)
     np.testing.assert_equal(found.boxes, sample.boxes)
-    assert (found.sample_id, found.split, found.class_label) == ("v-1", "test", sample.class_label)
+    assert (found.sample_id, found.split, found.classes) == ("v-1", "test", sample.classes)
 
 
 @settings(deadline=None, max_examples=30)
@@ -260,3 +269,31 @@ def test_what_shards_hold_is_described_in_numbers(tmp_path):
     assert lines["train"] == "6 samples of 2 volumes of 2 patients, 6 with a label map"
     assert lines["sizes"] == "2D, 1 channel, 12 x 13 to 12 x 13"
     assert lines["labels"] == "1 liver"
+
+
+def test_samples_with_classes_are_selected_and_their_patients_told_apart_by_them(tmp_path):
+    rows = [slice_(n, patient=n // 2, classes=c) for n, c in enumerate([(2,), (0, 2), (), None, None, (1,)])]
+    shards = write_set(tmp_path, rows)
+    chosen = shards.select(having="class")
+    assert chosen.row_ids.tolist() == [0, 1, 2, 5]
+    assert shards.patients(chosen) == {"p-0": (0, 2), "p-1": (), "p-2": (1,)}
+
+
+def test_classes_are_described_with_how_many_samples_have_each(tmp_path):
+    rows = [slice_(n, classes=c) for n, c in enumerate([(2,), (0, 2), (), None, (1,)])]
+    file = write_shard(str(tmp_path), "train-00000", [rows])
+    assert file is not None
+    write_index(str(tmp_path), [file], IndexCard({}, class_names={0: "mass", 2: "nodule", 5: "hernia"}))
+    lines = dict(describe(ShardSet.open(str(tmp_path))))
+    assert lines["classes"] == "0 mass (1), 1 ? (1), 2 nodule (2), 5 hernia (0)"
+    assert lines["train"].endswith("5 with a label map, 4 with classes")
+
+
+def test_shards_of_another_format_are_refused_with_the_way_to_renew_them(tmp_path):
+    write_set(tmp_path, [slice_(0)])
+    index = tmp_path / "index.parquet"
+    table = pq.read_table(index)
+    card = json.loads(table.schema.metadata[b"raydiology"]) | {"format": 1}
+    pq.write_table(table.replace_schema_metadata({b"raydiology": json.dumps(card)}), index)
+    with pytest.raises(ShardError, match=r"format 1, expected 2; run ingest again with --overwrite"):
+        ShardSet.open(str(tmp_path))

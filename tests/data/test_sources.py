@@ -128,12 +128,12 @@ def test_nnunet_channels_are_one_study_and_a_missing_one_is_said(tmp_path: Path)
 def test_class_folders_number_classes_by_name_and_take_splits_from_above(tmp_path: Path) -> None:
     source = tree(tmp_path, "train/b/1.jpg", "train/a/2.png", "test/b/3.jpeg", "Validation/a/4.jpg", "labels.csv")
     studies = {study.key: study for study in find_studies(source, "class_folders")}
-    found = {key: (study.class_name, study.class_label, study.split) for key, study in studies.items()}
+    found = {key: (study.class_names, study.classes, study.split) for key, study in studies.items()}
     assert found == {
-        "train/b/1.jpg": ("b", 1, "train"),
-        "train/a/2.png": ("a", 0, "train"),
-        "test/b/3.jpeg": ("b", 1, "test"),
-        "Validation/a/4.jpg": ("a", 0, "val"),
+        "train/b/1.jpg": (("b",), (1,), "train"),
+        "train/a/2.png": (("a",), (0,), "train"),
+        "test/b/3.jpeg": (("b",), (1,), "test"),
+        "Validation/a/4.jpg": (("a",), (0,), "val"),
     }
 
 
@@ -146,8 +146,8 @@ def test_a_csv_gives_labels_patients_and_splits_and_rows_without_a_file_are_faul
     )
     for place in (source, f"{source}/t.csv"):
         one, two, three = find_studies(place, "csv", options)
-        assert (one.class_label, one.class_name, one.patient, one.split) == (3, "3", "A", "train")
-        assert (two.class_label, Path(two.image[0]).name, two.split) == (0, "2.png", "test")
+        assert (one.classes, one.class_names, one.patient, one.split) == ((3,), ("3",), "A", "train")
+        assert (two.classes, Path(two.image[0]).name, two.split) == ((0,), "2.png", "test")
         assert three.fault is not None
         assert three.fault.found == "a row of the table without its image file"
 
@@ -231,7 +231,7 @@ def test_every_real_source_has_a_layout_and_options_that_fit(
 def test_the_classes_and_splits_of_real_pictures_are_those_of_the_manifest(scans: Path) -> None:
     studies = find_studies(str(scans / "kermany_cxr"), "class_folders")
     assert Counter(study.split for study in studies) == {"train": 700, "test": 240}
-    assert Counter(study.class_name for study in studies) == {"NORMAL": 470, "PNEUMONIA": 470}
+    assert Counter(study.class_names for study in studies) == {("NORMAL",): 470, ("PNEUMONIA",): 470}
 
 
 class Bucket(BaseHTTPRequestHandler):
@@ -337,12 +337,20 @@ def test_an_npz_gives_a_study_per_image_with_class_and_split(tmp_path: Path) -> 
     np.savez_compressed(tmp_path / "set.npz", **arrays)
     for place in (str(tmp_path), str(tmp_path / "set.npz")):
         studies = find_studies(place, "npz", SourceOptions(modality="XR"))
-        assert [(s.split, s.class_label) for s in studies] == [
-            ("train", 2), ("train", 0), ("train", 1), ("test", None), ("test", None),
+        assert [(s.split, s.classes, s.class_names) for s in studies] == [
+            ("train", (2,), ("2",)), ("train", (0,), ("0",)), ("train", (1,), ("1",)), ("test", None, ()),
+            ("test", None, ()),
         ]  # fmt: skip
         scan = read_study(studies[4])
         assert scan.voxels.tolist() == [images[4].tolist()]
         assert (scan.scale, scan.modality) == (1 / 255, "XR")
+
+
+def test_an_npz_with_a_column_for_each_class_gives_each_image_any_number_of_them(tmp_path: Path) -> None:
+    labels = np.array([[0, 1, 1], [0, 0, 0], [1, 0, 0]], np.uint8)
+    np.savez(tmp_path / "set.npz", train_images=np.zeros((3, 4, 4), np.uint8), train_labels=labels)
+    studies = find_studies(str(tmp_path), "npz", SourceOptions())
+    assert [(s.classes, s.class_names) for s in studies] == [((1, 2), ("1", "2")), ((), ()), ((0,), ("0",))]
 
 
 @pytest.mark.parametrize(
@@ -350,8 +358,12 @@ def test_an_npz_gives_a_study_per_image_with_class_and_split(tmp_path: Path) -> 
     [
         ({"x": np.zeros(3)}, r"without an array named like train_images; .* rename its arrays"),
         (
-            {"train_images": np.zeros((2, 4, 4), np.uint8), "train_labels": np.zeros((2, 14), int)},
-            r"train_labels: shape \(2, 14\), int64; expected one whole number per image; keep one column",
+            {"train_images": np.zeros((2, 4, 4), np.uint8), "train_labels": np.full((2, 14), 3)},
+            r"train_labels: shape \(2, 14\), int64, up to 3; expected 0 or 1 in each of .*; keep the column that is",
+        ),
+        (
+            {"train_images": np.zeros((2, 4, 4), np.uint8), "train_labels": np.zeros((2, 1))},
+            r"train_labels: shape \(2, 1\), float64; expected a whole number per image, or a 0 or 1 for each class",
         ),
     ],
 )

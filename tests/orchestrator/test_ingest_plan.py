@@ -41,8 +41,8 @@ def test_patients_without_labels_train_where_others_have_labels():
 
 
 def test_splits_of_the_layout_stand_and_validation_comes_from_its_training_split():
-    studies = [study(n, class_label=n % 2, split="train") for n in range(20)]
-    studies += [study(n, class_label=n % 2, split="test") for n in range(20, 24)]
+    studies = [study(n, classes=(n % 2,), split="train") for n in range(20)]
+    studies += [study(n, classes=(n % 2,), split="test") for n in range(20, 24)]
     found = splits(studies, val_fraction=0.25, test_fraction=0.5)
     assert [found[f"patient{n}"] for n in range(20, 24)] == ["test"] * 4
     assert [found[f"patient{n}"] for n in range(20)].count("val") == 5
@@ -56,9 +56,18 @@ def test_a_test_split_without_labels_does_not_replace_one_with_labels():
 
 
 def test_classes_are_spread_over_splits():
-    studies = [study(n, class_label=int(n >= 40)) for n in range(50)]
+    studies = [study(n, classes=(int(n >= 40),)) for n in range(50)]
     found = splits(studies, val_fraction=0.2)
     assert [found[f"patient{n}"] for n in range(40, 50)].count("val") == 2
+
+
+def test_a_patient_of_several_classes_is_spread_by_the_rarest_of_them():
+    studies = [
+        study(n, classes=(0, 1) if n < 10 else (0,) if n < 40 else (), class_names=("a", "b")) for n in range(50)
+    ]
+    found = splits(studies, val_fraction=0.2)
+    parts = (range(10), range(10, 40), range(40, 50))
+    assert [[found[f"patient{n}"] for n in part].count("val") for part in parts] == [2, 6, 2]
 
 
 def test_a_layout_with_one_patient_in_two_splits_is_refused_without_the_name():

@@ -1,0 +1,25 @@
+"""Classes: the column of shards that lists the classes of each row; null where nobody has said which it has.
+
+A picture has one class where classes exclude each other, or several, or none of those that were looked for: [].
+"""
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int64
+
+NO_CLASS = -1
+
+
+def pad_classes(column: pa.ChunkedArray) -> Int64[np.ndarray, "n m"]:
+    """Return the classes of each row, filled up with -1 to as many as the row with the most has, but at least one."""
+    lists = column.combine_chunks()
+    counts = lists.value_lengths().fill_null(0).to_numpy()
+    padded = np.full((len(counts), max(1, counts.max(initial=0))), NO_CLASS, dtype=np.int64)
+    padded[np.arange(padded.shape[1]) < counts[:, None]] = lists.flatten().to_numpy()
+    return padded
+
+
+def count_classes(column: pa.ChunkedArray) -> dict[int, int]:
+    """Return how many rows have each class that occurs, in order of the classes."""
+    found = np.unique(column.combine_chunks().flatten().to_numpy(), return_counts=True)
+    return {int(number): int(count) for number, count in zip(*found, strict=True)}
