@@ -9,6 +9,8 @@ What a mean Dice means differs between papers, so every choice is a field of ``C
 ``thesis``  the IoU-based-positives thesis' released code (dittohed/exploring-ssl-for-ct, MONAI's DiceMetric with
             background over single slices): one score per slice and label, labels that are absent from the truth
             are skipped even where they are predicted. Mean over the labels of each slice, then over the slices.
+``brats``   the BraTS challenge's, as Isensee et al. ("nnU-Net for Brain Tumor Segmentation", BrainLes 2020) tell it:
+            as ``volume``, but a region that is neither in the truth nor in the prediction scores 1.
 """
 
 from collections.abc import Sequence
@@ -20,7 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-ConventionName = Literal["volume", "thesis"]
+ConventionName = Literal["volume", "thesis", "brats"]
 
 
 @dataclass(frozen=True)
@@ -31,17 +33,20 @@ class Convention:
     background      whether class 0 counts as a label
     false_alarms    whether a label that is predicted but absent from the truth scores 0 (else it is skipped)
     average_first   which mean is taken first: of a label over units, or of a unit over labels
+    silence         whether a label that is neither predicted nor there scores 1 (else it is skipped)
     """
 
     unit: Literal["volume", "slice"]
     background: bool
     false_alarms: bool
     average_first: Literal["units", "labels"]
+    silence: bool = False
 
 
 CONVENTIONS: dict[ConventionName, Convention] = {
     "volume": Convention(unit="volume", background=False, false_alarms=True, average_first="units"),
     "thesis": Convention(unit="slice", background=True, false_alarms=False, average_first="labels"),
+    "brats": Convention(unit="volume", background=False, false_alarms=True, average_first="units", silence=True),
 }
 
 
@@ -83,7 +88,7 @@ def count_confusions(
 
 
 def dice_and_iou(
-    counts: Int[np.ndarray, "units true predicted"], false_alarms: bool
+    counts: Int[np.ndarray, "units true predicted"], rules: Convention
 ) -> tuple[Float[np.ndarray, "units labels"], Float[np.ndarray, "units labels"]]:
     """Return the Dice and the IoU of each unit and class, NaN where the pair is skipped.
 
@@ -91,10 +96,11 @@ def dice_and_iou(
     """
     agreeing = np.einsum("ukk->uk", counts).astype(np.float64)
     true, predicted = counts.sum(2).astype(np.float64), counts.sum(1).astype(np.float64)
-    scored = true + predicted > 0 if false_alarms else true > 0
+    scored = true + predicted > 0 if rules.false_alarms else true > 0
     both = np.where(scored, true + predicted, 1.0)
-    dice = np.where(scored, 2 * agreeing / both, np.nan)
-    iou = np.where(scored, agreeing / np.where(scored, both - agreeing, 1.0), np.nan)
+    skipped = np.where(true + predicted == 0, 1.0, np.nan) if rules.silence else np.nan
+    dice = np.where(scored, 2 * agreeing / both, skipped)
+    iou = np.where(scored, agreeing / np.where(scored, both - agreeing, 1.0), skipped)
     return dice, iou
 
 
@@ -110,12 +116,37 @@ def score(
     rules = CONVENTIONS[convention]
     assert counts.shape[1] == len(label_names), "one name per class, background included"
     first = 0 if rules.background else 1
-    names = list(label_names[first:])
-    dice, iou = (values[:, first:] for values in dice_and_iou(counts, rules.false_alarms))
+    dice, iou = (values[:, first:] for values in dice_and_iou(counts, rules))
+    return _scores(dice, iou, counts.sum(2)[:, first:], list(label_names[first:]), rules)
+
+
+def score_regions(
+    counts: Int[np.ndarray, "units regions true predicted"],
+    names: Sequence[str],
+    convention: ConventionName = "volume",
+) -> Scores:
+    """Score regions, each by its own (true, predicted) counts of voxels where it is not (0) and where it is (1).
+
+    ``names`` names every region. Raises ValueError where nothing can be scored.
+    """
+    rules = CONVENTIONS[convention]
+    assert counts.shape[1] == len(names), "one name per region"
+    pairs = dice_and_iou(counts.reshape(-1, 2, 2), rules)
+    dice, iou = (values[:, 1].reshape(counts.shape[:2]) for values in pairs)
+    return _scores(dice, iou, counts[:, :, 1].sum(2), list(names), rules)
+
+
+def _scores(
+    dice: Float[np.ndarray, "units labels"],
+    iou: Float[np.ndarray, "units labels"],
+    true: Int[np.ndarray, "units labels"],
+    names: list[str],
+    rules: Convention,
+) -> Scores:
     num_scored = (~np.isnan(dice)).sum(0)
     if not num_scored.any():
         raise ValueError(
-            f"segmentation scores: none of the labels {names} occurs in the {len(counts)} {rules.unit}s that were "
+            f"segmentation scores: none of the labels {names} occurs in the {len(true)} {rules.unit}s that were "
             "evaluated; expected at least one; check the split and the labels of the shards"
         )
     return Scores(
@@ -124,7 +155,7 @@ def score(
         dice=_by_label(dice, names),
         iou=_by_label(iou, names),
         num_units={name: int(n) for name, n in zip(names, num_scored, strict=True) if n},
-        remarks=_remarks(counts.sum(2)[:, first:], num_scored, names, rules),
+        remarks=_remarks(true, num_scored, names, rules),
     )
 
 
@@ -148,7 +179,9 @@ def _remarks(
     where = f"none of the {len(true)} {rules.unit}s"
     remarks = []
     for name, voxels, scored in zip(names, true.sum(0), num_scored, strict=True):
-        if voxels == 0 and scored == 0:
+        if voxels == 0 and rules.silence:
+            remarks.append(f"label {name} occurs in {where}: it scores 1 where it was not predicted either, else 0")
+        elif voxels == 0 and scored == 0:
             remarks.append(f"label {name} occurs in {where}: it has no score and is left out of the mean")
         elif voxels == 0:
             remarks.append(f"label {name} occurs in {where} but was predicted in {scored}: it scores 0")

@@ -7,21 +7,19 @@ Variants: each is a field of ``augment`` and can be set on its own.
     noise_sigma  paper: 0.01; released: drawn from [0, 0.01]
     The orders of both differ from that of ``data/views.py``; this changes nothing but the effect of the zeros beyond
     the border where a crop is both shifted and smoothed.
-Shapes: B samples, n crops of each, K classes (0 is background), C channels, *s spatial axes (D, H, W) or (H, W).
+Shapes: B samples, n crops of each, C channels, *s spatial axes (D, H, W) or (H, W).
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from monai.inferers.inferer import SlidingWindowInferer
-from monai.losses.dice import DiceLoss
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.nn import functional as F
 
 from data.batch import Batch
 from data.rng import SampleRng
@@ -29,8 +27,9 @@ from data.views import Augmentation, augment, draw, move_labels
 from methods.base import Frozen, Losses, Views
 from methods.downstream.base import Evidence, Judged, Task, TaskScores, merge
 from methods.downstream.crops import Centre, cut_padded, draw_centred_boxes
-from methods.downstream.metrics import CONVENTIONS, ConventionName, count_confusions, score
+from methods.downstream.metrics import CONVENTIONS, ConventionName
 from methods.downstream.networks import SegmentationEncoder, segmentation_network
+from methods.downstream.targets import Classes, Regions
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
 from methods.parts.variants import with_flags
 
@@ -51,27 +50,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def dice_ce_loss(
-    logits: Float[Tensor, "b k *s"], classes: Int[Tensor, "b *s"], background: bool
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Return the soft Dice loss (mean over images and classes, with background or not) and the cross-entropy.
-
-    Their sum is MONAI's DiceCELoss(softmax=True, to_onehot_y=True).
-    """
-    dice = DiceLoss(include_background=background, to_onehot_y=True, softmax=True)
-    return dice(logits, classes.unsqueeze(1)), F.cross_entropy(logits, classes)
-
-
 class Segmentation(Task):
     """A network on an encoder, trained on crops of labelled samples and applied by a sliding window."""
 
     class Config(Frozen):
         """Settings of fine-tuning; the defaults are the thesis'. ``variant`` fills in what ``augment`` does not say.
 
-        crop_size     voxels per axis; also the sliding window's. Smaller samples are padded with 0
-        organ_prob    share of crops whose middle voxel is labelled; which one: see ``crops.py``
-        labels        label values to learn, the others count as background; None: all that the shards name
-        convention    how Dice and IoU are averaged, see ``metrics.py``
+        crop_size            voxels per axis; also the sliding window's. Smaller samples are padded with 0
+        organ_prob           share of crops whose middle voxel is labelled; which one: see ``crops.py``
+        background_in_loss   of classes; regions have no background
+        labels               label values to learn as classes, the others count as background; None: all that the
+                             shards name
+        regions              name -> label values: regions to learn instead of classes; they may overlap
+        convention           how Dice and IoU are averaged, see ``metrics.py``
         """
 
         name: Literal["segmentation"] = "segmentation"
@@ -83,6 +74,7 @@ class Segmentation(Task):
         augment: Augmentation = Augmentation(**_PAPER)
         background_in_loss: bool = True
         labels: tuple[int, ...] | None = None
+        regions: dict[str, tuple[int, ...]] | None = Field(default=None, min_length=1)
         window_overlap: float = Field(default=0.25, ge=0, lt=1)
         window_blend: Literal["constant", "gaussian"] = "constant"
         window_batch: int = Field(default=16, gt=0)
@@ -93,25 +85,49 @@ class Segmentation(Task):
         def _resolve(cls, fields: Any) -> Any:
             return with_flags(fields, VARIANTS)
 
+        @model_validator(mode="after")
+        def _classes_or_regions(self) -> "Segmentation.Config":
+            if self.regions is None:
+                return self
+            if self.labels is not None:
+                raise ValueError(
+                    f"labels {self.labels} beside regions {list(self.regions)}: labels are learnt as classes that "
+                    "exclude each other; give one of the two"
+                )
+            if unfit := [name for name in self.regions if not re.fullmatch(r"[\w -]+", name)]:
+                raise ValueError(
+                    f"regions.{unfit[0]}: letters, digits, spaces, - and _ only are expected, as MLflow takes them; "
+                    "rename it"
+                )
+            if empty := [name for name, values in self.regions.items() if not values]:
+                raise ValueError(f"regions.{empty[0]} has 0 label values; give one or more, as [1, 2, 4]")
+            if CONVENTIONS[self.convention].background:
+                raise ValueError(
+                    f"convention {self.convention} scores the background, which regions do not have; "
+                    "set convention=volume or convention=brats"
+                )
+            return self
+
     needs: ClassVar[Literal["label_map", "class"]] = "label_map"
     class_of: Tensor
 
     def __init__(self, config: Config, encoder: SegmentationEncoder, names: Mapping[int, str]) -> None:
         super().__init__(encoder)
         self.config = config
-        self.label_values = _label_values(config, names)
-        self.class_names = ("background", *(names[value] for value in self.label_values))
-        self.network = segmentation_network(encoder, len(self.class_names))
+        self.target = _target(config, names)
+        self.class_names = self.target.names
+        self.network = segmentation_network(encoder, self.target.num_outputs)
         crop_size = per_axis(config.crop_size, encoder.spatial_dims, "downstream.task.crop_size")
         check_stride(crop_size, encoder.stride, "downstream.task.crop_size")
         check_coarsest(crop_size, encoder.stride, "downstream.task.crop_size")
         class_of = torch.zeros(STORED_LABEL_VALUES, dtype=torch.int16)
-        class_of[torch.tensor(self.label_values)] = torch.arange(1, len(self.class_names), dtype=torch.int16)
+        values = torch.tensor(self.target.values)
+        class_of[values] = torch.arange(1, len(values) + 1, dtype=torch.int16)
         self.register_buffer("class_of", class_of, persistent=False)
 
     def card(self) -> dict[str, Any]:
-        """Say which label value each class stands for."""
-        return {**super().card(), "label_values": list(self.label_values)}
+        """Say which label values each output stands for."""
+        return self.target.card()
 
     def check_extent(self, extent: tuple[int, ...]) -> None:
         """Raise ValueError where samples have another number of axes than the crop; smaller ones are padded."""
@@ -140,14 +156,11 @@ class Segmentation(Task):
     def loss(self, views: Views) -> Losses:
         """Dice loss plus cross-entropy over all crops."""
         logits = self.network(torch.cat(views.images)).float()
-        dice, cross_entropy = dice_ce_loss(
-            logits, views.targets["classes"].flatten(0, 1), self.config.background_in_loss
-        )
-        return Losses(dice + cross_entropy, {"dice_loss": dice.detach(), "cross_entropy": cross_entropy.detach()})
+        return self.target.loss(logits, views.targets["classes"].flatten(0, 1))
 
     @torch.no_grad()
-    def predict(self, images: Float[Tensor, "b c *s"]) -> Int[Tensor, "b *s"]:
-        """Return the class of every voxel; images are normalised, of one size, and of any size."""
+    def predict(self, images: Float[Tensor, "b c *s"]) -> Tensor:
+        """Return what the target decides on every voxel; images are normalised, of one size, and of any size."""
         slide = SlidingWindowInferer(
             self.config.crop_size,
             sw_batch_size=self.config.window_batch,
@@ -156,20 +169,23 @@ class Segmentation(Task):
         )
         logits = slide(images, self.network)
         assert isinstance(logits, Tensor), "the network has one output"
-        return logits.argmax(1)
+        return self.target.decide(logits)
 
     def judge(self, batch: Batch) -> Judged:
-        """Predict each sample and count its voxels; what is seen are classes (*s) without the batch's padding."""
-        seen = list(self._compare(batch))
-        evidence = [self._count(batch, *one) for one in seen]
-        return Judged(merge(evidence), seen)
+        """Predict each sample and count its voxels; what is seen are indices of ``class_names``, without padding."""
+        compared = list(self._compare(batch))
+        evidence = [self._count(batch, *one) for one in compared]
+        paint = self.target.paint
+        return Judged(
+            merge(evidence), [(index, paint(true), paint(predicted)) for index, true, predicted in compared]
+        )
 
     def scores(self, evidence: Evidence) -> TaskScores:
-        """Return ``score`` (the mean Dice), the mean Dice and IoU, and both for every label.
+        """Return ``score`` (the mean Dice), the mean Dice and IoU, and both for every label or region.
 
         Characters of label names that MLflow refuses become underscores.
         """
-        scores = score(np.stack(list(evidence.values())), self.class_names, self.config.convention)
+        scores = self.target.score(np.stack(list(evidence.values())), self.config.convention)
         named = {name: re.sub(r"[^\w. -]", "_", name) for name in scores.dice}
         metrics = {
             "score": scores.mean_dice,
@@ -180,23 +196,19 @@ class Segmentation(Task):
         }
         return TaskScores(metrics, scores.remarks)
 
-    def _compare(self, batch: Batch) -> Iterator[tuple[int, Int[Tensor, "*s"], Int[Tensor, "*s"]]]:
-        """Predict each sample of a batch; yield its index, its true and its predicted classes, without padding."""
+    def _compare(self, batch: Batch) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Predict each sample of a batch; yield its index, and what is true and predicted of it, without padding."""
         intensities, classes = self._decode(batch)
         sizes, group = np.unique(batch.extents, axis=0, return_inverse=True)
         for number, size in enumerate(sizes.tolist()):
             indices = np.flatnonzero(group.reshape(-1) == number)
             inside = (..., *(slice(0, length) for length in size))
             predictions = self.predict(intensities[indices][inside])
-            yield from zip(indices.tolist(), classes[indices][inside], predictions, strict=True)
+            yield from zip(indices.tolist(), self.target.true(classes[indices][inside]), predictions, strict=True)
 
-    def _count(self, batch: Batch, index: int, true: Int[Tensor, "*s"], predicted: Int[Tensor, "*s"]) -> Evidence:
-        """Count one sample's voxels by (true, predicted) class, under the id of the volume or slice that is scored.
-
-        Which of the two it is, the convention says.
-        """
-        planes = [mask.reshape(-1, *mask.shape[-2:]) for mask in (true, predicted)]
-        counts = count_confusions(planes[0], planes[1], len(self.class_names))
+    def _count(self, batch: Batch, index: int, true: Tensor, predicted: Tensor) -> Evidence:
+        """Count a sample's voxels under the id of the volume or slice that is scored: which, the convention says."""
+        counts = self.target.count(true, predicted)
         if CONVENTIONS[self.config.convention].unit == "volume":
             return {batch.volumes[index]: counts.sum(0)}
         if len(counts) == 1:
@@ -215,19 +227,25 @@ class Segmentation(Task):
         return intensities, self.class_of[batch.labels.int()]
 
 
-def _label_values(config: Segmentation.Config, label_names: Mapping[int, str]) -> list[int]:
-    """Return the label values to learn, in the order of their class indices."""
+def _target(config: Segmentation.Config, label_names: Mapping[int, str]) -> Classes | Regions:
+    """Return what is to be learnt; ValueError where the shards' labels do not have it."""
     known = sorted(value for value in label_names if value != 0)
-    if config.labels is None:
-        wanted = known
-    else:
-        wanted = sorted(set(config.labels) - {0})
-        if unknown := sorted(set(wanted) - set(known)):
-            raise ValueError(
-                f"downstream.task.labels: value {unknown[0]} is none of the shards' labels {known}; name some of them"
-            )
-    if not wanted:
+    if not known:
         raise ValueError(
             "segmentation: 0 labels to learn, expected at least one; ingest scans together with label maps"
         )
-    return wanted
+    if config.regions is not None:
+        for name, values in config.regions.items():
+            _check_known(values, known, f"downstream.task.regions.{name}")
+        return Regions(config.regions)
+    wanted = known if config.labels is None else sorted(set(config.labels) - {0})
+    _check_known(wanted, known, "downstream.task.labels")
+    return Classes(label_names, wanted, config.background_in_loss)
+
+
+def _check_known(wanted: Sequence[int], known: list[int], field: str) -> None:
+    """Raise ValueError where there is nothing to learn, or not what is wanted."""
+    unknown = sorted(set(wanted) - set(known))
+    if unknown or not wanted:
+        subject = f"value {unknown[0]}" if unknown else f"{list(wanted)}"
+        raise ValueError(f"{field}: {subject} is none of the shards' labels {known}; name some of them")

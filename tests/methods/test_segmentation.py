@@ -15,7 +15,8 @@ from data.views import Augmentation
 from methods.base import Views
 from methods.downstream.base import merge
 from methods.downstream.metrics import score
-from methods.downstream.segmentation import Segmentation, dice_ce_loss
+from methods.downstream.segmentation import Segmentation
+from methods.downstream.targets import dice_ce_loss
 from methods.encoders import UNetEncoder
 from tests.batches import eight_bit_batch
 

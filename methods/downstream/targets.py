@@ -1,0 +1,135 @@
+"""Targets: what a segmentation's outputs mean: classes, of which a voxel has one, or regions, which may overlap.
+
+A target knows the label values that are learnt (``values``; the i-th is class index i + 1, what is not learnt is 0),
+the ``names`` in pictures (the background first), and the number of outputs per voxel.
+Shapes: B samples, K classes (0 is background), R regions, *s spatial axes (D, H, W) or (H, W).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from monai.losses.dice import DiceLoss
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from methods.base import Losses
+from methods.downstream.metrics import ConventionName, Scores, count_confusions, score, score_regions
+
+
+def dice_ce_loss(
+    logits: Float[Tensor, "b k *s"], classes: Int[Tensor, "b *s"], background: bool
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Return the soft Dice loss (mean over images and classes, with background or not) and the cross-entropy.
+
+    Their sum is MONAI's DiceCELoss(softmax=True, to_onehot_y=True).
+    """
+    dice = DiceLoss(include_background=background, to_onehot_y=True, softmax=True)
+    return dice(logits, classes.unsqueeze(1)), F.cross_entropy(logits, classes)
+
+
+def dice_bce_loss(
+    logits: Float[Tensor, "b r *s"], regions: Bool[Tensor, "b r *s"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Return the soft Dice loss of sigmoids (mean over images and regions) and the binary cross-entropy."""
+    truth = regions.to(logits)
+    return DiceLoss(sigmoid=True)(logits, truth), F.binary_cross_entropy_with_logits(logits, truth)
+
+
+class Classes(nn.Module):
+    """Label values that exclude each other: softmax, and the class of the largest output."""
+
+    def __init__(self, label_names: Mapping[int, str], values: Sequence[int], background_in_loss: bool) -> None:
+        super().__init__()
+        self.values = tuple(values)
+        self.names = ("background", *(label_names[value] for value in values))
+        self.num_outputs = len(self.names)
+        self.background_in_loss = background_in_loss
+
+    def card(self) -> dict[str, Any]:
+        """Say which label value each output stands for, the background being the first output."""
+        return {"class_names": list(self.names), "label_values": list(self.values)}
+
+    def loss(self, logits: Float[Tensor, "b k *s"], classes: Int[Tensor, "b *s"]) -> Losses:
+        """Return Dice loss plus cross-entropy."""
+        return _sum(*dice_ce_loss(logits, classes, self.background_in_loss))
+
+    def decide(self, logits: Float[Tensor, "b k *s"]) -> Int[Tensor, "b *s"]:
+        """Return the class of every voxel."""
+        return logits.argmax(1)
+
+    def true(self, classes: Int[Tensor, "b *s"]) -> Int[Tensor, "b *s"]:
+        """Return what ``decide`` should say."""
+        return classes
+
+    def paint(self, classes: Int[Tensor, "*s"]) -> Int[Tensor, "*s"]:
+        """Return an index of ``names`` for each voxel of a sample."""
+        return classes
+
+    def count(
+        self, true: Int[Tensor, "*s"], predicted: Int[Tensor, "*s"]
+    ) -> Int[np.ndarray, "slices true predicted"]:
+        """Count the voxels of each slice of a sample by (true, predicted) class."""
+        planes = [mask.reshape(-1, *mask.shape[-2:]) for mask in (true, predicted)]
+        return count_confusions(planes[0], planes[1], self.num_outputs)
+
+    def score(self, counts: Int[np.ndarray, "units true predicted"], convention: ConventionName) -> Scores:
+        """Score what was counted."""
+        return score(counts, self.names, convention)
+
+
+class Regions(nn.Module):
+    """Named unions of label values: a sigmoid each, and what is above one half.
+
+    Outputs come in the order of falling numbers of label values, whatever order they are given in: in pictures, what
+    lies inside another region is drawn over it.
+    """
+
+    members: Tensor
+
+    def __init__(self, regions: Mapping[str, Sequence[int]]) -> None:
+        super().__init__()
+        self.regions = dict(sorted(regions.items(), key=lambda region: (-len(set(region[1])), region[0])))
+        self.values = tuple(sorted({value for values in regions.values() for value in values}))
+        self.names = ("background", *self.regions)
+        self.num_outputs = len(self.regions)
+        members = [[value in values for value in (0, *self.values)] for values in self.regions.values()]
+        self.register_buffer("members", torch.tensor(members), persistent=False)
+
+    def card(self) -> dict[str, Any]:
+        """Say which label values each output stands for."""
+        regions = {name: sorted(set(values)) for name, values in self.regions.items()}
+        return {"class_names": list(self.regions), "regions": regions}
+
+    def loss(self, logits: Float[Tensor, "b r *s"], classes: Int[Tensor, "b *s"]) -> Losses:
+        """Return Dice loss plus binary cross-entropy."""
+        return _sum(*dice_bce_loss(logits, self.true(classes)))
+
+    def decide(self, logits: Float[Tensor, "b r *s"]) -> Bool[Tensor, "b r *s"]:
+        """Return whether each region is at every voxel: whether its probability exceeds one half."""
+        return logits > 0
+
+    def true(self, classes: Int[Tensor, "b *s"]) -> Bool[Tensor, "b r *s"]:
+        """Return what ``decide`` should say."""
+        return self.members[:, classes.long()].movedim(0, 1)
+
+    def paint(self, regions: Bool[Tensor, "r *s"]) -> Int[Tensor, "*s"]:
+        """Return an index of ``names`` for each voxel of a sample: that of the last region which is there."""
+        number = torch.arange(1, self.num_outputs + 1, device=regions.device)
+        return (regions * number.view(-1, *[1] * (regions.ndim - 1))).amax(0)
+
+    def count(
+        self, true: Bool[Tensor, "r *s"], predicted: Bool[Tensor, "r *s"]
+    ) -> Int[np.ndarray, "one regions true predicted"]:
+        """Count the voxels of a sample by whether each region is, and is said to be, there."""
+        return count_confusions(true.int(), predicted.int(), 2)[None]
+
+    def score(self, counts: Int[np.ndarray, "units regions true predicted"], convention: ConventionName) -> Scores:
+        """Score what was counted."""
+        return score_regions(counts, self.names[1:], convention)
+
+
+def _sum(dice: Float[Tensor, ""], cross_entropy: Float[Tensor, ""]) -> Losses:
+    return Losses(dice + cross_entropy, {"dice_loss": dice.detach(), "cross_entropy": cross_entropy.detach()})
