@@ -54,11 +54,13 @@ class Method(nn.Module, ABC):
     """One pretraining method. It never sees Ray, a device, the optimiser, the logger, files or epochs.
 
     State that must survive a restart (queue, memory bank, teacher) is registered as buffers or modules.
-    ``trains`` is False for ``scratch``, which has nothing to optimise.
+    ``trains`` is False for ``scratch``, which has nothing to optimise. ``positives`` says that the first two images
+    of ``views`` show the same in two ways, so that their features should be alike.
     """
 
     Config: ClassVar[type[Frozen]]
     trains: ClassVar[bool] = True
+    positives: ClassVar[bool] = False
     encoder: nn.Module
 
     @abstractmethod

@@ -18,7 +18,7 @@ Variants:  each flag is a field of the config and can be set on its own.
 Shapes:    B samples, C channels, *s spatial axes, d dimensions of the embedding.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -70,6 +70,8 @@ def triplet_loss(near: Float[Tensor, " b"], far: Float[Tensor, " b"], margin: fl
 
 class Exemplar(Method):
     """An encoder, whose last map is flattened, and one head or three."""
+
+    positives: ClassVar[bool] = True
 
     class Config(Frozen):
         """``variant`` fills in the flags that are not given; what results is what is kept.

@@ -10,7 +10,7 @@ Variants:  each is a field of ``augment`` and can be set on its own.
 Shapes:    B samples, C channels, *s spatial axes, d dimensions of projector and predictor.
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -58,6 +58,8 @@ def simsiam_loss(
 
 class SimSiam(Method):
     """An encoder, whose last map is averaged over space, a projector and a predictor."""
+
+    positives: ClassVar[bool] = True
 
     class Config(Frozen):
         """``variant`` fills in the fields of ``augment`` that are not given; what results is what is kept."""

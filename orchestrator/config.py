@@ -155,6 +155,17 @@ class Training(Frozen):
     checkpoint_every_steps: int = Field(default=200, gt=0)
 
 
+class Health(Frozen):
+    """Label-free metrics of the encoder while it is pretrained: effective rank, collapse, uniformity, alignment.
+
+    times     how often over the budget (0: never)
+    samples   of how many of the training samples, always the same; the rank is at most this
+    """
+
+    times: int = Field(default=10, ge=0)
+    samples: int = Field(default=256, ge=2)
+
+
 class Resources(Frozen):
     """Where it runs; none of this changes results.
 
@@ -200,6 +211,7 @@ class Experiment(Frozen):
     stages: tuple[Stage, ...] = ()
     downstream: Downstream | None = None
     training: Training = Training()
+    health: Health = Health()
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
     home: str = Field(default="runs", validate_default=True)

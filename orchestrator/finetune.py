@@ -230,7 +230,8 @@ def _build(experiment: Experiment, encoder: str | None) -> Trainee:
     freeze(method, experiment, labelled)
     validation = validation_of(experiment, labelled)
     card = _card(experiment, labelled.shards, method)
-    return Trainee(method, validation, partial(_export, card, lambda: validation.picture))
+    export = partial(_export, card, lambda: validation.picture)
+    return Trainee(method, validation, export=export)
 
 
 def validation_of(experiment: Experiment, labelled: Labelled) -> Validation:
@@ -318,5 +319,5 @@ def _validated_on(task: Downstream) -> str:
 
 def _params(experiment: Experiment, trained: Pretrained | None) -> dict[str, Any]:
     # MLflow refuses to change a param; where and on what a run is continued may change.
-    tree = json.loads(experiment.model_dump_json(exclude={"home", "resources", "tracking"}))
+    tree = json.loads(experiment.model_dump_json(exclude={"home", "health", "resources", "tracking"}))
     return {**tree, "pretrained": trained.key if trained else "scratch"}

@@ -52,12 +52,25 @@ class Evaluation(Protocol):
         ...
 
 
+class Watch(Protocol):
+    """A look at what is trained that changes nothing of it, on all ranks together."""
+
+    def due(self, step: int) -> bool:
+        """Tell whether to look after ``step`` steps."""
+        ...
+
+    def run(self, method: Method, world: World) -> dict[str, float]:
+        """Return the metrics, the same on every rank."""
+        ...
+
+
 @dataclass(frozen=True)
 class Trainee:
     """What is trained, and how it is judged on the way; ``export`` adds files to each checkpoint folder."""
 
     method: Method
     evaluation: Evaluation | None = None
+    watches: tuple[Watch, ...] = ()
     export: Callable[[Path, Method], None] = field(default=lambda folder, method: None)
 
 
@@ -113,6 +126,10 @@ def train(
         history.append(entry)
         state = replace(state, step=state.step + 1)
         method.after_step(state.step / plan.total_steps)
+        for watch in trainee.watches:
+            if watch.due(state.step):
+                method.eval()
+                entry.update(watch.run(method, world))
         last = state.step == plan.total_steps
         evaluate = trainee.evaluation is not None and (last or trainee.evaluation.due(state.step))
         if evaluate:

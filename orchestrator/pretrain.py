@@ -20,9 +20,10 @@ from orchestrator import cluster, feed, report
 from orchestrator.config import Experiment, Stage
 from orchestrator.feed import FeedPlan
 from orchestrator.launch import Job, launch
-from orchestrator.loop import Plan, Trainee
+from orchestrator.loop import Plan, Trainee, Watch
 from orchestrator.optimiser import Schedule
 from orchestrator.run import Caption, Run
+from orchestrator.watch import Evenly, HealthWatch, spread_out
 
 PREVIEWED_SAMPLES = 4
 
@@ -132,7 +133,7 @@ def _run_stages(experiment: Experiment, shards: ShardSet, selection: Selection, 
             storage=run.storage,
             plan=plan,
             feed=feed_plan,
-            build=partial(_build, experiment, index, encoder, shards.digest, shards.recipe),
+            build=partial(_build, experiment, index, encoder, plan.total_steps),
             resources=experiment.resources,
         )
         with run.stage(stage.name, plan.total_steps) as follow:
@@ -142,16 +143,25 @@ def _run_stages(experiment: Experiment, shards: ShardSet, selection: Selection, 
     return encoder or str(exported)
 
 
-def _build(experiment: Experiment, index: int, start: str | None, digest: str, recipe: dict[str, Any]) -> Trainee:
-    """Build a stage's method on its encoder; runs in every worker."""
-    stage = experiment.pretraining[index]
+def _build(experiment: Experiment, index: int, start: str | None, total_steps: int) -> Trainee:
+    """Build a stage's method on its encoder, and what watches it; runs in every worker."""
+    stage, shards = experiment.pretraining[index], ShardSet.open(experiment.data.shards)
     encoder = build_encoder(experiment)
     if start is not None:
         with Checkpoint(start).as_directory() as folder:
             checkpoints.load_encoder(Path(folder), encoder)
     method = METHODS[stage.method.name](stage.method, encoder)
-    card = encoder_card(experiment, digest, recipe)
-    return Trainee(method, export=partial(_export_from, card))
+    card = encoder_card(experiment, shards.digest, shards.recipe)
+    return Trainee(method, watches=watches_of(experiment, shards, total_steps), export=partial(_export_from, card))
+
+
+def watches_of(experiment: Experiment, shards: ShardSet, total_steps: int) -> tuple[Watch, ...]:
+    """Return what is measured of the encoder while a stage trains it."""
+    health = experiment.health
+    rows = spread_out(shards.select(split=experiment.data.split).row_ids, health.samples)
+    if not health.times or len(rows) < 2:
+        return ()
+    return (HealthWatch(shards, rows, Evenly(health.times, total_steps)),)
 
 
 def encoder_card(experiment: Experiment, digest: str, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -195,7 +205,7 @@ def _preview(experiment: Experiment, stage: Stage, plan: FeedPlan, run: Run) -> 
 
 def _params(experiment: Experiment) -> dict[str, Any]:
     """Return what decides the result: MLflow's params never change, the rest may when a run is continued."""
-    return json.loads(experiment.model_dump_json(exclude={"home", "downstream", "resources", "tracking"}))
+    return json.loads(experiment.model_dump_json(exclude={"home", "downstream", "health", "resources", "tracking"}))
 
 
 def _caption(experiment: Experiment, row: str | None) -> Caption:

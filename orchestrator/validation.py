@@ -1,24 +1,19 @@
 """Validation: a downstream task's scores on held-out samples, taken on all ranks together while it trains."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow as pa
 import torch.distributed as dist
 from jaxtyping import Int
 
-from data.batch import Batch
-from data.collate import collate
-from data.shardreader import ShardReader
 from data.shardset import ShardSet
 from methods.base import Method
 from methods.downstream.base import Evidence, Task, merge
 from orchestrator.checkpoint import State
 from orchestrator.gallery import GALLERIES
 from orchestrator.loop import World
+from orchestrator.samples import batches_of
 
-SLICES_PER_BATCH = 32
 ROUNDING = 1e-9  # 42 steps of 4.2 to an epoch are ten epochs, not a little less
 
 
@@ -73,7 +68,7 @@ class Validation:
         assert isinstance(method, Task)
         gallery = GALLERIES[method.needs]() if self.pictures and world.rank == 0 else None
         parts: list[Evidence] = []
-        for batch in self._batches(world, with_labels=method.needs == "label_map"):
+        for batch in batches_of(self.shards, self.row_ids, world, method.needs == "label_map"):
             judged = method.judge(batch)
             parts.append(judged.evidence)
             if gallery is not None:
@@ -84,15 +79,6 @@ class Validation:
         if gallery is not None:
             self.picture = gallery.draw(method.class_names)
         return scores.metrics
-
-    def _batches(self, world: World, with_labels: bool) -> Iterator[Batch]:
-        reader = ShardReader(self.shards, with_labels)
-        own = np.array_split(self.row_ids, world.size)[world.rank]
-        size = SLICES_PER_BATCH if self.shards.spatial_dims == 2 else 1
-        for start in range(0, len(own), size):
-            table = reader.read(own[start : start + size])
-            zeros = pa.array(np.zeros(table.num_rows, dtype=np.int64))
-            yield collate(table.append_column("number", zeros).append_column("epoch", zeros)).to(world.device)
 
 
 def _from_all_ranks(evidence: Evidence, world: World) -> Evidence:

@@ -1,6 +1,6 @@
 """An encoder without weights, so that slow references can follow a method."""
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from methods.encoders import Encoder
 
@@ -14,3 +14,6 @@ class Pixels(Encoder):
 
     def features(self, x: Tensor) -> list[Tensor]:
         return [x]
+
+    def levels(self) -> list[nn.Module]:
+        return []

@@ -26,10 +26,10 @@ from data.shardset import ShardSet
 from methods.base import Views
 from orchestrator.config import resolve
 from orchestrator.finetune import finetune
+from orchestrator.gallery import MaskGallery
 from orchestrator.ingest import IngestConfig, ingest
 from orchestrator.pretrain import pretrain
 from orchestrator.report import masks_figure, views_figure
-from orchestrator.validation import Gallery
 from tests import planted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -116,7 +116,7 @@ def drawn_texts(figure: Figure) -> set[str]:
 def test_pictures_name_volumes_by_pseudonyms_only(shards: ShardSet) -> None:
     batch = batch_of(shards)
     assert batch.labels is not None
-    gallery = Gallery()
+    gallery = MaskGallery()
     for index in range(len(batch)):
         label = batch.labels[index].long()
         gallery.offer(batch, index, label, label)

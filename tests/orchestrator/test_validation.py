@@ -17,6 +17,7 @@ from methods.encoders import UNetEncoder
 from orchestrator.checkpoint import State
 from orchestrator.gallery import MaskGallery
 from orchestrator.loop import World
+from orchestrator.samples import batches_of
 from orchestrator.validation import Rhythm, Validation
 from tests.shardsets import SLICES_PER_VOLUME, write_slices
 
@@ -58,7 +59,7 @@ def test_ranks_share_the_samples_out_and_each_is_predicted_once(shards: ShardSet
     ids = []
     parts = []
     for rank in range(3):
-        for batch in validation._batches(World(rank, 3, torch.device("cpu")), with_labels=True):
+        for batch in batches_of(shards, validation.row_ids, World(rank, 3, torch.device("cpu")), with_labels=True):
             ids += batch.sample_ids
             parts.append(method.judge(batch).evidence)
     assert len(ids) == len(set(ids)) == 2 * SLICES_PER_VOLUME

@@ -1,0 +1,85 @@
+"""Watch: what is measured of an encoder every so often while it is pretrained, without labels or by them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from data.shardset import ShardSet
+from methods.base import Method
+from methods.encoders import Encoder
+from methods.parts.collapse import collapse_coefficient
+from methods.parts.health import alignment, effective_rank, uniformity
+from orchestrator.loop import World
+from orchestrator.samples import batches_of
+
+# Views are the same at every look, in every run: what changes is the encoder.
+VIEW_SEED = 0
+
+
+@dataclass(frozen=True)
+class Evenly:
+    """So many times over the budget, at even distances, the last at its end."""
+
+    times: int
+    total_steps: int
+
+    def due(self, step: int) -> bool:
+        """Tell whether ``step`` completes another part of the budget."""
+        return step * self.times // self.total_steps > (step - 1) * self.times // self.total_steps
+
+
+@dataclass(frozen=True)
+class HealthWatch:
+    """Label-free health of the encoder's last map, averaged over space, of one view of each of some samples.
+
+    Where a method's first two views are a positive pair, their alignment is measured too.
+    """
+
+    shards: ShardSet
+    row_ids: Int[np.ndarray, " n"]
+    rhythm: Evenly
+
+    def due(self, step: int) -> bool:
+        return self.rhythm.due(step)
+
+    @torch.no_grad()
+    def run(self, method: Method, world: World) -> dict[str, float]:
+        """Return ``health/...``, equal on all ranks."""
+        kept: list[list[Tensor]] = [[], []] if method.positives else [[]]
+        for batch in batches_of(self.shards, self.row_ids, world):
+            images = method.views(batch, batch.rng(VIEW_SEED)).images
+            for part, image in zip(kept, images, strict=False):
+                part.append(pooled(method.encoder, image).cpu())
+        first, *second = (from_all_ranks(torch.cat(part) if part else torch.empty(0, 0), world) for part in kept)
+        metrics = {
+            "health/effective_rank": effective_rank(first),
+            "health/collapse": collapse_coefficient(first),
+            "health/uniformity": uniformity(first),
+        }
+        if second:
+            metrics["health/alignment"] = alignment(first, second[0])
+        return {name: float(value) for name, value in metrics.items()}
+
+
+def pooled(encoder: torch.nn.Module, images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b d"]:
+    """Return the mean of the encoder's last map, in float32."""
+    assert isinstance(encoder, Encoder)
+    return encoder.features(images)[-1].flatten(2).mean(2).float()
+
+
+def from_all_ranks(rows: Tensor, world: World) -> Tensor:
+    """Put the rows of all ranks one after the other, in the order of the ranks; they lie on the CPU."""
+    if world.size == 1:
+        return rows
+    gathered: list[Tensor] = [rows] * world.size
+    dist.all_gather_object(gathered, rows)
+    return torch.cat([part for part in gathered if len(part)])
+
+
+def spread_out(row_ids: Int[np.ndarray, " n"], most: int) -> Int[np.ndarray, " m"]:
+    """Return at most so many of some rows, at even distances."""
+    return row_ids[np.linspace(0, len(row_ids) - 1, min(most, len(row_ids))).round().astype(np.int64)]
