@@ -1,6 +1,7 @@
 """What a pretrained encoder is judged by: tasks that are trained on labels, and their scores."""
 
 from methods.downstream.base import Task
+from methods.downstream.classification import Classification
 from methods.downstream.segmentation import Segmentation
 
-TASKS: dict[str, type[Task]] = {"segmentation": Segmentation}
+TASKS: dict[str, type[Task]] = {"segmentation": Segmentation, "classification": Classification}

@@ -39,7 +39,7 @@ class ClassScores:
     remarks: tuple[str, ...]
 
 
-def score_exclusive(
+def score_single(
     truth: Int[np.ndarray, " n"],
     probabilities: Float[np.ndarray, "n k"],
     names: Sequence[str],

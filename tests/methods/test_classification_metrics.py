@@ -11,14 +11,14 @@ from sklearn import metrics as sk
 from methods.downstream.classification_metrics import (
     count_pairs,
     quadratic_kappa,
-    score_exclusive,
     score_multi_label,
+    score_single,
 )
 
 NAMES = ("normal", "mild", "severe", "blind")
 
 
-def exclusive(seed: int, num_samples: int, num_classes: int, coarse: bool) -> tuple[np.ndarray, np.ndarray]:
+def single(seed: int, num_samples: int, num_classes: int, coarse: bool) -> tuple[np.ndarray, np.ndarray]:
     """Draw classes and probabilities; ``coarse`` ones have many ties."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, num_classes, num_samples)
@@ -35,10 +35,10 @@ def pair(truth: list[int], predicted: list[int], num_classes: int) -> tuple[np.n
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10**6), st.integers(30, 60), st.integers(2, 4), st.booleans())
 def test_exclusive_classes_score_as_in_scikit_learn(seed, num_samples, num_classes, coarse):
-    truth, probabilities = exclusive(seed, num_samples, num_classes, coarse)
+    truth, probabilities = single(seed, num_samples, num_classes, coarse)
     truth[:num_classes] = np.arange(num_classes)
     predicted, names = probabilities.argmax(1), NAMES[:num_classes]
-    found = score_exclusive(truth, probabilities, names).metrics
+    found = score_single(truth, probabilities, names).metrics
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of classes that are never predicted
         expected = {
@@ -91,8 +91,8 @@ def test_classes_that_do_not_exclude_each_other_score_as_in_scikit_learn(seed, n
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(2, 4), st.booleans())
 def test_any_input_has_scores_that_are_numbers_and_a_remark_for_each_that_is_missing(seed, num, classes, coarse):
-    truth, probabilities = exclusive(seed, num, classes, coarse)
-    scores = score_exclusive(truth, probabilities, NAMES[:classes])
+    truth, probabilities = single(seed, num, classes, coarse)
+    scores = score_single(truth, probabilities, NAMES[:classes])
     assert all(np.isfinite(value) for value in scores.metrics.values())
     for metric in ("precision", "recall", "specificity", "f1", "auc"):
         for name in NAMES[:classes]:
@@ -104,7 +104,7 @@ def test_any_input_has_scores_that_are_numbers_and_a_remark_for_each_that_is_mis
 
 def test_scores_of_a_small_table_are_those_counted_by_hand():
     truth, probabilities = pair([0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 2], 3)
-    scores = score_exclusive(truth, probabilities, NAMES[:3])
+    scores = score_single(truth, probabilities, NAMES[:3])
     found = scores.metrics
     assert found["accuracy"] == pytest.approx(4 / 6)
     assert [found[f"precision/{name}"] for name in NAMES[:3]] == pytest.approx([2 / 2, 1 / 2, 1 / 2])
@@ -134,19 +134,19 @@ def test_kappa_is_that_of_scikit_learn_wherever_all_grades_are_named(seed, num_s
 
 def test_kappa_weighs_the_distance_of_grades_even_where_one_between_them_is_missing():
     truth, probabilities = pair([0, 1, 2, 2, 0], [0, 2, 1, 2, 0], 3)
-    graded = score_exclusive(truth, probabilities, ("0", "1", "4"), numbers=(0, 1, 4)).metrics["kappa"]
+    graded = score_single(truth, probabilities, ("0", "1", "4"), numbers=(0, 1, 4)).metrics["kappa"]
     grades = np.array([0, 1, 4])
     expected = sk.cohen_kappa_score(
         grades[truth], grades[probabilities.argmax(1)], labels=np.arange(5), weights="quadratic"
     )
     assert graded == pytest.approx(expected)
-    assert graded < score_exclusive(truth, probabilities, ("0", "1", "4")).metrics["kappa"]
+    assert graded < score_single(truth, probabilities, ("0", "1", "4")).metrics["kappa"]
 
 
 def test_a_class_that_occurs_nowhere_is_left_out_of_the_means():
     truth, probabilities = pair([0, 0, 1, 1], [0, 1, 1, 1], 3)
-    absent = score_exclusive(truth, probabilities, NAMES[:3])
-    without = score_exclusive(*pair([0, 0, 1, 1], [0, 1, 1, 1], 2), NAMES[:2])
+    absent = score_single(truth, probabilities, NAMES[:3])
+    without = score_single(*pair([0, 0, 1, 1], [0, 1, 1, 1], 2), NAMES[:2])
     for metric in ("accuracy", "precision", "recall", "f1", "auc", "kappa"):
         assert absent.metrics[metric] == pytest.approx(without.metrics[metric]), metric
     assert absent.remarks == (
@@ -156,7 +156,7 @@ def test_a_class_that_occurs_nowhere_is_left_out_of_the_means():
 
 
 def test_a_class_that_is_predicted_but_occurs_nowhere_has_no_recall_and_scores_0_in_precision_and_f1():
-    scores = score_exclusive(*pair([0, 0, 1, 1], [0, 2, 1, 1], 3), NAMES[:3])
+    scores = score_single(*pair([0, 0, 1, 1], [0, 2, 1, 1], 3), NAMES[:3])
     assert scores.metrics["precision"] == pytest.approx((1 + 1 + 0) / 3)
     assert scores.metrics["f1"] == pytest.approx((2 / 3 + 1 + 0) / 3)
     assert scores.metrics["recall"] == pytest.approx((1 / 2 + 1) / 2)
@@ -168,13 +168,13 @@ def test_a_class_that_is_predicted_but_occurs_nowhere_has_no_recall_and_scores_0
 
 
 def test_a_class_that_is_never_predicted_has_a_precision_of_0():
-    scores = score_exclusive(*pair([0, 0, 1], [0, 0, 0], 2), NAMES[:2])
+    scores = score_single(*pair([0, 0, 1], [0, 0, 0], 2), NAMES[:2])
     assert (scores.metrics["precision/mild"], scores.metrics["precision"]) == (0.0, pytest.approx(1 / 3))
     assert "class mild occurs in 1 of 3 samples but is never predicted: its precision counts as 0" in scores.remarks
 
 
 def test_a_truth_of_a_single_class_has_no_auc():
-    scores = score_exclusive(*pair([1, 1, 1], [1, 1, 0], 2), NAMES[:2])
+    scores = score_single(*pair([1, 1, 1], [1, 1, 0], 2), NAMES[:2])
     assert "auc" not in scores.metrics
     assert scores.metrics["recall"] == pytest.approx(2 / 3)
     assert scores.metrics["kappa"] == pytest.approx(0, abs=1e-12)
@@ -187,7 +187,7 @@ def test_a_truth_of_a_single_class_has_no_auc():
 
 
 def test_one_sample_has_an_accuracy_but_neither_auc_nor_kappa():
-    scores = score_exclusive(*pair([1], [1], 2), NAMES[:2])
+    scores = score_single(*pair([1], [1], 2), NAMES[:2])
     assert scores.metrics["accuracy"] == scores.metrics["recall"] == 1
     assert {"auc", "kappa"} & set(scores.metrics) == set()
     assert (
@@ -198,7 +198,7 @@ def test_one_sample_has_an_accuracy_but_neither_auc_nor_kappa():
 
 def test_ties_of_the_highest_probability_are_said_and_the_first_class_is_predicted():
     truth, probabilities = np.array([0, 1, 1]), np.array([[0.5, 0.5], [0.5, 0.5], [0.2, 0.8]])
-    scores = score_exclusive(truth, probabilities, NAMES[:2])
+    scores = score_single(truth, probabilities, NAMES[:2])
     assert scores.metrics["accuracy"] == pytest.approx(2 / 3)
     assert scores.metrics["auc"] == pytest.approx((1 + 0.5) / 2)
     assert scores.remarks == (
@@ -217,7 +217,7 @@ def test_a_network_that_tells_all_samples_the_same_is_said_to_have_an_auc_that_t
 
 def test_saturated_probabilities_of_two_classes_are_ranked_by_the_second():
     small = np.array([1e-20, 1e-18, 1e-19, 1e-17])  # 1 - p is 1 in all four
-    scores = score_exclusive(np.array([0, 1, 0, 1]), np.stack([1 - small, small], axis=1), NAMES[:2])
+    scores = score_single(np.array([0, 1, 0, 1]), np.stack([1 - small, small], axis=1), NAMES[:2])
     assert scores.metrics["auc"] == scores.metrics["auc/normal"] == scores.metrics["auc/mild"] == 1
 
 
@@ -236,7 +236,7 @@ def test_a_label_that_occurs_in_no_sample_is_left_out_and_said():
 
 def test_no_sample_at_all_is_refused():
     for empty in (
-        lambda: score_exclusive(np.zeros(0, int), np.zeros((0, 2)), NAMES[:2]),
+        lambda: score_single(np.zeros(0, int), np.zeros((0, 2)), NAMES[:2]),
         lambda: score_multi_label(np.zeros((0, 2), bool), np.zeros((0, 2)), NAMES[:2]),
     ):
         with pytest.raises(ValueError, match=r"0 samples, expected at least 1; check the split"):
@@ -245,4 +245,4 @@ def test_no_sample_at_all_is_refused():
 
 def test_probabilities_that_are_no_numbers_are_refused():
     with pytest.raises(ValueError, match=r"1 sample of 2 have a probability that is no number; .* lower .*lr"):
-        score_exclusive(np.array([0, 1]), np.array([[0.5, 0.5], [np.nan, 1.0]]), NAMES[:2])
+        score_single(np.array([0, 1]), np.array([[0.5, 0.5], [np.nan, 1.0]]), NAMES[:2])

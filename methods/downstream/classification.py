@@ -1,0 +1,290 @@
+"""Classification: fine-tune an encoder, with a head on it, to tell which classes a picture or a volume has.
+
+Paper:     Taleb et al., "3D Self-Supervised Methods for Medical Imaging", NeurIPS 2020 (seed 004), section 4.3:
+           grades of diabetic retinopathy from fundus photographs.
+Reference: HealthML/self-supervised-3d-tasks @ 902d9f8 (configs/finetune) and 6a1494c (data/kaggle_retina_data.py).
+Variants:  the flag is a field of the config and can be set on its own.
+           kind     paper: single, the grades "define a classification task"; released: ordinal, grade k of K is
+                    k + 1 ones and then zeros, each learnt by binary cross-entropy, and the number of outputs above
+                    one half, less 1, is the grade that is predicted
+           Head, flips and zoom are the released ones: the paper describes none. There, zoom is drawn for each axis.
+Shapes:    B samples, K classes, C channels, *s spatial axes (D, H, W) or (H, W).
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data.batch import Batch
+from data.rng import SampleRng
+from data.views import Augmentation, augment, draw
+from methods.base import Frozen, Losses, Views
+from methods.downstream.base import Evidence, Judged, Task, TaskScores
+from methods.downstream.classification_metrics import THRESHOLD, score_multi_label, score_single
+from methods.encoders import Encoder
+from methods.parts.classification import classifier
+from methods.parts.fitting import Fitting
+from methods.parts.flat_map import flat_dim
+from methods.parts.sizes import check_stride, per_axis
+from methods.parts.variants import with_flags
+
+Kind = Literal["single", "ordinal", "multi_label"]
+Metric = Literal["accuracy", "label_accuracy", "auc", "f1", "precision", "recall", "specificity", "kappa"]
+Length = Annotated[int, Field(gt=0)]
+VARIANTS: dict[str, dict[str, Any]] = {"paper": {"kind": "single"}, "released": {"kind": "ordinal"}}
+
+
+def single_loss(
+    logits: Float[Tensor, "b k"], classes: Int[Tensor, " b"], weights: Float[Tensor, " k"]
+) -> Float[Tensor, ""]:
+    """Return the mean over samples of cross-entropy times the weight of the sample's class.
+
+    The sum is divided by the number of samples, not by that of their weights as torch does: so the mean over ranks
+    is the mean over the batch.
+    """
+    return (F.cross_entropy(logits, classes, reduction="none") * weights[classes]).mean()
+
+
+def ordinal_loss(
+    logits: Float[Tensor, "b k"], classes: Int[Tensor, " b"], weights: Float[Tensor, " k"]
+) -> Float[Tensor, ""]:
+    """Return binary cross-entropy of "at least grade k": mean over grades, then over samples, weighted by class."""
+    reached = torch.arange(logits.shape[1], device=logits.device) <= classes[:, None]
+    each = F.binary_cross_entropy_with_logits(logits, reached.to(logits), reduction="none").mean(1)
+    return (each * weights[classes]).mean()
+
+
+def multi_label_loss(
+    logits: Float[Tensor, "b k"], has: Bool[Tensor, "b k"], weights: Float[Tensor, " k"]
+) -> Float[Tensor, ""]:
+    """Return the mean binary cross-entropy, in which a class counts by its weight where a sample has it."""
+    return F.binary_cross_entropy_with_logits(logits, has.to(logits), pos_weight=weights)
+
+
+def balanced_weights(counts: Int[np.ndarray, " k"], num_samples: int, kind: Kind) -> Float[np.ndarray, " k"]:
+    """Return weights by which every class counts alike; 1 for a class that no sample has.
+
+    Classes that exclude each other: samples / (classes that occur * samples of this one). Else: samples without it /
+    samples with it.
+    """
+    occurs = counts > 0
+    share = (
+        num_samples - counts if kind == "multi_label" else np.full(len(counts), num_samples / max(1, occurs.sum()))
+    )
+    return np.where(occurs, share / np.maximum(counts, 1), 1.0)
+
+
+def read_grades(levels: Float[Tensor, "b k"]) -> tuple[Int[Tensor, " b"], Float[Tensor, "b k"]]:
+    """Return the predicted grade, and each grade's probability, from those of reaching each grade.
+
+    The former counts, as released. For the latter, reaching a grade is never likelier than reaching one below it,
+    and the lowest is always reached.
+    """
+    grade = ((levels > THRESHOLD).sum(1) - 1).clamp(min=0)
+    reached = torch.cat([torch.ones_like(levels[:, :1]), levels[:, 1:]], dim=1).cummin(1).values
+    return grade, reached - F.pad(reached[:, 1:], (0, 1))
+
+
+class Classifier(nn.Module):
+    """An encoder and a head on its last map, averaged over space or flattened."""
+
+    def __init__(self, encoder: Encoder, head: nn.Module, pooled: bool) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.pooled = pooled
+
+    def forward(self, images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b k"]:
+        """Return logits; the head computes at least in float32."""
+        feature = self.encoder.features(images)[-1].flatten(2)
+        feature = feature.to(torch.promote_types(feature.dtype, torch.float32))
+        return self.head(feature.mean(2) if self.pooled else feature.flatten(1))
+
+
+class Classification(Task):
+    """A classifier that is trained on augmented samples, whole or crops of them, and judged on their middle."""
+
+    class Config(Frozen):
+        """``variant`` fills in the flag that is not given.
+
+        kind           single: each sample has one class; ordinal: one, and classes are grades in order of their
+                       numbers; multi_label: any number of them
+        size           voxels per axis that the network sees
+        resize_to      what a whole sample is resized to before ``size`` is cut out of it, anywhere in training, in
+                       the middle when judged; by default ``size``, so that all of it is seen. None for an axis: it
+                       keeps its voxels, and beyond the ends of one that is shorter than ``size`` there is 0
+        feature        the encoder's last map, averaged over space or flattened
+        hidden_dims    widths of the head's hidden layers; none: the head is linear
+        class_weights  none, ``balanced`` by how often each class is trained on, or one number per class, in order of
+                       their numbers: see the losses
+        score          the metric that the best checkpoint is chosen by, see ``classification_metrics.py``
+        """
+
+        name: Literal["classification"] = "classification"
+        variant: Literal["paper", "released"] = "paper"
+        kind: Kind = "single"
+        size: Length | tuple[Length, ...] = 224
+        resize_to: Length | tuple[Length | None, ...] | None = None
+        augment: Augmentation = Augmentation(zoom=(0.85, 1.15), zoom_prob=1.0, flip_prob=0.5)
+        feature: Literal["pooled", "flattened"] = "pooled"
+        hidden_dims: tuple[Length, ...] = (1024,)
+        dropout: float = Field(default=0.5, ge=0, lt=1)
+        class_weights: Literal["balanced"] | tuple[Annotated[float, Field(gt=0)], ...] | None = None
+        score: Metric = "auc"
+
+        @model_validator(mode="before")
+        @classmethod
+        def _resolve(cls, fields: Any) -> Any:
+            return with_flags(fields, VARIANTS)
+
+        @model_validator(mode="after")
+        def _has_its_score(self) -> "Classification.Config":
+            several = self.kind == "multi_label"
+            if self.score == ("kappa" if several else "label_accuracy"):
+                raise ValueError(
+                    f"score {self.score!r} with kind {self.kind!r}: there is no such metric; choose "
+                    f"{'label_accuracy' if several else 'accuracy'}, auc, f1 or another that both kinds have"
+                )
+            return self
+
+    needs: ClassVar[Literal["label_map", "class"]] = "class"
+    numbers: Tensor
+    weights: Tensor
+
+    def __init__(self, config: Config, encoder: Encoder, class_names: Mapping[int, str]) -> None:
+        super().__init__(encoder)
+        self.config = config
+        self.class_numbers = tuple(sorted(class_names))
+        self.class_names = tuple(class_names[number] for number in self.class_numbers)
+        _check_classes(config, self.class_names)
+        self.fitting = Fitting.of(config.size, config.resize_to, encoder.spatial_dims, "downstream.task")
+        check_stride(self.fitting.size, encoder.stride, "downstream.task.size")
+        pooled = config.feature == "pooled"
+        in_dim = encoder.channels[-1] if pooled else flat_dim(encoder, self.fitting.size)
+        head = classifier(in_dim, config.hidden_dims, len(self.class_names), config.dropout)
+        self.network = Classifier(encoder, head, pooled)
+        given = config.class_weights if isinstance(config.class_weights, tuple) else [1.0] * len(self.class_names)
+        self.register_buffer("weights", torch.tensor(given), persistent=False)
+        self.register_buffer("numbers", torch.tensor(self.class_numbers), persistent=False)
+        self.balanced = config.class_weights != "balanced"
+
+    def balance(self, counts: Mapping[int, int], num_samples: int) -> None:
+        """Set balanced class weights, where they are asked for, from how many training samples have each class."""
+        if self.config.class_weights == "balanced":
+            have = np.array([counts.get(number, 0) for number in self.class_numbers])
+            self.weights.copy_(torch.from_numpy(balanced_weights(have, num_samples, self.config.kind)))
+            self.balanced = True
+
+    def card(self) -> dict[str, Any]:
+        """Say which number each class has, and what the outputs mean."""
+        return {**super().card(), "class_numbers": list(self.class_numbers), "kind": self.config.kind}
+
+    def check_extent(self, extent: tuple[int, ...]) -> None:
+        """Raise ValueError where samples have another number of axes than the encoder; any size can be resized."""
+        per_axis(extent, len(self.fitting.size), "samples of size")
+
+    def views(self, batch: Batch, rng: SampleRng) -> Views:
+        """Fit and augment the samples; ``targets["classes"]`` is (B, K), true for the classes that each has."""
+        images, boxes = self.fitting.apply(batch, rng.fold("window"))
+        images = augment(images, draw(self.config.augment, self.fitting.size, rng.fold("augmentation")))
+        return Views((images,), (boxes,), {"classes": self._decode(batch)})
+
+    def loss(self, views: Views) -> Losses:
+        """Compute the loss of the config's kind; ``accuracy`` is the share that is told right."""
+        assert self.balanced, "`balance` sets the weights before training"
+        logits = self.network(views.images[0])
+        has = views.targets["classes"]
+        if self.config.kind == "multi_label":
+            found = (logits.detach() > 0) == has
+            return Losses(multi_label_loss(logits, has, self.weights), {"accuracy": found.to(logits).mean()})
+        classes = has.int().argmax(1)
+        if self.config.kind == "ordinal":
+            total, predicted = ordinal_loss(logits, classes, self.weights), read_grades(logits.detach().sigmoid())[0]
+        else:
+            total, predicted = single_loss(logits, classes, self.weights), logits.detach().argmax(1)
+        return Losses(total, {"accuracy": (predicted == classes).to(logits).mean()})
+
+    @torch.no_grad()
+    def judge(self, batch: Batch) -> Judged:
+        """Predict each sample from its middle; seen are which classes it has (K,), and how probable each is (K,).
+
+        The evidence of a sample is a row of its class, the predicted one and the probabilities; where it may have
+        several, of 0 or 1 for each class and the probabilities.
+        """
+        has = self._decode(batch)
+        logits = self.network(self.fitting.apply(batch, None)[0]).double()
+        if self.config.kind == "multi_label":
+            probabilities = logits.sigmoid()
+            rows = torch.cat([has.double(), probabilities], dim=1)
+        else:
+            predicted, probabilities = logits.argmax(1), logits.softmax(1)
+            if self.config.kind == "ordinal":
+                predicted, probabilities = read_grades(logits.sigmoid())
+            chosen = torch.stack([has.int().argmax(1), predicted], dim=1)
+            rows = torch.cat([chosen.double(), probabilities], dim=1)
+        evidence = dict(zip(batch.sample_ids, rows.cpu().numpy(), strict=True))
+        return Judged(evidence, [(index, has[index], probabilities[index]) for index in range(len(batch))])
+
+    def scores(self, evidence: Evidence) -> TaskScores:
+        """Return ``score`` and all metrics that the samples have; characters that MLflow refuses become underscores.
+
+        Raises ValueError where ``score`` is not defined on these samples, whatever is predicted.
+        """
+        rows = np.stack(list(evidence.values()))
+        names = [re.sub(r"[^\w. -]", "_", name) for name in self.class_names]
+        num_classes = len(names)
+        if self.config.kind == "multi_label":
+            found = score_multi_label(rows[:, :num_classes] > 0, rows[:, num_classes:], names)
+        else:
+            truth, predicted = rows[:, :2].astype(np.int64).T
+            found = score_single(truth, rows[:, 2:], names, predicted, self.class_numbers)
+            if self.config.score == "kappa" and len(np.unique(truth)) == 1:
+                raise _undefined(self.config.score, len(rows), found.remarks)
+        if self.config.score not in found.metrics:
+            raise _undefined(self.config.score, len(rows), found.remarks)
+        return TaskScores({"score": found.metrics[self.config.score], **found.metrics}, found.remarks)
+
+    def _decode(self, batch: Batch) -> Bool[Tensor, "b k"]:
+        """Return which classes each sample has."""
+        if batch.classes is None:
+            raise ValueError(
+                f"classification: the {len(batch)} samples of a batch have no classes; expected some for each; "
+                "ingest with classes, or select samples that have them"
+            )
+        has = (batch.classes[:, :, None] == self.numbers).any(1)
+        if self.config.kind != "multi_label" and not bool((has.sum(1) == 1).all()):
+            odd = int((has.sum(1) != 1).int().argmax())
+            raise ValueError(
+                f"classification: sample {batch.sample_ids[odd]} has {int(has[odd].sum())} classes, expected 1; set "
+                "downstream.task.kind to multi_label, or ingest with one class per sample"
+            )
+        return has
+
+
+def _undefined(metric: str, num_samples: int, remarks: tuple[str, ...]) -> ValueError:
+    return ValueError(
+        f"downstream.task.score {metric}: it is not defined on these {num_samples} samples ({'; '.join(remarks)}); "
+        "choose another score, or validate on samples of several classes"
+    )
+
+
+def _check_classes(config: Classification.Config, names: tuple[str, ...]) -> None:
+    """Raise ValueError where classes are too few, or not as many as weights."""
+    least = 1 if config.kind == "multi_label" else 2
+    if len(names) < least:
+        raise ValueError(
+            f"classification: the shards name {len(names)} classes, expected at least {least}; ingest with classes "
+            "(`raydiology shards show` tells which there are)"
+        )
+    if isinstance(config.class_weights, tuple) and len(config.class_weights) != len(names):
+        raise ValueError(
+            f"downstream.task.class_weights has {len(config.class_weights)} numbers, the shards name {len(names)} "
+            f"classes ({', '.join(names)}); give one number for each"
+        )
