@@ -84,12 +84,12 @@ def make_phantom(seed: int, patient: int, spacing_mm: Triple = (5.0, 3.0, 3.0)) 
     axes = [np.linspace(-h, h, n, dtype=np.float32) + s for h, n, s in zip(half_mm, size, shift_mm, strict=True)]
     grid = np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
     radius = np.hypot(grid[1] / np.float32(body[1]), grid[2] / np.float32(body[2]))
-    bent = grid / (body / BODY_MM)[:, None, None, None].astype(np.float32) + _warp(rng, size, 9.0)
+    bent = grid / (body / BODY_MM)[:, None, None, None].astype(np.float32) + warp(rng, size, 9.0)
     canvas = _Canvas(rng, bent, radius)
     canvas.surroundings()
     canvas.organs()
     canvas.details()
-    texture = _smooth_noise(rng, size, 2.0) * 6 + ndimage.gaussian_filter(
+    texture = smooth_noise(rng, size, 2.0) * 6 + ndimage.gaussian_filter(
         rng.normal(0, rng.uniform(18, 28), size).astype(np.float32), (0, 0.6, 0.6)
     )
     texture *= np.where(radius < 1, 1, 0.4).astype(np.float32)
@@ -150,7 +150,7 @@ class _Canvas:
         disc = np.cos(z * np.float32(2 * np.pi / 34) + self.rng.uniform(0, 6)) > 0.8
         self.voxels[self._in("spine") & disc] = 90
         self.voxels[self._in("spine") & ~disc & (np.hypot(y + 72, x) > 14)] = BONE_HU
-        vessels = _smooth_noise(self.rng, self.label.shape, 1.6)
+        vessels = smooth_noise(self.rng, self.label.shape, 1.6)
         self.voxels[self._in("liver") & (vessels > 1.9)] += 40
         for host, hu in (("liver", 52.0), ("right kidney", 18.0), ("spleen", 70.0)):
             for _ in range(int(self.rng.integers(0, 3))):
@@ -190,7 +190,7 @@ class _Canvas:
         return where & self.inside
 
 
-def _smooth_noise(
+def smooth_noise(
     rng: np.random.Generator, size: Sequence[int] | np.ndarray, sigma: float
 ) -> Float32[np.ndarray, "D H W"]:
     """Return noise of deviation 1 that is smooth over about ``sigma`` voxels."""
@@ -198,7 +198,7 @@ def _smooth_noise(
     return noise / np.float32(noise.std())
 
 
-def _warp(rng: np.random.Generator, size: np.ndarray, amount_mm: float) -> Float32[np.ndarray, "3 D H W"]:
+def warp(rng: np.random.Generator, size: np.ndarray, amount_mm: float) -> Float32[np.ndarray, "3 D H W"]:
     """Return a displacement field in mm, drawn on a coarse grid and interpolated."""
     coarse = rng.normal(0, amount_mm * 0.7, (3, 5, 6, 6)).astype(np.float32)
     factors = size / np.array(coarse.shape[1:])
@@ -227,26 +227,36 @@ def write_cohort(
     labels.mkdir(exist_ok=True)
     for patient in range(num_patients + num_unlabelled):
         phantom = make_phantom(seed, patient, spacing_mm)
-        name = names[patient] if names else f"phantom_{patient:03d}"
-        _save(phantom, phantom.voxels, images / f"{name}_0000.nii.gz", description=names[patient] if names else "")
+        geometry = phantom.spacing_mm, phantom.orientation
+        name, described = (names[patient], names[patient]) if names else (f"phantom_{patient:03d}", "")
+        save_volume(phantom.voxels, *geometry, images / f"{name}_0000.nii.gz", described)
         if patient < num_patients:
-            _save(phantom, phantom.label, labels / f"{name}.nii.gz")
-    description = {
-        "channel_names": {"0": "CT"},
-        "labels": {"background": 0} | {name: number for number, name in LABEL_NAMES.items()},
-        "numTraining": num_patients,
-        "file_ending": ".nii.gz",
-    }
-    (root / "dataset.json").write_text(json.dumps(description, indent=2) + "\n")
+            save_volume(phantom.label, *geometry, labels / f"{name}.nii.gz")
+    write_description(root, ["CT"], LABEL_NAMES, num_patients)
     return root
 
 
-def _save(phantom: Phantom, array: np.ndarray, path: Path, description: str = "") -> None:
-    """Write an array in the phantom's own orientation; NIfTI keeps (x, y, z)."""
-    affine = np.diag([*phantom.spacing_mm[::-1], 1.0])
+def save_volume(
+    array: np.ndarray, spacing_mm: tuple[float, float, float], orientation: str, path: Path, description: str = ""
+) -> None:
+    """Write an array, (D, H, W) in RAS, as a NIfTI file in another orientation; NIfTI keeps (x, y, z)."""
+    affine = np.diag([*spacing_mm[::-1], 1.0])
     affine[:3, 3] = -affine.diagonal()[:3] * (np.array(array.shape[::-1]) - 1) / 2
     image = nib.Nifti1Image(array.transpose(2, 1, 0), affine)
-    turn = ornt_transform(io_orientation(affine), axcodes2ornt(tuple(phantom.orientation)))
+    turn = ornt_transform(io_orientation(affine), axcodes2ornt(tuple(orientation)))
     image = image.as_reoriented(turn.tolist())
     image.header["descrip"] = description.encode()[:79]
     nib.save(image, path)
+
+
+def write_description(
+    root: Path, channel_names: Sequence[str], label_names: dict[int, str], num_labelled: int
+) -> None:
+    """Write an nnU-Net folder's dataset.json."""
+    description = {
+        "channel_names": {str(number): name for number, name in enumerate(channel_names)},
+        "labels": {"background": 0} | {name: number for number, name in label_names.items()},
+        "numTraining": num_labelled,
+        "file_ending": ".nii.gz",
+    }
+    (root / "dataset.json").write_text(json.dumps(description, indent=2) + "\n")

@@ -22,7 +22,11 @@ SPLIT_NAMES: dict[str, Split] = {
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".mnc", ".hdr")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 PROJECTIONS = ("CR", "DX", "IO", "MG", "PX", "RG", "XR")
-MODALITIES = {"MRI": "MR", "PET": "PT", "X-RAY": "XR", "XRAY": "XR", "CR": "XR", "DX": "XR", "RG": "XR", "PX": "XR"}
+MODALITIES = {
+    "MRI": "MR", "PET": "PT", "X-RAY": "XR", "XRAY": "XR", "CR": "XR", "DX": "XR", "RG": "XR", "PX": "XR",
+    # What a dataset.json calls the channels of MR.
+    **dict.fromkeys(("FLAIR", "T1", "T1W", "T1GD", "T1CE", "T2", "T2W"), "MR"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ class SourceOptions(BaseModel):
 
 
 def normal_modality(name: str) -> str:
-    """Return a modality's short name: MRI -> MR, PET -> PT, the kinds of plain X-ray -> XR, others in upper case."""
+    """Return a modality's short name: MRI and sequences of it -> MR, PET -> PT, plain X-ray -> XR, or upper case."""
     return MODALITIES.get(name.upper(), name.upper())
 
 
