@@ -4,13 +4,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from data.batch import Batch
-from orchestrator.report import MaskedSlice, draw_masks
+from orchestrator.report import JudgedImage, MaskedSlice, draw_judged, draw_masks
 
 PICTURED_VOLUMES = 4
+PICTURED_PER_CLASS, PICTURED_SAMPLES = 3, 16
 
 
 class Gallery(Protocol):
@@ -67,4 +68,55 @@ def _masked_slice(
     )
 
 
-GALLERIES: dict[str, type[Gallery]] = {"label_map": MaskGallery}
+@dataclass
+class ClassGallery:
+    """Keeps a few samples of each class (of several, the first counts), those whose ids come first."""
+
+    kept: dict[int, dict[str, JudgedImage]] = field(default_factory=dict)
+
+    def offer(
+        self, batch: Batch, index: int, true: Bool[Tensor, " k"], predicted: Float[Tensor, "told_and_probable k"]
+    ) -> None:
+        """Look at one judged sample: which classes it has, which are predicted, and how probable each is."""
+        truth = tuple(true.nonzero().flatten().tolist())
+        alike = self.kept.setdefault(truth[0] if truth else -1, {})
+        name = batch.sample_ids[index]
+        if len(alike) == PICTURED_PER_CLASS and name > max(alike):
+            return
+        alike[name] = _judged_image(batch, index, truth, predicted)
+        if len(alike) > PICTURED_PER_CLASS:
+            del alike[max(alike)]
+
+    def draw(self, class_names: tuple[str, ...]) -> bytes | None:
+        """Draw what is chosen; None where there is nothing."""
+        chosen = self.chosen()
+        return draw_judged(chosen, class_names) if chosen else None
+
+    def chosen(self) -> list[JudgedImage]:
+        """Return one sample of each class, then another of each, as many as there is room for."""
+        places = [
+            (place, number, name) for number in self.kept for place, name in enumerate(sorted(self.kept[number]))
+        ]
+        return [self.kept[number][name] for _, number, name in sorted(places)[:PICTURED_SAMPLES]]
+
+
+def _judged_image(
+    batch: Batch, index: int, truth: tuple[int, ...], predicted: Float[Tensor, "told_and_probable k"]
+) -> JudgedImage:
+    """Return a picture, or the middle axial plane of a volume."""
+    inside = (slice(None), *(slice(0, extent) for extent in batch.extents[index].tolist()))
+    voxels = batch.voxels[index][inside]
+    told, probabilities = predicted.cpu()
+    rows_mm, columns_mm = batch.spacing_mm[index, -2:].tolist()
+    return JudgedImage(
+        title=batch.sample_ids[index],
+        image=(voxels if batch.spatial_dims == 2 else voxels[:, voxels.shape[1] // 2]).float().cpu().numpy(),
+        truth=truth,
+        predicted=tuple(told.nonzero().flatten().tolist()),
+        probabilities=probabilities.numpy(),
+        spacing_mm=(rows_mm, columns_mm),
+        upright=batch.spatial_dims == 2 and batch.volumes[index] == batch.sample_ids[index],
+    )
+
+
+GALLERIES: dict[str, type[Gallery]] = {"label_map": MaskGallery, "class": ClassGallery}

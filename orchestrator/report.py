@@ -1,4 +1,4 @@
-"""Report: pictures that show what a run does, as PNG bytes: views with their boxes, masks beside the truth.
+"""Report: pictures that show what a run does, as PNG bytes: views with their boxes, masks and classes with the truth.
 
 Pictures hold pseudonymous ids at most. Volumes and their slices are drawn to scale as radiologists look at them:
 anterior or superior up, the patient's right (or anterior) on the left. Other images are drawn as they are stored.
@@ -27,6 +27,8 @@ PLANES = ("axial", "coronal", "sagittal")
 PANEL_INCHES = 2.3
 MOST_VIEWS = 6  # of a sample; VoCo has twenty
 MASK_ALPHA = 0.6
+RIGHT, WRONG = "#69db7c", "#ff8787"
+JUDGED_COLUMNS = 4
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,22 @@ class MaskedSlice:
     upright: bool = False
 
 
+@dataclass(frozen=True)
+class JudgedImage:
+    """One slice or picture with the classes that it has and those that are predicted, by index.
+
+    ``probabilities`` are those of all classes; ``spacing_mm`` and ``upright`` as in ``MaskedSlice``.
+    """
+
+    title: str
+    image: Float[np.ndarray, "c h w"]
+    truth: tuple[int, ...]
+    predicted: tuple[int, ...]
+    probabilities: Float[np.ndarray, " k"]
+    spacing_mm: tuple[float, float] = (1.0, 1.0)
+    upright: bool = False
+
+
 def draw_views(batch: Batch, views: Views) -> bytes:
     """Draw samples with the boxes of their views, and the views, as a PNG (see ``views_figure``)."""
     return _png(views_figure(batch, views))
@@ -52,6 +70,16 @@ def draw_views(batch: Batch, views: Views) -> bytes:
 def draw_masks(slices: Sequence[MaskedSlice], class_names: Sequence[str]) -> bytes:
     """Draw true and predicted masks over slices as a PNG (see ``masks_figure``)."""
     return _png(masks_figure(slices, class_names))
+
+
+def draw_judged(images: Sequence[JudgedImage], class_names: Sequence[str]) -> bytes:
+    """Draw images with true and predicted classes as a PNG (see ``judged_figure``)."""
+    return _png(judged_figure(images, class_names))
+
+
+def draw_confusions(counts: Int[np.ndarray, "true predicted"], class_names: Sequence[str]) -> bytes:
+    """Draw a confusion matrix as a PNG (see ``confusions_figure``)."""
+    return _png(confusions_figure(counts, class_names))
 
 
 def views_figure(batch: Batch, views: Views) -> Figure:
@@ -103,6 +131,41 @@ def masks_figure(slices: Sequence[MaskedSlice], class_names: Sequence[str]) -> F
             handles=handles, loc="outside right upper", frameon=False, labelcolor=INK, fontsize=8, title="label",
             title_fontproperties={"size": 8, "weight": "bold"},
         ).get_title().set_color(INK)  # fmt: skip
+    return figure
+
+
+def judged_figure(images: Sequence[JudgedImage], class_names: Sequence[str]) -> Figure:
+    """Draw each image in a frame that is green where its classes are told right, else red; its captions say both."""
+    columns = min(len(images), JUDGED_COLUMNS)
+    figure, axes = _panels(-(-len(images) // columns), columns)
+    for item, axis in zip(images, axes.flat, strict=False):
+        _show(axis, item.image, _window(item.image), item.spacing_mm, item.upright)
+        _frame(axis, RIGHT if item.truth == item.predicted else WRONG)
+        told = [f"{class_names[k]} {item.probabilities[k]:.2f}" for k in item.predicted]
+        if not told:
+            told = [f"none, {class_names[int(item.probabilities.argmax())]} {item.probabilities.max():.2f}"]
+        truth = ", ".join(class_names[k] for k in item.truth) or "none"
+        _caption(axis, f"{item.title}\ntruth: {truth}\nprediction: {', '.join(told)}")
+    return figure
+
+
+def confusions_figure(counts: Int[np.ndarray, "true predicted"], class_names: Sequence[str]) -> Figure:
+    """Draw how many samples of each true class (rows) are told to be of which class, shaded by share of the row."""
+    side = max(PANEL_INCHES, 0.55 * len(class_names) + 1.2)
+    figure = Figure(figsize=(side + 0.6, side), layout="constrained", facecolor=PAPER)
+    axis = figure.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axis.imshow(shares, cmap="viridis", vmin=0, vmax=1)
+    axis.set(xticks=range(len(class_names)), yticks=range(len(class_names)), facecolor=PAPER)
+    axis.set_xticklabels(class_names, rotation=45, ha="right", color=INK, fontsize=8)
+    axis.set_yticklabels(class_names, color=INK, fontsize=8)
+    axis.set_xlabel("prediction", color=INK, fontsize=8)
+    axis.set_ylabel("truth", color=INK, fontsize=8)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    for (row, column), count in np.ndenumerate(counts):
+        dark = shares[row, column] > 0.6
+        axis.text(column, row, f"{count:,}", ha="center", va="center", fontsize=8, color=PAPER if dark else INK)
     return figure
 
 

@@ -27,7 +27,7 @@ from data.rng import SampleRng
 from data.views import Augmentation, augment, draw
 from methods.base import Frozen, Losses, Views
 from methods.downstream.base import Evidence, Judged, Task, TaskScores
-from methods.downstream.classification_metrics import THRESHOLD, score_multi_label, score_single
+from methods.downstream.classification_metrics import THRESHOLD, count_pairs, score_multi_label, score_single
 from methods.encoders import Encoder
 from methods.parts.classification import classifier
 from methods.parts.fitting import Fitting
@@ -213,8 +213,9 @@ class Classification(Task):
 
     @torch.no_grad()
     def judge(self, batch: Batch) -> Judged:
-        """Predict each sample from its middle; seen are which classes it has (K,), and how probable each is (K,).
+        """Predict each sample from its middle.
 
+        Seen are (K,) which classes it has, and (2, K) which of them are predicted and how probable each is.
         The evidence of a sample is a row of its class, the predicted one and the probabilities; where it may have
         several, of 0 or 1 for each class and the probabilities.
         """
@@ -222,15 +223,18 @@ class Classification(Task):
         logits = self.network(self.fitting.apply(batch, None)[0]).double()
         if self.config.kind == "multi_label":
             probabilities = logits.sigmoid()
+            told = probabilities > THRESHOLD
             rows = torch.cat([has.double(), probabilities], dim=1)
         else:
             predicted, probabilities = logits.argmax(1), logits.softmax(1)
             if self.config.kind == "ordinal":
                 predicted, probabilities = read_grades(logits.sigmoid())
+            told = F.one_hot(predicted, len(self.class_names))
             chosen = torch.stack([has.int().argmax(1), predicted], dim=1)
             rows = torch.cat([chosen.double(), probabilities], dim=1)
         evidence = dict(zip(batch.sample_ids, rows.cpu().numpy(), strict=True))
-        return Judged(evidence, [(index, has[index], probabilities[index]) for index in range(len(batch))])
+        predictions = torch.stack([told.double(), probabilities], dim=1)
+        return Judged(evidence, list(zip(range(len(batch)), has, predictions, strict=True)))
 
     def scores(self, evidence: Evidence) -> TaskScores:
         """Return ``score`` and all metrics that the samples have; characters that MLflow refuses become underscores.
@@ -250,6 +254,13 @@ class Classification(Task):
         if self.config.score not in found.metrics:
             raise _undefined(self.config.score, len(rows), found.remarks)
         return TaskScores({"score": found.metrics[self.config.score], **found.metrics}, found.remarks)
+
+    def confusions(self, evidence: Evidence) -> Int[np.ndarray, "true predicted"] | None:
+        """Count samples by true and predicted class; None where a sample may have several."""
+        if self.config.kind == "multi_label":
+            return None
+        truth, predicted = np.stack(list(evidence.values()))[:, :2].astype(np.int64).T
+        return count_pairs(truth, predicted, len(self.class_names))
 
     def _decode(self, batch: Batch) -> Bool[Tensor, "b k"]:
         """Return which classes each sample has."""

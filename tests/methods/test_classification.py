@@ -151,8 +151,8 @@ def test_samples_are_judged_from_their_middle_without_augmentation() -> None:
         assert row[2:].sum() == pytest.approx(1)
     again = task.judge(batch)
     assert all(np.array_equal(again.evidence[name], row) for name, row in judged.evidence.items())
-    for index, has, probabilities in judged.seen:
-        assert has.nonzero().tolist() == [[[0, 1, 2, 0, 1, 0][index]]]
+    for index, has, (told, probabilities) in judged.seen:
+        assert has.nonzero().tolist() == told.nonzero().tolist() == [[[0, 1, 2, 0, 1, 0][index]]]
         np.testing.assert_array_equal(probabilities.numpy(), judged.evidence[f"s-{index}"][2:])
 
 
@@ -184,6 +184,15 @@ def test_the_score_is_the_metric_that_is_asked_for() -> None:
     grades, predicted = np.array([0, 2, 5, 5]), np.array([0, 2, 5, 2])
     by_chance = ((grades[:, None] - predicted) ** 2).mean()
     assert scores.metrics["kappa"] == pytest.approx(1 - (9 / 4) / by_chance)
+
+
+def test_samples_are_counted_by_true_and_predicted_class() -> None:
+    assert task_of().confusions(evidence([*PERFECT, [2, 1, 0.1, 0.5, 0.4]])).tolist() == [
+        [1, 0, 0],
+        [0, 1, 0],
+        [0, 1, 1],
+    ]
+    assert task_of(kind="multi_label").confusions(evidence([[1, 0, 1, 0.5, 0.5, 0.5]])) is None
 
 
 def test_names_that_mlflow_refuses_are_changed() -> None:

@@ -13,11 +13,18 @@ from PIL import Image
 from data.batch import Batch
 from methods.base import Views
 from orchestrator.report import (
+    RIGHT,
     VIEW_COLOURS,
+    WRONG,
+    JudgedImage,
     MaskedSlice,
     class_colours,
+    confusions_figure,
+    draw_confusions,
+    draw_judged,
     draw_masks,
     draw_views,
+    judged_figure,
     masks_figure,
     views_figure,
 )
@@ -152,3 +159,36 @@ def test_masks_become_a_png_with_what_was_drawn() -> None:
 def test_a_picture_without_any_label_has_no_legend() -> None:
     empty = np.zeros((4, 4), dtype=np.int64)
     assert masks_figure([MaskedSlice("v", np.ones((4, 4)), empty, empty)], NAMES).legends == []
+
+
+def judged(truth: tuple[int, ...], predicted: tuple[int, ...], title: str = "s-1", channels: int = 1) -> JudgedImage:
+    image = np.random.default_rng(0).random((channels, 12, 16))
+    return JudgedImage(title, image, truth, predicted, np.array([0.1, 0.25, 0.05, 0.6]))
+
+
+def test_judged_images_are_captioned_with_truth_and_prediction_and_framed_by_whether_they_agree() -> None:
+    items = [judged((3,), (3,)), judged((1,), (3,), "s-2", channels=3), judged((1, 3), (3,), "s-3"), judged((), ())]
+    figure = judged_figure([*items, judged((), (), "s-5")], NAMES)
+    captions = [axis.get_title() for axis in figure.axes]
+    assert captions[0] == "s-1\ntruth: aorta\nprediction: aorta 0.60"
+    assert captions[2] == "s-3\ntruth: liver, aorta\nprediction: aorta 0.60"
+    assert captions[3] == "s-1\ntruth: none\nprediction: none, aorta 0.60"
+    assert captions[4:] == ["s-5\ntruth: none\nprediction: none, aorta 0.60", "", "", ""]
+    frames = [to_hex(axis.spines["left"].get_edgecolor()) for axis in figure.axes[:5]]
+    assert frames == [RIGHT, WRONG, WRONG, RIGHT, RIGHT]
+    assert figure.axes[1].images[0].get_array().shape == (12, 16, 3)
+
+
+def test_a_confusion_matrix_holds_counts_shaded_by_their_share_of_the_true_class() -> None:
+    counts = np.array([[6, 2, 0, 0], [0, 1000, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]])
+    (axis,) = confusions_figure(counts, NAMES).axes
+    np.testing.assert_allclose(axis.images[0].get_array()[0], [0.75, 0.25, 0, 0])
+    np.testing.assert_allclose(axis.images[0].get_array()[2], 0)
+    assert [text.get_text() for text in axis.texts[:6]] == ["6", "2", "0", "0", "0", "1,000"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == list(NAMES)
+    assert (axis.get_ylabel(), axis.get_xlabel()) == ("truth", "prediction")
+
+
+def test_judged_images_and_confusions_become_pngs() -> None:
+    for png in (draw_judged([judged((3,), (3,))], NAMES), draw_confusions(np.eye(4, dtype=np.int64), NAMES)):
+        assert Image.open(io.BytesIO(png)).format == "PNG"
