@@ -166,6 +166,26 @@ class Health(Frozen):
     samples: int = Field(default=256, ge=2)
 
 
+class Probe(Frozen):
+    """A frozen encoder's features judged by a linear model and by neighbours, on samples with classes.
+
+    size         voxels per axis that whole samples are resized to
+    times        how often over a pretraining's budget (0: only when asked for, by ``raydiology probe``)
+    samples      of each split at most so many, always the same
+    neighbours   that vote for the class of a sample
+    """
+
+    shards: str
+    size: int | tuple[int, ...]
+    train_split: str = "train"
+    val_split: str = "val"
+    times: int = Field(default=4, ge=0)
+    samples: int = Field(default=2000, ge=2)
+    neighbours: int = Field(default=20, gt=0)
+
+    _absolute = field_validator("shards")(lambda uri: absolute(uri))
+
+
 class Resources(Frozen):
     """Where it runs; none of this changes results.
 
@@ -212,6 +232,7 @@ class Experiment(Frozen):
     downstream: Downstream | None = None
     training: Training = Training()
     health: Health = Health()
+    probe: Probe | None = None
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
     home: str = Field(default="runs", validate_default=True)
@@ -257,6 +278,12 @@ class Experiment(Frozen):
             "pretrained": pretrained,
         }
         return _key("finetune", core, digest)
+
+    def probe_key(self, pretrained: str, digest: str) -> str:
+        """Name a probe by the pretraining whose encoder it probes, its config and its dataset."""
+        assert self.probe is not None
+        core = {"probe": self.probe.model_dump(mode="json", exclude={"shards", "times"}), "pretrained": pretrained}
+        return _key("probe", core, digest)
 
     def _core(self) -> dict[str, Any]:
         return {

@@ -319,5 +319,5 @@ def _validated_on(task: Downstream) -> str:
 
 def _params(experiment: Experiment, trained: Pretrained | None) -> dict[str, Any]:
     # MLflow refuses to change a param; where and on what a run is continued may change.
-    tree = json.loads(experiment.model_dump_json(exclude={"home", "health", "resources", "tracking"}))
+    tree = json.loads(experiment.model_dump_json(exclude={"home", "health", "probe", "resources", "tracking"}))
     return {**tree, "pretrained": trained.key if trained else "scratch"}

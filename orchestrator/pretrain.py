@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from ray.train import Checkpoint
-from torch import nn
 
 from data.shardset import Selection, ShardSet
 from methods import METHODS
 from methods.base import Method
-from methods.encoders import ENCODERS
+from methods.encoders import ENCODERS, Encoder
 from orchestrator import checkpoint as checkpoints
 from orchestrator import cluster, feed, report
 from orchestrator.config import Experiment, Stage
@@ -72,13 +71,17 @@ def check(experiment: Experiment, shards: ShardSet, selection: Selection) -> Non
             f"encoder.in_channels is {encoder.in_channels}, the shards hold {shards.num_channels} channels; "
             f"set encoder.in_channels={shards.num_channels}"
         )
+    if experiment.probe:
+        from orchestrator.probing import ProbeSet
+
+        ProbeSet.open(experiment.probe).check(encoder)
     for stage in experiment.pretraining:
         method = METHODS[stage.method.name](stage.method, encoder)
         for extent in np.unique(selection.extents, axis=0).tolist():
             method.check_extent(tuple(extent))
 
 
-def build_encoder(experiment: Experiment) -> nn.Module:
+def build_encoder(experiment: Experiment) -> Encoder:
     """Build the encoder with its initial weights drawn from the experiment's seed."""
     torch.manual_seed(experiment.seed)
     return ENCODERS[experiment.encoder.name](experiment.encoder)
@@ -157,11 +160,16 @@ def _build(experiment: Experiment, index: int, start: str | None, total_steps: i
 
 def watches_of(experiment: Experiment, shards: ShardSet, total_steps: int) -> tuple[Watch, ...]:
     """Return what is measured of the encoder while a stage trains it."""
-    health = experiment.health
+    health, probe = experiment.health, experiment.probe
     rows = spread_out(shards.select(split=experiment.data.split).row_ids, health.samples)
-    if not health.times or len(rows) < 2:
-        return ()
-    return (HealthWatch(shards, rows, Evenly(health.times, total_steps)),)
+    watches: list[Watch] = []
+    if health.times and len(rows) > 1:
+        watches.append(HealthWatch(shards, rows, Evenly(health.times, total_steps)))
+    if probe and probe.times:
+        from orchestrator.probing import ProbeSet, ProbeWatch  # it brings scikit-learn, which few workers need
+
+        watches.append(ProbeWatch(ProbeSet.open(probe), Evenly(probe.times, total_steps)))
+    return tuple(watches)
 
 
 def encoder_card(experiment: Experiment, digest: str, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -205,7 +213,9 @@ def _preview(experiment: Experiment, stage: Stage, plan: FeedPlan, run: Run) -> 
 
 def _params(experiment: Experiment) -> dict[str, Any]:
     """Return what decides the result: MLflow's params never change, the rest may when a run is continued."""
-    return json.loads(experiment.model_dump_json(exclude={"home", "downstream", "health", "resources", "tracking"}))
+    return json.loads(
+        experiment.model_dump_json(exclude={"home", "downstream", "health", "probe", "resources", "tracking"})
+    )
 
 
 def _caption(experiment: Experiment, row: str | None) -> Caption:

@@ -49,6 +49,7 @@ class HealthWatch:
     @torch.no_grad()
     def run(self, method: Method, world: World) -> dict[str, float]:
         """Return ``health/...``, equal on all ranks."""
+        assert isinstance(method.encoder, Encoder)
         kept: list[list[Tensor]] = [[], []] if method.positives else [[]]
         for batch in batches_of(self.shards, self.row_ids, world):
             images = method.views(batch, batch.rng(VIEW_SEED)).images
@@ -65,9 +66,8 @@ class HealthWatch:
         return {name: float(value) for name, value in metrics.items()}
 
 
-def pooled(encoder: torch.nn.Module, images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b d"]:
+def pooled(encoder: Encoder, images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b d"]:
     """Return the mean of the encoder's last map, in float32."""
-    assert isinstance(encoder, Encoder)
     return encoder.features(images)[-1].flatten(2).mean(2).float()
 
 

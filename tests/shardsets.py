@@ -32,6 +32,29 @@ def write_slices(folder: Path | str, num_patients: int = 8, size: int = 48, seed
     return str(folder)
 
 
+def write_pictures(folder: Path | str, num_patients: int = 24, size: int = 40, num_classes: int = 2) -> str:
+    """Write pictures whose class is how bright their middle is, the last quarter of them as ``val``."""
+    rng = np.random.default_rng(0)
+    num_train = num_patients - num_patients // 4
+    files = []
+    for split, patients in (("train", range(num_train)), ("val", range(num_train, num_patients))):
+        rows = [to_row(_picture(rng, patient, patient % num_classes, size, split)) for patient in patients]
+        groups = [rows[at : at + ROWS_PER_GROUP] for at in range(0, len(rows), ROWS_PER_GROUP)]
+        file = write_shard(str(folder), f"{split}-00000", groups)
+        assert file is not None
+        files.append(file)
+    names = {number: f"grade {number}" for number in range(num_classes)}
+    write_index(str(folder), files, IndexCard({"name": "test"}, class_names=names))
+    return str(folder)
+
+
+def _picture(rng: np.random.Generator, patient: int, number: int, size: int, split: str) -> Sample:
+    voxels = rng.integers(0, 40, (1, size, size), dtype=np.uint8)
+    voxels[:, size // 4 : -size // 4, size // 4 : -size // 4] += np.uint8(60 + 60 * number)
+    scan = Scan(voxels=voxels, spacing_mm=(1.0, 1.0), modality="XR", scale=1 / 255)
+    return Sample(scan, f"x{patient:03d}", f"p{patient:03d}", f"x{patient:03d}", "test", split, (number,))
+
+
 def _slice(rng: np.random.Generator, patient: int, index: int, size: int, split: str) -> Sample:
     rows, columns = np.mgrid[:size, :size]
     label = np.zeros((size, size), np.uint8)

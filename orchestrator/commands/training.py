@@ -1,7 +1,9 @@
-"""Commands that train: pretrain, finetune, table, sweep."""
+"""Commands that train: pretrain, probe, finetune, table, sweep."""
 
 import argparse
 from collections.abc import Callable
+
+from rich.table import Table
 
 from orchestrator.commands.console import FAILED, Commands, add_command, out, say
 
@@ -9,6 +11,7 @@ from orchestrator.commands.console import FAILED, Commands, add_command, out, sa
 def add(commands: Commands) -> None:
     """Add these commands."""
     _add_experiment(commands, "pretrain", "pretrain an encoder", _pretrain)
+    _add_experiment(commands, "probe", "pretrain unless done, and judge the frozen encoder", _probe)
     _add_experiment(commands, "finetune", "pretrain unless done, and fine-tune on the downstream task", _finetune)
     _add_table(commands)
     _add_sweep(commands)
@@ -31,6 +34,27 @@ def _pretrain(arguments: argparse.Namespace) -> None:
         return
     done = pretrain(experiment)
     out.print(f"encoder: {done.folder / 'encoder'}", soft_wrap=True)
+
+
+def _probe(arguments: argparse.Namespace) -> None:
+    from orchestrator import cluster, config, estimate
+    from orchestrator.pretrain import pretrain
+    from orchestrator.probe import probe, probe_set
+
+    experiment = config.load(arguments.experiment, arguments.overrides)
+    if arguments.dry_run:
+        out.print(estimate.describe(experiment))
+        return
+    probe_set(experiment)
+    with cluster.connected():
+        probes = probe(experiment, pretrain(experiment))
+    table = Table("probe", "pretrained", "initial weights")
+    for name in sorted({*probes.pretrained.metrics, *probes.initial.metrics}):
+        values = (one.metrics.get(name) for one in (probes.pretrained, probes.initial))
+        table.add_row(name.removeprefix("probe/"), *("-" if value is None else f"{value:.4f}" for value in values))
+    out.print(table, highlight=False)
+    for remark in probes.pretrained.remarks:
+        out.print(f"pretrained, {remark}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _finetune(arguments: argparse.Namespace) -> None:
