@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from data.files import shown, without_credentials
 from methods import METHODS
 from methods.base import Frozen
-from methods.downstream.segmentation import Segmentation
+from methods.downstream import TASKS
 from methods.encoders import ENCODERS
 from orchestrator.provenance import in_job
 
@@ -37,10 +37,16 @@ if TYPE_CHECKING:
         spatial_dims: int
         in_channels: int
 
+    class TaskConfig(Frozen):
+        """What every downstream task's config has."""
+
+        name: str
+
 else:
     # The registries decide which configs there are; the field ``name`` tells which one is meant.
     MethodConfig = Annotated[reduce(or_, (kind.Config for kind in METHODS.values())), Field(discriminator="name")]
     EncoderConfig = Annotated[reduce(or_, (kind.Config for kind in ENCODERS.values())), Field(discriminator="name")]
+    TaskConfig = Annotated[reduce(or_, (kind.Config for kind in TASKS.values())), Field(discriminator="name")]
 
 
 class ConfigError(ValueError):
@@ -117,7 +123,7 @@ class Downstream(Frozen):
     evaluate_every_epoch_from  from this epoch on, every epoch
     """
 
-    task: Segmentation.Config
+    task: TaskConfig
     encoder: dict[str, Any] = Field(default_factory=dict)
     shards: str
     train_split: str = "train"

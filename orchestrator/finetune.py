@@ -12,6 +12,7 @@ import torch
 from ray.train import Checkpoint
 from safetensors.torch import save_file
 
+from data.classes import count_classes
 from data.shardset import Selection, ShardSet
 from data.splits import folds, label_fraction
 from methods import METHODS
@@ -144,20 +145,20 @@ def check(experiment: Experiment) -> Labelled:
                 "or ingest them with the recipe of the pretraining's shards"
             )
     network = build_network(experiment, shards, None)
-    freeze(network, experiment, labelled)
+    prepare(network, experiment, labelled)
     for extent in np.unique(labelled.train.extents, axis=0).tolist():
         network.check_extent(tuple(extent))
     return labelled
 
 
-def freeze(network: Task, experiment: Experiment, labelled: Labelled) -> None:
-    """Keep the encoder's levels that the task names from learning, for as long as it says."""
-    task = downstream_of(experiment)
+def prepare(network: Task, experiment: Experiment, labelled: Labelled) -> None:
+    """Tell a network how often each class is trained on, and which levels of its encoder learn when."""
+    task, num_samples = downstream_of(experiment), labelled.train.num_samples
+    network.balance(count_classes(labelled.shards.rows["classes"].take(labelled.train.row_ids)), num_samples)
     if task.frozen_levels == 0:
         return
     until = 1.0
     if task.frozen_epochs is not None:
-        num_samples = labelled.train.num_samples
         steps = task.budget.epochs_to_steps(task.frozen_epochs, num_samples)
         until = min(1.0, steps / task.budget.total_steps(num_samples))
     network.freeze(None if task.frozen_levels == "all" else task.frozen_levels, until)
@@ -227,7 +228,7 @@ def _build(experiment: Experiment, encoder: str | None) -> Trainee:
     """Build network and validation; runs in every worker."""
     labelled = labelled_samples(downstream_of(experiment))
     method = build_network(experiment, labelled.shards, encoder)
-    freeze(method, experiment, labelled)
+    prepare(method, experiment, labelled)
     validation = validation_of(experiment, labelled)
     card = _card(experiment, labelled.shards, method)
     export = partial(_export, card, lambda: validation.picture)

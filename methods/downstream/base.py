@@ -1,7 +1,7 @@
 """Task: a downstream task is a method that learns from labels and is judged on held-out samples."""
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -73,6 +73,9 @@ class Task(Method):
     @abstractmethod
     def scores(self, evidence: Evidence) -> TaskScores:
         """Score the evidence of all batches and ranks together."""
+
+    def balance(self, counts: Mapping[int, int], num_samples: int) -> None:
+        """Take note, before training, of how many of the training samples have each class."""
 
     def card(self) -> dict[str, Any]:
         """Return what a user of the network must know of its outputs, as JSON values."""

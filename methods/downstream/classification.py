@@ -197,19 +197,19 @@ class Classification(Task):
         return Views((images,), (boxes,), {"classes": self._decode(batch)})
 
     def loss(self, views: Views) -> Losses:
-        """Compute the loss of the config's kind; ``accuracy`` is the share that is told right."""
+        """Compute the loss of the config's kind; ``training_accuracy`` is the share that is told right."""
         assert self.balanced, "`balance` sets the weights before training"
         logits = self.network(views.images[0])
         has = views.targets["classes"]
         if self.config.kind == "multi_label":
             found = (logits.detach() > 0) == has
-            return Losses(multi_label_loss(logits, has, self.weights), {"accuracy": found.to(logits).mean()})
+            return Losses(multi_label_loss(logits, has, self.weights), {"training_accuracy": found.to(logits).mean()})
         classes = has.int().argmax(1)
         if self.config.kind == "ordinal":
             total, predicted = ordinal_loss(logits, classes, self.weights), read_grades(logits.detach().sigmoid())[0]
         else:
             total, predicted = single_loss(logits, classes, self.weights), logits.detach().argmax(1)
-        return Losses(total, {"accuracy": (predicted == classes).to(logits).mean()})
+        return Losses(total, {"training_accuracy": (predicted == classes).to(logits).mean()})
 
     @torch.no_grad()
     def judge(self, batch: Batch) -> Judged:
