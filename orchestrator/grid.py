@@ -6,7 +6,7 @@ fine-tuned only, as "from scratch" is.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -43,7 +43,9 @@ class TableConfig(Frozen):
     ``experiment`` is relative to the table's file. ``reference`` names the row that the others are tested against.
     ``also`` names further metrics whose mean and deviation are shown, such as ``dice/liver``.
     ``notes`` are printed below the table: how the paper's numbers came about, say. ``curves`` names metrics of the
-    pretraining that are drawn over its steps, one line per row (its first seed).
+    pretraining that are drawn over its steps, one line per row (its first seed); ``convergence`` names metrics of the
+    fine-tuning that are drawn over its epochs, each row with its repeats. ``cohorts`` names files, relative to this
+    one, of other scans that the table can be run on (``--cohort``).
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -58,6 +60,8 @@ class TableConfig(Frozen):
     decimals: int = Field(default=3, ge=0, le=6)
     notes: tuple[str, ...] = ()
     curves: tuple[str, ...] = ()
+    convergence: tuple[str, ...] = ()
+    cohorts: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _rows_are_told_apart(self) -> "TableConfig":
@@ -75,6 +79,23 @@ class TableConfig(Frozen):
                         "twice: give different seeds"
                     )
         return self
+
+    def on_cohort(self, name: str, rows: Mapping[str, Mapping[str, Any]]) -> "TableConfig":
+        """Return the table for another cohort: with further changes of some rows, and without the paper's numbers.
+
+        Raises ValueError where it changes a row that the table has not.
+        """
+        if unknown := sorted(set(rows) - {row.name for row in self.rows}):
+            raise ValueError(
+                f"cohort {name}: it changes row {unknown[0]!r}, the table's are {[row.name for row in self.rows]}; "
+                "name one of them"
+            )
+        changed = tuple(
+            row.model_copy(update={"overrides": {**row.overrides, **rows.get(row.name, {})}, "paper": None})
+            for row in self.rows
+        )
+        title = f"{self.title} (on cohort {name}, not the paper's data)"
+        return self.model_copy(update={"name": f"{self.name}-{name}", "title": title, "rows": changed})
 
     def seeds(self, row: Row) -> tuple[Seeds, Seeds]:
         """Return a row's pretraining and fine-tuning seeds, the table's where it gives none."""

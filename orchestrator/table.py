@@ -5,17 +5,20 @@ table that shares trials with it, only runs what is missing.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from data.shardset import ShardSet
 from methods import METHODS
 from orchestrator import cluster, config, finetune, pretrain
-from orchestrator.charts import Curve, draw_curves
+from orchestrator import cohort as cohorts
+from orchestrator.charts import Curve, draw_bands, draw_curves
+from orchestrator.cohort import Cohort
 from orchestrator.config import ConfigError, Experiment
 from orchestrator.finetune import Finetuned
 from orchestrator.grid import Line, Outcome, TableConfig, Trial, aggregate, trials_of
@@ -35,6 +38,7 @@ class Table:
 
     config: TableConfig
     experiments: tuple[tuple[Trial, Experiment], ...]
+    cohort: Cohort | None = None
 
     @property
     def folder(self) -> Path:
@@ -45,16 +49,30 @@ class Table:
 
 @dataclass
 class Progress:
-    """What the trials of a table ended with so far, and each row's first pretraining: its folder and stages."""
+    """What the trials of a table ended with so far.
+
+    pretrainings   each row's first: its folder and its stages
+    finetunings    each row's: their folders, and how many steps an epoch has
+    """
 
     outcomes: list[Outcome] = field(default_factory=list)
     pretrainings: dict[str, tuple[Path, list[str]]] = field(default_factory=dict)
+    finetunings: dict[str, list[tuple[Path, float]]] = field(default_factory=dict)
+
+    def convergence(self, row: str, metric: str) -> list[Curve]:
+        """Return a metric of each of a row's fine-tunings over its epochs."""
+        curves = []
+        for folder, steps_per_epoch in self.finetunings.get(row, []):
+            found = [entry for entry in steps(folder, finetune.STAGE) if metric in entry]
+            places = [(entry["step"] + 1) / steps_per_epoch for entry in found]
+            curves.append((places, [float(entry[metric]) for entry in found]))
+        return curves
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Table:
+def load(path: str | Path, overrides: Sequence[str] = (), cohort: str | None = None) -> Table:
     """Read a table file and resolve the experiment of every trial; overrides change the base experiment.
 
-    Raises ConfigError in words, before anything is run.
+    With ``cohort`` it is run on that one of the table's cohorts. Raises ConfigError in words, before anything is run.
     """
     path = Path(path)
     try:
@@ -62,12 +80,29 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Table:
     except ValidationError as error:
         raise ConfigError(config.explain(error, str(path))) from None
     base = config.read(path.parent / table.experiment)
+    chosen = None
+    if cohort is not None:
+        chosen = _cohort(path, table, cohort)
+        table = table.on_cohort(cohort, chosen.rows)
+        home = config.resolve(base, overrides, str(path)).home
+        overrides = [*_assigned({**chosen.changes(home), "name": f"{base.get('name')}-{cohort}"}), *overrides]
     experiments = []
     for trial in trials_of(table):
         # The row comes last: what is given on the command line is for all rows, and must not undo what a row is.
-        changes = [f"{name}={json.dumps(value)}" for name, value in trial.changes.items()]
-        experiments.append((trial, config.resolve(base, [*overrides, *changes], f"{path}, row {trial.row}")))
-    return Table(table, tuple(experiments))
+        changes = [*overrides, *_assigned(trial.changes)]
+        experiments.append((trial, config.resolve(base, changes, f"{path}, row {trial.row}")))
+    return Table(table, tuple(experiments), chosen)
+
+
+def _cohort(path: Path, table: TableConfig, name: str) -> Cohort:
+    if name not in table.cohorts:
+        known = f"it has {', '.join(table.cohorts)}" if table.cohorts else "it has none"
+        raise ConfigError(f"{path}: no cohort {name!r}; {known}; name one of them, or run the table without --cohort")
+    return cohorts.load(path.parent / table.cohorts[name])
+
+
+def _assigned(changes: Mapping[str, Any]) -> list[str]:
+    return [f"{name}={json.dumps(value)}" for name, value in changes.items()]
 
 
 def run(table: Table, say: Say) -> list[Line]:
@@ -76,19 +111,27 @@ def run(table: Table, say: Say) -> list[Line]:
     A trial that fails is named in its row and the others go on. Raises ValueError where a row cannot work at all,
     before anything is run.
     """
-    check(table)
-    progress = Progress()
-    with cluster.connected(), _tracked(table) as tracker:
-        for number, (trial, experiment) in enumerate(table.experiments, 1):
-            outcome = _outcome(table, trial, experiment, progress)
-            progress.outcomes.append(outcome)
-            ended = outcome.failure or f"{table.config.metric} {outcome.value:.{table.config.decimals}f}"
-            say(f"{number} of {len(table.experiments)}: {described(trial)}: {ended}")
-            lines = aggregate(table.config, progress.outcomes)
-            _write(table, lines, progress)
-        tracker.summary(_summary(lines))
-        for path in sorted(table.folder.glob("table.*")) + sorted(table.folder.glob("curve-*.png")):
-            tracker.artifact(path)
+    with ExitStack() as stack:
+        if table.cohort is not None:
+            stack.enter_context(cluster.connected())
+            table.cohort.prepare(table.experiments[0][1].home)
+        check(table)
+        stack.enter_context(cluster.connected())
+        return _run_trials(table, stack.enter_context(_tracked(table)), say)
+
+
+def _run_trials(table: Table, tracker: Tracker, say: Say) -> list[Line]:
+    progress, lines = Progress(), list[Line]()
+    for number, (trial, experiment) in enumerate(table.experiments, 1):
+        outcome = _outcome(table, trial, experiment, progress)
+        progress.outcomes.append(outcome)
+        ended = outcome.failure or f"{table.config.metric} {outcome.value:.{table.config.decimals}f}"
+        say(f"{number} of {len(table.experiments)}: {described(trial)}: {ended}")
+        lines = aggregate(table.config, progress.outcomes)
+        _write(table, lines, progress)
+    tracker.summary(_summary(lines))
+    for path in sorted(table.folder.glob("table.*")) + sorted(table.folder.glob("curve-*.png")):
+        tracker.artifact(path)
     return lines
 
 
@@ -128,7 +171,12 @@ def _run_trial(table: Table, trial: Trial, experiment: Experiment, progress: Pro
         pretrained = pretrain.pretrain(experiment, table.folder, trial.row)
         stages = [stage.name for stage in experiment.pretraining]
         progress.pretrainings.setdefault(trial.row, (pretrained.folder, stages))
-    return finetune.finetune(experiment, pretrained, None if pretrained else table.folder, trial.row)
+    done = finetune.finetune(experiment, pretrained, None if pretrained else table.folder, trial.row)
+    if table.config.convergence:
+        task = finetune.downstream_of(experiment)
+        steps_per_epoch = finetune.labelled_samples(task).train.num_samples / task.budget.batch_size
+        progress.finetunings.setdefault(trial.row, []).append((done.folder, steps_per_epoch))
+    return done
 
 
 @contextmanager
@@ -157,12 +205,24 @@ def _write(table: Table, lines: list[Line], progress: Progress) -> None:
         if any(len(x) for x, _ in curves.values()):
             png = draw_curves(curves, f"{metric} while pretraining", "step", metric)
             (table.folder / f"curve-{plain(metric)}.png").write_bytes(png)
+    for metric in table.config.convergence:
+        repeats = {row: progress.convergence(row, metric) for row in progress.finetunings}
+        png = draw_bands(repeats, f"{metric} while fine-tuning", "epoch", metric)
+        (table.folder / f"curve-finetune-{plain(metric)}.png").write_bytes(png)
 
 
 def _curve(folder: Path, stages: list[str], metric: str) -> Curve:
     """Return a metric of a pretraining over its steps, all stages one after the other."""
-    values = [float(entry[metric]) for stage in stages for entry in steps(folder, stage) if metric in entry]
-    return range(1, len(values) + 1), values
+    places: list[float] = []
+    values: list[float] = []
+    before = 0
+    for stage in stages:
+        entries = steps(folder, stage)
+        found = [entry for entry in entries if metric in entry]
+        places += [before + entry["step"] + 1 for entry in found]
+        values += [float(entry[metric]) for entry in found]
+        before += len(entries)
+    return places, values
 
 
 def _summary(lines: list[Line]) -> dict[str, float]:

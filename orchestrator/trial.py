@@ -145,6 +145,10 @@ def _ending(trial: Trial, training: Future[float | None], curve: Curve, last: fl
     return Ending("done", value)
 
 
+# What is measured of an encoder every so often, and a metric that always is.
+_WATCHED = {"health/": "health/collapse", "probe/": "probe/linear_accuracy"}
+
+
 def _curve(trial: Trial) -> Curve:
     experiment, metric = trial.experiment, trial.objective.metric
     if trial.objective.of == "finetune":
@@ -155,7 +159,9 @@ def _curve(trial: Trial) -> Curve:
     shards = ShardSet.open(experiment.data.shards)
     num_samples = shards.select(split=experiment.data.split).num_samples
     steps = stage.budget.total_steps(num_samples)
-    return Curve(metric, stage.name, curves.every(steps), steps, sign_of_life="loss")
+    watched = next((name for prefix, name in _WATCHED.items() if metric.startswith(prefix)), None)
+    every = 1 if watched else curves.every(steps)
+    return Curve(metric, stage.name, every, steps, sign_of_life=watched or "loss")
 
 
 def _watched(trial: Trial) -> Path:

@@ -78,13 +78,14 @@ def _add_table(commands: Commands) -> None:
     parser = add_command(commands, "table", "run what a table lacks, and print it beside the paper's numbers", _table)
     parser.add_argument("table", help="YAML file with rows, see experiments/")
     parser.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="changes of every row's experiment")
+    parser.add_argument("--cohort", help="run it on another cohort that the table names, such as phantom")
 
 
 def _table(arguments: argparse.Namespace) -> int:
     from orchestrator import table as tables
     from orchestrator.typeset import terminal
 
-    table = tables.load(arguments.table, arguments.overrides)
+    table = tables.load(arguments.table, arguments.overrides, arguments.cohort)
     lines = tables.run(table, say)
     out.print(terminal(table.config, lines))
     home = table.experiments[0][1].home
