@@ -15,6 +15,13 @@ _UNUSUAL_OPTIONS = {
     "label_names": {"type": yaml.safe_load},
     "label_columns": {"nargs": "+"},
 }
+# What `raydiology ingest` is told of each kind of phantom.
+_PHANTOMS = {
+    "abdomen": "--layout nnunet --recipe ct_volume",
+    "brain": "--layout nnunet --recipe mri_brain",
+    "fundus": "--layout csv --recipe fundus --patient-column patient",
+    "chest": "--layout csv --recipe xray --patient-column patient",
+}
 
 
 def add(commands: Commands) -> None:
@@ -26,8 +33,12 @@ def add(commands: Commands) -> None:
 
 def _add_phantom(commands: Commands) -> None:
     parser = add_command(
-        commands, "phantom", "write a synthetic abdominal CT cohort with labels, nnU-Net layout", _phantom
+        commands,
+        "phantom",
+        "write a synthetic cohort: abdominal CT or brain MR with labels, pictures with classes",
+        _phantom,
     )
+    parser.add_argument("--kind", choices=list(_PHANTOMS), default="abdomen", help="what to write (default: abdomen)")
     parser.add_argument("--out", required=True, help="folder to write")
     parser.add_argument("--labelled", type=int, default=12, help="patients with labels (default: 12)")
     parser.add_argument("--unlabelled", type=int, default=12, help="patients without (default: 12)")
@@ -36,9 +47,14 @@ def _add_phantom(commands: Commands) -> None:
 
 def _phantom(arguments: argparse.Namespace) -> None:
     from data.phantom import write_cohort
+    from data.phantom_brain import write_brains
+    from data.phantom_pictures import write_films, write_fundus
 
-    write_cohort(arguments.out, arguments.labelled, arguments.unlabelled, seed=arguments.seed)
+    writers = {"abdomen": write_cohort, "brain": write_brains, "fundus": write_fundus, "chest": write_films}
+    writers[arguments.kind](arguments.out, arguments.labelled, arguments.unlabelled, seed=arguments.seed)
     out.print(f"{arguments.labelled} labelled and {arguments.unlabelled} unlabelled phantoms in {arguments.out}")
+    command = f"raydiology ingest --source {arguments.out} {_PHANTOMS[arguments.kind]} --out SHARDS"
+    out.print(f"read them by: {command}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _add_ingest(commands: Commands) -> None:
