@@ -12,7 +12,7 @@ import torch
 from ray.train import Checkpoint
 from safetensors.torch import save_file
 
-from data.classes import count_classes
+from data.classes import pad_classes
 from data.shardset import Selection, ShardSet
 from data.splits import folds, label_fraction
 from methods import METHODS
@@ -29,10 +29,10 @@ from orchestrator.loop import Plan, Trainee
 from orchestrator.optimiser import Schedule
 from orchestrator.pretrain import Pretrained
 from orchestrator.run import Caption, Run
-from orchestrator.validation import Rhythm, Validation
+from orchestrator.validation import CONFUSIONS, PREDICTIONS, Rhythm, Validation
 
 STAGE = "finetune"
-NETWORK, NETWORK_CARD, PICTURE = "network.safetensors", "network.json", "predictions.png"
+NETWORK, NETWORK_CARD = "network.safetensors", "network.json"
 # Which patients a label fraction or a fold holds does not change with the seed: repeats differ in training alone.
 LABEL_SEED = 0
 PREVIEWED_SAMPLES = 4
@@ -152,9 +152,10 @@ def check(experiment: Experiment) -> Labelled:
 
 
 def prepare(network: Task, experiment: Experiment, labelled: Labelled) -> None:
-    """Tell a network how often each class is trained on, and which levels of its encoder learn when."""
+    """Show a network the classes of its samples; keep the encoder's levels that the task names from learning."""
     task, num_samples = downstream_of(experiment), labelled.train.num_samples
-    network.balance(count_classes(labelled.shards.rows["classes"].take(labelled.train.row_ids)), num_samples)
+    classes = labelled.shards.rows["classes"]
+    network.see_classes(*(pad_classes(classes.take(part.row_ids)) for part in (labelled.train, labelled.val)))
     if task.frozen_levels == 0:
         return
     until = 1.0
@@ -231,7 +232,7 @@ def _build(experiment: Experiment, encoder: str | None) -> Trainee:
     prepare(method, experiment, labelled)
     validation = validation_of(experiment, labelled)
     card = _card(experiment, labelled.shards, method)
-    export = partial(_export, card, lambda: validation.picture)
+    export = partial(_export, card, lambda: validation.drawn)
     return Trainee(method, validation, export=export)
 
 
@@ -259,26 +260,27 @@ def _card(experiment: Experiment, shards: ShardSet, method: Task) -> dict[str, A
     }
 
 
-def _export(card: dict[str, Any], picture: Callable[[], bytes | None], folder: Path, method: Method) -> None:
-    """Add encoder, network and picture to a checkpoint; the network's keys are those of MONAI's own class."""
+def _export(card: dict[str, Any], drawn: Callable[[], dict[str, bytes]], folder: Path, method: Method) -> None:
+    """Add encoder, network and pictures to a checkpoint; the network's keys are those of MONAI's own class."""
     assert isinstance(method, Task)
     checkpoints.export_encoder(folder, method.encoder, card)
     weights = {name: value.detach().cpu().contiguous() for name, value in method.network.state_dict().items()}
     save_file(weights, folder / NETWORK)
     (folder / NETWORK_CARD).write_text(json.dumps(card, indent=2, sort_keys=True))
-    if (png := picture()) is not None:
-        (folder / PICTURE).write_bytes(png)
+    for name, png in drawn().items():
+        (folder / name).write_bytes(png)
 
 
 def _collect(best: Checkpoint, run: Run) -> Path:
-    """Copy the best checkpoint's network into the run's folder, and log its picture."""
+    """Copy the best checkpoint's network into the run's folder, and log its pictures."""
     target = run.folder / "network"
     target.mkdir(exist_ok=True)
     with best.as_directory() as folder:
         for name in (NETWORK, NETWORK_CARD):
             (target / name).write_bytes((Path(folder) / name).read_bytes())
-        if (Path(folder) / PICTURE).exists():
-            run.picture(PICTURE, (Path(folder) / PICTURE).read_bytes())
+        for name in (PREDICTIONS, CONFUSIONS):
+            if (Path(folder) / name).exists():
+                run.picture(name, (Path(folder) / name).read_bytes())
     return target
 
 

@@ -10,10 +10,12 @@ from data.shardset import ShardSet
 from methods.base import Method
 from methods.downstream.base import Evidence, Task, merge
 from orchestrator.checkpoint import State
-from orchestrator.gallery import GALLERIES
+from orchestrator.gallery import GALLERIES, Gallery
 from orchestrator.loop import World
+from orchestrator.report import draw_confusions
 from orchestrator.samples import batches_of
 
+PREDICTIONS, CONFUSIONS = "predictions.png", "confusions.png"
 ROUNDING = 1e-9  # 42 steps of 4.2 to an epoch are ten epochs, not a little less
 
 
@@ -47,14 +49,14 @@ class Rhythm:
 class Validation:
     """Scores a task on rows of shards; every rank predicts its part of them.
 
-    ``picture`` is what the newest validation looked like on rank 0, as PNG.
+    ``drawn`` is what the newest validation looked like on rank 0, as PNGs by file name.
     """
 
     shards: ShardSet
     row_ids: Int[np.ndarray, " n"]
     rhythm: Rhythm
     pictures: bool = True
-    picture: bytes | None = field(default=None, init=False)
+    drawn: dict[str, bytes] = field(default_factory=dict, init=False)
     remarks: tuple[str, ...] = field(default=(), init=False)
 
     def due(self, step: int) -> bool:
@@ -74,11 +76,22 @@ class Validation:
             if gallery is not None:
                 for index, true, predicted in judged.seen:
                     gallery.offer(batch, index, true, predicted)
-        scores = method.scores(_from_all_ranks(merge(parts), world))
+        evidence = _from_all_ranks(merge(parts), world)
+        scores = method.scores(evidence)
         self.remarks = scores.remarks
         if gallery is not None:
-            self.picture = gallery.draw(method.class_names)
+            self.drawn = _draw(gallery, method, evidence)
         return scores.metrics
+
+
+def _draw(gallery: Gallery, method: Task, evidence: Evidence) -> dict[str, bytes]:
+    """Draw some predictions, and the confusion matrix where there is one."""
+    confusions = method.confusions(evidence)
+    drawn = {
+        PREDICTIONS: gallery.draw(method.class_names),
+        CONFUSIONS: None if confusions is None else draw_confusions(confusions, method.class_names),
+    }
+    return {name: png for name, png in drawn.items() if png is not None}
 
 
 def _from_all_ranks(evidence: Evidence, world: World) -> Evidence:

@@ -1,12 +1,13 @@
 """Task: a downstream task is a method that learns from labels and is judged on held-out samples."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from data.batch import Batch
@@ -74,8 +75,15 @@ class Task(Method):
     def scores(self, evidence: Evidence) -> TaskScores:
         """Score the evidence of all batches and ranks together."""
 
-    def balance(self, counts: Mapping[int, int], num_samples: int) -> None:
-        """Take note, before training, of how many of the training samples have each class."""
+    def see_classes(self, trained_on: Int[np.ndarray, "n m"], judged_on: Int[np.ndarray, "k l"]) -> None:
+        """Look at the classes of all samples, filled up with -1, before anything starts.
+
+        Raises ValueError where they do not fit the task.
+        """
+
+    def confusions(self, evidence: Evidence) -> Int[np.ndarray, "true predicted"] | None:
+        """Count samples by true and predicted class; None where that says nothing."""
+        return None
 
     def card(self) -> dict[str, Any]:
         """Return what a user of the network must know of its outputs, as JSON values."""

@@ -27,6 +27,14 @@ from data.rng import SampleRng
 from data.views import Augmentation, augment, draw
 from methods.base import Frozen, Losses, Views
 from methods.downstream.base import Evidence, Judged, Task, TaskScores
+from methods.downstream.class_losses import (
+    Kind,
+    balanced_weights,
+    multi_label_loss,
+    ordinal_loss,
+    read_grades,
+    single_loss,
+)
 from methods.downstream.classification_metrics import THRESHOLD, count_pairs, score_multi_label, score_single
 from methods.encoders import Encoder
 from methods.parts.classification import classifier
@@ -35,61 +43,9 @@ from methods.parts.flat_map import flat_dim
 from methods.parts.sizes import check_stride, per_axis
 from methods.parts.variants import with_flags
 
-Kind = Literal["single", "ordinal", "multi_label"]
 Metric = Literal["accuracy", "label_accuracy", "auc", "f1", "precision", "recall", "specificity", "kappa"]
 Length = Annotated[int, Field(gt=0)]
 VARIANTS: dict[str, dict[str, Any]] = {"paper": {"kind": "single"}, "released": {"kind": "ordinal"}}
-
-
-def single_loss(
-    logits: Float[Tensor, "b k"], classes: Int[Tensor, " b"], weights: Float[Tensor, " k"]
-) -> Float[Tensor, ""]:
-    """Return the mean over samples of cross-entropy times the weight of the sample's class.
-
-    The sum is divided by the number of samples, not by that of their weights as torch does: so the mean over ranks
-    is the mean over the batch.
-    """
-    return (F.cross_entropy(logits, classes, reduction="none") * weights[classes]).mean()
-
-
-def ordinal_loss(
-    logits: Float[Tensor, "b k"], classes: Int[Tensor, " b"], weights: Float[Tensor, " k"]
-) -> Float[Tensor, ""]:
-    """Return binary cross-entropy of "at least grade k": mean over grades, then over samples, weighted by class."""
-    reached = torch.arange(logits.shape[1], device=logits.device) <= classes[:, None]
-    each = F.binary_cross_entropy_with_logits(logits, reached.to(logits), reduction="none").mean(1)
-    return (each * weights[classes]).mean()
-
-
-def multi_label_loss(
-    logits: Float[Tensor, "b k"], has: Bool[Tensor, "b k"], weights: Float[Tensor, " k"]
-) -> Float[Tensor, ""]:
-    """Return the mean binary cross-entropy, in which a class counts by its weight where a sample has it."""
-    return F.binary_cross_entropy_with_logits(logits, has.to(logits), pos_weight=weights)
-
-
-def balanced_weights(counts: Int[np.ndarray, " k"], num_samples: int, kind: Kind) -> Float[np.ndarray, " k"]:
-    """Return weights by which every class counts alike; 1 for a class that no sample has.
-
-    Classes that exclude each other: samples / (classes that occur * samples of this one). Else: samples without it /
-    samples with it.
-    """
-    occurs = counts > 0
-    share = (
-        num_samples - counts if kind == "multi_label" else np.full(len(counts), num_samples / max(1, occurs.sum()))
-    )
-    return np.where(occurs, share / np.maximum(counts, 1), 1.0)
-
-
-def read_grades(levels: Float[Tensor, "b k"]) -> tuple[Int[Tensor, " b"], Float[Tensor, "b k"]]:
-    """Return the predicted grade, and each grade's probability, from those of reaching each grade.
-
-    The former counts, as released. For the latter, reaching a grade is never likelier than reaching one below it,
-    and the lowest is always reached.
-    """
-    grade = ((levels > THRESHOLD).sum(1) - 1).clamp(min=0)
-    reached = torch.cat([torch.ones_like(levels[:, :1]), levels[:, 1:]], dim=1).cummin(1).values
-    return grade, reached - F.pad(reached[:, 1:], (0, 1))
 
 
 class Classifier(nn.Module):
@@ -175,11 +131,27 @@ class Classification(Task):
         self.register_buffer("numbers", torch.tensor(self.class_numbers), persistent=False)
         self.balanced = config.class_weights != "balanced"
 
-    def balance(self, counts: Mapping[int, int], num_samples: int) -> None:
-        """Set balanced class weights, where they are asked for, from how many training samples have each class."""
+    def see_classes(self, trained_on: Int[np.ndarray, "n m"], judged_on: Int[np.ndarray, "k l"]) -> None:
+        """Set balanced class weights, where they are asked for, from the classes of the training samples.
+
+        Raises ValueError where samples have not one class each, unless they may have several, or where those that are
+        judged on cannot have a score.
+        """
+        trained, judged = (
+            (classes[:, :, None] == np.array(self.class_numbers)).any(1) for classes in (trained_on, judged_on)
+        )
+        for split, has in (("trained", trained), ("judged", judged)):
+            odd = int((has.sum(1) != 1).sum())
+            if self.config.kind != "multi_label" and odd:
+                raise ValueError(
+                    f"classification: {odd} of the {len(has)} samples that are {split} on have not exactly 1 class; "
+                    "set downstream.task.kind to multi_label, or ingest with one class per sample"
+                )
+        if self.config.score in ("auc", "kappa") and not (judged.any(0) & ~judged.all(0)).any():
+            raise _undefined(self.config.score, len(judged), ("no class tells any two of them apart",))
         if self.config.class_weights == "balanced":
-            have = np.array([counts.get(number, 0) for number in self.class_numbers])
-            self.weights.copy_(torch.from_numpy(balanced_weights(have, num_samples, self.config.kind)))
+            weights = balanced_weights(trained.sum(0), len(trained), self.config.kind)
+            self.weights.copy_(torch.from_numpy(weights))
             self.balanced = True
 
     def card(self) -> dict[str, Any]:
@@ -198,7 +170,7 @@ class Classification(Task):
 
     def loss(self, views: Views) -> Losses:
         """Compute the loss of the config's kind; ``training_accuracy`` is the share that is told right."""
-        assert self.balanced, "`balance` sets the weights before training"
+        assert self.balanced, "`see_classes` sets the weights before training"
         logits = self.network(views.images[0])
         has = views.targets["classes"]
         if self.config.kind == "multi_label":
@@ -239,7 +211,7 @@ class Classification(Task):
     def scores(self, evidence: Evidence) -> TaskScores:
         """Return ``score`` and all metrics that the samples have; characters that MLflow refuses become underscores.
 
-        Raises ValueError where ``score`` is not defined on these samples, whatever is predicted.
+        Raises ValueError where ``score`` is not defined on these samples.
         """
         rows = np.stack(list(evidence.values()))
         names = [re.sub(r"[^\w. -]", "_", name) for name in self.class_names]
@@ -249,8 +221,6 @@ class Classification(Task):
         else:
             truth, predicted = rows[:, :2].astype(np.int64).T
             found = score_single(truth, rows[:, 2:], names, predicted, self.class_numbers)
-            if self.config.score == "kappa" and len(np.unique(truth)) == 1:
-                raise _undefined(self.config.score, len(rows), found.remarks)
         if self.config.score not in found.metrics:
             raise _undefined(self.config.score, len(rows), found.remarks)
         return TaskScores({"score": found.metrics[self.config.score], **found.metrics}, found.remarks)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from data.batch import Batch
 from data.views import Augmentation
 from methods.downstream.base import merge
-from methods.downstream.classification import Classification, balanced_weights, read_grades
+from methods.downstream.class_losses import balanced_weights, read_grades
+from methods.downstream.classification import Classification
 from methods.encoders import ENCODERS, Encoder, UNetEncoder
 from tests.batches import eight_bit_batch
 from tests.encoders import Pixels
@@ -200,11 +201,10 @@ def test_names_that_mlflow_refuses_are_changed() -> None:
     assert (scores.metrics["recall/no _0_"], scores.metrics["recall/1_2"]) == (1, 1)
 
 
-@pytest.mark.parametrize("metric", ["auc", "kappa"])
-def test_a_score_that_single_class_samples_cannot_have_is_refused(metric: str) -> None:
+def test_a_score_that_the_samples_do_not_have_is_refused() -> None:
     rows = evidence([[1, 1, 0.1, 0.8, 0.1], [1, 0, 0.5, 0.4, 0.1]])
-    with pytest.raises(ValueError, match=rf"score {metric}: it is not defined on these 2 samples .*choose another"):
-        task_of(score=metric).scores(rows)
+    with pytest.raises(ValueError, match=r"score auc: it is not defined on these 2 samples .*choose another score"):
+        task_of(score="auc").scores(rows)
     assert task_of(score="accuracy").scores(rows).metrics["score"] == 0.5
 
 
@@ -217,13 +217,34 @@ def test_balanced_weights_make_classes_count_alike() -> None:
 
 
 def test_balanced_weights_are_set_from_the_training_samples() -> None:
+    trained_on, judged_on = np.array([[0]] * 6 + [[5]] * 2), np.array([[0], [2]])
     task = task_of(class_weights="balanced")
-    task.balance({0: 6, 5: 2}, 8)
+    task.see_classes(trained_on, judged_on)
     assert task.weights.tolist() == pytest.approx([8 / 12, 1, 8 / 4])
-    plain = task_of(class_weights=(1.0, 2.0, 3.0))
-    plain.balance({0: 6, 5: 2}, 8)
-    assert plain.weights.tolist() == [1, 2, 3]
     assert "weights" not in task.state_dict()
+    given = task_of(class_weights=(1.0, 2.0, 3.0))
+    given.see_classes(trained_on, judged_on)
+    assert given.weights.tolist() == [1, 2, 3]
+    several = task_of(class_weights="balanced", kind="multi_label")
+    several.see_classes(np.array([[0, 5], [0, -1], [-1, -1], [0, -1]]), judged_on)
+    assert several.weights.tolist() == pytest.approx([1 / 3, 1, 3])
+
+
+def test_samples_whose_classes_do_not_fit_are_refused_before_anything_starts() -> None:
+    fitting, several, alike = np.array([[0], [2]]), np.array([[0, 5], [2, -1], [-1, -1]]), np.array([[2], [2]])
+    with pytest.raises(
+        ValueError, match=r"2 of the 3 samples that are trained on have not exactly 1 class; set .*kind"
+    ):
+        task_of().see_classes(several, fitting)
+    with pytest.raises(ValueError, match=r"2 of the 3 samples that are judged on have not exactly 1 class"):
+        task_of().see_classes(fitting, several)
+    for metric in ("auc", "kappa"):
+        with pytest.raises(
+            ValueError, match=rf"score {metric}: it is not defined on these 2 samples .*choose another"
+        ):
+            task_of(score=metric).see_classes(fitting, alike)
+    task_of(score="accuracy").see_classes(fitting, alike)
+    task_of(kind="multi_label").see_classes(several, several)
 
 
 def test_grades_are_counted_as_released_and_their_probabilities_are_a_distribution() -> None:

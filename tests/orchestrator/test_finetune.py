@@ -198,7 +198,7 @@ def test_training_validates_every_epoch_and_keeps_what_other_tools_take(shards: 
     assert [step for step, _ in scores] == [3, 6, 9, 12]
     assert (state.best_step, state.best_score) == max(scores, key=lambda pair: pair[1])
     files = recorder.checkpoints[-1]
-    for name in (finetune.NETWORK, finetune.NETWORK_CARD, finetune.PICTURE):
+    for name in (finetune.NETWORK, finetune.NETWORK_CARD, finetune.PREDICTIONS):
         (tmp_path / name).write_bytes(files[name])
     card = json.loads((tmp_path / finetune.NETWORK_CARD).read_text())
     assert (card["class_names"], card["label_values"]) == (["background", "liver", "kidney"], [1, 2])

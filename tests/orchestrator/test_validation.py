@@ -71,12 +71,12 @@ def test_ranks_share_the_samples_out_and_each_is_predicted_once(shards: ShardSet
 def test_the_picture_shows_one_slice_of_each_volume(shards: ShardSet) -> None:
     validation = validation_of(shards)
     validation.run(method_of(shards), WORLD)
-    assert validation.picture is not None
-    image = Image.open(io.BytesIO(validation.picture))
+    assert list(validation.drawn) == ["predictions.png"]
+    image = Image.open(io.BytesIO(validation.drawn["predictions.png"]))
     assert image.format == "PNG"
     bare = Validation(shards, validation.row_ids, validation.rhythm, pictures=False)
     bare.run(method_of(shards), WORLD)
-    assert bare.picture is None
+    assert bare.drawn == {}
 
 
 def test_a_volume_is_pictured_by_its_richest_axial_plane_without_the_batch_s_padding() -> None:
