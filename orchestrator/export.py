@@ -1,6 +1,7 @@
 """Export: weights under MONAI's own keys, with a script that loads them strictly and without this project."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -22,12 +23,40 @@ weights = load_file(Path(__file__).with_name("$weights"))
 $load
 print(f"loaded {len(weights)} tensors strictly into $kind")
 ''')
-_LOAD = {
-    "network": "network.load_state_dict(weights, strict=True)",
-    "swin_unetr": "network.swinViT.load_state_dict(weights, strict=True)",
-    "unet": """for name in ("conv_0", "down_1", "down_2", "down_3", "down_4"):
+_STRICT = "load_state_dict(weights, strict=True)"
+
+
+@dataclass(frozen=True)
+class _Counterpart:
+    """MONAI's class that holds an encoder: its name, the config's fields that it takes, and how to load each part.
+
+    Without ``network`` the segmentation network on the encoder is not of this class.
+    """
+
+    kind: str
+    fields: tuple[str, ...]
+    encoder: str
+    network: str | None = None
+
+
+_COUNTERPARTS = {
+    "swin_unetr": _Counterpart(
+        "SwinUNETR",
+        ("feature_size", "depths", "num_heads", "window_size"),
+        encoder=f"network.swinViT.{_STRICT}",
+        network=f"network.{_STRICT}",
+    ),
+    "unet": _Counterpart(
+        "BasicUNet",
+        ("features",),
+        encoder="""for name in ("conv_0", "down_1", "down_2", "down_3", "down_4"):
     level = {key.removeprefix(name + "."): value for key, value in weights.items() if key.startswith(name + ".")}
     getattr(network, name).load_state_dict(level, strict=True)""",
+        network=f"network.{_STRICT}",
+    ),
+    "densenet": _Counterpart(
+        "DenseNet", ("growth_rate", "block_config", "init_features"), encoder=f"network.features.{_STRICT}"
+    ),
 }
 
 
@@ -35,16 +64,16 @@ def export(run: Path, target: Path) -> list[Path]:
     """Write a run's weights, its card and a loading script into a folder; return the files.
 
     ``run`` is the folder of a pretraining (its encoder is exported) or of a fine-tuning (its whole network).
-    Raises ValueError where the folder is neither, or not finished.
+    Raises ValueError where the folder is neither, or not finished, and where MONAI has no class for the weights.
     """
     for part, weights, card_name in (("encoder", ENCODER, ENCODER_CARD), ("network", NETWORK, NETWORK_CARD)):
         source = run / part
         if (source / weights).is_file():
-            card = json.loads((source / card_name).read_text())
+            script = _script(json.loads((source / card_name).read_text()), part, weights)
             target.mkdir(parents=True, exist_ok=True)
             (target / weights).write_bytes((source / weights).read_bytes())
             (target / card_name).write_bytes((source / card_name).read_bytes())
-            (target / SCRIPT).write_text(_script(card, part, weights))
+            (target / SCRIPT).write_text(script)
             return [target / weights, target / card_name, target / SCRIPT]
     raise ValueError(
         f"run {run}: neither encoder/{ENCODER} nor network/{NETWORK} there; give the folder of a finished "
@@ -53,15 +82,23 @@ def export(run: Path, target: Path) -> list[Path]:
 
 
 def _script(card: dict[str, Any], part: str, weights: str) -> str:
-    encoder = card["encoder"]
-    swin = encoder["name"] == "swin_unetr"
+    encoder, counterpart, load = card["encoder"], _COUNTERPARTS.get(card["encoder"]["name"]), None
+    if counterpart is not None and part == "encoder":
+        load = counterpart.encoder
+    elif counterpart is not None and card["task"]["name"] == "segmentation":
+        load = counterpart.network
+    if counterpart is None or load is None:
+        subject = "" if part == "encoder" else f"network for {card['task']['name']} on "
+        raise ValueError(
+            f"{subject}encoder {encoder['name']}: MONAI has no class for it; load {part}/{weights} of the run's "
+            "folder into the classes of methods/"
+        )
     arguments = {"spatial_dims": encoder["spatial_dims"], "in_channels": encoder["in_channels"]}
     arguments["out_channels"] = len(card["class_names"]) if part == "network" else 2
-    names = ("feature_size", "depths", "num_heads", "window_size") if swin else ("features",)
-    arguments |= {name: encoder[name] for name in names}
+    arguments |= {name: encoder[name] for name in counterpart.fields}
     return _SCRIPT.substitute(
-        kind="SwinUNETR" if swin else "BasicUNet",
+        kind=counterpart.kind,
         arguments=", ".join(f"{name}={value!r}" for name, value in arguments.items()),
         weights=weights,
-        load=_LOAD["network" if part == "network" else encoder["name"]],
+        load=load,
     )

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,9 @@ CONFIGS: list[dict[str, Any]] = [
     {"name": "swin_unetr", "spatial_dims": 2, "feature_size": 12},
     {"name": "swin_unetr", "spatial_dims": 3, "feature_size": 12, "window_size": 3},
     {"name": "unet", "spatial_dims": 3, "features": [4, 4, 8, 8, 16, 4]},
+    {"name": "densenet", "spatial_dims": 2, "growth_rate": 4, "block_config": [1, 2, 1, 1], "init_features": 8},
 ]
+KINDS = {"swin_unetr": "SwinUNETR", "unet": "BasicUNet", "densenet": "DenseNet"}
 
 
 def write_run(folder: Path, fields: dict[str, Any]) -> torch.nn.Module:
@@ -36,8 +39,25 @@ def test_an_exported_encoder_loads_strictly_into_monai_without_this_project(
     done = subprocess.run(
         [sys.executable, "-I", str(script)], capture_output=True, text=True, cwd=tmp_path, check=True
     )
-    kind = "SwinUNETR" if fields["name"] == "swin_unetr" else "BasicUNet"
-    assert f"loaded {len(encoder.state_dict())} tensors strictly into {kind}" in done.stdout
+    assert f"loaded {len(encoder.state_dict())} tensors strictly into {KINDS[fields['name']]}" in done.stdout
+
+
+def test_an_encoder_that_monai_does_not_have_is_refused_in_words(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", {"name": "pooled_unet", "spatial_dims": 2, "features": [2, 2, 2, 2, 2]})
+    with pytest.raises(ValueError, match=r"^encoder pooled_unet: MONAI has no class for it; load encoder/"):
+        export(tmp_path / "run", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("encoder", "task"), [("densenet", "segmentation"), ("unet", "classification")])
+def test_a_network_that_monai_does_not_have_is_refused_in_words(tmp_path: Path, encoder: str, task: str) -> None:
+    fields = {"name": encoder, "spatial_dims": 2, "in_channels": 1}
+    network = tmp_path / "run" / "network"
+    network.mkdir(parents=True)
+    (network / "network.safetensors").write_bytes(b"")
+    (network / "network.json").write_text(json.dumps({"encoder": fields, "task": {"name": task}}))
+    with pytest.raises(ValueError, match=rf"network for {task} on encoder {encoder}: MONAI has no class"):
+        export(tmp_path / "run", tmp_path / "out")
 
 
 def test_a_folder_without_weights_is_refused_with_what_was_expected(tmp_path: Path) -> None:
