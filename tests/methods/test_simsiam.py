@@ -4,33 +4,22 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor
 
 from data.boxes import box_iou
 from methods.base import Views
-from methods.encoders import Encoder, SwinEncoder
+from methods.encoders import SwinEncoder
 from methods.parts.collapse import collapse_coefficient
 from methods.parts.schedule import learning_rate
 from methods.simsiam import SimSiam, simsiam_loss
 from tests.batches import random_batch
+from tests.encoders import Pixels
 from tests.references import simsiam as reference
-
-
-class Pixels(Encoder):
-    """An encoder whose only map is the image, so that the reference can follow."""
-
-    def __init__(self, channels: int = 5, spatial_dims: int = 2) -> None:
-        super().__init__()
-        self.spatial_dims, self.in_channels, self.channels, self.stride = spatial_dims, channels, (channels,), 1
-
-    def features(self, x: Tensor) -> list[Tensor]:
-        return [x]
 
 
 def tiny(spatial_dims: int = 2, channels: int = 5, **fields: object) -> SimSiam:
     torch.manual_seed(0)
     config = SimSiam.Config.model_validate({"projector_dim": 6, "predictor_dim": 4, "crops": {"size": 4}} | fields)
-    return SimSiam(config, Pixels(channels, spatial_dims))
+    return SimSiam(config, Pixels(spatial_dims, channels))
 
 
 @pytest.mark.parametrize("size", [(3, 2), (2, 2, 2)])

@@ -22,20 +22,10 @@ from orchestrator.config import Optimiser
 from orchestrator.loop import Plan, Trainee, World, train
 from orchestrator.optimiser import Schedule
 from tests.batches import random_batch
+from tests.encoders import Pixels
 from tests.references import voco as reference
 
 STILL = dict.fromkeys(("flip_prob", "rotate_prob", "shift_prob"), 0.0)
-
-
-class Pixels(Encoder):
-    """An encoder whose only map is the image, so that the reference can follow."""
-
-    def __init__(self, channels: int, spatial_dims: int) -> None:
-        super().__init__()
-        self.spatial_dims, self.in_channels, self.channels, self.stride = spatial_dims, channels, (channels,), 1
-
-    def features(self, x: Tensor) -> list[Tensor]:
-        return [x]
 
 
 class Planes(Encoder):
@@ -48,6 +38,9 @@ class Planes(Encoder):
 
     def features(self, x: Tensor) -> list[Tensor]:
         return [self.layer(x).relu()]
+
+    def levels(self) -> list[nn.Module]:
+        return [self.layer]
 
 
 def tiny(variant: str, encoder: Encoder, **fields: Any) -> VoCo:
@@ -69,7 +62,7 @@ def drawn_shares(num_samples: int, num_crops: int, grid: tuple[int, ...]) -> np.
 def test_loss_and_gradients_equal_the_reference(variant, grid):
     # Differences along every weight and voxel are slow where there are convolutions: so few channels in 3D.
     channels, size = ({2: 2, 3: 1}[len(grid)], (3,) * len(grid)) if variant == "released" else (4, (2,) * len(grid))
-    method = tiny(variant, Pixels(channels, len(grid)), grid=grid, crop_size=size, projector_dim=5).double()
+    method = tiny(variant, Pixels(len(grid), channels), grid=grid, crop_size=size, projector_dim=5).double()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in method.parameters():
@@ -95,7 +88,7 @@ def test_loss_and_gradients_equal_the_reference(variant, grid):
 
 @pytest.mark.parametrize(("dims", "extents"), [(2, [(8, 16), (16, 8)]), (3, [(4, 8, 8), (6, 12, 8)])])
 def test_views_are_crops_then_bases_and_show_what_their_boxes_hold(dims, extents):
-    method = tiny("cvpr", Pixels(1, dims), augment=STILL, num_crops=3)
+    method = tiny("cvpr", Pixels(dims, 1), augment=STILL, num_crops=3)
     batch = random_batch(extents)
     views = method.views(batch, batch.rng(0))
     assert [tuple(image.shape) for image in views.images] == [(2, 1, *[4] * dims)] * 7
@@ -121,7 +114,7 @@ def resize_by_loops(crop: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 
 def test_bases_that_have_the_networks_size_are_slices_of_what_is_stored():
-    method = tiny("cvpr", Pixels(1, 3), augment=STILL)
+    method = tiny("cvpr", Pixels(3, 1), augment=STILL)
     batch = random_batch([(4, 8, 8)])
     last = method.views(batch, batch.rng(0)).images[-1][0]
     assert torch.equal(last, batch.voxels[0, :, :, 4:, 4:].float() * batch.scale[0])
@@ -129,7 +122,7 @@ def test_bases_that_have_the_networks_size_are_slices_of_what_is_stored():
 
 def test_every_view_is_augmented_independently():
     method = tiny(
-        "released", Pixels(1, 2), grid=(1, 2), augment={"shift_prob": 1.0, "flip_prob": 0, "rotate_prob": 0}
+        "released", Pixels(2, 1), grid=(1, 2), augment={"shift_prob": 1.0, "flip_prob": 0, "rotate_prob": 0}
     )
     batch = Batch(**{**vars(random_batch([(4, 8)] * 3)), "voxels": torch.zeros(3, 1, 4, 8)})
     shifts = torch.stack(method.views(batch, batch.rng(0)).images)[:, :, 0, 0, 0]
@@ -308,17 +301,17 @@ def test_the_networks_of_the_paper_have_the_known_widths():
 
 
 def test_a_grid_for_volumes_serves_images_without_its_depth():
-    assert tiny("cvpr", Pixels(1, 2), grid=(1, 3, 4)).grid == (3, 4)
+    assert tiny("cvpr", Pixels(2, 1), grid=(1, 3, 4)).grid == (3, 4)
     with pytest.raises(
         ValueError, match=r"grid \(2, 3, 4\) has 3 axes, the encoder has 2.*for images D can only be 1"
     ):
-        tiny("cvpr", Pixels(1, 2), grid=(2, 3, 4))
+        tiny("cvpr", Pixels(2, 1), grid=(2, 3, 4))
     with pytest.raises(ValueError, match=r"grid \(4, 4\) has 2 axes, the encoder has 3; give one number per"):
-        tiny("cvpr", Pixels(1, 3), grid=(4, 4))
+        tiny("cvpr", Pixels(3, 1), grid=(4, 4))
 
 
 def test_a_grid_that_does_not_tile_the_samples_is_refused_with_sizes_that_it_does_tile():
-    method = tiny("cvpr", Pixels(1, 3), grid=(1, 4, 5))
+    method = tiny("cvpr", Pixels(3, 1), grid=(1, 4, 5))
     method.check_extent((64, 256, 320))
     with pytest.raises(
         ValueError, match=r"\(64, 256, 256\) cannot be cut into 5 .* along W \(256 voxels\).*such as \[64, 256, 255\]"

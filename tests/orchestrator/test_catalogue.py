@@ -10,6 +10,7 @@ from methods import METHODS
 from methods.papers import PAPER_SIZES
 from orchestrator.catalogue import catalogue
 from orchestrator.cli import main
+from orchestrator.commands import console
 from orchestrator.config import load
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -118,7 +119,7 @@ def test_the_command_prints_the_counts_as_json_and_as_a_table(capsys: pytest.Cap
     assert main(["methods", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == catalogue()
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(console.out, "width", 200)
     assert main(["methods"]) == 0
     lines = capsys.readouterr().out.splitlines()
     row = next(line for line in lines if "exemplar" in line and "pancreas" in line and "released" in line)
