@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from data.shardset import INDEX
 from methods.base import Frozen
 from orchestrator import config
 from orchestrator.config import ConfigError
+from orchestrator.grid import Seeds
 from orchestrator.ingest import ingest
 from orchestrator.ingest_plan import IngestConfig
 
@@ -30,9 +32,11 @@ class Cohort(Frozen):
     """What a cohort's file says.
 
     kind, labelled, unlabelled, seed   of the phantoms, see ``raydiology phantom``
-    ingest      an ingest's fields but for ``source`` and ``out``
+    ingest      an ingest's fields but for ``source`` and ``out``; its shards stand for all that a table names
+    also        further ingests, each by the shards that it stands for: ``shards/brats-slices``
     overrides   changes of a table's experiment: networks and budgets that fit the phantoms
-    rows        further changes of single rows, by their names
+    rows        further changes of single rows by their names, or of several: ``2D-*``
+    seeds       of pretraining and of fine-tuning, in place of the table's
     """
 
     kind: Literal["abdomen", "brain", "fundus", "chest"]
@@ -40,34 +44,49 @@ class Cohort(Frozen):
     unlabelled: int = Field(ge=0)
     seed: int = 0
     ingest: dict[str, Any]
+    also: dict[str, dict[str, Any]] = Field(default_factory=dict)
     overrides: dict[str, Any] = Field(default_factory=dict)
     rows: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    seeds: Seeds | None = Field(default=None, min_length=1)
 
     def folder(self, home: str) -> Path:
         """Return where its scans and shards are, named by what they depend on."""
-        core = self.model_dump(mode="json", exclude={"overrides", "rows"})
+        core = self.model_dump(mode="json", exclude={"overrides", "rows", "seeds"})
         digest = hashlib.sha256(json.dumps(core, sort_keys=True).encode()).hexdigest()[:12]
         return Path(home) / "cohorts" / f"{self.kind}-{digest}"
 
+    def place(self, home: str, shards: str) -> str:
+        """Return where its shards are that stand for some of a table's."""
+        return str(_out(self.folder(home), shards if shards in self.also else ""))
+
     def changes(self, home: str) -> dict[str, Any]:
         """Return the changes of a table's experiment, dotted: its overrides, and where its shards are."""
-        shards = str(self.folder(home) / "shards")
+        shards = self.place(home, "")
         return {**self.overrides, "data.shards": shards, "downstream.shards": shards}
 
     def prepare(self, home: str) -> None:
         """Write and ingest the phantoms, unless that is done."""
         folder = self.folder(home)
-        request = self.request(folder)
-        if not (folder / "shards" / INDEX).is_file():
+        missing = [request for request in self.requests(folder) if not (Path(request.out) / INDEX).is_file()]
+        if missing:
             WRITERS[self.kind](folder / "scans", self.labelled, self.unlabelled, seed=self.seed)
+        for request in missing:
             ingest(request)
 
-    def request(self, folder: Path) -> IngestConfig:
-        """Return what is asked of the ingest; raise ConfigError in words where the file asks what there is not."""
-        try:
-            return IngestConfig(source=str(folder / "scans"), out=str(folder / "shards"), **self.ingest)
-        except ValidationError as error:
-            raise ConfigError(config.explain(error, f"cohort {self.kind}, ingest")) from None
+    def requests(self, folder: Path) -> list[IngestConfig]:
+        """Return what is asked of each ingest; raise ConfigError in words where the file asks what there is not."""
+        asked = []
+        for name, fields in {"": self.ingest, **self.also}.items():
+            try:
+                asked.append(IngestConfig(source=str(folder / "scans"), out=str(_out(folder, name)), **fields))
+            except ValidationError as error:
+                where = f"also.{name}" if name else "ingest"
+                raise ConfigError(config.explain(error, f"cohort {self.kind}, {where}")) from None
+        return asked
+
+
+def _out(folder: Path, name: str) -> Path:
+    return folder / ("shards" + re.sub(r"[^\w.-]+", "-", f"-{name}" if name else ""))
 
 
 def load(path: Path) -> Cohort:
@@ -76,5 +95,5 @@ def load(path: Path) -> Cohort:
         cohort = Cohort.model_validate(config.read(path))
     except ValidationError as error:
         raise ConfigError(config.explain(error, str(path))) from None
-    cohort.request(Path())
+    cohort.requests(Path())
     return cohort

@@ -113,7 +113,7 @@ class Stage(Frozen):
 class Downstream(Frozen):
     """A task that an encoder is fine-tuned on and judged by.
 
-    encoder          changes of the encoder's fields that hold no weights, such as ``{"drop_path": 0}``
+    encoder          changes of its fields without weights, as ``drop_path``; or ``in_channels``, learnt anew then
     label_fraction   share of the training patients whose labels are used; a smaller one is part of a larger one
     num_folds, fold  cross-validation: the patients of ``train_split`` in so many parts, of which one is validated
                      on instead of ``val_split``

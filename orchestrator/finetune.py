@@ -18,10 +18,10 @@ from data.splits import folds, label_fraction
 from methods import METHODS
 from methods.base import Method
 from methods.downstream import TASKS, Task
-from methods.encoders import ENCODERS
+from methods.encoders import ENCODERS, Encoder
 from orchestrator import checkpoint as checkpoints
 from orchestrator import cluster, feed, report
-from orchestrator.config import Downstream, Experiment
+from orchestrator.config import Downstream, EncoderConfig, Experiment
 from orchestrator.feed import FeedPlan
 from orchestrator.history import steps
 from orchestrator.launch import Job, launch
@@ -122,12 +122,26 @@ def build_network(experiment: Experiment, shards: ShardSet, encoder_path: str | 
     task = downstream_of(experiment)
     torch.manual_seed(task.seed)
     fields = {**experiment.encoder.model_dump(), **task.encoder}
-    encoder = ENCODERS[experiment.encoder.name](type(experiment.encoder).model_validate(fields))
+    config = type(experiment.encoder).model_validate(fields)
+    encoder = ENCODERS[config.name](config)
     if encoder_path is not None:
         with Checkpoint(encoder_path).as_directory() as folder:
-            checkpoints.load_encoder(Path(folder), encoder)
+            pretrained = config.model_copy(update={"in_channels": experiment.encoder.in_channels})
+            _load_encoder(Path(folder), encoder, pretrained)
     kind: Any = TASKS[task.task.name]
     return kind(task.task, encoder, shards.label_names if kind.needs == "label_map" else shards.class_names)
+
+
+def _load_encoder(folder: Path, encoder: Encoder, config: EncoderConfig) -> None:
+    """Load what an encoder of ``config`` learnt; weights that meet other channels keep their initial values."""
+    if encoder.in_channels == config.in_channels:
+        checkpoints.load_encoder(folder, encoder)
+        return
+    pretrained = ENCODERS[config.name](config)
+    checkpoints.load_encoder(folder, pretrained)
+    own = encoder.state_dict()
+    fitting = {name: value for name, value in pretrained.state_dict().items() if value.shape == own[name].shape}
+    encoder.load_state_dict({**own, **fitting})
 
 
 def check(experiment: Experiment) -> Labelled:
@@ -135,10 +149,11 @@ def check(experiment: Experiment) -> Labelled:
 
     It needs no pretraining, so that a fine-tuning that cannot work is refused before one.
     """
-    labelled = labelled_samples(downstream_of(experiment))
+    task = downstream_of(experiment)
+    labelled = labelled_samples(task)
     shards = labelled.shards
     for field, have in (("spatial_dims", shards.spatial_dims), ("in_channels", shards.num_channels)):
-        given = getattr(experiment.encoder, field)
+        given = {**experiment.encoder.model_dump(), **task.encoder}[field]
         if given != have:
             raise ValueError(
                 f"encoder.{field} is {given}, the labelled shards have {have}; set encoder.{field}={have}, "

@@ -6,8 +6,9 @@ fine-tuned only, as "from scratch" is.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from itertools import product
 from typing import Any
 
@@ -28,13 +29,17 @@ class Printed(Frozen):
 
 
 class Row(Frozen):
-    """One line of a table: changes of the base experiment (``{"method.crops.iou": [0.3, 0.6]}``)."""
+    """One line of a table: changes of the base experiment (``{"method.crops.iou": [0.3, 0.6]}``).
+
+    ``paper`` is what the paper prints of the table's metric, ``paper_also`` of those under ``also``.
+    """
 
     name: str = Field(min_length=1)
     overrides: dict[str, Any] = Field(default_factory=dict)
     pretrain_seeds: Seeds | None = None
     finetune_seeds: Seeds | None = Field(default=None, min_length=1)
     paper: Printed | None = None
+    paper_also: dict[str, float] = Field(default_factory=dict)
 
 
 class TableConfig(Frozen):
@@ -72,6 +77,11 @@ class TableConfig(Frozen):
         if self.reference not in names:
             raise ValueError(f"reference {self.reference!r} is none of the rows {names}; name one of them")
         for row in self.rows:
+            if unknown := sorted(set(row.paper_also) - set(self.also)):
+                raise ValueError(
+                    f"row {row.name}: paper_also.{unknown[0]} is none of the metrics under also {list(self.also)}; "
+                    "name it there too"
+                )
             for kind, seeds in (("pretrain", self.seeds(row)[0]), ("finetune", self.seeds(row)[1])):
                 if len(set(seeds)) < len(seeds):
                     raise ValueError(
@@ -80,22 +90,37 @@ class TableConfig(Frozen):
                     )
         return self
 
-    def on_cohort(self, name: str, rows: Mapping[str, Mapping[str, Any]]) -> "TableConfig":
-        """Return the table for another cohort: with further changes of some rows, and without the paper's numbers.
+    def on_cohort(
+        self,
+        name: str,
+        rows: Mapping[str, Mapping[str, Any]],
+        place: Callable[[str], str] = str,
+        seeds: Seeds | None = None,
+    ) -> "TableConfig":
+        """Return the table for another cohort, without the paper's numbers.
 
-        Raises ValueError where it changes a row that the table has not.
+        ``rows`` further changes the rows whose names match: ``2D-*`` is every row whose name begins so. ``place``
+        tells where the shards are that stand for those which a row names. ``seeds`` repeat every row instead of the
+        table's; what is not pretrained stays so. Raises ValueError for a name that no row matches.
         """
-        if unknown := sorted(set(rows) - {row.name for row in self.rows}):
+        names = [row.name for row in self.rows]
+        if unmatched := [pattern for pattern in rows if not any(_matches(pattern, one) for one in names)]:
             raise ValueError(
-                f"cohort {name}: it changes row {unknown[0]!r}, the table's are {[row.name for row in self.rows]}; "
-                "name one of them"
+                f"cohort {name}: it changes row {unmatched[0]!r}, the table's are {names}; name one of them, or "
+                "several by a *"
             )
-        changed = tuple(
-            row.model_copy(update={"overrides": {**row.overrides, **rows.get(row.name, {})}, "paper": None})
-            for row in self.rows
-        )
+        changed = []
+        for row in self.rows:
+            overrides = dict(row.overrides)
+            for pattern, changes in rows.items():
+                overrides |= changes if _matches(pattern, row.name) else {}
+            overrides = {path: place(to) if path.endswith(".shards") else to for path, to in overrides.items()}
+            update = {"overrides": overrides, "paper": None, "paper_also": {}}
+            if seeds is not None:
+                update |= {"pretrain_seeds": () if row.pretrain_seeds == () else seeds, "finetune_seeds": seeds}
+            changed.append(row.model_copy(update=update))
         title = f"{self.title} (on cohort {name}, not the paper's data)"
-        return self.model_copy(update={"name": f"{self.name}-{name}", "title": title, "rows": changed})
+        return self.model_copy(update={"name": f"{self.name}-{name}", "title": title, "rows": tuple(changed)})
 
     def seeds(self, row: Row) -> tuple[Seeds, Seeds]:
         """Return a row's pretraining and fine-tuning seeds, the table's where it gives none."""
@@ -145,6 +170,11 @@ class Line:
     paper: Printed | None
     failures: tuple[str, ...]
     also: dict[str, Summary]
+    paper_also: dict[str, float] = field(default_factory=dict)
+
+
+def _matches(pattern: str, name: str) -> bool:
+    return pattern == name or fnmatchcase(name, pattern)
 
 
 def trials_of(config: TableConfig) -> list[Trial]:
@@ -182,6 +212,7 @@ def aggregate(config: TableConfig, outcomes: Sequence[Outcome]) -> list[Line]:
                 name: summarise([o.also[name] for o in outcomes if o.trial.row == row.name and o.value is not None])
                 for name in config.also
             },
+            paper_also=row.paper_also,
         )
         for row in config.rows
     ]

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), cohort: str | None = N
     chosen = None
     if cohort is not None:
         chosen = _cohort(path, table, cohort)
-        table = table.on_cohort(cohort, chosen.rows)
         home = config.resolve(base, overrides, str(path)).home
+        table = table.on_cohort(cohort, chosen.rows, partial(chosen.place, home), chosen.seeds)
         overrides = [*_assigned({**chosen.changes(home), "name": f"{base.get('name')}-{cohort}"}), *overrides]
     experiments = []
     for trial in trials_of(table):

@@ -14,7 +14,7 @@ NOTHING = "-"
 
 
 def cells(config: TableConfig, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
-    """Return the heading and the rows of a table as text; the paper's column only where the paper has a number."""
+    """Return the heading and the rows of a table as text; the paper's columns only where it has numbers."""
     heading = ["row", config.metric, "n", "runs", f"p against {config.reference}", *config.also]
     rows = [
         [
@@ -31,6 +31,11 @@ def cells(config: TableConfig, lines: Sequence[Line]) -> tuple[list[str], list[l
         heading.append("paper")
         for row, line in zip(rows, lines, strict=True):
             row.append(_printed(line.paper, config.decimals))
+    for name in config.also:
+        if any(name in line.paper_also for line in lines):
+            heading.append(f"{name}, paper")
+            for row, line in zip(rows, lines, strict=True):
+                row.append(spread(line.paper_also.get(name), None, config.decimals))
     return heading, rows
 
 

@@ -16,9 +16,10 @@ from torch import multiprocessing as mp
 from data.batch import Batch
 from data.shardset import ShardSet
 from orchestrator import feed, finetune
-from orchestrator.checkpoint import ENCODER, State, export_encoder
+from orchestrator.checkpoint import ENCODER, CheckpointError, State, export_encoder
 from orchestrator.config import ConfigError, Experiment, resolve
 from orchestrator.loop import World, train
+from orchestrator.pretrain import build_encoder
 from tests.shardsets import SLICES_PER_VOLUME, write_slices
 
 WIDTHS = [4, 4, 8, 8, 8, 4]
@@ -190,6 +191,25 @@ def test_fields_of_the_encoder_that_hold_no_weights_can_be_changed_downstream(sh
     )
     assert finetune.build_network(experiment, ShardSet.open(shards), None).encoder.config.drop_path == 0.0
     assert experiment.encoder.drop_path == 0.1
+
+
+def test_an_encoder_that_learnt_other_channels_keeps_all_weights_but_those_that_meet_them(
+    shards: str, tmp_path: Path
+) -> None:
+    changes = ("encoder.in_channels=2", "downstream.encoder={in_channels: 1}")
+    experiment, labelled = experiment_of(shards, *changes), finetune.check(experiment_of(shards, *changes)).shards
+    pretrained = build_encoder(experiment)
+    export_encoder(tmp_path, pretrained, {})
+    learnt = pretrained.state_dict()
+    initial = finetune.build_network(experiment, labelled, None).encoder.state_dict()
+    loaded = finetune.build_network(experiment, labelled, str(tmp_path)).encoder.state_dict()
+    anew = {name for name, value in loaded.items() if value.shape != learnt[name].shape}
+    assert anew == {"conv_0.conv_0.conv.weight"}
+    for name, value in loaded.items():
+        assert torch.equal(value, (initial if name in anew else learnt)[name])
+    wider = experiment_of(shards, *changes, "downstream.encoder.features=[8, 8, 8, 8, 8, 8]")
+    with pytest.raises(CheckpointError, match=r"keys do not match"):
+        finetune.build_network(wider, labelled, str(tmp_path))
 
 
 def test_training_validates_every_epoch_and_keeps_what_other_tools_take(shards: str, tmp_path: Path) -> None:

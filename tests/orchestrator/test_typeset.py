@@ -31,6 +31,16 @@ def outcomes() -> list[Outcome]:
     return [Outcome(trial, left[trial.row].pop(0)) for trial in trials_of(CONFIG)]
 
 
+def test_what_the_paper_prints_of_further_metrics_has_columns_of_its_own() -> None:
+    scratch, other = CONFIG.rows
+    changes = {"also": ("iou", "recall"), "rows": (scratch.model_copy(update={"paper_also": {"iou": 0.7}}), other)}
+    config = CONFIG.model_copy(update=changes)
+    judged = [replace(outcome, also={"iou": 0.6, "recall": 0.5}) for outcome in outcomes()]
+    heading, rows = cells(config, aggregate(config, judged))
+    assert heading[5:] == ["iou", "recall", "paper", "iou, paper"]
+    assert [row[-1] for row in rows] == ["0.700", "-"]
+
+
 def test_cells_hold_mean_deviation_count_runs_p_and_the_paper_s_number() -> None:
     heading, rows = cells(CONFIG, aggregate(CONFIG, outcomes()))
     assert heading == ["row", "score", "n", "runs", "p against scratch", "paper"]
