@@ -1,14 +1,17 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from methods import METHODS
 from orchestrator import ingest_request
 from orchestrator import sweep as sweeps
 from orchestrator import table as tables
 from orchestrator.config import ConfigError, Experiment, load, merge, read, resolve, schema
+from orchestrator.pretrain import build_encoder
 from orchestrator.space import extremes
 
 ROOT = Path(__file__).parents[2]
@@ -98,13 +101,16 @@ def test_the_schema_knows_every_method_and_allows_base() -> None:
 
 
 FILES = sorted((ROOT / "experiments").rglob("*.yaml"))
-TABLES, SWEEPS, INGESTS = ([path for path in FILES if field in read(path)] for field in ("rows", "space", "source"))
-EXPERIMENTS = sorted({*FILES} - {*TABLES, *SWEEPS, *INGESTS})
+TABLES, SWEEPS, INGESTS, COHORTS = (
+    [path for path in FILES if field in read(path)] for field in ("reference", "space", "source", "kind")
+)
+EXPERIMENTS = sorted({*FILES} - {*TABLES, *SWEEPS, *INGESTS, *COHORTS})
+ON_COHORTS = [(path, name) for path in TABLES for name in read(path).get("cohorts", {})]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_file_of_experiments_opens_with_the_command_that_runs_it(path: Path) -> None:
-    opening = path.read_text().partition("\nname:")[0].partition("\nsource:")[0].partition("\nbase:")[0]
+    opening = re.split(r"\n(?:name|source|base|kind):", path.read_text())[0]
     assert all(line.startswith("#") for line in opening.splitlines())
     assert "# Run:" in opening
 
@@ -119,6 +125,28 @@ def test_every_experiment_is_valid_and_says_what_to_expect(path: Path) -> None:
 def test_every_table_resolves_for_each_of_its_rows(path: Path) -> None:
     table = tables.load(path)
     assert {trial.row for trial, _ in table.experiments} == {row.name for row in table.config.rows}
+
+
+@pytest.mark.parametrize(("path", "name"), ON_COHORTS, ids=lambda value: getattr(value, "stem", value))
+def test_every_row_of_a_table_fits_each_of_its_cohorts(path: Path, name: str) -> None:
+    table = tables.load(path, cohort=name)
+    assert table.cohort is not None
+    shards = {
+        request.out: (request.resolved_recipe.spatial_dims, request.resolved_recipe.resize_to[-3:])
+        for request in table.cohort.requests(table.cohort.folder(table.experiments[0][1].home))
+    }
+    for trial, experiment in table.experiments:
+        spatial_dims, size = shards[experiment.data.shards]
+        encoder = build_encoder(experiment)
+        assert shards[experiment.downstream.shards][0] == spatial_dims == encoder.spatial_dims, trial.row
+        assert experiment.pretraining[0].budget.steps <= 10
+        METHODS[experiment.pretraining[0].method.name](experiment.pretraining[0].method, encoder).check_extent(
+            size[-spatial_dims:]
+        )
+
+
+def test_every_cohort_belongs_to_a_table() -> None:
+    assert {path.parent / read(path)["cohorts"][name] for path, name in ON_COHORTS} == {*COHORTS}
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
