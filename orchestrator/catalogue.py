@@ -12,12 +12,13 @@ from torch import nn
 from data.recipes import RECIPES
 from methods import METHODS
 from methods.base import Method
+from methods.downstream import TASKS
 from methods.encoders import ENCODERS, Encoder
 from methods.papers import PAPER_SIZES
 
 
 def catalogue() -> dict[str, list[dict[str, Any]]]:
-    """Return methods, encoders and recipes with what they are and their fields' defaults, as JSON values.
+    """Return methods, encoders, tasks and recipes with what they are and their fields' defaults, as JSON values.
 
     Methods have ``parameters``, too: how many are trained, of the encoder and of each head, in each of the method's
     variants at each of the paper's sizes.
@@ -27,6 +28,7 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
             {**_of_class(name, kind), "parameters": _parameters(name, kind)} for name, kind in METHODS.items()
         ],
         "encoders": [_of_class(name, kind) for name, kind in ENCODERS.items()],
+        "tasks": [_of_class(name, kind) for name, kind in TASKS.items()],
         "recipes": [
             {
                 "name": name,

@@ -20,7 +20,7 @@ _JUDGED = {
 # Where these differ, the same metric measures something else: other patients, other labels, another mean.
 _JUDGED_BY = (
     DATASET, "downstream.val_split", "downstream.num_folds", "downstream.task.name", "downstream.task.labels",
-    "downstream.task.regions", "downstream.task.convention",
+    "downstream.task.regions", "downstream.task.convention", "downstream.task.kind", "downstream.task.score",
 )  # fmt: skip
 # Where these differ, the metric is the same but the starts are not equal.
 _GIVEN = (DATASET, "downstream.label_fraction")

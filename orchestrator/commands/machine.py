@@ -15,7 +15,7 @@ def add(commands: Commands) -> None:
     """Add these commands."""
     doctor = add_command(commands, "doctor", "check this machine: packages, devices, Ray, MLflow", _doctor)
     doctor.add_argument("--home", default="runs", help="folder of the runs (default: runs)")
-    methods = add_command(commands, "methods", "list methods, encoders and recipes", _methods)
+    methods = add_command(commands, "methods", "list methods, encoders, downstream tasks and recipes", _methods)
     methods.add_argument("--json", action="store_true", help="print JSON")
     add_command(commands, "schema", "print the JSON Schema of experiment files, for editors", _schema)
 
