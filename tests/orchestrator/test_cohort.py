@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from orchestrator import cohort as cohorts
 from orchestrator import table as tables
-from orchestrator.cli import main
 from orchestrator.cohort import Cohort
 from orchestrator.config import ConfigError
 from orchestrator.grid import TableConfig
@@ -167,17 +166,3 @@ def write_table(folder: Path) -> Path:
     for name, tree in (("experiment", experiment), ("table", table), ("cohort", cohort)):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree))
     return folder / "table.yaml"
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(400)
-def test_a_table_runs_on_phantoms_from_nothing_by_one_command(
-    tmp_path: Path, ray_cluster: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAYDIOLOGY_HOME", str(tmp_path / "keys"))
-    assert main(["table", str(write_table(tmp_path)), "--cohort", "phantom"]) == 0
-    (folder,) = (tmp_path / "runs" / "tiny-phantom").glob("table-*")
-    assert folder.name == "table-two-phantom"
-    lines = (folder / "table.csv").read_text().splitlines()
-    assert [line.split(",")[:3] for line in lines[1:]] == [["scratch", "", "3"], ["three steps", "3", "3"]]
-    assert "0.9" not in (folder / "table.md").read_text().partition("| three steps |")[0]
