@@ -34,8 +34,9 @@ EXPECTED = {
     "sarcoma_volumes": (11, 0, 11),
     "xray": (940, 0, 940),
 }
+SMALL_SIMSIAM = ["encoder.features=[4,4,4,8,8,4]", "method.projector_dim=16", "method.predictor_dim=8"]
+SMALL_JIGSAW = ["encoder.features=[4,4,4,8,8]", "method.hidden_dims=[8]", "method.num_permutations=8"]
 QUICK = [
-    "encoder.features=[4,4,4,8,8,4]", "method.projector_dim=16", "method.predictor_dim=8",
     "budget={epochs: null, steps: 2, batch_size: 4}",
     "downstream.budget={epochs: null, steps: 2, batch_size: 2}", "downstream.evaluate_every_epochs=100",
 ]  # fmt: skip
@@ -78,7 +79,7 @@ def test_label_values_without_names_are_called_by_their_numbers(ingested: Ingest
 
 
 def test_sarcoma_is_segmented_after_pretraining_on_slices_of_all_ct(ingested: Ingested, tmp_path: Path) -> None:
-    done = _pretrained_and_finetuned("sarcoma", ingested("ct"), ingested("sarcoma"), tmp_path)
+    done = _pretrained_and_finetuned("sarcoma", ingested("ct"), ingested("sarcoma"), tmp_path, SMALL_SIMSIAM)
     assert {name for name in done.scores if name.startswith("dice/")} == {"dice/tumour"}
     assert 0 <= done.scores["dice_mean"] <= 1
     assert (done.folder / "pictures" / "predictions.png").stat().st_size > 0
@@ -86,12 +87,22 @@ def test_sarcoma_is_segmented_after_pretraining_on_slices_of_all_ct(ingested: In
 
 def test_hippocampus_is_segmented_in_3d(ingested: Ingested, tmp_path: Path) -> None:
     shards = ingested("hippocampus")
-    done = _pretrained_and_finetuned("hippocampus", shards, shards, tmp_path)
+    done = _pretrained_and_finetuned("hippocampus", shards, shards, tmp_path, SMALL_SIMSIAM)
     assert {name for name in done.scores if name.startswith("dice/")} == {"dice/anterior", "dice/posterior"}
     assert all(0 <= done.scores[name] <= 1 for name in ("dice/anterior", "dice/posterior"))
 
 
-def _pretrained_and_finetuned(name: str, images: ShardSet, labelled: ShardSet, home: Path) -> Finetuned:
+def test_grades_of_fundus_photographs_are_told_after_jigsaw_puzzles(ingested: Ingested, tmp_path: Path) -> None:
+    shards = ingested("fundus")
+    done = _pretrained_and_finetuned("proxy_fundus", shards, shards, tmp_path, SMALL_JIGSAW)
+    assert done.scores["score"] == done.scores["kappa"]
+    assert 0 <= done.scores["accuracy"] <= 1
+    assert {path.name for path in (done.folder / "pictures").iterdir()} >= {"predictions.png", "confusions.png"}
+
+
+def _pretrained_and_finetuned(
+    name: str, images: ShardSet, labelled: ShardSet, home: Path, small: list[str]
+) -> Finetuned:
     places = [f"data.shards={images.uri}", f"downstream.shards={labelled.uri}", f"home={home}"]
-    experiment = config.load(str(FOLDER / f"{name}.yaml"), [*places, *QUICK])
+    experiment = config.load(str(FOLDER / f"{name}.yaml"), [*places, *small, *QUICK])
     return finetune(experiment, pretrain(experiment))
