@@ -21,6 +21,7 @@ def tiny_experiment(name: str, shards: str, home: Path, steps: int, **changes: A
         },
         "optimiser": {"name": "sgd", "lr": 0.05},
         "budget": {"steps": steps, "batch_size": 8},
+        "health": {"times": 1},
         "tracking": {"pictures": False},
     }
     return merge(tree, changes)
