@@ -103,16 +103,14 @@ class ProbeSet:
         self, encoder: Encoder, rows: Int[np.ndarray, " n"], numbers: list[int], world: World
     ) -> tuple[Float[np.ndarray, "n d"], Bool[np.ndarray, "n k"]]:
         """Return the features of some rows, and which classes each has."""
-        features, classes = [torch.empty(0)], [torch.empty(0)]
+        features: list[torch.Tensor] = []
+        classes: list[torch.Tensor] = []
         for batch in batches_of(self.shards, rows, world):
             assert batch.classes is not None, "selected for having classes"
             images, _ = self.fitting(batch.spatial_dims).apply(batch, None)
             features.append(pooled(encoder, images).cpu())
             classes.append((batch.classes.cpu()[:, :, None] == torch.tensor(numbers)).any(1))
-        found, known = (
-            from_all_ranks(torch.cat(part[1:]) if len(part) > 1 else part[0], world) for part in (features, classes)
-        )
-        return found.double().numpy(), known.bool().numpy()
+        return from_all_ranks(features, world).double().numpy(), from_all_ranks(classes, world).numpy()
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class HealthWatch:
             images = method.views(batch, batch.rng(VIEW_SEED)).images
             for part, image in zip(kept, images, strict=False):
                 part.append(pooled(method.encoder, image).cpu())
-        first, *second = (from_all_ranks(torch.cat(part) if part else torch.empty(0, 0), world) for part in kept)
+        first, *second = (from_all_ranks(part, world) for part in kept)
         metrics = {
             "health/effective_rank": effective_rank(first),
             "health/collapse": collapse_coefficient(first),
@@ -71,13 +71,12 @@ def pooled(encoder: Encoder, images: Float[Tensor, "b c *s"]) -> Float[Tensor, "
     return encoder.features(images)[-1].flatten(2).mean(2).float()
 
 
-def from_all_ranks(rows: Tensor, world: World) -> Tensor:
-    """Put the rows of all ranks one after the other, in the order of the ranks; they lie on the CPU."""
-    if world.size == 1:
-        return rows
-    gathered: list[Tensor] = [rows] * world.size
-    dist.all_gather_object(gathered, rows)
-    return torch.cat([part for part in gathered if len(part)])
+def from_all_ranks(parts: list[Tensor], world: World) -> Tensor:
+    """Put the parts of all ranks one after the other, in the order of the ranks; they lie on the CPU."""
+    gathered = [parts] * world.size
+    if world.size > 1:
+        dist.all_gather_object(gathered, parts)
+    return torch.cat([part for own in gathered for part in own])
 
 
 def spread_out(row_ids: Int[np.ndarray, " n"], most: int) -> Int[np.ndarray, " m"]:

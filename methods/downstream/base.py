@@ -61,7 +61,8 @@ class Task(Method):
         self._encoder = (encoder,)
         self._held: tuple[nn.Module, ...] = ()
         self._held_until = 0.0
-        self.register_buffer("progress", torch.zeros(()))
+        # As precise as the loop's own progress: rounded, modules and gradients would be let go at different steps.
+        self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
 
     @property
     def encoder(self) -> Encoder:

@@ -158,6 +158,15 @@ def test_an_encoder_that_is_frozen_for_two_epochs_learns_from_the_third_on(shard
     assert third == fourth == moved(shards, tmp_path)[-1]
 
 
+def test_modules_are_let_go_at_the_step_at_which_gradients_are(shards: str) -> None:
+    network = finetune.build_network(experiment_of(shards, *POOLED), ShardSet.open(shards), None)
+    network.freeze(None, until=7 / 10)  # the nearest float32 lies below
+    network.after_step(6 / 10)
+    assert not network.train().encoder.training
+    network.after_step(7 / 10)
+    assert network.train().encoder.training
+
+
 def test_more_frozen_levels_than_there_are_are_refused(shards: str) -> None:
     with pytest.raises(
         ValueError, match=r"frozen_levels 6: the encoder has 5 levels; give at most as many, or `all`"

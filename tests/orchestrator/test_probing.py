@@ -91,7 +91,7 @@ def test_three_ranks_probe_what_one_probes(tmp_path: Path, monkeypatch: pytest.M
     encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=2, features=(4, 4, 8, 8, 8, 4))).eval()
     with torch.no_grad():
         alone = samples._features(encoder, samples.train, [0, 1], ALONE)
-        monkeypatch.setattr("orchestrator.probing.from_all_ranks", lambda rows, world: rows)
+        monkeypatch.setattr("orchestrator.probing.from_all_ranks", lambda parts, world: torch.cat(parts))
         parts = [samples._features(encoder, samples.train, [0, 1], World(rank, 3, ALONE.device)) for rank in range(3)]
     for one, several in zip(alone, zip(*parts, strict=True), strict=True):
         np.testing.assert_allclose(np.concatenate(several), one, rtol=1e-5)

@@ -77,16 +77,18 @@ def test_health_of_three_ranks_is_that_of_one(shards: str, monkeypatch: pytest.M
     method = METHODS["simsiam"](experiment.pretraining[0].method, pretrain.build_encoder(experiment)).eval()
     watch = HealthWatch(opened, opened.select("train").row_ids, Evenly(1, 1))
     alone = watch.run(method, ALONE)
-    parts: list[list[torch.Tensor]] = []
+    ranks: list[list[torch.Tensor]] = []
+
+    def note(parts: list[torch.Tensor], world: World) -> torch.Tensor:
+        ranks[world.rank].append(torch.cat(parts))
+        return ranks[world.rank][-1]
+
+    monkeypatch.setattr("orchestrator.watch.from_all_ranks", note)
     for rank in range(3):
-        own: list[torch.Tensor] = []
-        monkeypatch.setattr(
-            "orchestrator.watch.from_all_ranks", lambda rows, world, own=own: own.append(rows) or rows
-        )
+        ranks.append([])
         watch.run(method, World(rank, 3, torch.device("cpu")))
-        parts.append(own)
-    together = iter([torch.cat(view) for view in zip(*parts, strict=True)])
-    monkeypatch.setattr("orchestrator.watch.from_all_ranks", lambda rows, world: next(together))
+    together = iter([torch.cat(view) for view in zip(*ranks, strict=True)])
+    monkeypatch.setattr("orchestrator.watch.from_all_ranks", lambda parts, world: next(together))
     assert watch.run(method, ALONE) == pytest.approx(alone, rel=1e-5)
 
 
