@@ -4,13 +4,14 @@ BIN := .venv/bin
 
 .PHONY: setup fmt check test fast demo bench clean
 
-# Modules are compiled as they are imported: most never are.
+# Compiled by all cores, which pip does by one; and here, as PYTHONDONTWRITEBYTECODE would have every process compile anew.
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install it or name another with PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null || true
 	touch .venv/ready
 
 fmt: setup

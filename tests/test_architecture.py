@@ -1,6 +1,8 @@
-"""Rules of the house that a test can hold: where imports point, who may know Ray, no file without a noun."""
+"""Rules of the house that a test can hold: where imports point, who may know Ray, what is imported late, names."""
 
 import ast
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -14,6 +16,8 @@ FORBIDDEN = {
     "orchestrator": set(),
 }
 NEVER = {"torchvision", "timm", "lightly"}
+# Each takes about as long to import as a worker takes to start.
+DEAR = ("monai", "mlflow", "sklearn", "matplotlib.pyplot", "ray.tune")
 MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
 
@@ -31,6 +35,13 @@ def _imports(path: Path) -> set[str]:
 def test_imports_point_one_way(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
     assert _imports(path) & (FORBIDDEN[package] | NEVER) == set()
+
+
+@pytest.mark.parametrize("module", ["pretrain", "finetune", "ingest_tasks"])
+def test_a_run_s_processes_import_what_is_dear_only_where_it_is_used(module: str) -> None:
+    code = f"import sys, orchestrator.{module}; print(*(name for name in {DEAR} if name in sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert run.stdout.split() == []
 
 
 def test_no_file_is_named_without_a_noun() -> None:

@@ -4,16 +4,19 @@ MONAI's affine maps an array's own axes to the world, so that ``SAR`` (D to supe
 is RAS in this project's axis order, and no transposition is needed.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float64, Integer, Num
-from monai.data import MetaTensor
-from monai.transforms import Orientation, Spacing
 from torch import Tensor
 
 from data.quarantine import BadStudy
 from data.readers.checks import is_sheared, spacing_of
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
 
 _TIE = 1e-4
 _SAME_SPACING = 1e-4  # headers hold float32: a voxel of 1.0000001 mm is one of 1 mm
@@ -23,6 +26,8 @@ def orient(
     voxels: Num[Tensor, "C D H W"], affine: Float64[np.ndarray, "4 4"]
 ) -> tuple[Num[Tensor, "C D2 H2 W2"], Float64[np.ndarray, "4 4"]]:
     """Turn a volume by flips and swaps of axes so that D, H and W run most nearly to S, A and R."""
+    from monai.transforms import Orientation
+
     turned = Orientation(axcodes="SAR", labels=(("L", "R"), ("P", "A"), ("I", "S")))(_meta(voxels, affine))
     return _plain(turned)
 
@@ -47,6 +52,8 @@ def resample(
         return voxels, affine
     if not sheared and np.allclose(spacing_of(affine), spacing_mm, rtol=_SAME_SPACING):
         return voxels, affine
+    from monai.transforms import Spacing
+
     floor = voxels.min() if sheared else torch.zeros(())
     change = Spacing(spacing_mm, mode="bilinear", padding_mode="zeros" if sheared else "border", dtype=np.float32)
     out, new_affine = _plain(change(_meta(voxels - floor if sheared else voxels, affine)))
@@ -87,10 +94,14 @@ def resample_label(
     return out
 
 
-def _meta(voxels: Tensor, affine: np.ndarray) -> MetaTensor:
+def _meta(voxels: Tensor, affine: np.ndarray) -> "MetaTensor":
+    from monai.data import MetaTensor
+
     return MetaTensor(voxels, affine=torch.from_numpy(affine))
 
 
 def _plain(image: Tensor) -> tuple[Tensor, np.ndarray]:
+    from monai.data import MetaTensor
+
     assert isinstance(image, MetaTensor)
     return image.as_tensor(), np.asarray(image.affine, dtype=np.float64)

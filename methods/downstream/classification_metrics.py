@@ -18,14 +18,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from sklearn.metrics import (
-    accuracy_score,
-    confusion_matrix,
-    hamming_loss,
-    precision_recall_fscore_support,
-    recall_score,
-    roc_auc_score,
-)
 
 THRESHOLD = 0.5
 BY_CLASS = ("precision", "recall", "specificity", "f1", "auc")
@@ -65,7 +57,7 @@ def score_single(
     # The two columns of a pair sum to 1 up to rounding: taken apart, saturated ones would tie in one column only.
     ranks = probabilities if len(names) != 2 else probabilities[:, 1:] * [-1, 1]
     one_vs_rest = _score_classes(truth[:, None] == classes, chosen[:, None] == classes, ranks, names)
-    metrics = {"accuracy": float(accuracy_score(truth, chosen))}
+    metrics = {"accuracy": float((truth == chosen).mean())}
     grades = classes if numbers is None else np.array(numbers)
     kappa = quadratic_kappa(grades[truth], grades[chosen])
     if kappa is None:
@@ -86,8 +78,8 @@ def score_multi_label(
     predicted = probabilities > THRESHOLD
     one_vs_rest = _score_classes(truth, predicted, probabilities, names)
     metrics = {
-        "accuracy": float(accuracy_score(truth, predicted)),
-        "label_accuracy": 1 - float(hamming_loss(truth, predicted)),
+        "accuracy": float((truth == predicted).all(1).mean()),
+        "label_accuracy": float((truth == predicted).mean()),
     }
     return ClassScores({**metrics, **one_vs_rest.metrics}, one_vs_rest.remarks)
 
@@ -107,7 +99,8 @@ def count_pairs(
     truth: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"], num_classes: int
 ) -> Int[np.ndarray, "true predicted"]:
     """Count samples by (true class, predicted class): the confusion matrix."""
-    return confusion_matrix(truth, predicted, labels=np.arange(num_classes))
+    pairs = np.bincount(truth * num_classes + predicted, minlength=num_classes**2)
+    return pairs.reshape(num_classes, num_classes)
 
 
 def _score_classes(
@@ -137,6 +130,8 @@ def _score_one(
     truth: Bool[np.ndarray, " n"], predicted: Bool[np.ndarray, " n"], ranks: Float[np.ndarray, " n"]
 ) -> dict[str, float]:
     """Return the metrics that a class has."""
+    from sklearn.metrics import precision_recall_fscore_support, recall_score, roc_auc_score
+
     undefined: Any = np.nan  # scikit-learn's own types know texts only
     precision, recall, f1, _ = precision_recall_fscore_support(
         truth, predicted, average="binary", zero_division=undefined

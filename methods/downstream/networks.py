@@ -5,12 +5,16 @@ Reference: MONAI's ``SwinUNETR`` and ``BasicUNet``. Their networks are instances
            loads strictly into the same class in a script without this project.
 """
 
-from monai.networks.nets.basic_unet import BasicUNet
-from monai.networks.nets.swin_unetr import SwinUNETR
+from typing import TYPE_CHECKING
+
 from torch import nn
 
 from methods.downstream.unet import UNet
 from methods.encoders import DenseNetEncoder, PooledUNetEncoder, SwinEncoder, UNetEncoder
+
+if TYPE_CHECKING:
+    from monai.networks.nets.basic_unet import BasicUNet
+    from monai.networks.nets.swin_unetr import SwinUNETR
 
 SegmentationEncoder = SwinEncoder | UNetEncoder | PooledUNetEncoder | DenseNetEncoder
 SWIN_UNETR_FACTOR = 12
@@ -27,8 +31,10 @@ def segmentation_network(encoder: SegmentationEncoder, num_classes: int) -> nn.M
     return basic_unet(encoder, num_classes)
 
 
-def swin_unetr(encoder: SwinEncoder, num_classes: int) -> SwinUNETR:
+def swin_unetr(encoder: SwinEncoder, num_classes: int) -> "SwinUNETR":
     """Put a Swin encoder into MONAI's SwinUNETR; raise ValueError for a width that SwinUNETR does not take."""
+    from monai.networks.nets.swin_unetr import SwinUNETR
+
     config = encoder.config
     if config.feature_size % SWIN_UNETR_FACTOR:
         raise ValueError(
@@ -46,12 +52,14 @@ def swin_unetr(encoder: SwinEncoder, num_classes: int) -> SwinUNETR:
         use_checkpoint=config.checkpoint_activations,
         spatial_dims=config.spatial_dims,
     )
-    network.swinViT = encoder
+    network.add_module("swinViT", encoder)
     return network
 
 
-def basic_unet(encoder: UNetEncoder, num_classes: int) -> BasicUNet:
+def basic_unet(encoder: UNetEncoder, num_classes: int) -> "BasicUNet":
     """Put a U-Net encoder's levels into MONAI's BasicUNet."""
+    from monai.networks.nets.basic_unet import BasicUNet
+
     config = encoder.config
     network = BasicUNet(
         spatial_dims=config.spatial_dims,

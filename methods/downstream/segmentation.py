@@ -17,7 +17,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from monai.inferers.inferer import SlidingWindowInferer
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -161,6 +160,8 @@ class Segmentation(Task):
     @torch.no_grad()
     def predict(self, images: Float[Tensor, "b c *s"]) -> Tensor:
         """Return what the target decides on every voxel; images are normalised, of one size, and of any size."""
+        from monai.inferers.inferer import SlidingWindowInferer
+
         slide = SlidingWindowInferer(
             self.config.crop_size,
             sw_batch_size=self.config.window_batch,

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from monai.losses.dice import DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,6 +25,8 @@ def dice_ce_loss(
 
     Their sum is MONAI's DiceCELoss(softmax=True, to_onehot_y=True).
     """
+    from monai.losses.dice import DiceLoss
+
     dice = DiceLoss(include_background=background, to_onehot_y=True, softmax=True)
     return dice(logits, classes.unsqueeze(1)), F.cross_entropy(logits, classes)
 
@@ -34,6 +35,8 @@ def dice_bce_loss(
     logits: Float[Tensor, "b r *s"], regions: Bool[Tensor, "b r *s"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Return the soft Dice loss of sigmoids (mean over images and regions) and the binary cross-entropy."""
+    from monai.losses.dice import DiceLoss
+
     truth = regions.to(logits)
     return DiceLoss(sigmoid=True)(logits, truth), F.binary_cross_entropy_with_logits(logits, truth)
 

@@ -2,6 +2,9 @@
 
 Each has ``features(x) -> maps, finest first``, ``channels`` of these maps, ``spatial_dims``, ``in_channels``, and
 ``stride``, which input sizes must be a multiple of. State dicts of MONAI's networks carry MONAI's own keys.
+
+MONAI takes seconds to import, more than torch, and every process of a run imports this package: here and wherever
+else it is used, it is imported by what needs it.
 """
 
 from methods.encoders.base import Encoder

@@ -8,7 +8,6 @@ Reference: MONAI's ``DenseNet121.features``: the state dict has its keys, so tha
 from typing import Annotated, Literal
 
 from jaxtyping import Float
-from monai.networks.nets.densenet import DenseNet
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -47,6 +46,8 @@ class DenseNetEncoder(Encoder):
         dropout: float = Field(default=0.0, ge=0, lt=1)
 
     def __init__(self, config: Config) -> None:
+        from monai.networks.nets.densenet import DenseNet
+
         super().__init__()
         network = DenseNet(
             spatial_dims=config.spatial_dims,

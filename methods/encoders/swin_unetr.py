@@ -1,13 +1,15 @@
 """SwinEncoder: the Swin transformer inside Swin UNETR, in 2D and 3D.
 
 Paper:     Hatamizadeh et al., "Swin UNETR", BrainLes 2021; in 2D as Konieczkowicz (AGH 2024, section 4.2) uses it.
-Reference: MONAI's ``SwinUNETR.swinViT``, which this is: the state dict has its keys, so that weights load strictly.
+Reference: MONAI's ``SwinUNETR.swinViT``, whose parts these are: the state dict has its keys, so that weights load
+           strictly, and SwinUNETR takes this in its place.
 """
 
 from typing import Literal
 
+import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float
-from monai.networks.nets.swin_unetr import SwinTransformer
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -15,7 +17,7 @@ from methods.base import Frozen
 from methods.encoders.base import Encoder
 
 
-class SwinEncoder(SwinTransformer, Encoder):
+class SwinEncoder(Encoder):
     """Five feature maps at strides 2, 4, ... 32 with ``feature_size`` x 1, 2, ... 16 channels."""
 
     class Config(Frozen):
@@ -47,8 +49,11 @@ class SwinEncoder(SwinTransformer, Encoder):
     PATCH = 2
 
     def __init__(self, config: Config) -> None:
+        from monai.networks.nets.swin_unetr import SwinTransformer
+
+        super().__init__()
         dims = config.spatial_dims
-        super().__init__(
+        network = SwinTransformer(
             in_chans=config.in_channels,
             embed_dim=config.feature_size,
             window_size=(config.window_size,) * dims,
@@ -59,6 +64,9 @@ class SwinEncoder(SwinTransformer, Encoder):
             use_checkpoint=config.checkpoint_activations,
             spatial_dims=dims,
         )
+        self.patch_embed, self.pos_drop = network.patch_embed, network.pos_drop
+        self.layers1, self.layers2 = network.layers1, network.layers2
+        self.layers3, self.layers4 = network.layers3, network.layers4
         self.config = config
         self.spatial_dims = dims
         self.in_channels = config.in_channels
@@ -67,8 +75,22 @@ class SwinEncoder(SwinTransformer, Encoder):
 
     def features(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
         """Return the five maps, finest first, each normalised over its channels as Swin UNETR takes them."""
-        return self(x, normalize=True)
+        maps = [self.pos_drop(self.patch_embed(x))]
+        for stage in (self.layers1, self.layers2, self.layers3, self.layers4):
+            maps.append(stage[0](maps[-1].contiguous()))
+        return [_normalised(values) for values in maps]
+
+    def forward(self, x: Float[Tensor, "b c *s"], normalize: bool = True) -> list[Tensor]:
+        """Return the maps to SwinUNETR, which takes them normalised."""
+        assert normalize
+        return self.features(x)
 
     def levels(self) -> list[nn.Module]:
         """Return the patch embedding, and the four stages."""
         return [self.patch_embed, self.layers1, self.layers2, self.layers3, self.layers4]
+
+
+def _normalised(values: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:
+    """Normalise each place over its channels."""
+    normal = F.layer_norm(rearrange(values, "b c ... -> b ... c"), values.shape[1:2])
+    return rearrange(normal, "b ... c -> b c ...")

@@ -7,7 +7,6 @@ Reference: MONAI's ``BasicUNet``, whose ``conv_0`` and ``down_1`` ... ``down_4``
 from typing import Literal
 
 from jaxtyping import Float
-from monai.networks.nets.basic_unet import Down, TwoConv
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -30,6 +29,8 @@ class UNetEncoder(Encoder):
         features: tuple[int, int, int, int, int, int] = (32, 32, 64, 128, 256, 32)
 
     def __init__(self, config: Config) -> None:
+        from monai.networks.nets.basic_unet import Down, TwoConv
+
         super().__init__()
         dims, widths = config.spatial_dims, config.features
         self.conv_0 = TwoConv(dims, config.in_channels, widths[0], ACTIVATION, NORM, bias=True)

@@ -11,7 +11,6 @@ from math import factorial
 
 import numpy as np
 from jaxtyping import Int
-from scipy.optimize import linear_sum_assignment
 
 LISTED = 7  # up to so many pieces, every permutation is looked at
 TRIALS = 100
@@ -62,6 +61,8 @@ def _seek(chosen: Int[np.ndarray, "p k"], rng: np.random.Generator) -> Int[np.nd
     Each is an assignment of pieces to places, where a piece costs the weights of the permutations that have it there;
     those that come too near weigh more the next time.
     """
+    from scipy.optimize import linear_sum_assignment
+
     length = chosen.shape[1]
     weights, best, nearest = np.ones(len(chosen)), chosen[0], length
     for _ in range(TRIALS):

@@ -7,7 +7,6 @@ Reference: MONAI's ``SwinUNETR``, its encoder1, encoder2, encoder3, encoder4 and
 from collections.abc import Sequence
 
 from jaxtyping import Float
-from monai.networks.blocks.unetr_block import UnetrBasicBlock
 from torch import Tensor, nn
 
 from methods.encoders import Encoder
@@ -20,6 +19,8 @@ class SkipBlocks(nn.Module):
     """
 
     def __init__(self, encoder: Encoder) -> None:
+        from monai.networks.blocks.unetr_block import UnetrBasicBlock
+
         super().__init__()
         channels = encoder.channels
         widths = [(encoder.in_channels, channels[0]), *((width, width) for width in (*channels[:-2], channels[-1]))]
