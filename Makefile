@@ -11,7 +11,7 @@ setup: .venv/ready
 	command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install it or name another with PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null || true
+	$(BIN)/python -m compileall -q -j 0 -x '/tests/' .venv/lib data methods orchestrator >/dev/null || true
 	touch .venv/ready
 
 fmt: setup
@@ -24,7 +24,7 @@ check: setup
 	$(BIN)/pyright
 
 # Tests of one file share a process, and with it one local Ray: most of their time is spent waiting for it to start.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: setup
 	$(PYTEST) --durations 15

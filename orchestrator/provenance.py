@@ -2,11 +2,15 @@
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 # Set in a job's environment by `raydiology submit`: the upload has no .git, and its folder does not outlive the job.
 JOB_VARIABLE = "RAYDIOLOGY_JOB"
 COMMIT_VARIABLE = "RAYDIOLOGY_COMMIT"
+_checks_a_job = ContextVar("_checks_a_job", default=False)
 
 
 def git_commit(folder: Path | None = None) -> str:
@@ -22,4 +26,14 @@ def git_commit(folder: Path | None = None) -> str:
 
 def in_job() -> bool:
     """Tell whether this process belongs to a job that `raydiology submit` started, or checks one."""
-    return bool(os.environ.get(JOB_VARIABLE))
+    return _checks_a_job.get() or bool(os.environ.get(JOB_VARIABLE))
+
+
+@contextmanager
+def as_in_job() -> Iterator[None]:
+    """Have the body refuse what a job would refuse."""
+    token = _checks_a_job.set(True)
+    try:
+        yield
+    finally:
+        _checks_a_job.reset(token)

@@ -19,7 +19,7 @@ import psutil
 
 ROOT = Path(__file__).parents[1]
 STORE_BYTES = 200 * 2**20
-START_WITHIN_S, END_WITHIN_S = 60.0, 10.0
+START_WITHIN_S, END_WITHIN_S = 120.0, 20.0
 
 
 @contextmanager

@@ -18,3 +18,9 @@ def scans() -> Path:
     if not folder.is_dir():
         pytest.skip("no real scans: RAYDIOLOGY_TEST_DATA names no folder, and there is no ../shared/data")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have slow tests, so that no process is left with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

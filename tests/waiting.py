@@ -1,15 +1,18 @@
-"""Waiting for something that another process does, with a limit."""
+"""Waiting for something that another process does, with a limit, and killing it then."""
 
+import signal
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
+
 from orchestrator.history import HISTORY, Tail
 
 Found = TypeVar("Found")
-WITHIN_S, LOOK_EVERY_S = 240.0, 0.05
+WITHIN_S, DIES_WITHIN_S, LOOK_EVERY_S = 400.0, 120.0, 0.05
 
 
 def wait_for(look: Callable[[], Found | None], job: subprocess.Popen[Any] | None = None) -> Found:
@@ -33,6 +36,16 @@ def wait_for_step(home: Path, step: int, job: subprocess.Popen[Any] | None = Non
         return next((path for path in paths if _last_step(path) >= step), None)
 
     return wait_for(look, job)
+
+
+def kill_tree(job: subprocess.Popen[bytes]) -> None:
+    """Kill a job with all processes that it started, as a machine that loses power does."""
+    for process in [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]:
+        try:
+            process.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            continue
+    job.wait(DIES_WITHIN_S)
 
 
 def _last_step(history: Path) -> int:

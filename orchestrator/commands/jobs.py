@@ -49,18 +49,18 @@ def _check_job(job: list[str], folder: Path) -> None:
     """Refuse here, before anything is uploaded, what would fail there."""
     from orchestrator import config, sweep, table
     from orchestrator.cli import build_parser
-    from orchestrator.provenance import JOB_VARIABLE
+    from orchestrator.provenance import as_in_job
 
     asked = build_parser().parse_args(job)
     if asked.command in ("submit", "job", "ui", "doctor", "schema", "methods"):
         raise ValueError(f"{asked.command} is no job; expected one that computes, such as pretrain, table or ingest")
-    os.environ[JOB_VARIABLE] = "1"
-    if "experiment" in asked:
-        config.load(folder / asked.experiment, asked.overrides)
-    elif asked.command == "table":
-        table.load(str(folder / asked.table), asked.overrides)
-    elif asked.command == "sweep":
-        sweep.load(str(folder / asked.sweep), asked.overrides)
+    with as_in_job():
+        if "experiment" in asked:
+            config.load(folder / asked.experiment, asked.overrides)
+        elif asked.command == "table":
+            table.load(str(folder / asked.table), asked.overrides)
+        elif asked.command == "sweep":
+            sweep.load(str(folder / asked.sweep), asked.overrides)
 
 
 def _follow(client: Any, job: str, address: str) -> int:

@@ -23,7 +23,7 @@ from tests.shardsets import write_slices
 
 SLICE_BYTES = 48 * 48
 NUM_TRAIN = 36
-TIMEOUT_S = 240
+TIMEOUT_S = 400
 
 
 @pytest.fixture(scope="module")

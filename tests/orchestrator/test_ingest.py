@@ -23,6 +23,7 @@ from data.shardreader import ShardReader
 from data.shardset import ShardSet
 from orchestrator.ingest import IngestConfig, IngestReport, ingest
 from tests import planted
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 COARSE_MM = (20.0, 10.0, 10.0)
@@ -111,9 +112,7 @@ def test_a_killed_ingest_leaves_no_half_shard_and_continues_to_the_same_digest(r
         f"run(Path({str(cohort)!r}), Path({str(out)!r}), readers=1)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL) as victim:
-        deadline = time.monotonic() + 200
-        while not (out / ".ingest" / "bundle-00000.json").exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_for((out / ".ingest" / "bundle-00000.json").exists, victim)
         victim.send_signal(signal.SIGKILL)
     assert not (out / "index.parquet").exists()
     for shard in out.rglob("*.parquet"):

@@ -32,7 +32,7 @@ from orchestrator.pretrain import pretrain
 from orchestrator.report import masks_figure, views_figure
 from tests import planted
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 RECIPE = {"spacing_mm": (16.0, 8.0, 8.0), "pad_to": (1, 32, 32)}
 PSEUDONYM = re.compile(r"[dpv]-[0-9a-f]{16}")
 
@@ -142,7 +142,7 @@ def test_workers_write_with_the_person_s_umask_and_ray_s_token_is_private(tmp_pa
         f"pathlib.Path({str(tmp_path / 'mine')!r}).touch()\n"
     )
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=200, env=inherited | {"HOME": str(home)})
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=400, env=inherited | {"HOME": str(home)})
     modes = {
         name: oct(stat.S_IMODE((tmp_path / name).stat().st_mode))
         for name in ("written", "mine", "home/.ray/auth_token")

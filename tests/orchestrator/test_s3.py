@@ -34,7 +34,7 @@ from tests.waiting import wait_for_step
 
 COMMAND = [sys.executable, "-m", "orchestrator.cli"]
 # Arrow asks again for six seconds before it gives up on a server.
-GIVES_UP_WITHIN_S = 10.0
+GIVES_UP_WITHIN_S = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_a_home_in_a_bucket_is_refused_with_where_checkpoints_go() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_scans_become_scores_through_a_bucket_and_a_killed_job_goes_on_from_there(
     bucket: Bucket, tmp_path: Path
 ) -> None:
@@ -203,7 +203,7 @@ def _contents(folder: Path, suffixes: tuple[str, ...] = ()) -> list[bytes]:
 def _run(environment: dict[str, str], *arguments: str) -> str:
     """Run a command to its end; return what it said."""
     done = subprocess.run(
-        [*COMMAND, *arguments], cwd=clusters.ROOT, env=environment, capture_output=True, text=True, timeout=180
+        [*COMMAND, *arguments], cwd=clusters.ROOT, env=environment, capture_output=True, text=True, timeout=400
     )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr

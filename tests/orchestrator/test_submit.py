@@ -17,7 +17,7 @@ from orchestrator.cli import main
 from orchestrator.config import ConfigError, resolve
 from orchestrator.history import Tail
 from orchestrator.ingest_plan import IngestConfig
-from orchestrator.provenance import COMMIT_VARIABLE, JOB_VARIABLE, git_commit
+from orchestrator.provenance import COMMIT_VARIABLE, JOB_VARIABLE, git_commit, in_job
 from orchestrator.submit import SubmitError
 from tests import clusters
 from tests.experiments import tiny_experiment
@@ -181,7 +181,7 @@ def started() -> Iterator[Started]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_without_the_token_nothing_is_submitted_or_shown(
     cluster: str, no_token: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,10 +194,11 @@ def test_without_the_token_nothing_is_submitted_or_shown(
     refusal = capfd.readouterr().err
     assert "the token was refused" in refusal
     assert "another-token" not in refusal
+    assert not in_job(), "only the job was checked as one"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_stopped_job_saves_a_checkpoint_and_the_same_submit_goes_on(
     cluster: str, with_token: None, started: Started, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

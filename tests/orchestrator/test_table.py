@@ -80,7 +80,7 @@ def test_a_row_that_cannot_work_is_refused_before_anything_runs(tmp_path: Path, 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_a_table_runs_what_is_missing_and_only_that(tmp_path: Path, shards: str, ray_cluster: Path) -> None:
     said: list[str] = []
     scratch = {"name": "scratch", "overrides": {"method": {"name": "scratch"}}, "pretrain_seeds": []}

@@ -15,7 +15,7 @@ from tests.buckets import Bucket, served
 from tests.experiments import tiny_experiment
 from tests.shardsets import write_slices
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 TOTAL_STEPS = 12
 CPUS_PER_WORKER = 3
@@ -48,7 +48,7 @@ def run(folder: Path, bucket: Bucket, cpus: tuple[int, ...], shards: str) -> lis
     with clusters.nodes(*cpus, environment=bucket.environment) as environment:
         command = [sys.executable, "-m", "orchestrator.cli", "pretrain", str(file)]
         done = subprocess.run(
-            command, cwd=clusters.ROOT, env=environment, capture_output=True, text=True, timeout=180, check=False
+            command, cwd=clusters.ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False
         )
     assert done.returncode == 0, done.stderr
     (history,) = home.glob(f"**/{HISTORY}")
