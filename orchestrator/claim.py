@@ -1,7 +1,7 @@
 """Claim: one process at a time in a folder.
 
-Two trials of a sweep may ask for the same training, such as one pretraining under two learning rates of the
-fine-tuning. The second waits, and finds it done. A sweep that is started twice waits likewise.
+Two trials of a sweep or a table may ask for the same training, such as one pretraining under two learning rates of
+the fine-tuning. The second waits, and finds it done. What is started twice waits likewise.
 """
 
 import fcntl

@@ -73,13 +73,14 @@ def finetune(
     key = experiment.finetune_key(trained.key if trained else "scratch", labelled.shards.digest)
     folder = Path(experiment.home) / experiment.name / f"finetune-{key}"
     run = Run(folder, experiment, kind="finetune", key=key, parent=parent or (trained.folder if trained else None))
-    if (done := run.result()) is not None:
-        return Finetuned(folder, key, done["scores"])
-    with cluster.connected():
-        cluster.preflight(experiment.resources)
-        with run.opened(_caption(experiment, trained, row), labelled.shards, _params(experiment, trained)):
-            scores = _train(experiment, trained.encoder if trained else None, labelled, run)
-            return Finetuned(folder, key, scores)
+    with run.claimed():
+        if (done := run.result()) is not None:
+            return Finetuned(folder, key, done["scores"])
+        with cluster.connected():
+            cluster.preflight(experiment.resources)
+            with run.opened(_caption(experiment, trained, row), labelled.shards, _params(experiment, trained)):
+                scores = _train(experiment, trained.encoder if trained else None, labelled, run)
+                return Finetuned(folder, key, scores)
 
 
 def downstream_of(experiment: Experiment) -> Downstream:

@@ -50,7 +50,8 @@ class TableConfig(Frozen):
     ``notes`` are printed below the table: how the paper's numbers came about, say. ``curves`` names metrics of the
     pretraining that are drawn over its steps, one line per row (its first seed); ``convergence`` names metrics of the
     fine-tuning that are drawn over its epochs, each row with its repeats. ``cohorts`` names files, relative to this
-    one, of other scans that the table can be run on (``--cohort``).
+    one, of other scans that the table can be run on (``--cohort``). ``concurrent`` is how many trials run at once: by
+    default what the cluster holds, and one on a single machine.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -67,6 +68,7 @@ class TableConfig(Frozen):
     curves: tuple[str, ...] = ()
     convergence: tuple[str, ...] = ()
     cohorts: dict[str, str] = Field(default_factory=dict)
+    concurrent: int | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _rows_are_told_apart(self) -> "TableConfig":

@@ -49,13 +49,14 @@ def pretrain(experiment: Experiment, parent: Path | None = None, row: str | None
     key = experiment.pretrain_key(shards.digest)
     folder = Path(experiment.home) / experiment.name / f"pretrain-{key}"
     run = Run(folder, experiment, kind="pretrain", key=key, parent=parent)
-    if (done := run.result()) is not None:
-        return Pretrained(folder, key, done["encoder"])
-    with cluster.connected():
-        cluster.preflight(experiment.resources)
-        with run.opened(_caption(experiment, row), shards, _params(experiment)):
-            encoder = _run_stages(experiment, shards, selection, run)
-            return Pretrained(folder, key, encoder)
+    with run.claimed():
+        if (done := run.result()) is not None:
+            return Pretrained(folder, key, done["encoder"])
+        with cluster.connected():
+            cluster.preflight(experiment.resources)
+            with run.opened(_caption(experiment, row), shards, _params(experiment)):
+                encoder = _run_stages(experiment, shards, selection, run)
+                return Pretrained(folder, key, encoder)
 
 
 def check(experiment: Experiment, shards: ShardSet, selection: Selection) -> None:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from data.files import join
 from data.shardset import ShardSet
 from orchestrator import cluster
+from orchestrator.claim import claimed
 from orchestrator.config import Experiment
 from orchestrator.provenance import git_commit
 from orchestrator.tracking import DESCRIPTION, Tracker, default_uri, flatten
@@ -57,6 +58,12 @@ class Run:
         """Return what a finished run wrote, or None."""
         path = self.folder / RESULT
         return json.loads(path.read_text()) if path.exists() else None
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Wait until no other process runs it, and keep it while the body runs."""
+        with claimed(self.folder, lambda text: console.print(text, highlight=False, markup=False)):
+            yield
 
     @contextmanager
     def opened(self, caption: Caption, shards: ShardSet, params: dict[str, Any]) -> Iterator[None]:

@@ -16,12 +16,11 @@ from pydantic import ValidationError
 
 from data.shardset import ShardSet
 from methods import METHODS
-from orchestrator import cluster, config, finetune, pretrain
+from orchestrator import cluster, config, crew, finetune, pretrain
 from orchestrator import cohort as cohorts
 from orchestrator.charts import Curve, draw_bands, draw_curves
 from orchestrator.cohort import Cohort
 from orchestrator.config import ConfigError, Experiment
-from orchestrator.finetune import Finetuned
 from orchestrator.grid import Line, Outcome, TableConfig, Trial, aggregate, trials_of
 from orchestrator.history import steps
 from orchestrator.launch import RunError
@@ -48,17 +47,50 @@ class Table:
         return Path(experiment.home) / experiment.name / f"table-{self.config.name}"
 
 
-@dataclass
-class Progress:
-    """What the trials of a table ended with so far.
+@dataclass(frozen=True)
+class Ended:
+    """A trial that ended.
 
-    pretrainings   each row's first: its folder and its stages
-    finetunings    each row's: their folders, and how many steps an epoch has
+    pretraining   its folder and its stages, where it is pretrained
+    finetuning    its folder, and how many steps an epoch has, where it did not fail
     """
 
-    outcomes: list[Outcome] = field(default_factory=list)
-    pretrainings: dict[str, tuple[Path, list[str]]] = field(default_factory=dict)
-    finetunings: dict[str, list[tuple[Path, float]]] = field(default_factory=dict)
+    outcome: Outcome
+    pretraining: tuple[Path, list[str]] | None = None
+    finetuning: tuple[Path, float] | None = None
+
+
+@dataclass
+class Progress:
+    """What the trials of a table ended with so far, by their places."""
+
+    ended: dict[int, Ended] = field(default_factory=dict)
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """How the trials ended, in the table's order."""
+        return [one.outcome for one in self._in_order()]
+
+    @property
+    def pretrainings(self) -> dict[str, tuple[Path, list[str]]]:
+        """Each row's first."""
+        found: dict[str, tuple[Path, list[str]]] = {}
+        for one in self._in_order():
+            if one.pretraining:
+                found.setdefault(one.outcome.trial.row, one.pretraining)
+        return found
+
+    @property
+    def finetunings(self) -> dict[str, list[tuple[Path, float]]]:
+        """Each row's."""
+        found: dict[str, list[tuple[Path, float]]] = {}
+        for one in self._in_order():
+            if one.finetuning:
+                found.setdefault(one.outcome.trial.row, []).append(one.finetuning)
+        return found
+
+    def _in_order(self) -> list[Ended]:
+        return [self.ended[place] for place in sorted(self.ended)]
 
     def convergence(self, row: str, metric: str) -> list[Curve]:
         """Return a metric of each of a row's fine-tunings over its epochs."""
@@ -123,11 +155,14 @@ def run(table: Table, say: Say) -> list[Line]:
 
 def _run_trials(table: Table, tracker: Tracker, say: Say) -> list[Line]:
     progress, lines = Progress(), list[Line]()
-    for number, (trial, experiment) in enumerate(table.experiments, 1):
-        outcome = _outcome(table, trial, experiment, progress)
-        progress.outcomes.append(outcome)
-        ended = outcome.failure or f"{table.config.metric} {outcome.value:.{table.config.decimals}f}"
-        say(f"{number} of {len(table.experiments)}: {described(trial)}: {ended}")
+    jobs = [partial(_run_trial, table.config, table.folder, *one) for one in table.experiments]
+    concurrent = min(cluster.concurrency(e.resources, table.config.concurrent) for _, e in table.experiments)
+    for number, (place, ended) in enumerate(crew.results(jobs, concurrent, table.folder), 1):
+        trial = table.experiments[place][0]
+        progress.ended[place] = ended if isinstance(ended, Ended) else Ended(Outcome(trial, None, str(ended)))
+        outcome = progress.ended[place].outcome
+        how = outcome.failure or f"{table.config.metric} {outcome.value:.{table.config.decimals}f}"
+        say(f"{number} of {len(table.experiments)}: {described(trial)}: {how}")
         lines = aggregate(table.config, progress.outcomes)
         _write(table, lines, progress)
     tracker.summary(_summary(lines))
@@ -151,33 +186,31 @@ def described(trial: Trial) -> str:
     return f"{trial.row}, {start}, fine-tuning seed {trial.finetune_seed}"
 
 
-def _outcome(table: Table, trial: Trial, experiment: Experiment, progress: Progress) -> Outcome:
+def _run_trial(config: TableConfig, folder: Path, trial: Trial, experiment: Experiment) -> Ended:
+    """Run what a trial still lacks; a failure is its outcome, a metric that it does not have a ValueError."""
+    pretraining: tuple[Path, list[str]] | None = None
     try:
-        done = _run_trial(table, trial, experiment, progress)
+        pretrained: Pretrained | None = None
+        if trial.pretrain_seed is not None and any(METHODS[s.method.name].trains for s in experiment.pretraining):
+            pretrained = pretrain.pretrain(experiment, folder, trial.row)
+            pretraining = pretrained.folder, [stage.name for stage in experiment.pretraining]
+        done = finetune.finetune(experiment, pretrained, None if pretrained else folder, trial.row)
     except RunError as error:
-        return Outcome(trial, None, str(error))
-    for metric in (table.config.metric, *table.config.also):
+        return Ended(Outcome(trial, None, str(error)), pretraining)
+    for metric in (config.metric, *config.also):
         if metric not in done.scores:
             raise ValueError(
-                f"table {table.config.name}: metric {metric!r} is none of the scores {sorted(done.scores)}; "
+                f"table {config.name}: metric {metric!r} is none of the scores {sorted(done.scores)}; "
                 "name one of them"
             )
-    also = {name: done.scores[name] for name in table.config.also}
-    return Outcome(trial, done.scores[table.config.metric], also=also, run=done.folder.name)
-
-
-def _run_trial(table: Table, trial: Trial, experiment: Experiment, progress: Progress) -> Finetuned:
-    pretrained: Pretrained | None = None
-    if trial.pretrain_seed is not None and any(METHODS[s.method.name].trains for s in experiment.pretraining):
-        pretrained = pretrain.pretrain(experiment, table.folder, trial.row)
-        stages = [stage.name for stage in experiment.pretraining]
-        progress.pretrainings.setdefault(trial.row, (pretrained.folder, stages))
-    done = finetune.finetune(experiment, pretrained, None if pretrained else table.folder, trial.row)
-    if table.config.convergence:
-        task = finetune.downstream_of(experiment)
-        steps_per_epoch = finetune.labelled_samples(task).train.num_samples / task.budget.batch_size
-        progress.finetunings.setdefault(trial.row, []).append((done.folder, steps_per_epoch))
-    return done
+    also = {name: done.scores[name] for name in config.also}
+    task = finetune.downstream_of(experiment)
+    steps_per_epoch = finetune.labelled_samples(task).train.num_samples / task.budget.batch_size
+    return Ended(
+        Outcome(trial, done.scores[config.metric], also=also, run=done.folder.name),
+        pretraining,
+        (done.folder, steps_per_epoch),
+    )
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from data.shardset import ShardSet
 from methods import METHODS
 from orchestrator import curve as curves
 from orchestrator import finetune, pretrain, stop
-from orchestrator.claim import claimed
 from orchestrator.config import Experiment
 from orchestrator.curve import Curve
 from orchestrator.history import HISTORY, Tail
@@ -117,12 +116,10 @@ def _train(trial: Trial) -> float | None:
     """Run what the trial still lacks; return a fine-tuning's score."""
     pretrained = None
     if trial.trains:
-        with claimed(_pretraining(trial.experiment)):
-            pretrained = pretrain.pretrain(trial.experiment, trial.folder, trial.label)
+        pretrained = pretrain.pretrain(trial.experiment, trial.folder, trial.label)
     if trial.objective.of == "pretrain":
         return None
-    with claimed(_watched(trial)):
-        done = finetune.finetune(trial.experiment, pretrained, trial.folder, trial.label)
+    done = finetune.finetune(trial.experiment, pretrained, trial.folder, trial.label)
     return done.scores.get(trial.objective.metric)
 
 

@@ -90,12 +90,12 @@ def test_a_table_runs_what_is_missing_and_only_that(tmp_path: Path, shards: str,
     assert (len(list(runs.glob("pretrain-*"))), len(list(runs.glob("finetune-*")))) == (0, 1)
     histories = {path: path.read_bytes() for path in runs.glob(f"*/{HISTORY}")}
 
-    table = tables.load(write_table(tmp_path, shards))
+    table = tables.load(write_table(tmp_path, shards, finetune_seeds=[0, 1], concurrent=2))
     lines = tables.run(table, said.append)
     assert [line.name for line in lines] == ["scratch", "[0.3, 0.6]"]
-    assert [line.summary.num_values for line in lines] == [1, 1]
-    assert lines[0] == alone
-    assert (len(list(runs.glob("pretrain-*"))), len(list(runs.glob("finetune-*")))) == (1, 2)
+    assert [line.summary.num_values for line in lines] == [2, 2]
+    assert lines[0].summary.values[0] == alone.summary.values[0]
+    assert (len(list(runs.glob("pretrain-*"))), len(list(runs.glob("finetune-*")))) == (1, 4)
     assert {path.name for path in table.folder.glob("*.*")} >= {"table.md", "table.csv", "curve-collapse.png"}
     assert {path: path.read_bytes() for path in histories} == histories
     named = [line.split(",")[-2] for line in (table.folder / "table.csv").read_text().splitlines()[1:]]

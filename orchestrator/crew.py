@@ -1,0 +1,106 @@
+"""Crew: jobs that do not depend on one another, several at once, each in a process of this machine."""
+
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from orchestrator import stop
+from orchestrator.launch import RunError
+
+Result = TypeVar("Result")
+MARKER = "stop"
+LOOK_EVERY_S = 0.5
+# Workers of a crew wait: the CPUs are for what they train. On other machines the runs' folders may not be.
+SLIVER = 0.001
+
+
+class Worker:
+    """Does one job after the other, so that what they import is imported once.
+
+    marker  the file by which the job that runs is asked to end early
+    """
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def do(self, job: Callable[[], Any]) -> Any:
+        """Return a job's result."""
+        with ThreadPoolExecutor(1) as pool:
+            working = pool.submit(job)
+            while not wait([working], LOOK_EVERY_S).done:
+                if self.marker.exists():
+                    stop.request()
+        return working.result()
+
+
+class Crew:
+    """Workers that are idle, and those that are busy with a job, by what stands for its result."""
+
+    def __init__(self, size: int, marker: Path) -> None:
+        here = {f"node:{ray.util.get_node_ip_address()}": SLIVER}
+        self._hire = partial(ray.remote(num_cpus=0, resources=here)(Worker).remote, marker)
+        self.idle: list[Any] = [self._hire() for _ in range(size)]
+        self.busy: dict[Any, tuple[int, Any]] = {}
+
+    def begin(self, place: int, job: Callable[[], Any]) -> None:
+        """Have an idle worker do a job."""
+        worker = self.idle.pop()
+        self.busy[worker.do.remote(job)] = place, worker
+
+    def ended(self) -> Generator[tuple[int, Any]]:
+        """Yield the results that came within a moment; none of a job that ended early because it was asked to."""
+        for reference in ray.wait(list(self.busy), timeout=LOOK_EVERY_S)[0]:
+            place, worker = self.busy.pop(reference)
+            try:
+                result = ray.get(reference)
+            except RayTaskError as error:
+                self.idle.append(worker)
+                if not isinstance(error.cause, stop.StoppedError):
+                    raise error.cause from None
+            except RayError as error:
+                self.idle.append(self._hire())
+                yield place, RunError(f"its process died: {str(error).splitlines()[0]}")
+            else:
+                self.idle.append(worker)
+                yield place, result
+
+    def dismiss(self) -> None:
+        """End the workers' processes, with what is left of their jobs."""
+        for worker in (*self.idle, *(worker for _, worker in self.busy.values())):
+            ray.kill(worker)
+
+
+def results(
+    jobs: Sequence[Callable[[], Result]], concurrent: int, folder: Path
+) -> Generator[tuple[int, Result | RunError]]:
+    """Yield each job's place and result as it ends; RunError where its process died. One at a time runs here.
+
+    Raises what a job raises. SIGTERM asks the jobs that run to end early, after which StoppedError is raised;
+    ``folder`` is where that is passed on.
+    """
+    if concurrent == 1:
+        yield from ((place, job()) for place, job in enumerate(jobs))
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    (marker := folder / MARKER).unlink(missing_ok=True)
+    waiting, crew = deque(enumerate(jobs)), Crew(min(concurrent, len(jobs)), marker)
+    try:
+        with stop.on_sigterm():
+            while crew.busy or (waiting and not stop.requested()):
+                while crew.idle and waiting and not stop.requested():
+                    crew.begin(*waiting.popleft())
+                yield from crew.ended()
+                if stop.requested():
+                    marker.touch()
+    finally:
+        crew.dismiss()
+    if stop.requested():
+        raise stop.StoppedError(
+            f"stopped with {len(waiting)} of {len(jobs)} not begun, as asked; the same command goes on from there"
+        )
