@@ -108,8 +108,12 @@ def test_a_probe_without_two_classes_or_of_other_samples_is_refused(tmp_path: Pa
         pretrain.check(resolve(tree), opened, opened.select("train"))
 
 
+def table_in(text: str) -> str:
+    """Return what is printed from the table on: Ray writes its own warnings of a slow machine to the same stream."""
+    return text[text.index("┏") :]
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_pretraining_is_probed_on_its_way_and_beside_its_initial_weights(
     tmp_path: Path, ray_cluster: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,7 +122,7 @@ def test_a_pretraining_is_probed_on_its_way_and_beside_its_initial_weights(
     file = tmp_path / "probe.yaml"
     file.write_text(yaml.safe_dump(tiny_experiment("probe", pictures, tmp_path / "runs", 4, probe=probe)))
     assert main(["probe", str(file)]) == 0
-    first = capsys.readouterr().out
+    first = table_in(capsys.readouterr().out)
     (folder,) = (tmp_path / "runs" / "probe").glob("pretrain-*")
     probed = [entry for entry in steps(folder, "pretrain") if "probe/linear_auc" in entry]
     assert [entry["step"] + 1 for entry in probed] == [2, 4]
@@ -127,5 +131,5 @@ def test_a_pretraining_is_probed_on_its_way_and_beside_its_initial_weights(
     assert at_end == pytest.approx({name: probed[-1][name] for name in at_end}, abs=1e-6)
     written = result.stat().st_mtime_ns
     assert main(["probe", str(file)]) == 0
-    assert capsys.readouterr().out == first
+    assert table_in(capsys.readouterr().out) == first
     assert result.stat().st_mtime_ns == written
