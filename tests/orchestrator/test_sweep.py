@@ -309,7 +309,7 @@ def test_the_best_trial_s_file_is_its_experiment(tmp_path: Path, shards: str) ->
 
 
 def left_over() -> tuple[list[str], list[str]]:
-    """Return the placement groups and the trainings' actors that are not gone, after some time for Ray to end them."""
+    """Return the placement groups and the trainings' actors that are left, after some time for Ray to end them."""
     deadline = time.monotonic() + 120
     while True:
         groups = [entry["state"] for entry in ray.util.placement_group_table().values()]
