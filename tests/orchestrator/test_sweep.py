@@ -308,17 +308,21 @@ def test_the_best_trial_s_file_is_its_experiment(tmp_path: Path, shards: str) ->
     )
 
 
-def left_over() -> tuple[list[str], list[str]]:
-    """Return the placement groups and the trainings' actors that are left, after some time for Ray to end them."""
+def actors() -> dict[str, str]:
+    """Return the classes of the actors that are not dead, by id; those of a failed run live as long as its error."""
+    address = ray.get_runtime_context().gcs_address
+    return {a.actor_id: a.class_name for a in list_actors(address, filters=[("state", "!=", "DEAD")], limit=1000)}
+
+
+def left_over(before: dict[str, str]) -> tuple[list[str], list[str]]:
+    """Return the placement groups and the new actors that are left, after some time for Ray to end them."""
     deadline = time.monotonic() + 120
     while True:
         groups = [entry["state"] for entry in ray.util.placement_group_table().values()]
         groups = [state for state in groups if state != "REMOVED"]
-        address = ray.get_runtime_context().gcs_address
-        alive = [a.class_name for a in list_actors(address, filters=[("state", "!=", "DEAD")], limit=1000)]
-        actors = [name for name in alive if name not in SERVICES]
-        if not (groups or actors) or time.monotonic() > deadline:
-            return groups, actors
+        new = [name for key, name in actors().items() if key not in before and name not in SERVICES]
+        if not (groups or new) or time.monotonic() > deadline:
+            return groups, new
         time.sleep(0.5)
 
 
@@ -344,7 +348,7 @@ def test_a_killed_sweep_goes_on_where_it_was_ends_poor_trials_early_and_leaves_n
     done = {path: path.read_bytes() for path in finished(runs)}
     assert len(done) == 1
 
-    sweep = sweeps.load(path)
+    sweep, before = sweeps.load(path), actors()
     said: list[str] = []
     trials = sweeps.run(sweep, said.append)
     assert [line.split(":")[0] for line in said] == ["2 of 4", "3 of 4", "4 of 4"]
@@ -355,7 +359,7 @@ def test_a_killed_sweep_goes_on_where_it_was_ends_poor_trials_early_and_leaves_n
     assert all(4 <= trial.steps < STEPS for trial in pruned)
     histories = [history_steps(path.parent, "pretrain") for path in runs.glob(f"pretrain-*/{HISTORY}")]
     assert all([entry["step"] for entry in history] == list(range(len(history))) for history in histories)
-    assert left_over() == ([], [])
+    assert left_over(before) == ([], [])
     assert standings.best(sweep.config, trials) == trials[0]
     assert load_experiment(sweep.folder / "best.yaml") == sweep.experiment({"optimiser.lr": 0.05})
     check_mlflow(sweep, trials)
