@@ -14,7 +14,6 @@ from orchestrator import stop
 from orchestrator.launch import RunError
 
 Result = TypeVar("Result")
-MARKER = "stop"
 LOOK_EVERY_S = 0.5
 # Workers of a crew wait: the CPUs are for what they train. On other machines the runs' folders may not be.
 SLIVER = 0.001
@@ -23,18 +22,18 @@ SLIVER = 0.001
 class Worker:
     """Does one job after the other, so that what they import is imported once.
 
-    marker  the file by which the job that runs is asked to end early
+    folder  where the job that runs is asked to end early, by ``stop.mark``
     """
 
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
 
     def do(self, job: Callable[[], Any]) -> Any:
         """Return a job's result."""
         with ThreadPoolExecutor(1) as pool:
             working = pool.submit(job)
             while not wait([working], LOOK_EVERY_S).done:
-                if self.marker.exists():
+                if stop.marked(self.folder):
                     stop.request()
         return working.result()
 
@@ -42,9 +41,9 @@ class Worker:
 class Crew:
     """Workers that are idle, and those that are busy with a job, by what stands for its result."""
 
-    def __init__(self, size: int, marker: Path) -> None:
+    def __init__(self, size: int, folder: str) -> None:
         here = {f"node:{ray.util.get_node_ip_address()}": SLIVER}
-        self._hire = partial(ray.remote(num_cpus=0, resources=here)(Worker).remote, marker)
+        self._hire = partial(ray.remote(num_cpus=0, resources=here)(Worker).remote, folder)
         self.idle: list[Any] = [self._hire() for _ in range(size)]
         self.busy: dict[Any, tuple[int, Any]] = {}
 
@@ -65,7 +64,10 @@ class Crew:
                     raise error.cause from None
             except RayError as error:
                 self.idle.append(self._hire())
-                yield place, RunError(f"its process died: {str(error).splitlines()[0]}")
+                yield (
+                    place,
+                    RunError(f"its process died: {str(error).splitlines()[0]} The same command goes on from there"),
+                )
             else:
                 self.idle.append(worker)
                 yield place, result
@@ -87,9 +89,8 @@ def results(
     if concurrent == 1:
         yield from ((place, job()) for place, job in enumerate(jobs))
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    (marker := folder / MARKER).unlink(missing_ok=True)
-    waiting, crew = deque(enumerate(jobs)), Crew(min(concurrent, len(jobs)), marker)
+    stop.unmark(str(folder))
+    waiting, crew = deque(enumerate(jobs)), Crew(min(concurrent, len(jobs)), str(folder))
     try:
         with stop.on_sigterm():
             while crew.busy or (waiting and not stop.requested()):
@@ -97,7 +98,7 @@ def results(
                     crew.begin(*waiting.popleft())
                 yield from crew.ended()
                 if stop.requested():
-                    marker.touch()
+                    stop.mark(str(folder))
     finally:
         crew.dismiss()
     if stop.requested():

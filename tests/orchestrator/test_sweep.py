@@ -309,7 +309,7 @@ def test_the_best_trial_s_file_is_its_experiment(tmp_path: Path, shards: str) ->
 
 
 def actors() -> dict[str, str]:
-    """Return the classes of the actors that are not dead, by id; those of a failed run live as long as its error."""
+    """Return the classes of the actors that are not dead, by id; a run whose worker was killed leaves some."""
     address = ray.get_runtime_context().gcs_address
     return {a.actor_id: a.class_name for a in list_actors(address, filters=[("state", "!=", "DEAD")], limit=1000)}
 
