@@ -39,7 +39,12 @@ class PooledUNetEncoder(Encoder):
     """Six feature maps at strides 1, 2, ... 32; the last is the one before it, pooled."""
 
     class Config(Frozen):
-        """Defaults are the paper's."""
+        """Defaults are the paper's.
+
+        dropout  of a channel's values, before the second convolution. It shifts averaged features between training
+                 and judging; a head whose batch norm magnifies their small differences may then give one answer to
+                 all: use 0 where training's accuracy is far above the judged one's
+        """
 
         name: Literal["pooled_unet"] = "pooled_unet"
         spatial_dims: Literal[2, 3]
