@@ -52,6 +52,8 @@ def _connect() -> None:
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
         # One process less to start per training: nobody announces that this machine will go away.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        # Workers that are started in advance lack our runtime environment, and are never used.
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     try:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env=_runtime_env(umask))

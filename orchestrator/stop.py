@@ -27,6 +27,11 @@ def request() -> None:
     _requested.set()
 
 
+def withdraw() -> None:
+    """Forget a request: what this process runs next was not asked to end."""
+    _requested.clear()
+
+
 def requested() -> bool:
     """Tell whether trainings were asked to end."""
     return _requested.is_set()

@@ -58,6 +58,7 @@ def ask_to_end(folder: Path, state: State) -> None:
 def run(trial: Trial) -> Ending:
     """Train the point and return how it ended; reports its curve to Tune and MLflow meanwhile."""
     (trial.folder / MARKER).unlink(missing_ok=True)
+    stop.withdraw()  # the trial before it in this process may have been asked to end
     tracker = opened(trial)
     curve, tail = _curve(trial), Tail(_watched(trial) / HISTORY)
     last: float | None = None

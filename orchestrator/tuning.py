@@ -166,6 +166,7 @@ def run_trials(ledger: Ledger, hooks: Hooks, concurrent: int) -> None:
                 scheduler=Pruner(points),
                 num_samples=ledger.total,
                 max_concurrent_trials=concurrent,
+                reuse_actors=True,  # a process takes longer to import everything than many a trial to train
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(storage_path=folder, name="tune", verbose=0, callbacks=[Watch(points)]),

@@ -20,6 +20,8 @@ import psutil
 ROOT = Path(__file__).parents[1]
 STORE_BYTES = 200 * 2**20
 START_WITHIN_S, END_WITHIN_S = 120.0, 20.0
+# One thread for each process; and none started in advance, which would lack the runtime environment of ours.
+SPARING = {"OMP_NUM_THREADS": "1", "RAY_prestart_worker_first_driver": "0"}
 
 
 @contextmanager
@@ -29,7 +31,7 @@ def nodes(*cpus: int, environment: Mapping[str, str] | None = None) -> Iterator[
     The last node has the custom resource ``reader``.
     """
     with _scratch() as scratch:
-        own = {**os.environ, **(environment or {}), "RAY_TMPDIR": scratch, "OMP_NUM_THREADS": "1"}
+        own = {**os.environ, **(environment or {}), **SPARING, "RAY_TMPDIR": scratch}
         own.pop("RAY_ADDRESS", None)
         command = [sys.executable, "-m", "tests.clusters", *map(str, cpus)]
         with (Path(scratch) / "log").open("wb") as log:
@@ -53,7 +55,7 @@ def head(cpus: int, token: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Start a cluster of one node that asks for a token, by `ray start`; yield its dashboard and its environment."""
     with _scratch() as scratch:
         own = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-        own |= {"RAY_TMPDIR": scratch, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "OMP_NUM_THREADS": "1"}
+        own |= {**SPARING, "RAY_TMPDIR": scratch, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
         own["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"
         dashboard, client = _free_ports(2)
         ports = ["--port=0", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]

@@ -22,7 +22,7 @@ from orchestrator.history import steps
 from orchestrator.loop import World
 from orchestrator.probing import ProbeSet, linear_probabilities, neighbour_probabilities
 from tests.encoders import Pixels
-from tests.experiments import tiny_experiment
+from tests.experiments import UNET, tiny_experiment
 from tests.shardsets import write_pictures, write_slices
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -102,7 +102,7 @@ def test_a_probe_without_two_classes_or_of_other_samples_is_refused(tmp_path: Pa
     with pytest.raises(ValueError, match=r"split 'train' has 0 samples of 0 classes, expected at least 2 classes"):
         ProbeSet.open(Probe(shards=slices, size=32))
     pictures = write_pictures(tmp_path / "pictures")
-    tree = tiny_experiment("probe", slices, tmp_path, 4, probe={"shards": pictures, "size": 40})
+    tree = tiny_experiment("probe", slices, tmp_path, 4, UNET, probe={"shards": pictures, "size": 40})
     opened = ShardSet.open(slices)
     with pytest.raises(ValueError, match=r"probe.size.*40 is not a multiple of the encoder's stride 16"):
         pretrain.check(resolve(tree), opened, opened.select("train"))
@@ -120,7 +120,7 @@ def test_a_pretraining_is_probed_on_its_way_and_beside_its_initial_weights(
     pictures = write_pictures(tmp_path / "pictures", size=48)
     probe = {"shards": pictures, "size": 48, "times": 2, "neighbours": 3}
     file = tmp_path / "probe.yaml"
-    file.write_text(yaml.safe_dump(tiny_experiment("probe", pictures, tmp_path / "runs", 4, probe=probe)))
+    file.write_text(yaml.safe_dump(tiny_experiment("probe", pictures, tmp_path / "runs", 4, UNET, probe=probe)))
     assert main(["probe", str(file)]) == 0
     first = table_in(capsys.readouterr().out)
     (folder,) = (tmp_path / "runs" / "probe").glob("pretrain-*")

@@ -50,8 +50,16 @@ def trace(entries: list[dict[str, Any]]) -> list[tuple[int, str, float]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(shards: str, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> list[dict[str, Any]]:
-    return run(shards, tmp_path_factory.mktemp("undisturbed"))
+def finished(shards: str, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
+    """The home of a run that nothing disturbed."""
+    home = tmp_path_factory.mktemp("undisturbed")
+    run(shards, home)
+    return home
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards: str, finished: Path) -> list[dict[str, Any]]:
+    return run(shards, finished)
 
 
 def kill_a_train_worker() -> int:
@@ -112,8 +120,10 @@ def test_two_workers_see_the_samples_that_one_sees(
     assert two[0]["loss"] == pytest.approx(undisturbed[0]["loss"], abs=1e-5)
 
 
-def test_a_finished_run_is_returned_without_training(shards: str, tmp_path: Path, ray_cluster: None) -> None:
-    first = pretrain(experiment(shards, tmp_path, "budget.steps=2"))
-    before = (first.folder / HISTORY).read_bytes()
-    assert pretrain(experiment(shards, tmp_path, "budget.steps=2")) == first
-    assert (first.folder / HISTORY).read_bytes() == before
+def test_a_finished_run_is_returned_without_training(shards: str, finished: Path) -> None:
+    (history,) = finished.glob(f"**/{HISTORY}")
+    before = history.read_bytes()
+    again = pretrain(experiment(shards, finished))
+    assert again.folder == history.parent
+    assert Path(again.encoder, "encoder.safetensors").is_file()
+    assert history.read_bytes() == before

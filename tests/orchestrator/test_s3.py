@@ -28,7 +28,7 @@ from orchestrator.history import Tail
 from orchestrator.ingest_plan import IngestConfig
 from tests import clusters
 from tests.buckets import SECRET, Bucket, served
-from tests.experiments import tiny_experiment, tiny_segmentation
+from tests.experiments import UNET, tiny_experiment, tiny_segmentation
 from tests.shardsets import write_slices
 from tests.waiting import wait_for_step
 
@@ -212,4 +212,4 @@ def _run(environment: dict[str, str], *arguments: str) -> str:
 def _experiment(shards: str, home: Path) -> dict[str, Any]:
     training = {"report_every_steps": 1, "checkpoint_every_steps": 2}
     downstream = tiny_segmentation(shards, steps=2)
-    return tiny_experiment("bucket", shards, home, 8, training=training, downstream=downstream)
+    return tiny_experiment("bucket", shards, home, 8, UNET, training=training, downstream=downstream)

@@ -13,7 +13,7 @@ from orchestrator import stop
 @pytest.fixture(autouse=True)
 def nothing_requested() -> Iterator[None]:
     yield
-    stop._requested.clear()
+    stop.withdraw()
 
 
 def test_sigterm_is_a_request_while_a_training_runs_and_nobody_elses_business_after() -> None:

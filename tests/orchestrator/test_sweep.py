@@ -384,6 +384,5 @@ def finished(runs: Path) -> list[Path]:
 
 
 def second_training(runs: Path) -> bool:
-    """Tell whether one training is done, and another has begun."""
-    reached = [len(history_steps(path.parent, "pretrain")) for path in runs.glob(f"pretrain-*/{HISTORY}")]
-    return len(reached) == 2 and min(reached) > 0 and len(finished(runs)) == 1
+    """Tell whether one training is done, and another has been started."""
+    return len(list(runs.glob("pretrain-*/experiment.json"))) == 2 and len(finished(runs)) == 1

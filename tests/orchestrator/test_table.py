@@ -9,7 +9,7 @@ import yaml
 from orchestrator import table as tables
 from orchestrator.config import ConfigError
 from orchestrator.history import HISTORY
-from tests.experiments import tiny_experiment, tiny_segmentation
+from tests.experiments import UNET, tiny_experiment, tiny_segmentation
 from tests.shardsets import write_slices
 
 
@@ -20,7 +20,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def write_table(folder: Path, shards: str, **changes: Any) -> Path:
     """Write a base experiment and a table over it: from scratch, and one pretrained row."""
-    experiment = tiny_experiment("tiny", shards, folder / "runs", 3, downstream=tiny_segmentation(shards))
+    experiment = tiny_experiment("tiny", shards, folder / "runs", 3, UNET, downstream=tiny_segmentation(shards))
     table = {
         "name": "two-rows",
         "title": "Two rows",
@@ -90,12 +90,14 @@ def test_a_table_runs_what_is_missing_and_only_that(tmp_path: Path, shards: str,
     assert (len(list(runs.glob("pretrain-*"))), len(list(runs.glob("finetune-*")))) == (0, 1)
     histories = {path: path.read_bytes() for path in runs.glob(f"*/{HISTORY}")}
 
-    table = tables.load(write_table(tmp_path, shards, finetune_seeds=[0, 1], concurrent=2))
+    twice = {**scratch, "finetune_seeds": [0, 1]}
+    pretrained = {"name": "[0.3, 0.6]", "pretrain_seeds": [5]}
+    table = tables.load(write_table(tmp_path, shards, rows=[twice, pretrained], concurrent=2))
     lines = tables.run(table, said.append)
     assert [line.name for line in lines] == ["scratch", "[0.3, 0.6]"]
-    assert [line.summary.num_values for line in lines] == [2, 2]
+    assert [line.summary.num_values for line in lines] == [2, 1]
     assert lines[0].summary.values[0] == alone.summary.values[0]
-    assert (len(list(runs.glob("pretrain-*"))), len(list(runs.glob("finetune-*")))) == (1, 4)
+    assert (len(list(runs.glob("pretrain-*"))), len(list(runs.glob("finetune-*")))) == (1, 3)
     assert {path.name for path in table.folder.glob("*.*")} >= {"table.md", "table.csv", "curve-collapse.png"}
     assert {path: path.read_bytes() for path in histories} == histories
     named = [line.split(",")[-2] for line in (table.folder / "table.csv").read_text().splitlines()[1:]]
