@@ -20,8 +20,13 @@ import psutil
 ROOT = Path(__file__).parents[1]
 STORE_BYTES = 200 * 2**20
 START_WITHIN_S, END_WITHIN_S = 120.0, 20.0
-# One thread for each process; and none started in advance, which would lack the runtime environment of ours.
-SPARING = {"OMP_NUM_THREADS": "1", "RAY_prestart_worker_first_driver": "0"}
+# One thread for each process, none started in advance, which would lack the runtime environment of ours, and reports
+# of a training looked for more often than once a second, which they would wait for.
+SPARING = {
+    "OMP_NUM_THREADS": "1",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+}
 
 
 @contextmanager
@@ -31,7 +36,7 @@ def nodes(*cpus: int, environment: Mapping[str, str] | None = None) -> Iterator[
     The last node has the custom resource ``reader``.
     """
     with _scratch() as scratch:
-        own = {**os.environ, **(environment or {}), **SPARING, "RAY_TMPDIR": scratch}
+        own = {**os.environ, **SPARING, **(environment or {}), "RAY_TMPDIR": scratch}
         own.pop("RAY_ADDRESS", None)
         command = [sys.executable, "-m", "tests.clusters", *map(str, cpus)]
         with (Path(scratch) / "log").open("wb") as log:

@@ -168,7 +168,7 @@ def test_scans_become_scores_through_a_bucket_and_a_killed_job_goes_on_from_ther
     file, home = tmp_path / "bucket.yaml", tmp_path / "home"
     file.write_text(yaml.safe_dump(_experiment(shards, home)))
     storage = f"resources.storage={bucket.uri}/checkpoints"
-    variables = {**bucket.environment, "RAYDIOLOGY_HOME": str(tmp_path), "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
+    variables = {**bucket.environment, "RAYDIOLOGY_HOME": str(tmp_path)}
     with clusters.nodes(8, environment=variables) as environment:
         ingest = ["ingest", "--source", source, "--layout", "nnunet", "--modality", "CT", "--out", shards]
         ingest += ["--recipe", "ct_abdomen_slices", "--set", "spacing_mm=[5,3,3]", "--val-fraction", "0.5"]
