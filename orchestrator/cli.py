@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 
 from orchestrator.commands import jobs, machine, results, scans, training
 from orchestrator.commands.console import FAILED, INTERRUPTED, REFUSED, STOPPED, err
+from orchestrator.failure import RunError
+from orchestrator.stop import StoppedError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,11 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(arguments) or 0
     except (ValueError, FileNotFoundError) as error:
         return _failed(arguments.command, error, REFUSED)
-    except RuntimeError as error:
-        codes = {"RunError": FAILED, "StoppedError": STOPPED}
-        if type(error).__name__ not in codes:
-            raise
-        return _failed(arguments.command, error, codes[type(error).__name__])
+    except RunError as error:
+        return _failed(arguments.command, error, FAILED)
+    except StoppedError as error:
+        return _failed(arguments.command, error, STOPPED)
     except KeyboardInterrupt:
         err.print("interrupted; the same command goes on from the last checkpoint")
         return INTERRUPTED

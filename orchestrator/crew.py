@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from orchestrator import stop
-from orchestrator.launch import RunError
+from orchestrator.failure import RunError
 
 Result = TypeVar("Result")
 LOOK_EVERY_S = 0.5

@@ -28,6 +28,7 @@ from data.files import join
 from orchestrator import feed, stop
 from orchestrator.checkpoint import is_intact
 from orchestrator.config import Resources
+from orchestrator.failure import RunError
 from orchestrator.feed import FeedPlan
 from orchestrator.history import HISTORY, HistoryWriter, Tail
 from orchestrator.loop import NonFiniteError, Plan, Trainee, World, train
@@ -35,10 +36,6 @@ from orchestrator.resume import SNAPSHOT, Progress, remaining
 
 CONTROLLER_FAILURES = 3
 FOLLOW_EVERY_S = 1.0
-
-
-class RunError(RuntimeError):
-    """A run that ended without its result; the message says why in words."""
 
 
 @dataclass(frozen=True)

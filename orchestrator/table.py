@@ -21,9 +21,9 @@ from orchestrator import cohort as cohorts
 from orchestrator.charts import Curve, draw_bands, draw_curves
 from orchestrator.cohort import Cohort
 from orchestrator.config import ConfigError, Experiment
+from orchestrator.failure import RunError
 from orchestrator.grid import Line, Outcome, TableConfig, Trial, aggregate, trials_of
 from orchestrator.history import steps
-from orchestrator.launch import RunError
 from orchestrator.pretrain import Pretrained
 from orchestrator.run import git_commit
 from orchestrator.tracking import DESCRIPTION, Tracker, default_uri, plain

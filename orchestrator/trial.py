@@ -13,8 +13,8 @@ from orchestrator import curve as curves
 from orchestrator import finetune, pretrain, stop
 from orchestrator.config import Experiment
 from orchestrator.curve import Curve
+from orchestrator.failure import RunError
 from orchestrator.history import HISTORY, Tail
-from orchestrator.launch import RunError
 from orchestrator.ledger import Ending
 from orchestrator.search import Objective
 from orchestrator.space import Point, Scalar

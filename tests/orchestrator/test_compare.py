@@ -18,11 +18,11 @@ from orchestrator.choose import in_folders
 from orchestrator.compare import Compared, Request, compare, log, pages, write
 from orchestrator.comparison import comma_separated
 from orchestrator.config import Experiment
+from orchestrator.failure import RunError
 from orchestrator.gather import Folders
 from orchestrator.gather_server import on_server
 from orchestrator.grid import Outcome, TableConfig, trials_of
 from orchestrator.history import HistoryWriter
-from orchestrator.launch import RunError
 from orchestrator.ledger import Ending
 from orchestrator.pretrain import Pretrained
 from orchestrator.run import Run

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import crew, stop
-from orchestrator.launch import RunError
+from orchestrator.failure import RunError
 
 
 def meet(folder: Path, place: int, others: int) -> int:
