@@ -54,11 +54,9 @@ def _connect() -> None:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         # Workers that are started in advance lack our runtime environment, and are never used.
         os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-        # What Ray gathers for its own pages costs a laptop some per cent of a core: here nobody reads its workers'
-        # output from there, nor looks at graphs of the node.
+        # Ray looks for its workers' logs ten times a second, to print what we do not have it print.
         os.environ.setdefault("RAY_LOG_MONITOR_MANY_FILES_THRESHOLD", "0")
         os.environ.setdefault("LOG_NAME_UPDATE_INTERVAL_S", "60")
-        os.environ.setdefault("REPORTER_UPDATE_INTERVAL_MS", "60000")
     try:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env=_runtime_env(umask))
