@@ -6,6 +6,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from methods.encoders.unet import norm_layer
 from orchestrator.checkpoint import ENCODER, ENCODER_CARD
 from orchestrator.finetune import NETWORK, NETWORK_CARD
 
@@ -96,6 +97,8 @@ def _script(card: dict[str, Any], part: str, weights: str) -> str:
     arguments = {"spatial_dims": encoder["spatial_dims"], "in_channels": encoder["in_channels"]}
     arguments["out_channels"] = len(card["class_names"]) if part == "network" else 2
     arguments |= {name: encoder[name] for name in counterpart.fields}
+    if "norm" in encoder:
+        arguments["norm"] = norm_layer(encoder["norm"])
     return _SCRIPT.substitute(
         kind=counterpart.kind,
         arguments=", ".join(f"{name}={value!r}" for name, value in arguments.items()),

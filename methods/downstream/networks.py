@@ -11,6 +11,7 @@ from torch import nn
 
 from methods.downstream.unet import UNet
 from methods.encoders import DenseNetEncoder, PooledUNetEncoder, SwinEncoder, UNetEncoder
+from methods.encoders.unet import norm_layer
 
 if TYPE_CHECKING:
     from monai.networks.nets.basic_unet import BasicUNet
@@ -66,6 +67,7 @@ def basic_unet(encoder: UNetEncoder, num_classes: int) -> "BasicUNet":
         in_channels=config.in_channels,
         out_channels=num_classes,
         features=config.features,
+        norm=norm_layer(config.norm),
     )
     for name, level in encoder.named_children():
         setattr(network, name, level)

@@ -14,30 +14,39 @@ from methods.base import Frozen
 from methods.encoders.base import Encoder
 
 ACTIVATION = ("LeakyReLU", {"negative_slope": 0.1, "inplace": True})
-NORM = ("instance", {"affine": True})
+
+
+def norm_layer(kind: str) -> tuple[str, dict[str, bool]]:
+    """Return what MONAI calls a normalisation with weights."""
+    return kind, {"affine": True}
 
 
 class UNetEncoder(Encoder):
     """Five feature maps at strides 1, 2, ... 16."""
 
     class Config(Frozen):
-        """``features`` are BasicUNet's six: five levels of the encoder, and the decoder's last map."""
+        """``features`` are BasicUNet's six: five levels of the encoder, and the decoder's last map.
+
+        norm   instance, BasicUNet's default, leaves each channel of a map with the same mean for every image. Methods
+               that average the last map (SimSiam, VoCo) learn next to nothing from that: give them batch
+        """
 
         name: Literal["unet"] = "unet"
         spatial_dims: Literal[2, 3]
         in_channels: int = Field(default=1, gt=0)
         features: tuple[int, int, int, int, int, int] = (32, 32, 64, 128, 256, 32)
+        norm: Literal["instance", "batch"] = "instance"
 
     def __init__(self, config: Config) -> None:
         from monai.networks.nets.basic_unet import Down, TwoConv
 
         super().__init__()
-        dims, widths = config.spatial_dims, config.features
-        self.conv_0 = TwoConv(dims, config.in_channels, widths[0], ACTIVATION, NORM, bias=True)
-        self.down_1 = Down(dims, widths[0], widths[1], ACTIVATION, NORM, bias=True)
-        self.down_2 = Down(dims, widths[1], widths[2], ACTIVATION, NORM, bias=True)
-        self.down_3 = Down(dims, widths[2], widths[3], ACTIVATION, NORM, bias=True)
-        self.down_4 = Down(dims, widths[3], widths[4], ACTIVATION, NORM, bias=True)
+        dims, widths, norm = config.spatial_dims, config.features, norm_layer(config.norm)
+        self.conv_0 = TwoConv(dims, config.in_channels, widths[0], ACTIVATION, norm, bias=True)
+        self.down_1 = Down(dims, widths[0], widths[1], ACTIVATION, norm, bias=True)
+        self.down_2 = Down(dims, widths[1], widths[2], ACTIVATION, norm, bias=True)
+        self.down_3 = Down(dims, widths[2], widths[3], ACTIVATION, norm, bias=True)
+        self.down_4 = Down(dims, widths[3], widths[4], ACTIVATION, norm, bias=True)
         self.config = config
         self.spatial_dims = dims
         self.in_channels = config.in_channels

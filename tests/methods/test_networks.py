@@ -22,10 +22,10 @@ def encoder_of(kind: str, dims: int, **fields: object) -> SegmentationEncoder:
     return SwinEncoder(SwinEncoder.Config(spatial_dims=dims, **small))
 
 
-def monai_network(kind: str, dims: int) -> nn.Module:
+def monai_network(kind: str, dims: int, **fields: object) -> nn.Module:
     """Build MONAI's class by hand, as a script without this project would."""
     if kind == "unet":
-        return BasicUNet(spatial_dims=dims, in_channels=1, out_channels=CLASSES, features=WIDTHS)
+        return BasicUNet(spatial_dims=dims, in_channels=1, out_channels=CLASSES, features=WIDTHS, **fields)
     return SwinUNETR(
         in_channels=1,
         out_channels=CLASSES,
@@ -38,10 +38,10 @@ def monai_network(kind: str, dims: int) -> nn.Module:
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("kind", ["swin_unetr", "unet"])
-def test_a_network_loads_strictly_into_monai_s_class_and_predicts_the_same(kind: str, dims: int) -> None:
-    network = segmentation_network(encoder_of(kind, dims), CLASSES).eval()
-    theirs = monai_network(kind, dims).eval()
+@pytest.mark.parametrize(("kind", "fields"), [("swin_unetr", {}), ("unet", {}), ("unet", {"norm": "batch"})])
+def test_a_network_loads_strictly_into_monai_s_class_and_predicts_the_same(kind, fields, dims) -> None:
+    network = segmentation_network(encoder_of(kind, dims, **fields), CLASSES).eval()
+    theirs = monai_network(kind, dims, **fields).eval()
     theirs.load_state_dict(network.state_dict(), strict=True)
     images = torch.randn(1, 1, *(64, 32, 32)[:dims])
     with torch.no_grad():
