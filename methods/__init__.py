@@ -7,6 +7,7 @@ from methods.jigsaw import Jigsaw
 from methods.patch_location import PatchLocation
 from methods.rotation import Rotation
 from methods.scratch import Scratch
+from methods.simmim import SimMIM
 from methods.simsiam import SimSiam
 from methods.voco import VoCo
 
@@ -18,5 +19,6 @@ METHODS: dict[str, type[Method]] = {
     "jigsaw": Jigsaw,
     "exemplar": Exemplar,
     "cpc": CPC,
+    "simmim": SimMIM,
     "scratch": Scratch,
 }

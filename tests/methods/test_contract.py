@@ -43,6 +43,7 @@ TINY_FIELDS = {
     "predictor_dim": 16,
     "grid": (1, 2, 2),
     "num_crops": 2,
+    "block": 16,
     "side": 32,
     "num_permutations": 6,
     "context_dim": 16,
@@ -51,7 +52,7 @@ TINY_FIELDS = {
 }
 # Grids of patches along D, H and W, of images along D and W, and their jitter: as few patches as the task can have.
 TINY_PATCHES = {"patch_location": ((1, 1, 3), 8), "jigsaw": ((1, 1, 3), 8), "cpc": ((4, 1, 2), 5)}
-EXTENTS = {2: [(40, 48), (52, 36)], 3: [(36, 40, 34), (33, 38, 44)]}
+EXTENTS = {2: [(40, 72), (52, 66)], 3: [(36, 40, 66), (33, 38, 70)]}
 
 
 def tiny_config(case: str, dims: int, stride: int) -> Frozen:

@@ -18,6 +18,7 @@ PROXY_TASKS = ("rotation", "patch_location", "jigsaw", "exemplar", "cpc")
 PAPERS = {
     "simsiam": ["iou_positives/flare22.yaml"],
     "voco": ["voco/btcv.yaml"],
+    "simmim": ["voco/btcv_simmim.yaml"],
     **{name: [f"proxy_tasks/{name}_{cohort}.yaml" for cohort in ("pancreas", "fundus")] for name in PROXY_TASKS},
 }
 
@@ -52,6 +53,7 @@ HEADS: dict[str, dict[tuple[str, int], dict[str, int]]] = {
             + sum(2 * 27 * width**2 for width in (48, 96, 192, 768))
         },
     },
+    "simmim": {("volumes", 3): {"pixels": linear(768, 32**3)}},
     "rotation": {
         ("paper", 3): {"head": fully(16_384, 10)},
         ("released", 3): {"head": fully(16_384, 10)},

@@ -1,0 +1,148 @@
+"""SimMIM: random blocks of a crop are hidden, and one linear layer on the last map says what they hold.
+
+Paper:     Xie et al., "SimMIM: A Simple Framework for Masked Image Modeling", CVPR 2022; with volumes as VoCo (seed
+           002, Tables 1 and 4) is compared with it, numbers which it takes from Chen et al., WACV 2023.
+Reference: microsoft/SimMIM @ 0e71746.
+Variants:  each flag is a field of the config and can be set on its own.
+                        paper                          volumes
+           mask_ratio   0.6                            0.75
+           block        32 pixels                      16 voxels, a patch of UNETR's
+           The paper's networks are ViT and Swin, and a learnt vector takes the place of a hidden patch's embedding.
+           Encoders here may have no embedding: a learnt value per channel takes the place of hidden voxels.
+           Crops keep the scale of the scan; the released code brings 67 to 100 % of a photograph to one size.
+Shapes:    B samples, C channels, *g blocks of a crop along each axis, *s spatial axes, *m those of the last map.
+"""
+
+from math import ceil, prod
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from data.batch import Batch
+from data.boxes import check_fits, uniform_boxes
+from data.rng import SampleRng
+from data.views import Augmentation, augment, cut, draw
+from methods.base import Frozen, Losses, Method, Views
+from methods.encoders import Encoder
+from methods.parts.sizes import check_coarsest, check_stride, per_axis
+from methods.parts.variants import with_flags
+
+Count = Annotated[int, Field(gt=0)]
+VARIANTS: dict[str, dict[str, Any]] = {
+    "paper": {"mask_ratio": 0.6, "block": 32},
+    "volumes": {"mask_ratio": 0.75, "block": 16},
+}
+
+
+def draw_hidden(blocks: tuple[int, ...], count: int, rng: SampleRng) -> Bool[np.ndarray, "b *g"]:
+    """Draw which blocks of each sample are hidden: so many, each as likely as any other."""
+    ranks = rng.uniform(prod(blocks)).argsort(axis=1).argsort(axis=1)
+    return (ranks < count).reshape(-1, *blocks)
+
+
+def enlarge(hidden: Bool[Tensor, "b *g"], block: tuple[int, ...]) -> Bool[Tensor, "b 1 *s"]:
+    """Give each voxel what its block has."""
+    for axis, length in enumerate(block, start=1):
+        hidden = hidden.repeat_interleave(length, axis)
+    return hidden[:, None]
+
+
+def hidden_error(
+    predicted: Float[Tensor, "b c *s"], whole: Float[Tensor, "b c *s"], hidden: Bool[Tensor, "b 1 *s"]
+) -> Float[Tensor, ""]:
+    """Return the mean absolute error over hidden voxels; all samples must hide equally many, so that ranks agree."""
+    return ((predicted - whole).abs() * hidden).sum() / (hidden.sum() * whole.shape[1])
+
+
+class Pixels(nn.Module):
+    """One linear layer from each voxel of the last map to all voxels of the input that it stands for."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.stride, self.out_channels = encoder.stride, encoder.in_channels
+        cube = encoder.stride**encoder.spatial_dims
+        self.layer = nn.Linear(encoder.channels[-1], cube * encoder.in_channels)
+
+    def forward(self, last: Float[Tensor, "b d *m"]) -> Float[Tensor, "b c *s"]:
+        """Predict, and put each map voxel's cube where it belongs."""
+        cubes = self.layer(last.movedim(1, -1))
+        if last.ndim == 4:
+            return rearrange(cubes, "b h w (c p q) -> b c (h p) (w q)", p=self.stride, q=self.stride)
+        lengths = {"o": self.stride, "p": self.stride, "q": self.stride}
+        return rearrange(cubes, "b d h w (c o p q) -> b c (d o) (h p) (w q)", **lengths)
+
+
+class SimMIM(Method):
+    """An encoder, a learnt value in place of hidden voxels, and a linear layer."""
+
+    class Config(Frozen):
+        """``variant`` fills in the flags that are not given; what results is what is kept.
+
+        crop_size    voxels per axis that are cut out of a sample, anywhere, or one number for all axes
+        mask_ratio   share of a crop's blocks that is hidden, rounded up to whole blocks
+        block        voxels per axis of a block, or one number for all axes
+        """
+
+        name: Literal["simmim"] = "simmim"
+        variant: Literal["paper", "volumes"] = "paper"
+        crop_size: Count | tuple[Count, ...] = 192
+        mask_ratio: float = Field(default=0.6, gt=0, lt=1)
+        block: Count | tuple[Count, ...] = 32
+        augment: Augmentation = Augmentation(flip_axes=("W",), flip_prob=0.5)
+
+        @model_validator(mode="before")
+        @classmethod
+        def _resolve(cls, fields: Any) -> Any:
+            return with_flags(fields, VARIANTS)
+
+    def __init__(self, config: Config, encoder: Encoder) -> None:
+        super().__init__()
+        self.config = config
+        self.size = per_axis(config.crop_size, encoder.spatial_dims, "method.crop_size")
+        self.block = per_axis(config.block, encoder.spatial_dims, "method.block")
+        check_stride(self.size, encoder.stride, "method.crop_size")
+        check_coarsest(self.size, encoder.stride, "method.crop_size")
+        if any(length % block for length, block in zip(self.size, self.block, strict=True)):
+            raise ValueError(
+                f"method.block {self.block} does not divide crops of {self.size} voxels; "
+                "change method.block or method.crop_size"
+            )
+        self.blocks = tuple(length // block for length, block in zip(self.size, self.block, strict=True))
+        self.num_hidden = ceil(config.mask_ratio * prod(self.blocks) - 1e-9)
+        if self.num_hidden == prod(self.blocks):
+            raise ValueError(
+                f"method.mask_ratio {config.mask_ratio} hides all of the {self.num_hidden} blocks of a crop; "
+                "lower method.mask_ratio or method.block"
+            )
+        self.encoder: Encoder = encoder
+        self.token = nn.Parameter(torch.zeros(encoder.in_channels))
+        self.pixels = Pixels(encoder)
+
+    def check_extent(self, extent: tuple[int, ...]) -> None:
+        """Raise ValueError where the crop does not fit into samples of this size."""
+        check_fits(self.size, extent, "method.crop_size")
+
+    def views(self, batch: Batch, rng: SampleRng) -> Views:
+        """Cut one crop per sample, and hide blocks of it: what is seen, with 0 where it is hidden, and the whole."""
+        boxes = uniform_boxes(batch.extents, self.size, rng.fold("box"))
+        whole = augment(cut(batch, boxes), draw(self.config.augment, self.size, rng.fold("augment")))
+        drawn = draw_hidden(self.blocks, self.num_hidden, rng.fold("hidden"))
+        hidden = torch.from_numpy(drawn).to(whole.device)
+        seen = whole.masked_fill(enlarge(hidden, self.block), 0)
+        return Views((seen, whole), (boxes, boxes), {"hidden": hidden})
+
+    def loss(self, views: Views) -> Losses:
+        """Compute the error of hidden voxels, and beside it that of taking them for the mean of the seen ones."""
+        seen, whole = views.images
+        hidden = enlarge(views.targets["hidden"], self.block)
+        token = self.token.view(1, -1, *[1] * len(self.size)).to(seen)
+        predicted = self.pixels(self.encoder.features(torch.where(hidden, token, seen))[-1])
+        axes = tuple(range(2, whole.ndim))
+        mean = (whole * ~hidden).sum(axes, keepdim=True) / (~hidden).sum(axes, keepdim=True)
+        mean_error = hidden_error(mean.expand_as(whole), whole, hidden)
+        return Losses(hidden_error(predicted, whole, hidden), {"mean_error": mean_error.detach()})
