@@ -57,15 +57,15 @@ def _connect() -> None:
         # Ray looks for its workers' logs ten times a second, to print what we do not have it print.
         os.environ.setdefault("RAY_LOG_MONITOR_MANY_FILES_THRESHOLD", "0")
         os.environ.setdefault("LOG_NAME_UPDATE_INTERVAL_S", "60")
+        # Ray takes four processes per core for a mistake and says so on the terminal; a training here has ten.
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(_logical_cpus()))
     try:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env=_runtime_env(umask))
         else:
-            # Logical CPUs: readers and controllers mostly wait, and a job that asks for more than the cores of a
-            # laptop would otherwise hang instead of running slower.
             ray.init(
                 address="local",
-                num_cpus=max(8, 2 * (os.cpu_count() or 1)),
+                num_cpus=_logical_cpus(),
                 object_store_memory=int(
                     min(LOCAL_STORE_MOST_BYTES, LOCAL_STORE_SHARE * psutil.virtual_memory().total)
                 ),
@@ -76,6 +76,15 @@ def _connect() -> None:
             )
     finally:
         os.umask(umask)
+
+
+def _logical_cpus() -> int:
+    """Return the CPUs that a Ray started here may hand out.
+
+    Readers and controllers mostly wait, and a job that asks for more than the cores of a laptop would otherwise hang
+    instead of running slower.
+    """
+    return max(8, 2 * (os.cpu_count() or 1))
 
 
 def _runtime_env(umask: int) -> dict[str, Any]:
