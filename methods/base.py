@@ -55,12 +55,14 @@ class Method(nn.Module, ABC):
 
     State that must survive a restart (queue, memory bank, teacher) is registered as buffers or modules.
     ``trains`` is False for ``scratch``, which has nothing to optimise. ``positives`` says that the first two images
-    of ``views`` show the same in two ways, so that their features should be alike.
+    of ``views`` show the same in two ways, so that their features should be alike. ``averages`` says that the loss
+    sees no more of an encoder's map than its mean over space.
     """
 
     Config: ClassVar[type[Frozen]]
     trains: ClassVar[bool] = True
     positives: ClassVar[bool] = False
+    averages: ClassVar[bool] = False
     encoder: nn.Module
 
     @abstractmethod

@@ -60,6 +60,7 @@ class SimSiam(Method):
     """An encoder, whose last map is averaged over space, a projector and a predictor."""
 
     positives: ClassVar[bool] = True
+    averages: ClassVar[bool] = True
 
     class Config(Frozen):
         """``variant`` fills in the fields of ``augment`` that are not given; what results is what is kept."""

@@ -26,7 +26,7 @@ Variants:  each flag is a field of the config and can be set on its own.
 Shapes:    B samples, R random crops and K bases of each, V = R + K views, C channels, *s spatial axes, d dimensions.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -149,6 +149,8 @@ class Teacher(nn.Module):
 
 class VoCo(Method):
     """An encoder and a head, trained to say which bases a crop overlaps, while the bases are kept apart."""
+
+    averages: ClassVar[bool] = True
 
     class Config(Frozen):
         """``variant`` fills in the flags that are not given; what results is what is kept.

@@ -33,7 +33,7 @@ class Memory:
 
 
 def describe(experiment: Experiment) -> Group:
-    """Say what would run: the resolved config, then samples, steps, memory and size per stage.
+    """Say what would run: the resolved config, then samples, steps, memory and size per stage, and doubts.
 
     Raises ValueError in words where it could not run.
     """
@@ -60,7 +60,21 @@ def describe(experiment: Experiment) -> Group:
             f"{feed.bytes_in_flight(feed_plan) / 2**20:.0f} MiB",
         )
     size = f"shards {shards.digest[:12]}: {shards.num_samples:,} samples, {shards.num_bytes / 2**20:,.0f} MiB on disk"
-    return Group(Syntax(experiment.model_dump_json(indent=2), "json", background_color="default"), table, size)
+    resolved = Syntax(experiment.model_dump_json(indent=2), "json", background_color="default")
+    return Group(resolved, table, size, *_doubts(experiment))
+
+
+def _doubts(experiment: Experiment) -> list[str]:
+    """Say of each stage where it can run but will hardly learn."""
+    if build_encoder(experiment).means_differ:
+        return []
+    return [
+        f"stage {stage.name}: {stage.method.name} averages the last map, whose means are nearly the same for all "
+        f"images after the instance norm of encoder {experiment.encoder.name}: it will hardly learn; "
+        "set encoder.norm=batch"
+        for stage in experiment.pretraining
+        if METHODS[stage.method.name].averages
+    ]
 
 
 def stage_memory(experiment: Experiment, stage: Stage, plan: feed.FeedPlan) -> Memory:

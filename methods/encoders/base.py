@@ -9,14 +9,16 @@ from torch import Tensor, nn
 class Encoder(nn.Module, ABC):
     """A network from images to feature maps.
 
-    channels   of the maps, finest first
-    stride     which input sizes must be a multiple of
+    channels       of the maps, finest first
+    stride         which input sizes must be a multiple of
+    means_differ   whether a channel's mean over the last map tells images apart; after instance norm it hardly does
     """
 
     spatial_dims: int
     in_channels: int
     channels: tuple[int, ...]
     stride: int
+    means_differ: bool = True
 
     @abstractmethod
     def features(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:

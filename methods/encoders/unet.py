@@ -27,8 +27,8 @@ class UNetEncoder(Encoder):
     class Config(Frozen):
         """``features`` are BasicUNet's six: five levels of the encoder, and the decoder's last map.
 
-        norm   instance, BasicUNet's default, leaves each channel of a map with the same mean for every image. Methods
-               that average the last map (SimSiam, VoCo) learn next to nothing from that: give them batch
+        norm   instance, BasicUNet's default, leaves each channel of a map with nearly the same mean for every image.
+               Methods that average the last map (SimSiam, VoCo) learn next to nothing from that: give them batch
         """
 
         name: Literal["unet"] = "unet"
@@ -52,6 +52,7 @@ class UNetEncoder(Encoder):
         self.in_channels = config.in_channels
         self.channels = widths[:5]
         self.stride = 16
+        self.means_differ = config.norm != "instance"
 
     def features(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
         """Return the five maps, finest first."""
