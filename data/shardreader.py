@@ -35,7 +35,7 @@ class ShardReader:
 
     def __init__(self, shards: ShardSet, with_labels: bool = False) -> None:
         self._shards = shards
-        self._columns = ["voxels", *(_LABEL_COLUMNS if with_labels else [])]
+        self._others = _LABEL_COLUMNS if with_labels else []
         self._open: OrderedDict[str, pq.ParquetFile] = OrderedDict()
         self._checked: set[int] = set()
         self._small = pa.table({name: _plain(shards.rows[name]) for name in _SMALL})
@@ -46,36 +46,37 @@ class ShardReader:
         With labels, ``label`` and ``boxes`` too. Raises ShardError for a shard that is missing or damaged.
         """
         groups = self._shards.group_of[row_ids]
-        pieces, places = [SCHEMA.empty_table().select(self._columns)], [np.empty(0, np.int64)]
+        voxels = _Rows(self._shards.voxel_bytes[row_ids])
+        pieces, places = [SCHEMA.empty_table().select(self._others)], [np.empty(0, np.int64)]
         for group in dict.fromkeys(groups.tolist()):
             here = np.flatnonzero(groups == group)
-            pieces.append(self._read_rows(group, row_ids[here]))
+            first, table = self._read_group(group)
+            inside = row_ids[here] - first
+            voxels.fill(here, table["voxels"], inside)
+            pieces.append(table.select(self._others).take(inside))
             places.append(here)
-        large = pa.concat_tables(pieces)
-        order = np.argsort(np.concatenate(places), kind="stable")
-        if not np.array_equal(order, np.arange(len(order))):
-            large = large.take(order)
         table = self._small.take(row_ids)
-        for name in large.column_names:
-            table = table.append_column(large.schema.field(name), large[name])
-        return table
+        if self._others:
+            others = pa.concat_tables(pieces).take(np.argsort(np.concatenate(places), kind="stable"))
+            for name in self._others:
+                table = table.append_column(name, others[name])
+        return table.append_column("voxels", voxels.array())
 
-    def _read_rows(self, group: int, row_ids: Int64[np.ndarray, " n"]) -> pa.Table:
-        """Return some rows of one row group, which is read whole."""
+    def _read_group(self, group: int) -> tuple[int, pa.Table]:
+        """Return the number of a row group's first row, and the large columns of all its rows."""
         first = int(np.searchsorted(self._shards.group_of, group))
         stop = int(np.searchsorted(self._shards.group_of, group, side="right"))
         name, number = (self._shards.rows[column][first].as_py() for column in ("file", "group"))
         try:
             with reaching(self._shards.uri):
-                table = self._file(name).read_row_group(number, columns=self._columns, use_threads=False)
+                table = self._file(name).read_row_group(number, columns=["voxels", *self._others], use_threads=False)
         except (pa.ArrowException, OSError) as error:
             self._open.pop(name, None)
             raise ShardError(f"shard {name}: row group {number}: {first_line(error)}; {REPAIR}") from None
         if group not in self._checked:
             self._check(name, number, table, self._shards.rows.slice(first, stop - first))
             self._checked.add(group)
-        inside = row_ids - first
-        return table if np.array_equal(inside, np.arange(table.num_rows)) else table.take(inside)
+        return first, table
 
     def _file(self, name: str) -> pq.ParquetFile:
         if name not in self._open:
@@ -101,6 +102,31 @@ class ShardReader:
                         f"shard {name}: {column} of sample {rows['sample_id'][row]}: checksum {found}, expected "
                         f"{expected}; {REPAIR}"
                     )
+
+
+class _Rows:
+    """Voxels of rows, written in any order into one buffer, each once, while what was decoded lies in the cache.
+
+    Neither joining nor sorting copies them again, and what is read is all that is held.
+    """
+
+    def __init__(self, num_bytes: Int64[np.ndarray, " n"]) -> None:
+        self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(num_bytes)])
+        self._buffer = pa.allocate_buffer(int(self._starts[-1]))
+        self._bytes = np.frombuffer(self._buffer, np.uint8)
+
+    def fill(self, places: np.ndarray, column: pa.ChunkedArray, rows: np.ndarray) -> None:
+        """Copy some rows of a column to their places."""
+        for place, row in zip(places.tolist(), rows.tolist(), strict=True):
+            start, stop = self._starts[place : place + 2]
+            self._bytes[start:stop] = np.frombuffer(column[row].as_buffer(), np.uint8)
+
+    def array(self) -> pa.LargeBinaryArray:
+        """Return the rows, all filled."""
+        starts = pa.py_buffer(self._starts)
+        return pa.LargeBinaryArray.from_buffers(
+            pa.large_binary(), len(self._starts) - 1, [None, starts, self._buffer]
+        )
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -165,6 +165,13 @@ class ShardSet:
         return flat.reshape(self.num_samples, -1)
 
     @cached_property
+    def voxel_bytes(self) -> Int64[np.ndarray, " n"]:
+        """Raw bytes of every row's voxels."""
+        names = self.rows["dtype"].to_pylist()
+        widths = {name: np.dtype(name).itemsize for name in set(names)}
+        return self._shapes.prod(axis=1) * np.array([widths[name] for name in names], np.int64)
+
+    @cached_property
     def group_of(self) -> Int64[np.ndarray, " n"]:
         """The row group of every row, numbered over the whole set in index order."""
         first = self.rows["row_in_group"].to_numpy() == 0

@@ -109,11 +109,8 @@ class Source:
     @cached_property
     def bytes_per_sample(self) -> float:
         """Mean raw bytes of the selected samples: voxels, and a byte per voxel of label maps that are read."""
-        rows = self.shards.rows.select(["dtype"]).take(self.selection.row_ids)
-        voxel_bytes = {name: np.dtype(name).itemsize for name in rows["dtype"].unique().to_pylist()}
-        widths = np.array([voxel_bytes[name] for name in rows["dtype"].to_pylist()])
-        voxels = self.selection.extents.prod(axis=1)
-        return float((voxels * (widths * self.shards.num_channels + self.plan.with_labels)).mean())
+        voxel_bytes = self.shards.voxel_bytes[self.selection.row_ids]
+        return float((voxel_bytes + self.plan.with_labels * self.selection.extents.prod(axis=1)).mean())
 
     @property
     def num_blocks(self) -> int:

@@ -18,8 +18,8 @@ from orchestrator.bench.targets import Target, reached
 from orchestrator.cluster import connected, hardware
 
 OUT = Path("build") / "bench.json"
-SLICES, SLICE_BATCH, SLICE_STEPS = 1536, 128, 120
-VOLUMES, VOLUME_BATCH, VOLUME_STEPS = 48, 4, 120
+SLICES, SLICE_BATCH, SLICE_STEPS = 1536, 128, 480
+VOLUMES, VOLUME_BATCH, VOLUME_STEPS = 48, 4, 480
 
 
 def main() -> int:
