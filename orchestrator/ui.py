@@ -1,6 +1,7 @@
 """UI: MLflow's page over the runs of a home."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from orchestrator.tracking import Tracker, default_uri, hide_password, waiting
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def serve(home: Path, port: int) -> int:
@@ -22,10 +25,29 @@ def serve(home: Path, port: int) -> int:
     quiet = ["--workers", "1", "--uvicorn-opts", "--log-level warning"]
     print(f"MLflow: http://127.0.0.1:{port}/{_newest_page(uri)} in some 20 seconds; Ctrl-C ends it", flush=True)
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+    return _run_until_told([*command, "--port", str(port), *quiet], environment)
+
+
+def _run_until_told(command: list[str], environment: dict[str, str]) -> int:
+    """Run a command until it ends, or until this process is told to: then both end, and that is no failure.
+
+    It has a session of its own: MLflow's processes, all interrupted at once by a terminal, would print their stacks.
+    """
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    told = False
+
+    def end(*_: object) -> None:
+        nonlocal told
+        told = True
+        process.terminate()
+
+    before = {number: signal.signal(number, end) for number in ENDING}
     try:
-        return subprocess.run([*command, "--port", str(port), *quiet], env=environment, check=False).returncode
-    except KeyboardInterrupt:
-        return 0
+        exit_code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 0 if told else exit_code
 
 
 def _newest_page(uri: str) -> str:

@@ -1,7 +1,13 @@
-"""The address that `raydiology ui` opens, and what is sent before."""
+"""The address that `raydiology ui` opens, what is sent before, and how it ends."""
 
+import signal
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
+import psutil
+import pytest
 from mlflow import MlflowClient
 
 from orchestrator import ui
@@ -12,16 +18,13 @@ def test_the_page_opens_at_the_newest_experiment_and_what_waited_is_sent(tmp_pat
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     commands: list[list[str]] = []
 
-    class Ended:
-        returncode = 0
-
-    def run(command: list[str], **options) -> Ended:
+    def run(command: list[str], environment: dict[str, str]) -> int:
         commands.append(command)
-        return Ended()
+        return 0
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     Tracker(tmp_path / "waiting", uri).start("later", "pretrain simsiam", "k1")
-    monkeypatch.setattr(ui.subprocess, "run", run)
+    monkeypatch.setattr(ui, "_run_until_told", run)
     assert ui.serve(tmp_path, 5001) == 0
     found = MlflowClient(uri).get_experiment_by_name("later")
     assert found is not None
@@ -29,3 +32,24 @@ def test_the_page_opens_at_the_newest_experiment_and_what_waited_is_sent(tmp_pat
     assert waiting(tmp_path) == []
     (command,) = commands
     assert command[command.index("--backend-store-uri") + 1] == uri
+
+
+@pytest.mark.parametrize("told", ui.ENDING)
+def test_whatever_ends_the_command_ends_the_server(told: signal.Signals) -> None:
+    code = """
+        import os, sys
+        from orchestrator.ui import _run_until_told
+        server = "import os, time; time.sleep(0.5); print(os.getpid(), flush=True); time.sleep(600)"
+        sys.exit(_run_until_told([sys.executable, "-c", server], dict(os.environ)))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        server = int(process.stdout.readline())
+        process.send_signal(told)
+        assert process.wait(60) == 0
+    assert not psutil.pid_exists(server)
+
+
+def test_a_server_that_ends_by_itself_gives_its_exit_code() -> None:
+    assert ui._run_until_told([sys.executable, "-c", "raise SystemExit(3)"], {}) == 3
