@@ -41,7 +41,7 @@ def main() -> int:
 
 def _measure(folder: Path, console: Console) -> dict[str, Any]:
     figures: dict[str, Any] = {}
-    # A tenth of a second each, before and after what it is compared with: one alone is at the mercy of the machine.
+    # A part of a second each, before and after what it is compared with: one alone is at the mercy of the machine.
     drawn = [drawing.time_per_image(SLICE_BATCH)]
     with console.status("writing shards") as status:
         slices = cohort.write_slice_shards(folder / "slices", SLICES)

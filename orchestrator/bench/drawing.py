@@ -12,7 +12,7 @@ from data.rng import SampleRng
 CROP_SIZE = (96, 96)
 IOU = (0.3, 0.6)
 IMAGE_SIZES = (200, 450)
-BATCHES = 200
+BATCHES = 2000
 
 
 def time_per_image(batch_size: int) -> dict[str, float]:

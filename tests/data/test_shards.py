@@ -39,9 +39,10 @@ def slice_(
     labelled: bool = True,
     size: int = 12,
     classes: tuple[int, ...] | None = None,
+    dtype: type[np.generic] = np.uint16,
 ) -> dict:
     rng = np.random.default_rng(number)
-    voxels = rng.integers(0, 60_000, (1, size, size + 1)).astype(np.uint16)
+    voxels = rng.integers(0, 60_000, (1, size, size + 1)).astype(dtype)
     label = rng.integers(0, 9, (size, size + 1)).astype(np.uint8) if labelled else None
     scan = Scan(voxels, (1.0, 1.5), "CT", np.eye(4), label, scale=1 / 65535, slice_index=number)
     return to_row(Sample(scan, f"v-a-{number:04d}", f"p-{patient}", f"v-{patient}", "set", split, classes))
@@ -105,7 +106,8 @@ def test_a_sample_comes_back_as_it_was_written(fields):
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(0, 21), max_size=30))
 def test_rows_are_read_in_the_order_they_are_asked_for(ids):
-    rows = [slice_(number) for number in range(22)]
+    kinds = (np.uint16, np.uint8, np.float32)
+    rows = [slice_(number, size=12 + number % 5, dtype=kinds[number % 3]) for number in range(22)]
     with tempfile.TemporaryDirectory() as folder:
         table = ShardReader(write_set(Path(folder), rows), with_labels=True).read(np.array(ids, np.int64))
     assert table["sample_id"].to_pylist() == [rows[i]["sample_id"] for i in ids]
@@ -120,6 +122,21 @@ def test_each_row_group_is_read_once_for_a_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda f, i, **k: reads.append(i) or read(f, i, **k))
     ShardReader(shards).read(np.array([0, 5, 1, 4, 2, 7]))
     assert reads == [0, 1]
+
+
+def test_little_more_memory_is_taken_than_the_rows_need(tmp_path):
+    write_set(tmp_path, [slice_(number, size=100, labelled=False) for number in range(64)])
+    code = """
+        import sys
+        import numpy as np, pyarrow as pa
+        from data.shardreader import ShardReader
+        from data.shardset import ShardSet
+        table = ShardReader(ShardSet.open(sys.argv[1])).read(np.random.default_rng(0).permutation(64))
+        print(table["voxels"].nbytes, pa.default_memory_pool().max_memory())
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
+    needed, taken = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    assert 64 * 100 * 101 * 2 <= needed <= taken < 1.5 * needed
 
 
 def test_labels_are_read_only_when_asked_for(tmp_path):
