@@ -17,6 +17,7 @@ from data.batch import Batch
 from data.order import Order
 from data.shards import ShardError
 from data.shardset import ShardSet
+from orchestrator.backpressure import MOST_WAITING
 from orchestrator.blocks import BlockReader, FeedPlan, Source
 from orchestrator.feed import FeedError, batches, build_dataset, bytes_in_flight, data_config, local_batches
 from tests.shardsets import write_slices
@@ -209,10 +210,15 @@ def test_a_budget_of_a_million_steps_starts_at_once_and_makes_few_numbers_ahead(
     stream = batches(iterator, long, 0, "cpu")
     assert ids(islice(stream, 7)) == expected_ids(plan)
     time.sleep(2)
-    made = re.search(r"StreamingRepartition.*? (\d+) blocks produced", iterator.stats())
+    stats = iterator.stats()
     stream.close()
-    assert made is not None
-    assert int(made.group(1)) < 200
+    made, read = (
+        int(count)
+        for name in ("StreamingRepartition", "BlockReader")
+        for count in re.findall(rf"{name}.*? (\d+) blocks produced", stats)
+    )
+    # How far ahead blocks are read depends on the memory that there is; their numbers are made just before.
+    assert 7 <= read <= made <= read + 3 * MOST_WAITING
 
 
 @pytest.mark.slow
