@@ -6,6 +6,7 @@ BIN := .venv/bin
 
 # Compiled by all cores, which pip does by one; and here, as PYTHONDONTWRITEBYTECODE would have every process compile anew.
 setup: .venv/ready
+	@echo "Set up. Type: source .venv/bin/activate && raydiology --help    (or, without it: .venv/bin/raydiology --help)"
 
 .venv/ready: pyproject.toml constraints.txt
 	command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install it or name another with PYTHON=python3.12"; exit 1; }
@@ -14,11 +15,11 @@ setup: .venv/ready
 	$(BIN)/python -m compileall -q -j 0 -x '/tests/' .venv/lib data methods orchestrator >/dev/null || true
 	touch .venv/ready
 
-fmt: setup
+fmt: .venv/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-check: setup
+check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
@@ -26,22 +27,23 @@ check: setup
 # Tests of one file share a process, and with it one local Ray: most of their time is spent waiting for it to start.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test: setup
+test: .venv/ready
 	$(PYTEST) --durations 15
 
-fast: setup
+fast: .venv/ready
 	$(PYTEST) -m "not slow"
 
-# The quickstart, as a person would type it; `raydiology ui --home build/demo/runs` then opens MLflow.
-demo: setup
+# The quickstart, as a person would type it; its last line opens MLflow.
+demo: .venv/ready
 	$(BIN)/raydiology phantom --out build/demo/scans --labelled 8 --unlabelled 8
 	$(BIN)/raydiology ingest --source build/demo/scans --layout nnunet --modality CT --recipe ct_abdomen_slices \
 	  --set spacing_mm='[5,3,3]' --set pad_to='[]' --set resize_to='[40,96,120]' --val-fraction 0.5 \
 	  --out build/demo/shards
 	$(BIN)/raydiology table experiments/quickstart_table.yaml
 	$(BIN)/raydiology sweep experiments/quickstart_sweep.yaml
+	@echo "Type: source .venv/bin/activate && raydiology ui --home build/demo/runs"
 
-bench: setup
+bench: .venv/ready
 	$(BIN)/python -m orchestrator.bench
 
 clean:

@@ -13,6 +13,7 @@ from orchestrator.commands import jobs, machine, results, scans, training
 from orchestrator.commands.console import FAILED, INTERRUPTED, REFUSED, STOPPED, err
 from orchestrator.failure import RunError
 from orchestrator.stop import StoppedError
+from orchestrator.terminal import NAME, as_called
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,11 +38,19 @@ def _failed(command: str, error: Exception, code: int) -> int:
     return code
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose help and errors name commands as this process was called."""
+
+    def format_help(self) -> str:
+        return as_called(super().format_help())
+
+    def format_usage(self) -> str:
+        return as_called(super().format_usage())
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return what reads a command line; its ``run`` is the command."""
-    parser = argparse.ArgumentParser(
-        prog="raydiology", description="Pretrain on medical images, and find out which pretraining was worth it."
-    )
+    parser = Parser(prog=NAME, description="Pretrain on medical images, and find out which pretraining was worth it.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for group in (scans, training, results, jobs, machine):
         group.add(commands)

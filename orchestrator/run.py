@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data.files import join
@@ -17,13 +16,14 @@ from orchestrator import cluster
 from orchestrator.claim import claimed
 from orchestrator.config import Experiment
 from orchestrator.provenance import git_commit
+from orchestrator.terminal import Terminal
 from orchestrator.tracking import DESCRIPTION, Tracker, default_uri, flatten
 
 RESULT = "result.json"
 LINE_EVERY_S = 10.0  # in a log, where a progress bar cannot move
 SHOWN_METRICS = ("loss", "collapse", "score", "dice_mean")
 
-console = Console(stderr=True)
+console = Terminal(stderr=True)
 
 
 @dataclass(frozen=True)

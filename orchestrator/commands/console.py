@@ -3,12 +3,12 @@
 import argparse
 from collections.abc import Callable
 
-from rich.console import Console
+from orchestrator.terminal import Terminal
 
 FAILED, REFUSED, INTERRUPTED, STOPPED = 1, 2, 130, 143
 
-out = Console()
-err = Console(stderr=True)
+out = Terminal()
+err = Terminal(stderr=True)
 Commands = argparse._SubParsersAction
 
 

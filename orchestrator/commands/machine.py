@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from orchestrator.commands.console import FAILED, Commands, add_command, out
+from orchestrator.terminal import as_called
 
 
 def add(commands: Commands) -> None:
@@ -26,7 +27,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
     findings = examine(Path(arguments.home))
     table = Table("", "subject", "found", "to do")
     for finding in findings:
-        table.add_row("ok" if finding.well else "[red]--[/red]", finding.subject, finding.found, finding.remedy)
+        table.add_row(
+            "ok" if finding.well else "[red]--[/red]", finding.subject, finding.found, as_called(finding.remedy)
+        )
     out.print(table)
     return 0 if all(finding.well for finding in findings) else FAILED
 

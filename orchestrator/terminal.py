@@ -1,0 +1,54 @@
+"""Terminal: where commands print; a command that is named in a message can be typed as it is printed.
+
+Messages name commands as `raydiology ...`. In a shell in which `.venv` is not active, that is "command not found", so
+what is printed begins as this process was called: `.venv/bin/raydiology ...`, say.
+"""
+
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from orchestrator.provenance import in_job
+
+NAME, MODULE = "raydiology", "orchestrator.cli"
+# The name before a verb or an option: no part of a path, of a link or of another name.
+_COMMAND = re.compile(rf"(?<![\w./-]){NAME}(?= [a-z-])")
+
+
+class Terminal(Console):
+    """A console whose text names commands as this process was called."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as a console does."""
+        super().print(*(as_called(one) if isinstance(one, str) else one for one in objects), **options)
+
+
+def as_called(text: str) -> str:
+    """Return a text in which every `raydiology ...` command begins as this process was called."""
+    return _COMMAND.sub(lambda _: program(), text)
+
+
+def program() -> str:
+    """Return what to type for `raydiology` in the shell that this process was started from.
+
+    That is the plain name where the shell finds it, and in a job: its output is read on another machine.
+    """
+    if in_job():
+        return NAME
+    if sys.orig_argv[1:3] == ["-m", MODULE]:
+        return shlex.join(sys.orig_argv[:3])
+    called = Path(sys.argv[0])
+    if called.name != NAME or _found_by_name(called):
+        return NAME
+    return shlex.quote(str(called))
+
+
+def _found_by_name(script: Path) -> bool:
+    """Tell whether the shell finds this script by its name alone."""
+    found = shutil.which(NAME)
+    return found is not None and script.exists() and Path(found).samefile(script)
