@@ -1,6 +1,7 @@
 """Choose: which runs a person means by folders, an experiment, names and a kind."""
 
 import fnmatch
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ class Choice:
     cards   the runs; ``source`` knows also what they belong to and start from
     folder  where comparisons of them are written
     group   the place of the table or sweep that was asked for, if it was one
+    asked   the folders that were asked for, relative to ``folder``; none: all of it
     """
 
     source: Source
@@ -27,6 +29,7 @@ class Choice:
     title: str
     folder: Path
     group: str | None = None
+    asked: tuple[str, ...] = ()
 
 
 def in_folders(folders: Sequence[Path], home: Path, experiment: str | None = None) -> Choice:
@@ -46,13 +49,15 @@ def in_folders(folders: Sequence[Path], home: Path, experiment: str | None = Non
         named = [replace(by_place[run], row=row) for run, row in rows.items() if run in by_place]
         below = [card for card in by_place.values() if _belongs(card, place) and card.place not in rows]
         chosen |= {card.place: card for card in [*named, *below]}
+    around = _around(places[0])
     own = by_place.get(str(places[0])) if len(places) == 1 else None
     return Choice(
         source=source,
         cards=tuple(chosen.values()),
-        title=own.name if own else _around(places[0]).name,
-        folder=_around(places[0]),
+        title=own.name if own else around.name,
+        folder=around,
         group=own.place if own and own.kind in GROUPS else None,
+        asked=tuple(sorted(os.path.relpath(place, around) for place in places if place != around)),
     )
 
 

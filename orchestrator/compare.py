@@ -5,8 +5,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from orchestrator import charts, comparison, curve
+from orchestrator import charts, comparison, curve, identity
 from orchestrator.choose import GROUPS, Choice, counted, select
 from orchestrator.comparison import Asked, Line, Scores
 from orchestrator.gather import BEST, Card, Curve, Source
@@ -37,11 +38,6 @@ class Request:
     reference: str | None = None
     curves: tuple[str, ...] = ()
 
-    @property
-    def key(self) -> str:
-        """The same request has the same key, whatever runs there are by then."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
-
 
 @dataclass(frozen=True)
 class Compared:
@@ -64,10 +60,16 @@ class Compared:
         return self.title, *comparison.cells(self.asked, self.lines), comparison.notes(self.asked, self.lines)
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What was asked of which runs: the same request is the same comparison, whatever runs there are by then."""
+        return {"experiment": self.choice.folder.name, "folders": self.choice.asked, **asdict(self.request)}
+
+    @property
     def folder(self) -> Path:
         """Where it is written unless another folder is asked for."""
         scope = plain(Path(self.choice.group).name) + "-" if self.choice.group else ""
-        return self.choice.folder / f"comparison-{scope}{self.request.key}"
+        key = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:8]
+        return self.choice.folder / f"comparison-{scope}{key}"
 
 
 def compare(choice: Choice, request: Request) -> Compared:
@@ -88,8 +90,11 @@ def compare(choice: Choice, request: Request) -> Compared:
 
 
 def write(compared: Compared, folder: Path) -> list[Path]:
-    """Write the comparison as Markdown, CSV and figures; return the files."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the comparison as Markdown, CSV and figures; return the files.
+
+    Raises ValueError where the folder holds another comparison.
+    """
+    identity.own(folder, compared.identity, "give another --out, or delete the folder")
     files = {
         "comparison.md": as_markdown(*compared.text).encode(),
         "comparison.csv": comparison.comma_separated(compared.asked, compared.lines, compared.scores).encode(),

@@ -9,6 +9,7 @@ from typing import Any
 from methods.encoders.unet import norm_layer
 from orchestrator.checkpoint import ENCODER, ENCODER_CARD
 from orchestrator.finetune import NETWORK, NETWORK_CARD
+from orchestrator.identity import own
 
 SCRIPT = "load.py"
 
@@ -65,13 +66,14 @@ def export(run: Path, target: Path) -> list[Path]:
     """Write a run's weights, its card and a loading script into a folder; return the files.
 
     ``run`` is the folder of a pretraining (its encoder is exported) or of a fine-tuning (its whole network).
-    Raises ValueError where the folder is neither, or not finished, and where MONAI has no class for the weights.
+    Raises ValueError where the folder is neither, or not finished, where MONAI has no class for the weights, and
+    where ``target`` holds the export of another run.
     """
     for part, weights, card_name in (("encoder", ENCODER, ENCODER_CARD), ("network", NETWORK, NETWORK_CARD)):
         source = run / part
         if (source / weights).is_file():
             script = _script(json.loads((source / card_name).read_text()), part, weights)
-            target.mkdir(parents=True, exist_ok=True)
+            own(target, {"run": run.absolute().name}, "give another --out, or delete the folder")
             (target / weights).write_bytes((source / weights).read_bytes())
             (target / card_name).write_bytes((source / card_name).read_bytes())
             (target / SCRIPT).write_text(script)

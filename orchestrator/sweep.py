@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from data.shardset import ShardSet
-from orchestrator import cluster, config, finetune, pretrain, space, stop, trial
+from orchestrator import cluster, config, finetune, identity, pretrain, space, stop, trial
 from orchestrator.claim import claimed
 from orchestrator.config import ConfigError, Experiment
 from orchestrator.ledger import Ending, Ledger, given
@@ -46,14 +46,10 @@ class Sweep:
     @cached_property
     def folder(self) -> Path:
         """Where the sweep is written; another space or other shards have another folder."""
-        told = self.base.model_dump(mode="json", exclude={"home", "resources", "tracking"})
         shards = [self.base.data.shards]
         if self.config.objective.of == "finetune":
             shards.append(finetune.downstream_of(self.base).shards)
-        told["data"].pop("shards")
-        if told["downstream"]:
-            told["downstream"].pop("shards")
-        key = self.config.key(told, [ShardSet.open(uri).digest for uri in shards])
+        key = self.config.key(*identity.settings(self.base, shards))
         return Path(self.base.home) / self.base.name / f"sweep-{self.config.name}-{key}"
 
     def experiment(self, point: Point) -> Experiment:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from pydantic import ValidationError
 
 from data.shardset import ShardSet
 from methods import METHODS
-from orchestrator import cluster, config, crew, finetune, pretrain
+from orchestrator import cluster, config, crew, finetune, identity, pretrain
 from orchestrator import cohort as cohorts
 from orchestrator.charts import Curve, draw_bands, draw_curves
+from orchestrator.claim import claimed
 from orchestrator.cohort import Cohort
 from orchestrator.config import ConfigError, Experiment
 from orchestrator.failure import RunError
@@ -34,17 +35,28 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Table:
-    """A table file with an experiment for each of its trials."""
+    """A table file, the experiment that its rows change, and the experiment of each trial.
+
+    source  the name of the table's file
+    """
 
     config: TableConfig
+    base: Experiment
     experiments: tuple[tuple[Trial, Experiment], ...]
+    source: str
     cohort: Cohort | None = None
 
-    @property
+    @cached_property
     def folder(self) -> Path:
-        """Where the table is written."""
-        experiment = self.experiments[0][1]
-        return Path(experiment.home) / experiment.name / f"table-{self.config.name}"
+        """Where the table is written; another base experiment or other shards have another folder."""
+        used = {uri for _, one in self.experiments for uri in _shards(one)}
+        key = identity.key(self.base, used)
+        return Path(self.base.home) / self.base.name / f"table-{self.config.name}-{key}"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells the table from others: its file, and its rows with what they change."""
+        return {"file": self.source, "rows": {row.name: row.overrides for row in self.config.rows}}
 
 
 @dataclass(frozen=True)
@@ -124,7 +136,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), cohort: str | None = N
         # The row comes last: what is given on the command line is for all rows, and must not undo what a row is.
         changes = [*overrides, *_assigned(trial.changes)]
         experiments.append((trial, config.resolve(base, changes, f"{path}, row {trial.row}")))
-    return Table(table, tuple(experiments), chosen)
+    resolved = config.resolve(base, overrides, str(path))
+    return Table(table, resolved, tuple(experiments), path.name, chosen)
 
 
 def _cohort(path: Path, table: TableConfig, name: str) -> Cohort:
@@ -132,6 +145,10 @@ def _cohort(path: Path, table: TableConfig, name: str) -> Cohort:
         known = f"it has {', '.join(table.cohorts)}" if table.cohorts else "it has none"
         raise ConfigError(f"{path}: no cohort {name!r}; {known}; name one of them, or run the table without --cohort")
     return cohorts.load(path.parent / table.cohorts[name])
+
+
+def _shards(experiment: Experiment) -> list[str]:
+    return [experiment.data.shards, *([experiment.downstream.shards] if experiment.downstream else [])]
 
 
 def _assigned(changes: Mapping[str, Any]) -> list[str]:
@@ -147,8 +164,10 @@ def run(table: Table, say: Say) -> list[Line]:
     with ExitStack() as stack:
         if table.cohort is not None:
             stack.enter_context(cluster.connected())
-            table.cohort.prepare(table.experiments[0][1].home)
+            table.cohort.prepare(table.base.home)
         check(table)
+        stack.enter_context(claimed(table.folder, say))
+        identity.mark(table.folder, table.identity)
         stack.enter_context(cluster.connected())
         return _run_trials(table, stack.enter_context(_tracked(table)), say)
 
@@ -172,12 +191,30 @@ def _run_trials(table: Table, tracker: Tracker, say: Say) -> list[Line]:
 
 
 def check(table: Table) -> None:
-    """Raise ValueError in words where a row's encoder, method, task and shards do not fit one another."""
+    """Raise ValueError in words where a row's parts do not fit one another, or the folder holds another table."""
+    _refuse_another(table)
     for row in table.config.rows:
         experiment = next(e for trial, e in table.experiments if trial.row == row.name)
         shards = ShardSet.open(experiment.data.shards)
         pretrain.check(experiment, shards, shards.select(split=experiment.data.split))
         finetune.check(experiment)
+
+
+def _refuse_another(table: Table) -> None:
+    """Raise ValueError where the table's folder holds a table of another file, or one that shares no row with it."""
+    found = identity.held(table.folder)
+    if found is None:
+        return
+    mine = table.identity
+    kept = [name for name, changes in mine["rows"].items() if found["rows"].get(name) == changes]
+    if found["file"] == mine["file"] and kept:
+        return
+    rows = ", ".join(found["rows"])
+    raise ValueError(
+        f"table {table.config.name} of {mine['file']}: its folder {table.folder} holds another table, that of "
+        f"{found['file']} with rows {rows}, which would be overwritten; give one of them another name: in its file, "
+        "or, where the other is not needed, delete the folder: no training is in it"
+    )
 
 
 def described(trial: Trial) -> str:
@@ -216,12 +253,12 @@ def _run_trial(config: TableConfig, folder: Path, trial: Trial, experiment: Expe
 @contextmanager
 def _tracked(table: Table) -> Iterator[Tracker]:
     """Open the MLflow run that the table's trials are children of."""
-    experiment = table.experiments[0][1]
+    experiment = table.base
     tracker = Tracker(table.folder, experiment.tracking.uri or default_uri(Path(experiment.home)))
     rows = "\n".join(f"- {row.name}" for row in table.config.rows)
     description = f"`table.md` among the artifacts is the table; its runs are the children.\n\nRows:\n{rows}"
     tags = {"kind": "table", "git_commit": git_commit(), DESCRIPTION: description}
-    tracker.start(experiment.name, table.config.title, f"table-{table.config.name}", tags)
+    tracker.start(experiment.name, table.config.title, table.folder.name, tags)
     tracker.flush(force=True)
     try:
         with tracker.closing():

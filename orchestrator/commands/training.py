@@ -88,7 +88,7 @@ def _table(arguments: argparse.Namespace) -> int:
     table = tables.load(arguments.table, arguments.overrides, arguments.cohort)
     lines = tables.run(table, say)
     out.print(terminal(table.config, lines))
-    home = table.experiments[0][1].home
+    home = table.base.home
     out.print(f"files:  {table.folder}\nMLflow: raydiology ui --home {home}", soft_wrap=True, highlight=False)
     return FAILED if any(line.failures for line in lines) else 0
 

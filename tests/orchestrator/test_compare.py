@@ -390,6 +390,18 @@ def test_files_are_written_beside_the_runs_and_logged_to_the_table_that_all_belo
     assert log(runs.compare(alone.folder), files) == "not logged: the runs belong to no single table or sweep"
 
 
+def test_comparisons_of_other_folders_or_by_other_requests_have_folders_of_their_own(runs: Runs) -> None:
+    first = runs.finetuned(runs.experiment(**{"downstream.seed": 1}), 0.4)
+    second = runs.finetuned(runs.experiment(**{"downstream.seed": 2}), 0.5)
+    compared = [
+        runs.compare(), runs.compare(metric="dice_mean"), runs.compare(first.folder), runs.compare(second.folder)
+    ]  # fmt: skip
+    assert len({one.folder for one in compared}) == 4
+    assert runs.compare(first.folder).folder == compared[2].folder
+    both = in_folders([first.folder, second.folder], runs.home), in_folders([second.folder, first.folder], runs.home)
+    assert len({compare(choice, Request()).folder for choice in both}) == 1
+
+
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
@@ -428,6 +440,8 @@ def test_the_command_prints_the_table_and_where_its_files_are(runs: Runs, capsys
     printed = capsys.readouterr().out
     for part in ("dice_mean of 3", "[0.3,", "0.600", str(runs.home / "out" / "comparison.md"), "MLflow: not logged"):
         assert part in printed
+    assert cli.main(["compare", "--home", str(runs.home), "--out", str(runs.home / "out")]) == 2
+    assert "holds something else (names: found ['*0.*'], asked for []; metric: found" in capsys.readouterr().err
     assert cli.main(["compare", "--home", str(runs.home), "--metric", "dice"]) == 2
     assert "compare: --metric dice: none of the scores" in capsys.readouterr().err
 

@@ -66,6 +66,17 @@ def test_a_folder_without_weights_is_refused_with_what_was_expected(tmp_path: Pa
         export(tmp_path, tmp_path / "out")
 
 
+def test_a_folder_that_holds_the_export_of_another_run_is_refused(tmp_path: Path) -> None:
+    for name in ("run-a", "run-b"):
+        write_run(tmp_path / name, CONFIGS[2])
+    files = export(tmp_path / "run-a", tmp_path / "out")
+    assert export(tmp_path / "run-a", tmp_path / "out") == files
+    weights = files[0].read_bytes()
+    with pytest.raises(ValueError, match=r"\(run: found run-a, asked for run-b\).*give another --out"):
+        export(tmp_path / "run-b", tmp_path / "out")
+    assert files[0].read_bytes() == weights
+
+
 def test_an_encoder_of_another_width_is_refused_by_name_unless_allowed(tmp_path: Path) -> None:
     write_run(tmp_path, CONFIGS[2])
     wider = {**CONFIGS[2], "features": [8, 4, 8, 8, 16, 4]}

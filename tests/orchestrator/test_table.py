@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestrator import identity
 from orchestrator import table as tables
 from orchestrator.config import ConfigError
 from orchestrator.history import HISTORY
@@ -49,7 +50,38 @@ def test_every_trial_is_the_base_with_its_row_s_changes_and_seeds(tmp_path: Path
         ("scratch", "scratch", 0, 2),
         ("[0.3, 0.6]", "simsiam", 5, 2),
     ]
-    assert table.folder == tmp_path / "runs" / "tiny" / "table-two-rows"
+    assert table.folder.parent == tmp_path / "runs" / "tiny"
+    assert table.folder.name.startswith("table-two-rows-")
+
+
+def test_a_table_over_another_base_has_another_folder_and_more_rows_or_other_machines_have_not(
+    tmp_path: Path, shards: str
+) -> None:
+    path = write_table(tmp_path, shards)
+    folder = tables.load(path).folder
+    moved = tables.load(path, [f"home={tmp_path / 'elsewhere'}", "resources.workers=2"])
+    assert (moved.folder.parents[1], moved.folder.name) == (tmp_path / "elsewhere", folder.name)
+    others = [write_slices(tmp_path / "others", num_patients=4, size=40, seed=1), shards]
+    changes = (["budget.steps=7"], ["downstream.label_fraction=0.5"], [f"data.shards={others[0]}"])
+    assert len({folder, *(tables.load(path, overrides).folder for overrides in changes)}) == 4
+    assert tables.load(write_table(tmp_path, shards, finetune_seeds=[1, 2])).folder == folder
+
+
+def test_a_folder_that_holds_another_table_is_refused_and_an_extended_one_is_not(tmp_path: Path, shards: str) -> None:
+    table = tables.load(write_table(tmp_path, shards))
+    identity.mark(table.folder, table.identity)
+    scratch = {"name": "scratch", "overrides": {"method": {"name": "scratch"}}, "pretrain_seeds": []}
+    tables.check(tables.load(write_table(tmp_path, shards, rows=[scratch, {"name": "new"}])))
+    others = [{"name": "scratch", "overrides": {"method.crops.iou": [0, 1]}}]
+    with pytest.raises(
+        ValueError, match=r"holds another table, that of table.yaml with rows scratch, \[0.3, 0.6\], w"
+    ):
+        tables.check(tables.load(write_table(tmp_path, shards, rows=others)))
+    copied = write_table(tmp_path, shards).rename(tmp_path / "copy.yaml")
+    with pytest.raises(
+        ValueError, match=r"table two-rows of copy.yaml: .*give one of them another name: in its file"
+    ):
+        tables.check(tables.load(copied))
 
 
 def test_the_command_line_changes_every_row_but_not_what_tells_them_apart(tmp_path: Path, shards: str) -> None:

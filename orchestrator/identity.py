@@ -1,0 +1,56 @@
+"""Identity: what a folder of results holds, so that other results never overwrite it."""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from data.shardset import ShardSet
+from orchestrator.config import Experiment
+
+IDENTITY = "identity.json"
+
+
+def held(folder: Path) -> dict[str, Any] | None:
+    """Return what a folder says that it holds; None where it says nothing."""
+    path = folder / IDENTITY
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def mark(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Write into a folder what it holds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / (IDENTITY + ".new")
+    temporary.write_text(json.dumps(identity, indent=2))
+    temporary.rename(folder / IDENTITY)
+
+
+def own(folder: Path, identity: Mapping[str, Any], remedy: str) -> None:
+    """Mark a folder as holding this; raise ValueError where it holds something else, and say what differs."""
+    asked: dict[str, Any] = json.loads(json.dumps(identity))
+    found = held(folder)
+    if found is not None and found != asked:
+        differing = [name for name in (*asked, *(set(found) - set(asked))) if found.get(name) != asked.get(name)]
+        changes = "; ".join(f"{name}: found {found.get(name)}, asked for {asked.get(name)}" for name in differing)
+        raise ValueError(f"folder {folder} holds something else ({changes}), which would be overwritten; {remedy}")
+    mark(folder, asked)
+
+
+def settings(experiment: Experiment, used: Collection[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return what decides an experiment's results, without its shards, and the digests of those shards.
+
+    ``used`` names the shards that count, by address; the others need not exist.
+    """
+    tree = experiment.model_dump(mode="json", exclude={"home", "resources", "tracking"})
+    shards = [tree["data"].pop("shards")]
+    if tree["downstream"]:
+        shards.append(tree["downstream"].pop("shards"))
+    return tree, [ShardSet.open(uri).digest for uri in shards if uri in used]
+
+
+def key(experiment: Experiment, used: Collection[str]) -> str:
+    """Name an experiment by what decides its results."""
+    tree, digests = settings(experiment, used)
+    text = json.dumps({"experiment": tree, "digests": digests}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
