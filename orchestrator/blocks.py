@@ -19,6 +19,7 @@ from data.order import Order
 from data.shardreader import ShardReader
 from data.shards import ShardError
 from data.shardset import Having, Selection, ShardSet
+from orchestrator.sharing import Shares
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,10 @@ class FeedPlan:
 
     def __post_init__(self) -> None:
         if self.batch_size % self.world:
+            most = Shares(self.batch_size, self.world).workers
             raise ValueError(
-                f"feed: a batch of {self.batch_size} samples cannot be shared equally by {self.world} workers; set "
-                f"budget.batch_size to a multiple of {self.world}, or change resources.workers"
+                f"feed: a batch of {self.batch_size} samples cannot be shared out evenly over {self.world} workers; "
+                f"set budget.batch_size to a multiple of {self.world}, or take {most} workers"
             )
         if not 0 <= self.first_step <= self.last_step:
             raise ValueError(

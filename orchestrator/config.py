@@ -22,6 +22,7 @@ from methods.base import Frozen
 from methods.downstream import TASKS
 from methods.encoders import ENCODERS
 from orchestrator.provenance import in_job
+from orchestrator.sharing import Shares
 
 if TYPE_CHECKING:
 
@@ -110,6 +111,40 @@ class Stage(Frozen):
     budget: Budget = Budget(epochs=100, batch_size=32)
 
 
+class Resources(Frozen):
+    """Where it runs; none of this changes results.
+
+    workers           at most so many train: the largest number over which the batch can be shared out evenly
+    micro_batch_size  samples of a worker that pass the network at once, so that less memory holds activations; none:
+                      its whole share of the batch. The loss is that of the whole batch in any case
+    cpus_per_worker   of each training worker
+    readers           processes that read shards
+    reader_resource   a custom resource of which each reader takes one: readers run on the nodes that have it, such as
+                      cluster.yaml's machines for reading
+    max_failures      how often a training starts again from its last checkpoint
+    storage           folder or bucket for checkpoints that every node reaches (default: the run's own folder)
+    """
+
+    workers: int = Field(default=1, gt=0)
+    micro_batch_size: int | None = Field(default=None, gt=0)
+    gpu: bool = False
+    cpus_per_worker: float = Field(default=1, gt=0)
+    readers: int = Field(default=1, gt=0)
+    max_failures: int = Field(default=3, ge=0)
+    reader_resource: str | None = None
+    storage: str | None = None
+
+    _absolute = field_validator("storage")(lambda uri: absolute(uri) if uri else None)
+
+    def shared(self, budget: Budget) -> "Resources":
+        """Return what a training with this budget takes: only the workers that its batch is shared out over."""
+        return self.model_copy(update={"workers": self.shares(budget).workers})
+
+    def shares(self, budget: Budget) -> Shares:
+        """Return how a batch of this budget is shared out over the workers."""
+        return Shares(budget.batch_size, self.workers)
+
+
 class Downstream(Frozen):
     """A task that an encoder is fine-tuned on and judged by.
 
@@ -121,6 +156,8 @@ class Downstream(Frozen):
     frozen_epochs    for how long (None: to the end)
     evaluate_every_epochs      the rhythm of validation
     evaluate_every_epoch_from  from this epoch on, every epoch
+    resources        where it runs, as one GPU after a pretraining on eight; fields that are not given are those of
+                     the experiment's own ``resources``
     """
 
     task: TaskConfig
@@ -139,6 +176,7 @@ class Downstream(Frozen):
     evaluate_every_epochs: float = Field(default=10, gt=0)
     evaluate_every_epoch_from: float | None = None
     patience_epochs: float | None = Field(default=None, gt=0)
+    resources: Resources | None = None
 
     _absolute = field_validator("shards")(lambda uri: absolute(uri))
 
@@ -192,28 +230,6 @@ class Probe(Frozen):
     _absolute = field_validator("shards")(lambda uri: absolute(uri))
 
 
-class Resources(Frozen):
-    """Where it runs; none of this changes results.
-
-    cpus_per_worker   of each training worker
-    readers           processes that read shards
-    reader_resource   a custom resource of which each reader takes one: readers run on the nodes that have it, such as
-                      cluster.yaml's machines for reading
-    max_failures      how often a training starts again from its last checkpoint
-    storage           folder or bucket for checkpoints that every node reaches (default: the run's own folder)
-    """
-
-    workers: int = Field(default=1, gt=0)
-    gpu: bool = False
-    cpus_per_worker: float = Field(default=1, gt=0)
-    readers: int = Field(default=1, gt=0)
-    max_failures: int = Field(default=3, ge=0)
-    reader_resource: str | None = None
-    storage: str | None = None
-
-    _absolute = field_validator("storage")(lambda uri: absolute(uri) if uri else None)
-
-
 class Tracking(Frozen):
     """Which MLflow; None is the SQLite store under ``home``, or ``MLFLOW_TRACKING_URI`` where it is set."""
 
@@ -245,20 +261,21 @@ class Experiment(Frozen):
 
     _absolute = field_validator("home")(lambda path: absolute(_local(path)))
 
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit_resources(cls, fields: Any) -> Any:
+        """Complete ``downstream.resources`` by the experiment's own, so that what is resolved holds all of them."""
+        match fields:
+            case {"downstream": {"resources": dict(own), **task}, "resources": dict(inherited)}:
+                return {**fields, "downstream": {**task, "resources": {**inherited, **own}}}
+        return fields
+
     @model_validator(mode="after")
     def _one_form(self) -> "Experiment":
         if (self.method is None) == (not self.stages):
             raise ValueError("experiment: give either method (with optimiser and budget) or stages, not both or none")
         if self.stages and (self.optimiser or self.budget):
-            raise ValueError("experiment: optimiser and budget belong into each stage where stages are given")
-        batch_sizes = [stage.budget.batch_size for stage in self.pretraining]
-        batch_sizes += [self.downstream.budget.batch_size] if self.downstream else []
-        for size in batch_sizes:
-            if size % self.resources.workers:
-                raise ValueError(
-                    f"budget.batch_size {size} is not divisible by resources.workers {self.resources.workers}; "
-                    "the batch is shared out evenly: change one of the two"
-                )
+            raise ValueError("experiment: where stages are given, optimiser and budget belong to each of them")
         return self
 
     @property
@@ -270,6 +287,29 @@ class Experiment(Frozen):
         given = {"optimiser": self.optimiser, "budget": self.budget}
         return (Stage(method=self.method, **{name: value for name, value in given.items() if value is not None}),)
 
+    @property
+    def trainings(self) -> tuple[Stage | Downstream, ...]:
+        """The stages, and the fine-tuning where there is one."""
+        return (*self.pretraining, *([self.downstream] if self.downstream else []))
+
+    def resources_of(self, training: Stage | Downstream) -> Resources:
+        """Return what a stage or the fine-tuning runs on, with only the workers that its batch is shared out over."""
+        return self._given_resources(training).shared(training.budget)
+
+    def chunks_of(self, training: Stage | Downstream) -> int:
+        """Return in how many chunks a worker of a stage or of the fine-tuning passes its share of a batch."""
+        resources = self._given_resources(training)
+        return resources.shares(training.budget).chunks(resources.micro_batch_size)
+
+    def idle_workers(self, training: Stage | Downstream) -> str | None:
+        """Say why workers of a stage or of the fine-tuning stay idle, and which batch would use all; or None."""
+        name = "downstream.budget.batch_size" if isinstance(training, Downstream) else "budget.batch_size"
+        return self._given_resources(training).shares(training.budget).remark(name)
+
+    def _given_resources(self, training: Stage | Downstream) -> Resources:
+        own = training.resources if isinstance(training, Downstream) else None
+        return own or self.resources
+
     def pretrain_key(self, digest: str) -> str:
         """Name a pretraining by what decides its result: config, dataset digest and seed."""
         return _key("pretrain", self._core(), digest)
@@ -278,7 +318,7 @@ class Experiment(Frozen):
         """Name a fine-tuning by the encoder it starts from (a run key or 'scratch'), its config and dataset."""
         assert self.downstream is not None
         core = {
-            "downstream": self.downstream.model_dump(mode="json", exclude={"shards"}),
+            "downstream": self.downstream.model_dump(mode="json", exclude={"shards", "resources"}),
             "encoder": self.encoder.model_dump(mode="json"),
             "precision": self.training.precision,
             "pretrained": pretrained,

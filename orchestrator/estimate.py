@@ -48,7 +48,7 @@ def describe(experiment: Experiment) -> Group:
         plan = stage_plan(experiment, stage, shards, selection.num_samples)
         feed_plan = stage_feed(experiment, stage, shards, plan)
         memory = stage_memory(experiment, stage, feed_plan)
-        per_worker = stage.budget.batch_size // experiment.resources.workers
+        per_worker = feed_plan.samples_per_step
         epochs = plan.total_steps * stage.budget.batch_size / selection.num_samples
         table.add_row(
             stage.name,
@@ -61,7 +61,8 @@ def describe(experiment: Experiment) -> Group:
         )
     size = f"shards {shards.digest[:12]}: {shards.num_samples:,} samples, {shards.num_bytes / 2**20:,.0f} MiB on disk"
     resolved = Syntax(experiment.model_dump_json(indent=2), "json", background_color="default")
-    return Group(resolved, table, size, *_doubts(experiment))
+    idle = [experiment.idle_workers(training) for training in experiment.trainings]
+    return Group(resolved, table, size, *filter(None, idle), *_doubts(experiment))
 
 
 def _doubts(experiment: Experiment) -> list[str]:

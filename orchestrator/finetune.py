@@ -77,7 +77,7 @@ def finetune(
         if (done := run.result()) is not None:
             return Finetuned(folder, key, done["scores"])
         with cluster.connected():
-            cluster.preflight(experiment.resources)
+            cluster.preflight(experiment.resources_of(downstream_of(experiment)))
             with run.opened(_caption(experiment, trained, row), labelled.shards, _params(experiment, trained)):
                 scores = _train(experiment, trained.encoder if trained else None, labelled, run)
                 return Finetuned(folder, key, scores)
@@ -202,6 +202,7 @@ def plan_of(experiment: Experiment, labelled: Labelled) -> Plan:
 def feed_of(experiment: Experiment, labelled: Labelled, plan: Plan) -> FeedPlan:
     """Say which labelled samples the fine-tuning is fed."""
     task = downstream_of(experiment)
+    resources = experiment.resources_of(task)
     return FeedPlan(
         shards=labelled.shards.uri,
         digest=labelled.shards.digest,
@@ -211,10 +212,10 @@ def feed_of(experiment: Experiment, labelled: Labelled, plan: Plan) -> FeedPlan:
         with_labels=TASKS[task.task.name].needs == "label_map",
         seed=task.seed,
         batch_size=task.budget.batch_size,
-        world=experiment.resources.workers,
+        world=resources.workers,
         last_step=plan.total_steps,
-        num_readers=experiment.resources.readers,
-        reader_resource=experiment.resources.reader_resource,
+        num_readers=resources.readers,
+        reader_resource=resources.reader_resource,
     )
 
 
@@ -230,9 +231,10 @@ def _train(experiment: Experiment, encoder: str | None, labelled: Labelled, run:
         plan=plan,
         feed=feed_plan,
         build=partial(_build, experiment, encoder),
-        resources=experiment.resources,
+        resources=experiment.resources_of(downstream_of(experiment)),
         keep_best=True,
     )
+    run.remark(experiment.idle_workers(downstream_of(experiment)))
     with run.stage(STAGE, plan.total_steps) as follow:
         best = Checkpoint(launch(job, follow))
     exported = _collect(best, run)
@@ -338,5 +340,6 @@ def _validated_on(task: Downstream) -> str:
 
 def _params(experiment: Experiment, trained: Pretrained | None) -> dict[str, Any]:
     # MLflow refuses to change a param; where and on what a run is continued may change.
-    tree = json.loads(experiment.model_dump_json(exclude={"home", "health", "probe", "resources", "tracking"}))
+    elsewhere = dict.fromkeys(("home", "health", "probe", "resources", "tracking"), True)
+    tree = json.loads(experiment.model_dump_json(exclude={**elsewhere, "downstream": {"resources"}}))
     return {**tree, "pretrained": trained.key if trained else "scratch"}

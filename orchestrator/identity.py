@@ -46,6 +46,7 @@ def settings(experiment: Experiment, used: Collection[str]) -> tuple[dict[str, A
     shards = [tree["data"].pop("shards")]
     if tree["downstream"]:
         shards.append(tree["downstream"].pop("shards"))
+        del tree["downstream"]["resources"]
     return tree, [ShardSet.open(uri).digest for uri in shards if uri in used]
 
 

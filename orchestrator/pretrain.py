@@ -53,7 +53,8 @@ def pretrain(experiment: Experiment, parent: Path | None = None, row: str | None
         if (done := run.result()) is not None:
             return Pretrained(folder, key, done["encoder"])
         with cluster.connected():
-            cluster.preflight(experiment.resources)
+            for stage in experiment.pretraining:
+                cluster.preflight(experiment.resources_of(stage))
             with run.opened(_caption(experiment, row), shards, _params(experiment)):
                 encoder = _run_stages(experiment, shards, selection, run)
                 return Pretrained(folder, key, encoder)
@@ -108,17 +109,18 @@ def stage_plan(experiment: Experiment, stage: Stage, shards: ShardSet, num_sampl
 
 def stage_feed(experiment: Experiment, stage: Stage, shards: ShardSet, plan: Plan) -> FeedPlan:
     """Say which samples a stage is fed, from its first step to its last."""
+    resources = experiment.resources_of(stage)
     return FeedPlan(
         shards=shards.uri,
         digest=shards.digest,
         split=experiment.data.split,
         seed=experiment.seed,
         batch_size=stage.budget.batch_size,
-        world=experiment.resources.workers,
+        world=resources.workers,
         first_step=0,
         last_step=plan.total_steps,
-        num_readers=experiment.resources.readers,
-        reader_resource=experiment.resources.reader_resource,
+        num_readers=resources.readers,
+        reader_resource=resources.reader_resource,
     )
 
 
@@ -138,8 +140,9 @@ def _run_stages(experiment: Experiment, shards: ShardSet, selection: Selection, 
             plan=plan,
             feed=feed_plan,
             build=partial(_build, experiment, index, encoder, plan.total_steps),
-            resources=experiment.resources,
+            resources=experiment.resources_of(stage),
         )
+        run.remark(experiment.idle_workers(stage))
         with run.stage(stage.name, plan.total_steps) as follow:
             encoder = launch(job, follow)
     exported = _export(experiment, shards, encoder, run.folder)

@@ -51,7 +51,8 @@ class Run:
     @property
     def storage(self) -> str:
         """Where checkpoints go: ``resources.storage``, or the run's own folder."""
-        remote = self.experiment.resources.storage
+        own = self.experiment.downstream.resources if self.kind == "finetune" and self.experiment.downstream else None
+        remote = (own or self.experiment.resources).storage
         return join(remote, self.folder.name) if remote else str(self.folder / "checkpoints")
 
     def result(self) -> dict[str, Any] | None:
@@ -118,6 +119,11 @@ class Run:
                 self.flush()
 
             yield follow
+
+    def remark(self, text: str | None) -> None:
+        """Say something of this run that whoever started it should know, where there is something."""
+        if text is not None:
+            console.print(f"{self.kind}: {text}", highlight=False, markup=False)
 
     def picture(self, name: str, png: bytes) -> None:
         """Keep a picture in the run's folder and log it."""

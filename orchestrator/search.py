@@ -58,7 +58,7 @@ class SweepConfig(Frozen):
     @model_validator(mode="after")
     def _searchable(self) -> "SweepConfig":
         for field in self.space:
-            if field.split(".")[0] in UNSEARCHABLE:
+            if {field.split(".")[0], field.removeprefix("downstream.").split(".")[0]} & {*UNSEARCHABLE}:
                 raise ValueError(f"space, {field}: it changes no result; search fields that do")
             if self.objective.of == "pretrain" and field.split(".")[0] == "downstream":
                 raise ValueError(

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from data.shardset import ShardSet
 from orchestrator import cluster, config, finetune, identity, pretrain, space, stop, trial
 from orchestrator.claim import claimed
-from orchestrator.config import ConfigError, Experiment
+from orchestrator.config import ConfigError, Experiment, Resources
 from orchestrator.ledger import Ending, Ledger, given
 from orchestrator.run import git_commit
 from orchestrator.search import SweepConfig
@@ -148,9 +148,11 @@ def run(sweep: Sweep, say: Say) -> list[Standing]:
     """
     check(sweep)
     with _endable(say), claimed(sweep.folder, say), cluster.connected(), _tracked(sweep) as tracker:
-        cluster.preflight(sweep.base.resources)
+        needed = _resources(sweep)
+        for resources in needed:
+            cluster.preflight(resources)
         ledger = Ledger(sweep.folder, sweep.config, sweep.base.model_dump(mode="json"))
-        concurrent = cluster.concurrency(sweep.base.resources, sweep.config.concurrent)
+        concurrent = min(cluster.concurrency(resources, sweep.config.concurrent) for resources in needed)
         run_trials(ledger, _hooks(sweep, ledger, say), concurrent)
         standings = ledger.standings()
         _write(sweep, standings)
@@ -161,6 +163,16 @@ def run(sweep: Sweep, say: Say) -> list[Standing]:
                 "asked; the same command goes on from there"
             )
     return standings
+
+
+def _resources(sweep: Sweep) -> list[Resources]:
+    """Return what the trainings of a trial run on, one after the other."""
+    base = sweep.base
+    return [base.resources_of(one) for one in (base.trainings if _finetunes(sweep) else base.pretraining)]
+
+
+def _finetunes(sweep: Sweep) -> bool:
+    return sweep.config.objective.of == "finetune"
 
 
 def _ended(standings: Sequence[Standing]) -> int:

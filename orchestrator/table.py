@@ -175,7 +175,11 @@ def run(table: Table, say: Say) -> list[Line]:
 def _run_trials(table: Table, tracker: Tracker, say: Say) -> list[Line]:
     progress, lines = Progress(), list[Line]()
     jobs = [partial(_run_trial, table.config, table.folder, *one) for one in table.experiments]
-    concurrent = min(cluster.concurrency(e.resources, table.config.concurrent) for _, e in table.experiments)
+    concurrent = min(
+        cluster.concurrency(resources, table.config.concurrent)
+        for _, experiment in table.experiments
+        for resources in map(experiment.resources_of, experiment.trainings)
+    )
     for number, (place, ended) in enumerate(crew.results(jobs, concurrent, table.folder), 1):
         trial = table.experiments[place][0]
         progress.ended[place] = ended if isinstance(ended, Ended) else Ended(Outcome(trial, None, str(ended)))

@@ -52,9 +52,37 @@ def test_naming_another_method_drops_the_fields_of_the_old_one() -> None:
     assert resolve(tree(), ["method.name=scratch"]).pretraining[0].method.name == "scratch"
 
 
-def test_a_batch_that_workers_cannot_share_is_refused_with_both_numbers() -> None:
-    with pytest.raises(ConfigError, match=r"batch_size 8 is not divisible by resources\.workers 3"):
-        resolve(tree(), ["resources.workers=3"])
+FINETUNING = {
+    "task": {"name": "segmentation"},
+    "shards": "labelled",
+    "optimiser": {"lr": 0.1},
+    "budget": {"epochs": 2, "batch_size": 1},
+}
+
+
+def test_each_training_takes_only_the_workers_that_its_batch_is_shared_out_over() -> None:
+    experiment = resolve(tree(downstream=FINETUNING), ["resources.workers=8", "budget.batch_size=12"])
+    assert [experiment.resources_of(training).workers for training in experiment.trainings] == [6, 1]
+    assert [experiment.idle_workers(training) for training in experiment.trainings] == [
+        "budget.batch_size 12 cannot be shared out evenly over resources.workers 8: 6 workers train; a batch of 8 or "
+        "16 would use all 8",
+        "downstream.budget.batch_size 1 cannot be shared out evenly over resources.workers 8: 1 worker trains; a "
+        "batch of 8 would use all 8",
+    ]
+
+
+def test_a_fine_tuning_inherits_the_resources_that_it_is_not_given() -> None:
+    own = {"workers": 1, "micro_batch_size": 1}
+    overrides = ["resources={workers: 8, gpu: true, storage: s3://bucket/folder}", "downstream.budget.batch_size=4"]
+    experiment = resolve(tree(downstream={**FINETUNING, "resources": own}), overrides)
+    task = experiment.downstream
+    assert task is not None
+    assert experiment.resources_of(task) == experiment.resources.model_copy(update=own)
+    assert experiment.chunks_of(task) == 4
+    assert experiment.idle_workers(task) is None
+    assert Experiment.model_validate(json.loads(experiment.model_dump_json())) == experiment
+    elsewhere = resolve(tree(downstream=FINETUNING), overrides)
+    assert experiment.finetune_key("scratch", "digest") == elsewhere.finetune_key("scratch", "digest")
 
 
 def test_a_budget_is_epochs_or_steps_but_not_both() -> None:
@@ -77,7 +105,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_the_run_key_depends_on_what_decides_results_and_on_nothing_else() -> None:
     key = resolve(tree()).pretrain_key("digest")
-    same = [["resources.max_failures=9"], ["home=elsewhere"], ["tracking.pictures=false"], ["data.shards=moved"]]
+    same = [
+        ["resources={workers: 4, micro_batch_size: 1, max_failures: 9}"],
+        ["home=elsewhere"],
+        ["tracking.pictures=false"],
+        ["data.shards=moved"],
+    ]
     other = [["seed=1"], ["method.crops.iou=[0,1]"], ["budget.epochs=3"], ["encoder.features=[4,4,8,8,16,4]"]]
     assert {resolve(tree(), overrides).pretrain_key("digest") for overrides in same} == {key}
     assert len({key, *(resolve(tree(), overrides).pretrain_key("digest") for overrides in other)}) == 5
@@ -119,6 +152,16 @@ def test_every_file_of_experiments_opens_with_the_command_that_runs_it(path: Pat
 def test_every_experiment_is_valid_and_says_what_to_expect(path: Path) -> None:
     load(path)
     assert "# Expected:" in path.read_text()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 8])
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_shares_its_batches_out_over_any_number_of_workers(path: Path, workers: int) -> None:
+    experiment = load(path, [f"resources.workers={workers}"])
+    for training in experiment.trainings:
+        train = experiment.resources_of(training).workers
+        assert 1 <= train <= workers
+        assert training.budget.batch_size % train == 0
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)

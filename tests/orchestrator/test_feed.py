@@ -134,7 +134,7 @@ def test_bytes_in_flight_are_counted_in_blocks_and_batches(plan):
 
 
 def test_a_batch_that_ranks_cannot_share_is_an_error(plan):
-    with pytest.raises(ValueError, match=r"batch of 12 samples.*5 workers; set budget.batch_size to a multiple of 5"):
+    with pytest.raises(ValueError, match=r"over 5 workers; set budget.batch_size to a multiple of 5, or take 4"):
         replace(plan, world=5)
 
 

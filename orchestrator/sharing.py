@@ -1,0 +1,37 @@
+"""Sharing: over how many workers a batch is shared out evenly, and how each passes its share in micro-batches."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Shares:
+    """A batch that is shared out over at most so many workers: over the largest number of them that divides it."""
+
+    batch_size: int
+    most_workers: int
+
+    @property
+    def workers(self) -> int:
+        """Return how many workers train."""
+        return next(n for n in range(min(self.batch_size, self.most_workers), 0, -1) if self.batch_size % n == 0)
+
+    @property
+    def samples(self) -> int:
+        """Return how many samples of a batch each worker has."""
+        return self.batch_size // self.workers
+
+    def chunks(self, micro_batch_size: int | None) -> int:
+        """Return in how many chunks of at most ``micro_batch_size`` samples a worker passes its share."""
+        return 1 if micro_batch_size is None else -(-self.samples // micro_batch_size)
+
+    def remark(self, name: str) -> str | None:
+        """Say which batches would use all workers, where this one does not; ``name`` is the batch's field."""
+        if self.workers == self.most_workers:
+            return None
+        workers = "1 worker trains" if self.workers == 1 else f"{self.workers} workers train"
+        below = self.batch_size // self.most_workers * self.most_workers
+        better = " or ".join(str(size) for size in (below, below + self.most_workers) if size)
+        return (
+            f"{name} {self.batch_size} cannot be shared out evenly over resources.workers {self.most_workers}: "
+            f"{workers}; a batch of {better} would use all {self.most_workers}"
+        )
