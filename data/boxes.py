@@ -27,6 +27,7 @@ from math import ceil, floor, prod
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from data.exact import exact
 from data.rng import SampleRng, scale_words
 
 GUESSES = 12
@@ -218,7 +219,7 @@ class _DistanceTable:
 
 def _overlap_bounds(size: tuple[int, ...], iou: tuple[float, float]) -> tuple[int, int]:
     """Return the least and the greatest number of shared voxels: IoU = shared / (2 volume - shared)."""
-    low, high = (Fraction(str(bound)) for bound in iou)
+    low, high = (exact(bound) for bound in iou)
     twice = 2 * prod(size)
     return ceil(twice * low / (1 + low)), floor(twice * high / (1 + high))
 

@@ -7,6 +7,8 @@ every process, on every machine and whatever order the patients come in.
 import hashlib
 from collections.abc import Collection, Hashable, Mapping
 
+from data.exact import exact
+
 SPLITS = ("train", "val", "test")
 
 
@@ -25,12 +27,12 @@ def assign_splits(strata: Mapping[str, Hashable], val: float, test: float, seed:
     ``strata`` maps a patient to what should be spread evenly over the splits, such as the class. Within the order by
     stratum every k-th patient is taken, so totals are exact and each stratum gets its share within one patient.
     """
-    if min(val, test) < 0 or val + test >= 1:
+    if min(val, test) < 0 or exact(val) + exact(test) >= 1:
         raise ValueError(f"splits: val {val} and test {test}; expected fractions of at least 0 whose sum is below 1")
     order = sorted(seeded_order(strata, seed), key=lambda patient: repr(strata[patient]))
-    held_out = _spread(order, round(test * len(order)))
+    held_out = _spread(order, round(exact(test) * len(order)))
     rest = [patient for patient in order if patient not in held_out]
-    validating = _spread(rest, round(val * len(order)))
+    validating = _spread(rest, round(exact(val) * len(order)))
     return {p: "test" if p in held_out else "val" if p in validating else "train" for p in order}
 
 
@@ -77,7 +79,7 @@ def label_fraction(strata: Mapping[str, Hashable], fraction: float, seed: int) -
     if not strata:
         raise ValueError("label fraction: 0 labelled patients; expected at least 1: choose another split or shards")
     order = even_order(strata, seed)
-    return frozenset(order[: max(1, round(fraction * len(order)))])
+    return frozenset(order[: max(1, round(exact(fraction) * len(order)))])
 
 
 def check_no_leakage(splits: Mapping[str, Collection[str]]) -> None:

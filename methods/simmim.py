@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from data.batch import Batch
 from data.boxes import check_fits, uniform_boxes
+from data.exact import exact
 from data.rng import SampleRng
 from data.views import Augmentation, augment, cut, draw
 from methods.base import Frozen, Losses, Method, Views
@@ -113,7 +114,7 @@ class SimMIM(Method):
                 "change method.block or method.crop_size"
             )
         self.blocks = tuple(length // block for length, block in zip(self.size, self.block, strict=True))
-        self.num_hidden = ceil(config.mask_ratio * prod(self.blocks) - 1e-9)
+        self.num_hidden = ceil(exact(config.mask_ratio) * prod(self.blocks))
         if self.num_hidden == prod(self.blocks):
             raise ValueError(
                 f"method.mask_ratio {config.mask_ratio} hides all of the {self.num_hidden} blocks of a crop; "

@@ -8,7 +8,9 @@ errors. What changes results goes into the run key; where and on what it runs (`
 import hashlib
 import json
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import reduce
+from math import floor
 from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,11 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from data.exact import exact
 from data.files import shown, without_credentials
 from methods import METHODS
 from methods.base import Frozen
 from methods.downstream import TASKS
 from methods.encoders import ENCODERS
+from methods.parts.schedule import WarmUp
 from orchestrator.provenance import in_job
 from orchestrator.sharing import Shares
 
@@ -64,12 +68,17 @@ class Data(Frozen):
 
 
 class Optimiser(Frozen):
-    """Learning rate, warm-up and decay; the schedule advances per step."""
+    """Learning rate, warm-up and decay; the schedule advances per step.
+
+    warmup   above_zero: the first step already learns; from_zero and zero_to_peak are released warm-ups, whose first
+             step does not; see ``warm_up``
+    """
 
     name: Literal["sgd", "adam", "adamw"] = "adamw"
     lr: float = Field(gt=0)
     final_lr: float = Field(default=0.0, ge=0)
     warmup_epochs: float = Field(default=0.0, ge=0)
+    warmup: WarmUp = "above_zero"
     schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = Field(default=0.0, ge=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
@@ -95,11 +104,15 @@ class Budget(Frozen):
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None
-        return max(1, int(self.epochs * num_samples / self.batch_size))
+        return max(1, floor(exact(self.epochs) * self.steps_per_epoch(num_samples)))
 
     def epochs_to_steps(self, epochs: float, num_samples: int) -> int:
         """Return how many steps some epochs are, rounded."""
-        return round(epochs * num_samples / self.batch_size)
+        return round(exact(epochs) * self.steps_per_epoch(num_samples))
+
+    def steps_per_epoch(self, num_samples: int) -> Fraction:
+        """Return the number of steps in which ``num_samples`` samples are seen once; it is not always whole."""
+        return Fraction(num_samples, self.batch_size)
 
 
 class Stage(Frozen):
@@ -321,6 +334,7 @@ class Experiment(Frozen):
             "downstream": self.downstream.model_dump(mode="json", exclude={"shards", "resources"}),
             "encoder": self.encoder.model_dump(mode="json"),
             "precision": self.training.precision,
+            "sync_batch_norm": self.training.sync_batch_norm,
             "pretrained": pretrained,
         }
         return _key("finetune", core, digest)

@@ -258,7 +258,7 @@ def validation_of(experiment: Experiment, labelled: Labelled) -> Validation:
     """Build the validation that the task asks for."""
     task = downstream_of(experiment)
     rhythm = Rhythm(
-        steps_per_epoch=labelled.train.num_samples / task.budget.batch_size,
+        steps_per_epoch=task.budget.steps_per_epoch(labelled.train.num_samples),
         every_epochs=task.evaluate_every_epochs,
         dense_from=task.evaluate_every_epoch_from,
         patience_epochs=task.patience_epochs,

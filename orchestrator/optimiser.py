@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from methods.base import Method
-from methods.parts.schedule import learning_rate
+from methods.parts.schedule import learning_rate, warm_up
 from orchestrator.config import Optimiser
 
 
@@ -20,13 +20,16 @@ class Schedule:
     def rate(self, step: int) -> float:
         """Return the rate that the optimiser uses at ``step`` (0-based)."""
         if self.config.schedule == "constant":
-            return self.config.lr * min(1.0, (step + 1) / max(1, self.warmup_steps))
+            if step >= self.warmup_steps:
+                return self.config.lr
+            return warm_up(step, self.warmup_steps, self.config.lr, self.config.warmup)
         return learning_rate(
             step,
             total_steps=self.total_steps,
             lr=self.config.lr,
             final_lr=self.config.final_lr,
             warmup_steps=self.warmup_steps,
+            warmup=self.config.warmup,
         )
 
 

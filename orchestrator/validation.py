@@ -1,11 +1,13 @@
 """Validation: a downstream task's scores on held-out samples, taken on all ranks together while it trains."""
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 import torch.distributed as dist
 from jaxtyping import Int
 
+from data.exact import exact
 from data.shardset import ShardSet
 from methods.base import Method
 from methods.downstream.base import Evidence, Task, merge
@@ -16,7 +18,6 @@ from orchestrator.report import draw_confusions
 from orchestrator.samples import batches_of
 
 PREDICTIONS, CONFUSIONS = "predictions.png", "confusions.png"
-ROUNDING = 1e-9  # 42 steps of 4.2 to an epoch are ten epochs, not a little less
 
 
 @dataclass(frozen=True)
@@ -26,23 +27,23 @@ class Rhythm:
     From epoch ``dense_from`` on, every epoch is validated.
     """
 
-    steps_per_epoch: float
+    steps_per_epoch: Fraction
     every_epochs: float
     dense_from: float | None = None
     patience_epochs: float | None = None
 
     def due(self, step: int) -> bool:
         """Tell whether ``step`` is the first to complete another interval of epochs."""
-        epoch, before = (s / self.steps_per_epoch + ROUNDING for s in (step, step - 1))
-        dense = self.dense_from is not None and epoch >= self.dense_from
-        every = min(1.0, self.every_epochs) if dense else self.every_epochs
+        epoch, before = (s / self.steps_per_epoch for s in (step, step - 1))
+        dense = self.dense_from is not None and epoch >= exact(self.dense_from)
+        every = exact(min(1.0, self.every_epochs) if dense else self.every_epochs)
         return epoch // every > before // every
 
     def exhausted(self, state: State) -> bool:
         """Tell whether the score has not improved for the patience."""
         if self.patience_epochs is None:
             return False
-        return (state.step - state.best_step) / self.steps_per_epoch >= self.patience_epochs
+        return (state.step - state.best_step) / self.steps_per_epoch >= exact(self.patience_epochs)
 
 
 @dataclass

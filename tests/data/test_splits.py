@@ -1,5 +1,7 @@
 """Patients are split exactly, evenly over classes, and alike in every process."""
 
+from fractions import Fraction
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,8 +18,8 @@ fractions = st.floats(0, 0.49)
 def test_splits_have_their_exact_sizes(names, val, test, seed):
     found = list(assign_splits(dict.fromkeys(names, ""), val, test, seed).values())
     assert len(found) == len(names)
-    assert found.count("test") == round(test * len(names))
-    assert found.count("val") == round(val * len(names))
+    assert found.count("test") == round(Fraction(str(test)) * len(names))
+    assert found.count("val") == round(Fraction(str(val)) * len(names))
 
 
 @settings(deadline=None)
@@ -65,7 +67,7 @@ def test_a_smaller_label_fraction_is_part_of_a_larger_one(names, a, b, seed):
     strata = {name: len(name) for name in names}
     small, large = (label_fraction(strata, fraction, seed) for fraction in sorted((a, b)))
     assert small <= large
-    assert len(large) == max(1, round(max(a, b) * len(names)))
+    assert len(large) == max(1, round(Fraction(str(max(a, b))) * len(names)))
 
 
 @settings(deadline=None)
@@ -91,6 +93,13 @@ def test_fractions_of_all_labels_keep_all_and_tiny_ones_keep_one():
     names = {f"p{number}": () for number in range(50)}
     assert label_fraction(names, 1.0, 3) == names.keys()
     assert len(label_fraction(names, 0.001, 3)) == 1
+
+
+def test_fractions_are_those_that_were_written():
+    names = {f"p{number}": () for number in range(100)}
+    assert 0.575 * 100 < 57.5
+    assert len(label_fraction(names, 0.575, 0)) == 58
+    assert [*assign_splits(names, 0.0, 0.575, 0).values()].count("test") == 58
 
 
 def test_a_patient_in_two_splits_is_named():

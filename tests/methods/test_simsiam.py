@@ -9,8 +9,10 @@ from data.boxes import box_iou
 from methods.base import Views
 from methods.encoders import SwinEncoder
 from methods.parts.collapse import collapse_coefficient
-from methods.parts.schedule import learning_rate
+from methods.parts.schedule import WarmUp, learning_rate
 from methods.simsiam import SimSiam, simsiam_loss
+from orchestrator.config import Optimiser
+from orchestrator.optimiser import Schedule
 from tests.batches import random_batch
 from tests.encoders import Pixels
 from tests.references import simsiam as reference
@@ -88,6 +90,25 @@ def test_warm_up_rises_linearly_to_the_peak_and_the_cosine_follows():
     rates = [learning_rate(step, total_steps=30, lr=0.001, final_lr=5e-5, warmup_steps=10) for step in range(30)]
     np.testing.assert_allclose(rates[:10], np.arange(1, 11) * 1e-4, rtol=0, atol=1e-15)
     np.testing.assert_allclose(rates[10:], reference.cosine_rates(0.001, 5e-5, 20), rtol=0, atol=1e-15)
+
+
+def test_released_warm_ups_rise_from_zero_and_the_same_cosine_follows():
+    def rates(warmup: WarmUp) -> list[float]:
+        return [learning_rate(step, 30, 0.001, 5e-5, warmup_steps=10, warmup=warmup) for step in range(30)]
+
+    thesis = np.concatenate([np.linspace(0, 0.001, 10), reference.cosine_rates(0.001, 5e-5, 20)])
+    np.testing.assert_allclose(rates("zero_to_peak"), thesis, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(rates("from_zero")[:10], np.arange(10) * 1e-4, rtol=0, atol=1e-15)
+    assert rates("from_zero")[10:] == rates("zero_to_peak")[10:] == rates("above_zero")[10:]
+    assert learning_rate(0, 30, 0.001, warmup_steps=1, warmup="zero_to_peak") == 0
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_the_optimiser_warms_up_in_the_shape_that_its_config_names(schedule: str):
+    for warmup, expected in (("above_zero", [0.5, 1]), ("from_zero", [0, 0.5]), ("zero_to_peak", [0, 1])):
+        config = Optimiser(lr=1, schedule=schedule, warmup=warmup)
+        plan = Schedule(config, total_steps=10, warmup_steps=2)
+        assert [plan.rate(step) for step in range(3)] == [*expected, 1]
 
 
 def test_heads_of_the_thesis_have_the_known_number_of_parameters():

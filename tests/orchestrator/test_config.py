@@ -1,16 +1,19 @@
 import json
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from methods import METHODS
 from orchestrator import ingest_request
 from orchestrator import sweep as sweeps
 from orchestrator import table as tables
-from orchestrator.config import ConfigError, Experiment, load, merge, read, resolve, schema
+from orchestrator.config import Budget, ConfigError, Experiment, load, merge, read, resolve, schema
 from orchestrator.pretrain import build_encoder
 from orchestrator.space import extremes
 
@@ -88,6 +91,32 @@ def test_a_fine_tuning_inherits_the_resources_that_it_is_not_given() -> None:
 def test_a_budget_is_epochs_or_steps_but_not_both() -> None:
     with pytest.raises(ConfigError, match=r"epochs=2\.0, steps=5; give exactly one"):
         resolve(tree(), ["budget.steps=5"])
+
+
+@pytest.mark.parametrize(
+    ("epochs", "num_samples", "batch_size", "steps"),
+    [
+        (0.29, 100, 1, 29),
+        (0.57, 1000, 10, 57),
+        (1.1, 300, 3, 110),
+        (4.35, 200, 2, 435),
+        (2.5, 7, 3, 5),
+        (0.1, 5, 8, 1),
+    ],
+)
+def test_a_budget_of_epochs_has_every_whole_step_of_the_decimal_that_was_written(
+    epochs: float, num_samples: int, batch_size: int, steps: int
+) -> None:
+    budget = Budget(epochs=epochs, batch_size=batch_size)
+    assert budget.total_steps(num_samples) == steps
+
+
+@settings(deadline=None)
+@given(st.decimals("0.01", "99", places=2), st.integers(1, 10_000), st.integers(1, 512))
+def test_steps_are_those_of_exact_arithmetic(epochs: Decimal, num_samples: int, batch_size: int) -> None:
+    budget, product = Budget(epochs=float(epochs), batch_size=batch_size), int(epochs * 100) * num_samples
+    assert budget.total_steps(num_samples) == max(1, product // (100 * batch_size))
+    assert abs(budget.epochs_to_steps(float(epochs), num_samples) * 100 * batch_size - product) <= 50 * batch_size
 
 
 def test_a_file_inherits_from_its_base_and_changes_only_what_differs(tmp_path: Path) -> None:

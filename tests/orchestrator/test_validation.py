@@ -1,6 +1,7 @@
 """Validation: when it is due, what every rank adds to it, and what it pictures."""
 
 import io
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def method_of(shards: ShardSet) -> Segmentation:
 
 
 def validation_of(shards: ShardSet) -> Validation:
-    return Validation(shards, shards.select(split="val", having="label_map").row_ids, Rhythm(5, 10))
+    return Validation(shards, shards.select(split="val", having="label_map").row_ids, Rhythm(Fraction(5), 10))
 
 
 def test_a_perfect_prediction_scores_one_in_every_metric(shards: ShardSet) -> None:
@@ -105,23 +106,30 @@ def test_a_volume_is_pictured_by_its_richest_axial_plane_without_the_batch_s_pad
 
 
 def test_validation_is_due_every_ten_epochs_and_from_ninety_on_every_epoch() -> None:
-    rhythm = Rhythm(steps_per_epoch=4, every_epochs=10, dense_from=90)
+    rhythm = Rhythm(Fraction(4), every_epochs=10, dense_from=90)
     due = [step / 4 for step in range(1, 95 * 4 + 1) if rhythm.due(step)]
     assert due == [10, 20, 30, 40, 50, 60, 70, 80, 90, 91, 92, 93, 94, 95]
 
 
 def test_validation_keeps_its_rhythm_where_an_epoch_is_no_whole_number_of_steps() -> None:
-    rhythm = Rhythm(steps_per_epoch=5050 / 32, every_epochs=1)
+    rhythm = Rhythm(Fraction(5050, 32), every_epochs=1)
     due = [step for step in range(1, 1580) if rhythm.due(step)]
     assert due == [-(-epoch * 5050 // 32) for epoch in range(1, 11)]
-    assert [step for step in range(1, 127) if Rhythm(42 / 10, 10).due(step)] == [42, 84, 126]
+    assert [step for step in range(1, 127) if Rhythm(Fraction(42, 10), 10).due(step)] == [42, 84, 126]
 
 
 def test_training_is_given_up_after_the_patience_without_a_better_score() -> None:
-    rhythm = Rhythm(steps_per_epoch=4, every_epochs=1, patience_epochs=20)
+    rhythm = Rhythm(Fraction(4), every_epochs=1, patience_epochs=20)
     assert not rhythm.exhausted(State(step=179, best_score=0.8, best_step=100))
     assert rhythm.exhausted(State(step=180, best_score=0.8, best_step=100))
-    assert not Rhythm(4, 1).exhausted(State(step=10_000, best_score=0.8, best_step=4))
+    assert not Rhythm(Fraction(4), 1).exhausted(State(step=10_000, best_score=0.8, best_step=4))
+
+
+def test_patience_ends_at_its_very_step_where_an_epoch_is_no_whole_number_of_steps() -> None:
+    rhythm = Rhythm(Fraction(100, 3), every_epochs=0.3, patience_epochs=15)
+    assert not rhythm.exhausted(State(step=499, best_score=0.8, best_step=0))
+    assert rhythm.exhausted(State(step=500, best_score=0.8, best_step=0))
+    assert [step for step in range(1, 31) if rhythm.due(step)] == [10, 20, 30]
 
 
 def test_shards_folder_is_only_read(shards: ShardSet, tmp_path: Path) -> None:
