@@ -1,4 +1,4 @@
-"""Shardcheck: what shards hold, in a few lines, and whether every byte of them is what was written."""
+"""Shardcheck: what shards hold, what they lack, and whether every byte of them is what was written."""
 
 import hashlib
 from collections.abc import Iterator
@@ -11,10 +11,15 @@ from data.classes import count_classes
 from data.files import join, list_tree, locate, reaching
 from data.shardreader import ShardReader
 from data.shards import REPAIR, TEMPORARY, ShardError, ShardFile
-from data.shardset import INDEX, ShardSet, is_any
+from data.shardset import INDEX, Having, ShardSet, is_any
 from data.splits import SPLITS, check_no_leakage
 
 _BLOCK_BYTES = 2**22
+_LABELS: dict[Having, str] = {"label_map": "a label map", "class": "a class"}
+_WITHOUT_LABELS = {
+    "train": "to fine-tune on these, name another split by downstream.train_split",
+    "val": "to judge a fine-tuning, cross-validate by downstream.num_folds, or ingest with a larger val_fraction",
+}
 
 
 def describe(shards: ShardSet) -> list[tuple[str, str]]:
@@ -32,11 +37,32 @@ def describe(shards: ShardSet) -> list[tuple[str, str]]:
         low, high = " x ".join(map(str, sizes.min(axis=0))), " x ".join(map(str, sizes.max(axis=0)))
         channels = f"{shards.num_channels} channel{'s' if shards.num_channels > 1 else ''}"
         lines.append(("sizes", f"{shards.spatial_dims}D, {channels}, {low} to {high}"))
-    lines += [(split, _count(part)) for split, part in _by_split(shards) if part.num_rows]
+    lines += [(split, _count(part) if part.num_rows else "no samples") for split, part in _by_split(shards)]
     lines += [("datasets", _values(rows["dataset"])), ("modalities", _values(rows["modality"]))]
     lines += [("labels", _names(shards.label_names)), ("classes", _classes(shards))]
     lines += [(name.replace("_", " "), f"{count:,}") for name, count in shards.counts.items()]
+    lines += [("note", doubt) for doubt in doubts(shards)]
     return [(name, value) for name, value in lines if value]
+
+
+def doubts(shards: ShardSet) -> list[str]:
+    """Say what of these shards will keep a training from starting or from being judged, and what to do."""
+    if shards.num_samples and len(shards.rows["patient"].unique()) == 1:
+        return [
+            f"all samples ({shards.num_samples}) are of one patient, so no patient can be held out to judge a "
+            "training; ingest more patients, or tell patients apart by patient_pattern or patient_column"
+        ]
+    said = []
+    if shards.select("train").num_samples == 0:
+        said.append("split train is empty, so there is nothing to pretrain on unless data.split names another split")
+    for having, name in _LABELS.items():
+        held = {split: shards.select(split, having=having).num_samples for split in SPLITS}
+        said += [
+            f"no sample of split {split} has {name}, but {sum(held.values())} samples of other splits do; {remedy}"
+            for split, remedy in _WITHOUT_LABELS.items()
+            if sum(held.values()) and not held[split]
+        ]
+    return said
 
 
 def _by_split(shards: ShardSet) -> list[tuple[str, pa.Table]]:

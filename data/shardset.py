@@ -158,6 +158,11 @@ class ShardSet:
     def num_channels(self) -> int:
         return int(self._shapes[:, 0].max())
 
+    @property
+    def is_labelled(self) -> bool:
+        """Tell whether any sample has a label map or is known to have certain classes, or none."""
+        return bool(self.rows["has_label"].to_numpy().any()) or self.rows["classes"].null_count < self.num_samples
+
     @cached_property
     def _shapes(self) -> Int64[np.ndarray, "n axes"]:
         """(C, *S) of every row; all rows have as many axes."""

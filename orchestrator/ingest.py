@@ -15,6 +15,7 @@ from rich.console import Console
 
 from data.bundles import Bundle, volume_id
 from data.manifest import Manifest, Reject, duplicates, read_manifest
+from data.shardcheck import doubts
 from data.shardset import ShardSet
 from data.splits import SPLITS
 from orchestrator.cluster import connected
@@ -33,44 +34,58 @@ _MOST_REASONS = 10
 class IngestReport:
     """What an ingest did. ``shards`` is None where too many studies were bad, so that no index was written."""
 
+    config: IngestConfig
     shards: ShardSet | None
     num_studies: int
     rejects: tuple[Reject, ...]
     unused_files: dict[str, int]
+    remarks: tuple[str, ...]
     bundles_written: int
-    max_bad: float
     seconds: float
 
     @property
     def too_many_bad(self) -> bool:
-        return len(self.rejects) > self.max_bad * self.num_studies
+        return len(self.rejects) > self.config.max_bad * self.num_studies
 
     def summary(self) -> str:
         """Return the report in words, one line per subject."""
         bad, total = len(self.rejects), self.num_studies
         lines = [f"{total - bad} of {total} studies written, {bad} quarantined" + (f": {QUARANTINE}" if bad else "")]
-        reasons = Counter(_PSEUDONYM.sub("another study", reject.found) for reject in self.rejects).most_common()
-        lines += [f"  {count} x {reason}" for reason, count in reasons[:_MOST_REASONS]]
-        if len(reasons) > _MOST_REASONS:
-            lines.append(f"  and {len(reasons) - _MOST_REASONS} other reasons")
+        lines += _by_reason(self.rejects)
         if self.unused_files:
             kinds = ", ".join(f"{count} {suffix}" for suffix, count in self.unused_files.items())
-            lines.append(f"{sum(self.unused_files.values())} files belong to no study: {kinds}")
-        return "\n".join([*lines, *self._outcome()])
+            lines.append(f"files that belong to no study: {kinds}")
+        return "\n".join([*lines, *self.remarks, *self._outcome()])
 
     def _outcome(self) -> list[str]:
         if self.shards is None:
             share = len(self.rejects) / self.num_studies
             return [
-                f"{share:.0%} of the studies are bad, expected at most {self.max_bad:.0%}: no index was written; "
-                "repair or remove them, or raise --max-bad: what is done is kept"
+                f"{share:.0%} of the studies are bad, expected at most {self.config.max_bad:.0%}: no index was "
+                "written; repair or remove them, or raise --max-bad: what is done is kept"
             ]
-        counts = [(self.shards.select(split=split).num_samples, split) for split in SPLITS]
-        splits = ", ".join(f"{count} {split}" for count, split in counts if count)
+        counts = {split: self.shards.select(split=split).num_samples for split in SPLITS}
+        splits = ", ".join(f"{count} {split}" for split, count in counts.items() if count)
         lines = [f"{self.shards.num_samples} samples ({splits}) in {self.seconds:.0f} s"]
+        for split, fraction in (("val", self.config.val_fraction), ("test", self.config.test_fraction)):
+            if fraction > 0 and counts[split] == 0:
+                lines.append(
+                    f"split {split} is empty: {fraction:g} of so few patients is less than half a patient; raise "
+                    f"--{split}-fraction, or ingest more patients"
+                )
+        lines += doubts(self.shards)
         if self.bundles_written == 0:
-            lines.append("all was done before; nothing was changed")
+            lines.append("everything was done before; nothing was changed")
         return [*lines, f"digest {self.shards.digest}"]
+
+
+def _by_reason(rejects: Sequence[Reject]) -> list[str]:
+    """Group rejected studies by reason: how many there are, why, and what to do."""
+    reasons = Counter((_PSEUDONYM.sub("another study", reject.found), reject.remedy) for reject in rejects)
+    lines = [f"  {count} x {reason}: {remedy}" for (reason, remedy), count in reasons.most_common(_MOST_REASONS)]
+    if len(reasons) > _MOST_REASONS:
+        lines.append(f"  and {len(reasons) - _MOST_REASONS} other reasons")
+    return lines
 
 
 def ingest(config: IngestConfig, console: Console | None = None) -> IngestReport:
@@ -87,12 +102,13 @@ def ingest(config: IngestConfig, console: Console | None = None) -> IngestReport
     _stop_if_strict(config, rejects)
     write_quarantine(plan.job, rejects, names if config.keep_names else {})
     report = IngestReport(
+        config=config,
         shards=None,
         num_studies=len(plan.studies),
         rejects=tuple(rejects),
         unused_files=plan.unused_files,
+        remarks=plan.remarks,
         bundles_written=num_written,
-        max_bad=config.max_bad,
         seconds=time.monotonic() - began,
     )
     if report.too_many_bad:

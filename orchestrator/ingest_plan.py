@@ -17,7 +17,7 @@ from data.bundles import Bundle, Job
 from data.files import list_tree
 from data.privacy import Pseudonymiser, load_key
 from data.recipes import RECIPES, Recipe
-from data.sources import SourceOptions, Study, find_studies, label_names
+from data.sources import SourceOptions, Study, find_studies, label_names, remarks
 from data.splits import assign_splits, check_no_leakage
 from orchestrator.config import absolute
 
@@ -103,7 +103,8 @@ class IngestConfig(BaseModel):
 class IngestPlan:
     """Studies in their stable order, their bundles, and what the shards will say of themselves.
 
-    ``identity`` tells whether shards in a folder are those that were asked for; it holds no name.
+    ``identity`` tells whether shards in a folder are those that were asked for; it holds no name. ``remarks`` say how
+    the sources were understood.
     """
 
     job: Job
@@ -113,6 +114,7 @@ class IngestPlan:
     label_names: dict[int, str]
     class_names: dict[int, str]
     unused_files: dict[str, int]
+    remarks: tuple[str, ...]
 
 
 def make_plan(config: IngestConfig) -> IngestPlan:
@@ -143,7 +145,18 @@ def make_plan(config: IngestConfig) -> IngestPlan:
         label_names=names,
         class_names=_class_names(studies),
         unused_files=_unused_files(config.sources, studies),
+        remarks=_remarks(config.sources),
     )
+
+
+def _remarks(sources: Sequence[Source]) -> tuple[str, ...]:
+    """Say how each source was understood, and which source is meant where there are several."""
+    said = [
+        (f"source {number}: " if len(sources) > 1 else "") + remark
+        for number, part in enumerate(sources, 1)
+        for remark in remarks(part.source, part.layout, part.options)
+    ]
+    return tuple(said)
 
 
 def _check_distinct(studies: Sequence[Study]) -> None:

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from data.files import shown
 from data.sources.arrays import find_npz
 from data.sources.nnunet import find_nnunet, label_names
-from data.sources.pictures import find_class_folders, find_csv
+from data.sources.pictures import describe_table, find_class_folders, find_csv
 from data.sources.series import find_dicom
 from data.sources.study import SourceOptions, Study
 from data.sources.volumes import find_volumes
@@ -23,18 +23,19 @@ LAYOUTS = {
     "npz": find_npz,
 }
 
-__all__ = ["LAYOUTS", "SourceOptions", "Study", "find_studies", "label_names"]
+__all__ = ["LAYOUTS", "SourceOptions", "Study", "find_studies", "label_names", "remarks"]
 
 
 def find_studies(source: str, layout: str, options: SourceOptions | None = None) -> list[Study]:
     """Find the studies of a source, in an order that depends on nothing but their paths.
 
     ``source`` is a local folder or an address (``s3://bucket/folder``). Raises ValueError for an unknown layout, for
-    options that contradict each other and for a source without any study.
+    options that contradict each other or that the layout does not take, and for a source without any study.
     """
     options = options or SourceOptions()
     if layout not in LAYOUTS:
         raise ValueError(f"layout {layout!r} is unknown; expected one of {', '.join(LAYOUTS)}; choose one of them")
+    options.check_layout(layout)
     dataset = options.dataset or PurePosixPath(source.partition("?")[0].rstrip("/")).stem
     studies = LAYOUTS[layout](source, dataset, options)
     if not studies:
@@ -43,3 +44,15 @@ def find_studies(source: str, layout: str, options: SourceOptions | None = None)
             "expected 1 or more; check the folder, the layout and the patterns"
         )
     return [replace(study, dataset_is_given=bool(options.dataset)) for study in studies]
+
+
+def remarks(source: str, layout: str, options: SourceOptions) -> list[str]:
+    """Say how the patients of a source are told apart, and which columns of a table are used."""
+    if layout == "csv":
+        return [describe_table(source, options)]
+    if layout == "dicom" or options.patient_pattern is not None:
+        return []
+    return [
+        "each study counts as a patient of its own; where a patient has several, name the patients by "
+        "patient_pattern, or scans of one patient may end in two splits"
+    ]

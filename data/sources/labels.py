@@ -8,17 +8,21 @@ classes are numbered as the columns are given.
 
 from collections.abc import Sequence
 
+from data.sources.columns import Row
 from data.sources.study import SourceOptions
 
 Classes = tuple[tuple[int, ...] | None, tuple[str, ...]]
 """The classes of an image by number (None: nobody has said), and by name."""
 
 
-def read_classes(rows: Sequence[dict[str, str]], options: SourceOptions) -> list[Classes]:
-    """Return the classes of each row. Raises ValueError for a value that a column of a class cannot have."""
+def read_classes(rows: Sequence[Row], columns: tuple[str, ...], options: SourceOptions) -> list[Classes]:
+    """Return the classes of each row by its columns of labels, whose names the options may write in another case.
+
+    Raises ValueError for a value that a column of a class cannot have.
+    """
     if options.label_columns:
-        return [_from_columns(row, options) for row in rows]
-    texts = [_texts(row[options.label_column].strip(), options) for row in rows]
+        return [_from_columns(row, columns, options) for row in rows]
+    texts = [_texts(row[columns[0]].strip(), options) for row in rows]
     numbers = _numbers({name for names in texts for name in names or ()})
     return [(None if names is None else tuple(numbers[name] for name in names), names or ()) for names in texts]
 
@@ -36,9 +40,9 @@ def _numbers(names: set[str]) -> dict[str, int]:
     return {name: number for number, name in enumerate(sorted(names))}
 
 
-def _from_columns(row: dict[str, str], options: SourceOptions) -> Classes:
+def _from_columns(row: Row, columns: tuple[str, ...], options: SourceOptions) -> Classes:
     has, uncertain = [], False
-    for number, name in enumerate(options.label_columns):
+    for number, name in enumerate(columns):
         value = _value(row[name], name)
         uncertain |= value == -1
         if value == 1 or (value == -1 and options.uncertain == "positive"):

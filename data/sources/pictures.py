@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from data.files import File, is_file, join, list_tree, read_bytes, shown
 from data.quarantine import BadStudy
+from data.sources.columns import Row, choose_columns
 from data.sources.labels import read_classes
 from data.sources.pairing import Pattern
 from data.sources.study import (
@@ -44,25 +45,30 @@ def find_class_folders(source: str, dataset: str, options: SourceOptions) -> lis
 def find_csv(source: str, dataset: str, options: SourceOptions) -> list[Study]:
     """Find one study per row of a CSV file: the source itself, or the only one in its folder.
 
-    Image paths are relative to the table, with or without their suffix. Its classes: see ``labels.py``. Raises
-    ValueError where the table or a column is missing.
+    Image paths are relative to the table, with or without their suffix. Its columns: see ``columns.py``; its classes:
+    see ``labels.py``. Raises ValueError where the table or a column is missing.
     """
-    table, folder = _find_table(source)
-    rows = list(csv.DictReader(io.StringIO(read_bytes(table).decode("utf-8-sig"))))
-    _check_columns(rows, options)
+    rows, folder = _read_table(source)
+    columns = choose_columns(rows, options)
     files = {file.path: file for file in list_tree(folder) if suffix_of(file.path, _SUFFIXES)}
     by_stem = {path[: -len(suffix_of(path, _SUFFIXES) or "")]: file for path, file in files.items()}
-    classes = read_classes(rows, options)
+    classes = read_classes(rows, columns.labels, options)
     studies = []
     for row, (numbers, names) in zip(rows, classes, strict=True):
-        path = row[options.image_column].strip().removeprefix("./")
+        path = row[columns.image].strip().removeprefix("./")
         file = files.get(path) or by_stem.get(path)
         study = _picture(file or File(path, "", 0), dataset, options)
-        split = SPLIT_NAMES.get(row[options.split_column].strip().lower()) if options.split_column else None
-        patient = row[options.patient_column].strip() if options.patient_column else study.patient
+        patient = columns.patient_of(row) or study.patient
         fault = None if file else _NO_FILE
-        studies.append(replace(study, split=split, patient=patient, classes=numbers, class_names=names, fault=fault))
+        study = replace(study, split=columns.split_of(row), patient=patient, fault=fault)
+        studies.append(replace(study, classes=numbers, class_names=names))
     return studies
+
+
+def describe_table(source: str, options: SourceOptions) -> str:
+    """Say which columns of a CSV file are used for what, and which are not."""
+    rows, _ = _read_table(source)
+    return choose_columns(rows, options).describe(rows, options.patient_pattern)
 
 
 def _picture(file: File, dataset: str, options: SourceOptions) -> Study:
@@ -78,6 +84,13 @@ def _picture(file: File, dataset: str, options: SourceOptions) -> Study:
     )
 
 
+def _read_table(source: str) -> tuple[list[Row], str]:
+    """Return the rows of a CSV file, and the address of the folder that its paths are relative to."""
+    table, folder = _find_table(source)
+    rows = csv.DictReader(io.StringIO(read_bytes(table).decode("utf-8-sig")), restval="")
+    return list(rows), folder
+
+
 def _find_table(source: str) -> tuple[str, str]:
     """Return the address of the CSV file and of the folder that its paths are relative to."""
     address, _, query = source.partition("?")
@@ -90,16 +103,3 @@ def _find_table(source: str) -> tuple[str, str]:
             "itself as the source"
         )
     return join(source, tables[0].path), source
-
-
-def _check_columns(rows: list[dict[str, str]], options: SourceOptions) -> None:
-    """Raise ValueError for a missing column; a table without a heading has a patient in its first line: not shown."""
-    have = list(rows[0]) if rows else []
-    labels = options.label_columns or (options.label_column,)
-    wanted = [options.image_column, *labels, options.patient_column, options.split_column]
-    missing = [name for name in wanted if name and name not in have]
-    if missing:
-        raise ValueError(
-            f"the table has {len(have)} columns but not {', '.join(missing)}; expected a first line that names them; "
-            "set image_column, label_column or label_columns, patient_column, split_column"
-        )

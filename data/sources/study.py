@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from data.quarantine import BadStudy
 
@@ -15,6 +15,7 @@ SPLIT_NAMES: dict[str, Split] = {
     "training": "train",
     "val": "val",
     "valid": "val",
+    "validate": "val",
     "validation": "val",
     "test": "test",
     "testing": "test",
@@ -60,47 +61,116 @@ class Study:
     dataset_is_given: bool = False
 
 
-class SourceOptions(BaseModel):
-    """How to find studies; what does not apply to a layout is left alone.
+LABEL_MAPS = ("volumes", "nnunet", "dicom")
+SCANS = (*LABEL_MAPS, "class_folders", "csv")
+ANY = (*SCANS, "npz")
 
-    dataset          name written beside every sample (default: a pseudonym of the source folder's name, which may be
-                     a patient's)
-    modality         CT, MR, ...: the modality of files that do not say it; for DICOM, only series of it are taken
-    images           pattern of image paths below the source: ``*`` within a name, ``**/`` any folders, ``{ct,mr}``
-                     either; for DICOM, of the folder of a series (``.`` is the source itself)
-    labels           pattern of the label's path; each wildcard stands for what the same one in ``images`` was
-    label_suffix     short form: the label is the image's name with this suffix, ``ct.nii.gz`` -> ``ct_seg.nii.gz``
-    patient_pattern  regular expression searched in a study's path; its groups (or all of it) are the patient
-    label_names      what label values mean, {1: liver}; they come before those of a Decathlon dataset.json, and a
-                     value without a name is called by its number
-    rescale          slope and intercept from the file's intensities to HU, for CT that was not stored in HU
-    image_column ... columns of the CSV layout
-    label_separator  what stands between the classes in a CSV's label column, where an image may have several
-    label_columns    columns of a CSV that are classes of their own, in place of a label column: 1 says that an image
-                     has the class, 0 or a blank that it has not
-    uncertain        what -1 in such a column means: that the image has the class, that it has it not, or that the
-                     image counts as one that nobody has labelled
-    no_class         what a label column says where an image has none of the classes, such as ``No Finding``
-    """
+
+def _option(default: Any, layouts: tuple[str, ...], description: str) -> Any:
+    """Return a field that says which layouts take it."""
+    return Field(default, description=description, json_schema_extra={"layouts": list(layouts)})
+
+
+class SourceOptions(BaseModel):
+    """How to find studies. An option that its layout does not take is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dataset: str | None = None
-    modality: str | None = None
-    images: str | None = None
-    labels: str | None = None
-    label_suffix: str | None = None
-    patient_pattern: str | None = None
-    label_names: dict[int, str] | None = None
-    rescale: tuple[float, float] | None = None
-    image_column: str = "file"
-    label_column: str = "label"
-    label_separator: str | None = None
-    label_columns: tuple[str, ...] = ()
-    uncertain: Literal["negative", "positive", "unlabelled"] = "negative"
-    no_class: str | None = None
-    patient_column: str | None = None
-    split_column: str | None = None
+    dataset: str | None = _option(
+        None,
+        ANY,
+        "the name that is written beside every sample; by default a pseudonym of the name of the source's folder, "
+        "which may be a patient's",
+    )
+    modality: str | None = _option(
+        None,
+        ANY,
+        "the modality (CT, MR, XR, ...) of files that do not say it; of DICOM files, only the series that have it "
+        "are taken",
+    )
+    images: str | None = _option(
+        None,
+        ("volumes", "dicom", "class_folders"),
+        "a pattern of the paths of images below the source, such as '*/CT_image*.nii.gz': * is anything within a "
+        "name, **/ is any folders, {ct,mr} is one of these; for DICOM, a pattern of the folder of a series, where . "
+        "is the source itself",
+    )
+    labels: str | None = _option(
+        None,
+        ("volumes", "dicom"),
+        "a pattern of the path of an image's label map, such as '*/CT_mask*.nii.gz': each wildcard stands for what "
+        "the same wildcard in images stood for",
+    )
+    label_suffix: str | None = _option(
+        None,
+        ("volumes",),
+        "a short form of labels: an image's label map is called like the image, with this suffix: _seg pairs "
+        "ct.nii.gz with ct_seg.nii.gz",
+    )
+    patient_pattern: str | None = _option(
+        None,
+        ANY,
+        "a regular expression that is searched in the path of a study; its groups, or else all that it matches, name "
+        "the patient: 'sub-[0-9]+'; by default each study is a patient of its own (DICOM: the PatientID)",
+    )
+    label_names: dict[int, str] | None = _option(
+        None,
+        LABEL_MAPS,
+        "what the values of label maps mean, such as '{1: liver}'; these names replace those of a dataset.json, and "
+        "a value without a name is called by its number",
+    )
+    rescale: tuple[float, float] | None = _option(
+        None, SCANS, "the slope and the intercept that turn the file's intensities into HU, for CT not stored in HU"
+    )
+    image_column: str = _option("file", ("csv",), "the column of image files, relative to the table")
+    label_column: str = _option("label", ("csv",), "the column of classes")
+    label_separator: str | None = _option(
+        None, ("csv",), "the text between the classes in the column of classes, where an image may have several: '|'"
+    )
+    label_columns: tuple[str, ...] = _option(
+        (),
+        ("csv",),
+        "columns that are a class each, instead of one column of classes: 1 says that an image has the class, 0 or a "
+        "blank that it does not",
+    )
+    uncertain: Literal["negative", "positive", "unlabelled"] = _option(
+        "negative",
+        ("csv",),
+        "what -1 in a column that is a class means: that the image does not have the class (negative), that it does "
+        "(positive), or that the image counts as unlabelled",
+    )
+    no_class: str | None = _option(
+        None, ("csv",), "what the column of classes says of an image that has none of them, such as 'No Finding'"
+    )
+    patient_column: str | None = _option(
+        None,
+        ("csv",),
+        "the column of patients; by default one with a usual name (patient, Patient ID, subject_id, ...); an empty "
+        "text uses none",
+    )
+    split_column: str | None = _option(
+        None,
+        ("csv",),
+        "the column of splits; by default one with a usual name (split, set, partition, ...) whose values are words "
+        "for train, val and test; an empty text uses none",
+    )
+
+    @classmethod
+    def layouts(cls, option: str) -> tuple[str, ...]:
+        """Return the layouts that take an option."""
+        extra = cls.model_fields[option].json_schema_extra
+        assert isinstance(extra, dict)
+        return tuple(str(layout) for layout in cast(list, extra["layouts"]))
+
+    def check_layout(self, layout: str) -> None:
+        """Raise ValueError where an option was given that a layout does not take."""
+        strange = [name for name in self.model_dump(exclude_defaults=True) if layout not in self.layouts(name)]
+        if strange:
+            name = strange[0]
+            raise ValueError(
+                f"option {name} means nothing to layout {layout}; expected layout {' or '.join(self.layouts(name))}; "
+                f"leave {name} out, or choose another layout"
+            )
 
     @model_validator(mode="after")
     def _one_kind_of_labels(self) -> "SourceOptions":
@@ -108,6 +178,15 @@ class SourceOptions(BaseModel):
             raise ValueError(
                 f"label_columns {', '.join(self.label_columns)} with label_separator {self.label_separator!r} and "
                 f"no_class {self.no_class!r}: these two belong to a single label column; give one kind of labels"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_patients(self) -> "SourceOptions":
+        if self.patient_pattern and self.patient_column:
+            raise ValueError(
+                f"patient_pattern {self.patient_pattern!r} with patient_column {self.patient_column!r}: each of them "
+                "names the patients; give one of the two"
             )
         return self
 

@@ -1,8 +1,12 @@
 """Commands on scans and shards: phantom, ingest, shards."""
 
 import argparse
+import shlex
+from pathlib import Path
+from typing import get_args
 
 import yaml
+from pydantic.fields import FieldInfo
 from rich.table import Table
 
 from data.sources import LAYOUTS, SourceOptions
@@ -11,16 +15,28 @@ from orchestrator.commands.console import FAILED, Commands, add_command, err, ou
 _INGEST_FIELDS = ("source", "layout", "recipe", "out", "val_fraction", "test_fraction", "seed", "max_bad", "strict",
                   "overwrite", "keep_names")  # fmt: skip
 _UNUSUAL_OPTIONS = {
-    "rescale": {"nargs": 2, "type": float},
+    "rescale": {"nargs": 2, "type": float, "metavar": ("SLOPE", "INTERCEPT")},
     "label_names": {"type": yaml.safe_load},
-    "label_columns": {"nargs": "+"},
+    "label_columns": {"nargs": "+", "metavar": "COLUMN"},
+    "uncertain": {"choices": get_args(SourceOptions.model_fields["uncertain"].annotation)},
 }
+_LAYOUTS_HELP = (
+    "how the scans lie in the source: volumes (files of volumes), nnunet (imagesTr, labelsTr, dataset.json), dicom "
+    "(series, whatever their folders), class_folders (a folder for each class), csv (a table of image files), npz "
+    "(arrays, as MedMNIST has them)"
+)
+_EXAMPLE = """examples:
+  raydiology ingest --source scans --layout nnunet --modality CT --recipe ct_abdomen_slices --out shards/abdomen
+  raydiology ingest --source trial --layout volumes --images '*/ct.nii.gz' --labels '*/tumour.nii.gz' \\
+    --patient-pattern '^[^/]+' --recipe ct_volume --out shards/trial
+  raydiology ingest --source films --layout csv --image-column Path --label-column Finding --recipe xray \\
+    --out shards/films"""
 # What `raydiology ingest` is told of each kind of phantom.
 _PHANTOMS = {
     "abdomen": "--layout nnunet --recipe ct_volume",
     "brain": "--layout nnunet --recipe mri_brain",
-    "fundus": "--layout csv --recipe fundus --patient-column patient",
-    "chest": "--layout csv --recipe xray --patient-column patient",
+    "fundus": "--layout csv --recipe fundus",
+    "chest": "--layout csv --recipe xray",
 }
 
 
@@ -42,7 +58,7 @@ def _add_phantom(commands: Commands) -> None:
     parser.add_argument("--out", required=True, help="folder to write")
     parser.add_argument("--labelled", type=int, default=12, help="patients with labels (default: 12)")
     parser.add_argument("--unlabelled", type=int, default=12, help="patients without (default: 12)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="other seeds write other patients (default: 0)")
 
 
 def _phantom(arguments: argparse.Namespace) -> None:
@@ -53,20 +69,34 @@ def _phantom(arguments: argparse.Namespace) -> None:
     writers = {"abdomen": write_cohort, "brain": write_brains, "fundus": write_fundus, "chest": write_films}
     writers[arguments.kind](arguments.out, arguments.labelled, arguments.unlabelled, seed=arguments.seed)
     out.print(f"{arguments.labelled} labelled and {arguments.unlabelled} unlabelled phantoms in {arguments.out}")
-    command = f"raydiology ingest --source {arguments.out} {_PHANTOMS[arguments.kind]} --out SHARDS"
-    out.print(f"read them by: {command}", soft_wrap=True, highlight=False, markup=False)
+    shards = str(Path("shards") / Path(arguments.out).resolve().name)
+    source = shlex.quote(arguments.out)
+    _say_next(f"raydiology ingest --source {source} {_PHANTOMS[arguments.kind]} --out {shlex.quote(shards)}")
+
+
+def _say_next(command: str) -> None:
+    """Print the command that a person would type next."""
+    out.print(f"next: {command}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _add_ingest(commands: Commands) -> None:
     parser = add_command(commands, "ingest", "read scans once and write them as shards", _ingest)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EXAMPLE
     parser.add_argument("--config", help="YAML file with these options, and with further sources under also:")
-    parser.add_argument("--source", help="folder, or s3://bucket/folder")
-    parser.add_argument("--layout", choices=sorted(LAYOUTS))
-    parser.add_argument("--recipe", help="preprocessing by name, see `raydiology methods`")
+    parser.add_argument("--source", help="folder of scans, or s3://bucket/folder")
+    parser.add_argument("--layout", choices=sorted(LAYOUTS), help=_LAYOUTS_HELP)
+    parser.add_argument("--recipe", help="preprocessing by name; `raydiology methods` lists the recipes")
     parser.add_argument("--out", help="folder of the shards, or s3://bucket/folder")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a recipe's field")
-    parser.add_argument("--val-fraction", type=float, help="patients held out for validation (default: 0.2)")
-    parser.add_argument("--test-fraction", type=float, help="patients held out for testing (default: 0)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the recipe; may be repeated",
+    )
+    parser.add_argument("--val-fraction", type=float, help="share of patients held out for validation (default: 0.2)")
+    parser.add_argument("--test-fraction", type=float, help="share of patients held out for testing (default: 0)")
     parser.add_argument("--seed", type=int, help="seed of splits and mixing (default: 0)")
     parser.add_argument("--max-bad", type=float, help="fail above this share of bad studies (default: 0.1)")
     parser.add_argument("--strict", action="store_true", default=None, help="stop at the first bad study")
@@ -76,11 +106,18 @@ def _add_ingest(commands: Commands) -> None:
     parser.add_argument(
         "--keep-names", action="store_true", default=None, help="keep file names in the quarantine list"
     )
-    layout = parser.add_argument_group("how studies are found; see data/sources/study.py")
+    group = parser.add_argument_group("how studies are found", "Each option names the layouts that take it.")
     for name, field in SourceOptions.model_fields.items():
         many = _UNUSUAL_OPTIONS.get(name, {})
-        shown = f"default: {field.default}" if field.default else ""
-        layout.add_argument(f"--{name.replace('_', '-')}", help=shown, **many)
+        group.add_argument(f"--{name.replace('_', '-')}", help=_option_help(name, field), **many)
+
+
+def _option_help(name: str, field: FieldInfo) -> str:
+    """Say what an option of the layouts means, which layouts take it, and its default."""
+    layouts = SourceOptions.layouts(name)
+    taken = "all layouts" if set(layouts) == set(LAYOUTS) else ", ".join(layouts)
+    default = f"; default: {field.default}" if field.default else ""
+    return f"{field.description} ({taken}{default})"
 
 
 def _ingest(arguments: argparse.Namespace) -> int:
@@ -96,7 +133,11 @@ def _ingest(arguments: argparse.Namespace) -> int:
         asked["changes"] = dict(_assignment(text) for text in arguments.set)
     report = ingest(load(asked, arguments.config), err)
     out.print(report.summary(), soft_wrap=True, highlight=False, markup=False)
-    return FAILED if report.too_many_bad else 0
+    if report.shards is None:
+        return FAILED
+    shards = shlex.quote(report.config.out)
+    _say_next(f"raydiology init {shards}" + (f" --labelled {shards}" if report.shards.is_labelled else ""))
+    return 0
 
 
 def _assignment(text: str) -> tuple[str, object]:
@@ -108,7 +149,9 @@ def _assignment(text: str) -> tuple[str, object]:
 
 def _add_shards(commands: Commands) -> None:
     parser = add_command(commands, "shards", "show or verify shards", _shards)
-    parser.add_argument("action", choices=("show", "verify"))
+    parser.add_argument(
+        "action", choices=("show", "verify"), help="show what the shards hold, or read every byte to verify them"
+    )
     parser.add_argument("shards", help="folder of the shards, or s3://bucket/folder")
 
 

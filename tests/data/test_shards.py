@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from data.scan import Scan
-from data.shardcheck import describe, verify
+from data.shardcheck import describe, doubts, verify
 from data.shardreader import MOST_OPEN_FILES, ShardReader
 from data.shards import (
     LABEL_DTYPES,
@@ -30,6 +30,7 @@ from data.shards import (
     write_shard,
 )
 from data.shardset import IndexCard, ShardSet, write_index
+from tests.shardsets import write_pictures
 
 
 def slice_(
@@ -286,6 +287,21 @@ def test_what_shards_hold_is_described_in_numbers(tmp_path):
     assert lines["train"] == "6 samples of 2 volumes of 2 patients, 6 with a label map"
     assert lines["sizes"] == "2D, 1 channel, 12 x 13 to 12 x 13"
     assert lines["labels"] == "1 liver"
+
+
+def test_what_shards_lack_is_said_with_what_to_do(tmp_path):
+    alone = write_set(tmp_path / "one", [slice_(n) for n in range(3)])
+    (doubt,) = doubts(alone)
+    assert doubt.startswith("all samples (3) are of one patient, so no patient can be held out")
+    assert dict(describe(alone))["note"] == doubt
+    several = write_set(tmp_path / "two", [slice_(n, patient=n) for n in range(3)])
+    assert doubts(several) == [
+        "no sample of split val has a label map, but 3 samples of other splits do; to judge a fine-tuning, "
+        "cross-validate by downstream.num_folds, or ingest with a larger val_fraction"
+    ]
+    assert dict(describe(several))["val"] == "no samples"
+    whole = ShardSet.open(write_pictures(tmp_path / "whole", 4))
+    assert (doubts(whole), whole.is_labelled) == ([], True)
 
 
 def test_samples_with_classes_are_selected_and_their_patients_told_apart_by_them(tmp_path):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from data.files import shown
 from data.quarantine import BadStudy
 from data.readers import content_digest, read_study
-from data.sources import SourceOptions, Study, find_studies, label_names
+from data.sources import LAYOUTS, SourceOptions, Study, find_studies, label_names, remarks
 from data.sources.pairing import Pattern
 
 
@@ -179,6 +179,16 @@ def test_a_dataset_s_name_is_known_to_be_given_or_the_folder_s(
         ("volumes", {"patient_pattern": "(STS_"}, "no regular expression"),
         ("volumes", {"patient_pattern": "STS"}, r"does not match the path of a study \(5 letters.*widen"),
         ("volumes", {"label": "x"}, "Extra inputs"),
+        (
+            "volumes",
+            {"label_column": "x"},
+            "label_column means nothing to layout volumes; expected layout csv; leave",
+        ),
+        (
+            "csv",
+            {"patient_pattern": "p", "patient_column": "who"},
+            r"each of them names the patients; give one of the two",
+        ),
     ],
 )
 def test_contradicting_options_are_errors_in_words(
@@ -186,6 +196,32 @@ def test_contradicting_options_are_errors_in_words(
 ) -> None:
     with pytest.raises(ValueError, match=text):
         find_studies(tree(tmp_path, "a.nii"), layout, SourceOptions.model_validate(options))
+
+
+class Watched(SourceOptions):
+    """Options that note which of them are read."""
+
+    def __getattribute__(self, name: str):
+        if name in SourceOptions.model_fields:
+            READ.add(name)
+        return super().__getattribute__(name)
+
+
+READ: set[str] = set()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_option_says_that_a_layout_takes_it_where_the_layout_reads_it(tmp_path: Path, layout: str) -> None:
+    source = tree(tmp_path, "a/b.nii", "imagesTr/c.nii", "d.dcm", "1.png")
+    (tmp_path / "t.csv").write_text("file,label\n1.png,0\n")
+    np.savez(tmp_path / "set.npz", train_images=np.zeros((2, 4, 4), np.uint8))
+    options = Watched()
+    READ.clear()
+    LAYOUTS[layout](source, "dataset", options)
+    # These are read elsewhere, or only where an image has a column for each class.
+    elsewhere = {"dataset", "label_names", "uncertain"}
+    claimed = {name for name in SourceOptions.model_fields if layout in SourceOptions.layouts(name)}
+    assert READ - elsewhere == claimed - elsewhere
 
 
 def test_a_source_that_is_not_there_is_an_error_with_its_path(tmp_path: Path) -> None:
@@ -206,7 +242,7 @@ def test_a_source_that_is_not_there_is_an_error_with_its_path(tmp_path: Path) ->
         ("pyradiomics", "volumes", {"images": "*_image.nrrd", "labels": "*_label.nrrd"}, 2, 2, 2),
         ("dicom_dcmqi_ct3", "dicom", {"images": ".", "labels": "liver_seg.nrrd", "modality": "CT"}, 1, 1, 1),
         ("dicom_slicer_cthead", "dicom", {}, 1, 0, 1),
-        ("kermany_cxr", "csv", {"patient_column": "patient", "split_column": "split"}, 940, 0, 914),
+        ("kermany_cxr", "csv", {}, 940, 0, 914),
         ("idrid_fundus", "csv", {"label_column": "retinopathy_grade"}, 300, 0, 300),
         ("mednist", "class_folders", {}, 900, 0, 900),
     ],
@@ -231,6 +267,12 @@ def test_every_real_source_has_a_layout_and_options_that_fit(
 def test_the_classes_and_splits_of_real_pictures_are_those_of_the_manifest(scans: Path) -> None:
     studies = find_studies(str(scans / "kermany_cxr"), "class_folders")
     assert Counter(study.split for study in studies) == {"train": 700, "test": 240}
+    rows = find_studies(str(scans / "kermany_cxr"), "csv")
+    assert {study.key: study.split for study in rows} == {study.key: study.split for study in studies}
+    assert remarks(str(scans / "kermany_cxr"), "csv", SourceOptions()) == [
+        "columns of the table: files from file; classes from label; patients from patient (914 patients in 940 "
+        "rows); splits from split (700 train, 240 test); not used: cause"
+    ]
     assert Counter(study.class_names for study in studies) == {("NORMAL",): 470, ("PNEUMONIA",): 470}
 
 

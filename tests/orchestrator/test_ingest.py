@@ -21,6 +21,7 @@ from data.phantom import LABEL_NAMES, write_cohort
 from data.shardcheck import verify
 from data.shardreader import ShardReader
 from data.shardset import ShardSet
+from orchestrator.cli import main
 from orchestrator.ingest import IngestConfig, IngestReport, ingest
 from tests import planted
 from tests.waiting import wait_for
@@ -89,6 +90,27 @@ def test_done_again_nothing_is_written(undisturbed, cohort):
     assert (again.bundles_written, digest(again)) == (0, digest(report))
     assert states(out) == before
     assert "nothing was changed" in again.summary()
+
+
+def test_the_command_ends_by_naming_the_next_one(undisturbed, cohort, capsys):
+    out, _ = undisturbed
+    asked = [
+        "ingest",
+        "--source",
+        str(cohort),
+        "--layout",
+        "nnunet",
+        "--recipe",
+        "ct_abdomen_slices",
+        "--out",
+        str(out),
+    ]
+    asked += [argument for name, value in COARSE.items() for argument in ("--set", f"{name}={list(value)}")]
+    assert main(asked) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "files that belong to no study: 1 .json"
+    assert "each study counts as a patient of its own" in lines[2]
+    assert lines[-1] == f"next: raydiology init {out} --labelled {out}"
 
 
 def test_only_what_is_missing_is_written_again(undisturbed, cohort, tmp_path):
@@ -161,6 +183,7 @@ def test_bad_studies_and_copies_go_to_the_quarantine_list_and_the_rest_on(ray_cl
     assert "NaN" in nan["found"]
     assert "phantom_00" not in (out / "quarantine.jsonl").read_text()
     assert list(verify(str(out))) == []
+    assert f"  1 x the same voxels as another study: {copy['remedy']}" in report.summary().splitlines()
     assert run(flawed, out, max_bad=0.3).bundles_written == 0
     kept = run(flawed, out, max_bad=0.3, keep_names=True)
     assert kept.bundles_written == 0

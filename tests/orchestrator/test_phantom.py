@@ -22,7 +22,7 @@ def test_a_kind_is_written_with_the_command_that_reads_it(
     assert "1 labelled and 1 unlabelled phantoms in" in printed
     command = shlex.split(printed[printed.index("raydiology ingest") :])
     ingest = build_parser().parse_args(command[1:])
-    studies = find_studies(ingest.source, ingest.layout, SourceOptions(patient_column=ingest.patient_column))
+    studies = find_studies(ingest.source, ingest.layout, SourceOptions())
     assert {len(study.image) for study in studies} == {num_files}
     assert [study.label is not None or study.classes is not None for study in studies] == [
         *[True] * num_labelled,

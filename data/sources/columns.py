@@ -1,0 +1,146 @@
+"""Columns: which columns of a table name the image file, the classes, the patient and the split.
+
+Options name a column, whatever its case. The columns of patients and splits need no option where they are called as
+in public tables: ``patient``, ``Patient ID``, ``subject_id``, ``split``, ``Partition`` and the like. Such a column is
+one of splits only where each of its values says train, val or test in one of the usual words, or nothing. Two columns
+of one kind are refused: somebody has to say which of them is meant. The values of a table are private, so none of
+them is ever shown; the names of its columns are shown, once it is known that its first line is a heading.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data.sources.study import SPLIT_NAMES, SourceOptions, Split
+
+Row = dict[str, str]
+
+# Lower case, letters and digits only: NIH's "Patient ID", MIMIC's "subject_id", RSNA's "patientId", ADNI's "PTID".
+PATIENT_COLUMNS = frozenset(
+    (
+        "patient",
+        "patientid",
+        "patientno",
+        "patientnumber",
+        "subject",
+        "subjectid",
+        "participant",
+        "participantid",
+        "ptid",
+    )
+)
+# MIMIC's and MedMNIST's "split", CelebA's and VinDr's kin, Kaggle's "Usage".
+SPLIT_COLUMNS = frozenset(
+    ("split", "datasplit", "datasetsplit", "set", "dataset", "subset", "partition", "usage", "fold", "phase")
+)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table that are used, by their names in its heading, and those that are not."""
+
+    image: str
+    labels: tuple[str, ...]
+    patient: str | None
+    split: str | None
+    unused: tuple[str, ...]
+
+    def patient_of(self, row: Row) -> str | None:
+        """Return a row's patient; None where the table names none."""
+        return row[self.patient].strip() or None if self.patient else None
+
+    def split_of(self, row: Row) -> Split | None:
+        """Return a row's split; None where the table names none."""
+        return SPLIT_NAMES.get(_word(row[self.split])) if self.split else None
+
+    def describe(self, rows: Sequence[Row], pattern: str | None) -> str:
+        """Say which columns are used for what, and which are not; ``pattern`` tells the patients without a column."""
+        used = [f"files from {self.image}", f"classes from {', '.join(self.labels)}"]
+        if self.patient:
+            used.append(f"patients from {self.patient} ({_patients(self.patient, rows)})")
+        elif pattern is None:
+            used.append("patients from none: each file counts as a patient of its own, unless you set patient_column")
+        if self.split:
+            counts = [(name, sum(self.split_of(row) == name for row in rows)) for name in ("train", "val", "test")]
+            used.append(
+                f"splits from {self.split} ({', '.join(f'{count} {name}' for name, count in counts if count)})"
+            )
+        return f"columns of the table: {'; '.join(used)}; not used: {', '.join(self.unused) or 'none'}"
+
+
+def choose_columns(rows: Sequence[Row], options: SourceOptions) -> Columns:
+    """Choose a table's columns by the options and by the usual names.
+
+    Raises ValueError for a column that is missing, for two that may both be meant, and for a split column named by
+    the options that holds other words than those for train, val and test.
+    """
+    heading = [name for name in rows[0] if name] if rows else []
+    labels = options.label_columns or (options.label_column,)
+    _check_there(heading, [options.image_column, *labels, options.patient_column, options.split_column])
+    image, *labels = (_named(heading, name) for name in (options.image_column, *labels))
+    rest = [name for name in heading if name not in (image, *labels)]
+    patient = _named(heading, options.patient_column or "") or None
+    if options.patient_column is None and options.patient_pattern is None:
+        patient = _only(_called(rest, PATIENT_COLUMNS), "patient")
+    split = _named(heading, options.split_column or "") or None
+    if split is not None:
+        _check_splits(rows, split)
+    if options.split_column is None:
+        candidates = [name for name in _called(rest, SPLIT_COLUMNS) if _are_splits(rows, name)]
+        split = _only(candidates, "split")
+    return Columns(image, tuple(labels), patient, split, tuple(n for n in rest if n not in (patient, split)))
+
+
+def _check_there(heading: list[str], wanted: list[str | None]) -> None:
+    """Raise ValueError for a missing column; a table without a heading has a patient in its first line: not shown."""
+    missing = [name for name in wanted if name and not _named(heading, name)]
+    if missing:
+        raise ValueError(
+            f"the table has {len(heading)} columns but not {', '.join(missing)}; expected a first line that names "
+            "them; set image_column, label_column or label_columns, patient_column, split_column"
+        )
+
+
+def _named(heading: list[str], name: str) -> str:
+    """Return the column of this name, or the only one that differs from it in case alone; else an empty text."""
+    alike = [column for column in heading if column.lower() == name.lower()]
+    return name if name in heading else alike[0] if len(alike) == 1 else ""
+
+
+def _called(heading: list[str], names: frozenset[str]) -> list[str]:
+    """Return the columns that have one of the usual names, whatever their case, spaces and punctuation."""
+    return [column for column in heading if "".join(filter(str.isalnum, column.lower())) in names]
+
+
+def _only(candidates: list[str], kind: str) -> str | None:
+    if len(candidates) > 1:
+        raise ValueError(
+            f"the table has {len(candidates)} columns that may name the {kind}: {', '.join(candidates)}; expected "
+            f"one; name the right one by {kind}_column, or give {kind}_column an empty text to use none of them"
+        )
+    return candidates[0] if candidates else None
+
+
+def _are_splits(rows: Sequence[Row], column: str) -> bool:
+    words = {_word(row[column]) for row in rows} - {""}
+    return bool(words) and words <= SPLIT_NAMES.keys()
+
+
+def _check_splits(rows: Sequence[Row], column: str) -> None:
+    unknown = [row for row in rows if _word(row[column]) not in (*SPLIT_NAMES, "")]
+    if unknown:
+        raise ValueError(
+            f"column {column} of the table has {len(unknown)} of {len(rows)} rows whose value is no split (not "
+            f"shown: it may hold a name); expected one of {', '.join(SPLIT_NAMES)}, or a blank for a split that is "
+            "drawn; correct the table, or give split_column an empty text"
+        )
+
+
+def _word(text: str) -> str:
+    return text.strip().lower()
+
+
+def _patients(column: str, rows: Sequence[Row]) -> str:
+    names = [row[column].strip() for row in rows]
+    text = f"{len(set(names) - {''})} patients in {len(rows)} rows"
+    blank = names.count("")
+    return text + (f", of which {blank} name no patient and count as one each" if blank else "")
