@@ -30,6 +30,14 @@ def claimed(folder: Path, say: Callable[[str], None] = lambda text: None) -> Ite
         yield
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Let one process or thread at a time run the body, which must be short; ``path`` is the file that is locked."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _wait(descriptor: int, folder: Path) -> None:
     while not _locked(descriptor):
         if stop.requested():

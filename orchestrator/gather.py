@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from orchestrator.history import HISTORY, Tail
+from orchestrator.history import HISTORY, Once, Tail, metrics_of
 from orchestrator.pages import Known
 from orchestrator.run import RESULT
 from orchestrator.tracking import OUTBOX, Tracker, default_uri, posted
@@ -96,7 +96,9 @@ class Folders:
     def scores(self, card: Card) -> dict[str, float]:
         path = Path(card.place) / RESULT
         result = json.loads(path.read_text()) if path.exists() else {}
-        return result.get("scores") or judged(_last(_entries(Path(card.place))))
+        if scores := result.get("scores"):
+            return scores
+        return judged(_last(_entries(Path(card.place))) | _summaries(Path(card.place)))
 
     def curve(self, card: Card, metric: str) -> Curve:
         points = [(step, entry[metric]) for step, entry in _entries(Path(card.place)) if metric in entry]
@@ -211,19 +213,20 @@ def _entries(folder: Path) -> list[tuple[int, dict[str, Any]]]:
     """
     if not (folder / HISTORY).exists():
         return [(entry["step"] + 1, entry) for post in posted(folder, ("metrics",)) for entry in post["entries"]]
-    last: dict[tuple[str, int], dict[str, Any]] = {}
-    order: dict[str, int] = {}
-    for line in Tail(folder / HISTORY).read():
-        if "step" in line:
-            order.setdefault(line["stage"], len(order))
-            last[line["stage"], line["step"]] = line
-    return list(enumerate((last[place] for place in sorted(last, key=lambda key: (order[key[0]], key[1]))), 1))
+    return [(step + 1, line) for step, line in Once().new(Tail(folder / HISTORY).lines())]
 
 
 def _last(entries: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, float]:
     """Return the last value of every metric."""
     values: dict[str, float] = {}
     for _, entry in entries:
-        values |= {name: float(value) for name, value in entry.items() if isinstance(value, int | float)}
-    values.pop("step", None)
+        values |= metrics_of(entry)
+    return values
+
+
+def _summaries(folder: Path) -> dict[str, float]:
+    """Return the single numbers that a run has logged."""
+    values: dict[str, float] = {}
+    for line in posted(folder, ("summary",)):
+        values |= line["values"]
     return values

@@ -1,17 +1,28 @@
 """History: every step's metrics, in one file per run that is only ever appended to.
 
-The controller writes it; progress bar, MLflow and tests read it. After a failure the steps since the last
-checkpoint are trained again and stand in the file twice: the later line counts.
+The controller writes it; progress bar, MLflow, sweeps and tables read it. After a failure the steps since the last
+checkpoint are trained again, on the same samples from the same weights, and stand in the file twice: the first line
+of a step counts, for every reader, so that a step keeps the value that it was first shown with.
 """
 
+import fcntl
+import io
 import json
+import logging
 import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ray.train import Checkpoint, UserCallback
 
 HISTORY = "history.jsonl"
+STEP, TIME = "step", "time_ms"
+BLOCK_BYTES = 2**20
+
+logger = logging.getLogger(__name__)
 
 
 class HistoryWriter(UserCallback):
@@ -22,41 +33,108 @@ class HistoryWriter(UserCallback):
         self.stage = stage
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        """Write one line per step, and one where training stopped for good."""
-        lines = [{"stage": self.stage, **entry} for entry in metrics[0].get("history", [])]
+        """Write one line per step, with the time of the report, and one where training stopped for good."""
+        now = int(time.time() * 1000)
+        lines = [{"stage": self.stage, TIME: now, **entry} for entry in metrics[0].get("history", [])]
         if "fatal" in metrics[0]:
             lines.append({"stage": self.stage, "fatal": metrics[0]["fatal"]})
         append(self.path, lines)
 
 
 def append(path: Path, lines: list[dict[str, Any]]) -> None:
-    """Append JSON lines and wait until they are on the disk."""
-    with path.open("a") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
-        file.flush()
-        os.fsync(file.fileno())
+    """Append JSON lines and wait until they are on the disk.
+
+    Where an earlier process was killed, or the disk was full, in the middle of a line, that line is cut off first.
+    Where these lines cannot be written whole, none of them is.
+    """
+    data = memoryview("".join(json.dumps(line) + "\n" for line in lines).encode())
+    with path.open("a+b", buffering=0) as file:
+        # Whoever writes holds the lock: a line that is incomplete now will never be completed.
+        fcntl.flock(file, fcntl.LOCK_EX)
+        end = _cut_torn_line(file, path)
+        try:
+            while data:
+                data = data[file.write(data) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
+
+
+def _cut_torn_line(file: io.FileIO, path: Path) -> int:
+    """Cut what follows the last whole line of a file, and say so; return the size that is left."""
+    size = end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - BLOCK_BYTES)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        end = start + newline + 1
+        if newline >= 0:
+            break
+    if end < size:
+        file.truncate(end)
+        logger.warning(
+            "%s ended in the middle of a line, as a kill or a full disk leaves it; its last %d bytes were cut off",
+            path, size - end,
+        )  # fmt: skip
+    return end
 
 
 class Tail:
-    """Reads the complete lines of a growing file, each once."""
+    """Reads the complete lines of a growing file, each once; ``offset`` is where the next one begins."""
 
     def __init__(self, path: Path, offset: int = 0) -> None:
         self.path = path
         self.offset = offset
 
-    def read(self) -> list[dict[str, Any]]:
-        """Return the lines that were completed since the last call."""
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Yield the lines that were completed since the last call."""
         if not self.path.exists():
-            return []
+            return
         with self.path.open("rb") as file:
             file.seek(self.offset)
-            data = file.read()
-        complete = data[: data.rfind(b"\n") + 1]
-        self.offset += len(complete)
-        return [json.loads(line) for line in complete.splitlines()]
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self.offset += len(line)
+                yield json.loads(line)
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return the lines that were completed since the last call."""
+        return list(self.lines())
+
+
+@dataclass
+class Once:
+    """Passes each step of a run on once, numbered over all of its stages, one after the other.
+
+    ``done`` is the number of steps of each stage that were passed on, in the order of the stages.
+    """
+
+    done: dict[str, int] = field(default_factory=dict)
+
+    def new(self, lines: Iterable[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the steps, from 0, of lines that were not passed on before, with the lines."""
+        for line in lines:
+            if STEP in line and line[STEP] >= self.done.get(line["stage"], 0):
+                self.done[line["stage"]] = line[STEP] + 1
+                yield self._before(line["stage"]) + line[STEP], line
+
+    def _before(self, stage: str) -> int:
+        """Return how many steps the stages before one have."""
+        stages = list(self.done)
+        return sum(self.done[earlier] for earlier in stages[: stages.index(stage)])
 
 
 def steps(folder: Path, stage: str) -> list[dict[str, Any]]:
-    """Return a stage's steps in order, the last line of each."""
-    entries = [line for line in Tail(folder / HISTORY).read() if line["stage"] == stage and "step" in line]
-    return [entry for _, entry in sorted({entry["step"]: entry for entry in entries}.items())]
+    """Return a stage's steps in order, the first line of each."""
+    return [line for _, line in Once().new(Tail(folder / HISTORY).lines()) if line["stage"] == stage]
+
+
+def metrics_of(line: dict[str, Any]) -> dict[str, float]:
+    """Return the numbers that a line says of its step."""
+    return {
+        name: float(value)
+        for name, value in line.items()
+        if name not in (STEP, TIME) and isinstance(value, int | float)
+    }

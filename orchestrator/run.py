@@ -92,7 +92,7 @@ class Run:
 
     @contextmanager
     def stage(self, name: str, total_steps: int) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
-        """Show a progress bar and send metrics while a stage trains; yield what takes the history's lines."""
+        """Show a progress bar and send the history while a stage trains; yield what takes the history's lines."""
         columns = [
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             TextColumn("{task.fields[shown]}"),
@@ -115,7 +115,6 @@ class Run:
                 if not console.is_terminal and time.monotonic() - said_at >= LINE_EVERY_S:
                     said_at = time.monotonic()
                     console.print(f"{self.kind} {name}: step {done} of {total_steps}  {shown}", highlight=False)
-                self.tracker.metrics(entries)
                 self.flush()
 
             yield follow

@@ -1,8 +1,14 @@
 """Tracking: MLflow through an outbox, so that a server that is down never stops or slows training.
 
-What is to be logged is appended to ``outbox.jsonl`` in the run's folder and sent from there in order. ``sent``
-remembers how far; what could not be sent waits for the next flush, in this process or a later one. Sending twice
-after a crash is harmless: runs are found again by their key, MLflow drops equal metrics, params and tags are equal.
+What is to be logged is appended to ``outbox.jsonl`` in the run's folder and sent from there in order; the metrics of
+a training's steps are sent from its ``history.jsonl``. ``sent.json`` remembers how far either was sent; what could
+not be sent waits for the next flush, in this process or a later one.
+
+MLflow gets each step once, as soon as it is reported, with the number and time that the history has for it. Steps
+that are trained again after a failure are not sent again: they are the same samples from the same weights, so MLflow
+and every other reader of the history keep the value that a step had first. A single number, such as ``best/...``, is
+sent again only where it changed. Sending a line twice after a crash is harmless: runs are found again by their key,
+MLflow drops metrics with equal step, time and value, and params and tags are equal.
 """
 
 import json
@@ -12,17 +18,17 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.history import Tail, append
+from orchestrator.history import HISTORY, append
 from orchestrator.stop import StoppedError
 
 OUTBOX, CURSOR = "outbox.jsonl", "sent.json"
 MOST_PARAM_CHARS = 6000
 MOST_NUMBERS = 3
 RETRY_S = 30.0
-REFUSED = "INVALID_PARAMETER_VALUE"
 STORE = "mlflow.db"
 DESCRIPTION = "mlflow.note.content"
 
@@ -108,15 +114,19 @@ class Tracker:
         """Log what was decided before the run; values never change."""
         self._post(op="params", params=params)
 
-    def metrics(self, entries: list[dict[str, Any]], prefix: str = "") -> None:
-        """Log steps: dictionaries with a ``step`` and numbers."""
-        if entries:
-            self._post(op="metrics", entries=entries, prefix=prefix, timestamp=int(time.time() * 1000))
+    def metrics(self, entries: list[dict[str, Any]]) -> None:
+        """Log steps that no history holds, dictionaries with a ``step`` and numbers; each step is logged once."""
+        known = {entry["step"] for line in posted(self.folder, ("metrics",)) for entry in line["entries"]}
+        if new := [entry for entry in entries if entry["step"] not in known]:
+            self._post(op="metrics", entries=new, timestamp=_now_ms())
 
     def summary(self, values: dict[str, float]) -> None:
-        """Log single numbers, such as the best score per organ."""
-        if values:
-            self.metrics([{"step": 0, **values}])
+        """Log single numbers, such as the best score per organ; those that have not changed are not logged again."""
+        known: dict[str, float] = {}
+        for line in posted(self.folder, ("summary",)):
+            known |= line["values"]
+        if new := {name: value for name, value in values.items() if known.get(name) != value}:
+            self._post(op="summary", values=new, timestamp=_now_ms())
 
     def dataset(self, name: str, digest: str, source: str) -> None:
         """Say which shards the run reads."""
@@ -150,7 +160,7 @@ class Tracker:
     @property
     def run_id(self) -> str | None:
         """MLflow's id, once the run has been created there."""
-        return self._cursor().get("run_id")
+        return Cursor.read(self.folder).run_id
 
     def flush(self, force: bool = False) -> str | None:
         """Send what waits; return why it could not be sent, or None.
@@ -160,66 +170,80 @@ class Tracker:
         if not force and time.monotonic() < self._retry_at:
             return self._last_error
         # MLflow takes a second to import, which the workers of a run need not spend.
-        from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
-        from orchestrator.sending import send
+        from orchestrator.sending import Sender
 
-        cursor, refused = self._cursor(), None
-        tail = Tail(self.folder / OUTBOX, cursor["offset"])
+        sender = Sender(self.folder, self.uri)
         try:
-            client = MlflowClient(self.uri)
-            for line in _until_end(tail):
-                try:
-                    cursor["run_id"] = send(client, line, cursor.get("run_id"))
-                except MlflowException as error:
-                    if error.error_code != REFUSED:
-                        raise
-                    # It would be refused for ever and keep back all that waits behind it.
-                    refused = f"MLflow refused {line['op']}: {str(error).splitlines()[0]}"
-                cursor["offset"] += len(json.dumps(line)) + 1
-                self._save_cursor(cursor)
+            sender.send()
         except (MlflowException, OSError) as error:
             self._retry_at = time.monotonic() + RETRY_S
             self._last_error = f"MLflow at {hide_password(self.uri)} cannot be reached ({type(error).__name__})"
             return self._last_error
-        return refused
+        return sender.refused[-1] if sender.refused else None
 
     def _post(self, **line: Any) -> None:
         append(self.folder / OUTBOX, [line])
 
-    def _cursor(self) -> dict[str, Any]:
-        path = self.folder / CURSOR
-        return json.loads(path.read_text()) if path.exists() else {"offset": 0}
 
-    def _save_cursor(self, cursor: dict[str, Any]) -> None:
-        temporary = self.folder / (CURSOR + ".new")
-        temporary.write_text(json.dumps(cursor))
-        temporary.rename(self.folder / CURSOR)
+@dataclass
+class Cursor:
+    """How far a run was sent to MLflow.
+
+    run_id   MLflow's id, once the run has been created there
+    offset   bytes of the outbox that were sent
+    history  bytes of the history that were sent
+    steps    steps that were sent of each stage
+    """
+
+    run_id: str | None = None
+    offset: int = 0
+    history: int = 0
+    steps: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Cursor":
+        """Return the cursor of a run's folder."""
+        path = folder / CURSOR
+        if not path.exists():
+            return cls()
+        # Version 0.1 sent a history's metrics through the outbox: they must not be sent again.
+        return cls(**{"history": _size(folder / HISTORY), **json.loads(path.read_text())})
+
+    def write(self, folder: Path) -> None:
+        """Keep it in a run's folder."""
+        temporary = folder / (CURSOR + ".new")
+        temporary.write_text(json.dumps(asdict(self)))
+        temporary.rename(folder / CURSOR)
 
 
 def waiting(home: Path) -> list[Path]:
-    """Return the run folders whose outbox holds what was not sent yet."""
+    """Return the run folders that hold what was not sent yet."""
     folders = [path.parent for path in sorted(home.glob(f"**/{OUTBOX}"))]
     return [folder for folder in folders if _unsent(folder)]
 
 
 def posted(folder: Path, ops: Sequence[str]) -> list[dict[str, Any]]:
-    """Return what was posted of some kinds, in order; metrics, most of an outbox, need not be parsed for that."""
+    """Return what was posted of some kinds, in order; the metrics of trials need not be parsed for that."""
+    if not (folder / OUTBOX).exists():
+        return []
     begins = tuple(json.dumps({"op": op})[:-1].encode() for op in ops)
     with (folder / OUTBOX).open("rb") as file:
         return [json.loads(line) for line in file if line.startswith(begins) and line.endswith(b"\n")]
 
 
 def _unsent(folder: Path) -> bool:
-    path = folder / CURSOR
-    offset = json.loads(path.read_text())["offset"] if path.exists() else 0
-    return offset < (folder / OUTBOX).stat().st_size
+    cursor = Cursor.read(folder)
+    return cursor.offset < _size(folder / OUTBOX) or cursor.history < _size(folder / HISTORY)
 
 
-def _until_end(tail: Tail) -> Iterator[dict[str, Any]]:
-    while lines := tail.read():
-        yield from lines
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def hide_password(uri: str) -> str:

@@ -347,7 +347,7 @@ def test_steps_that_a_resumed_run_trained_again_count_once(runs: Runs) -> None:
     HistoryWriter(run.folder, "finetune").after_report(None, [{"history": again}], None)
     source = Folders([runs.home])
     (card,) = source.cards()
-    assert source.curve(card, "score") == ([1.0, 2.0], [0.45, 0.9])
+    assert source.curve(card, "score") == ([2.0, 4.0], [0.4, 0.8])
 
 
 def test_a_copied_home_knows_its_runs_parents(runs: Runs) -> None:

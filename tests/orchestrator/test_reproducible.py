@@ -13,11 +13,12 @@ import yaml
 
 from orchestrator.cli import main
 from orchestrator.config import Experiment, resolve
-from orchestrator.history import HISTORY, steps
+from orchestrator.history import HISTORY, Tail, steps
 from orchestrator.pretrain import pretrain
 from tests import clusters
 from tests.buckets import served
 from tests.experiments import tiny_experiment
+from tests.points import assert_points_equal_history
 from tests.shardsets import write_slices
 from tests.waiting import kill_tree, wait_for_step
 
@@ -104,7 +105,10 @@ def test_a_killed_worker_leaves_no_trace_in_samples_or_losses(
     thread.join(timeout=500)
     assert not thread.is_alive()
     assert trace(result[0]) == trace(undisturbed)
-    assert len(history.read_text().splitlines()) > TOTAL_STEPS, "the steps since the checkpoint were trained twice"
+    lines = Tail(history).read()
+    assert len(lines) > TOTAL_STEPS, "the steps since the checkpoint were trained twice"
+    assert set(trace(lines)) == set(trace(undisturbed))
+    assert_points_equal_history(history.parent, steps=TOTAL_STEPS)
 
 
 def test_a_killed_job_started_again_by_the_same_command_leaves_no_trace(
@@ -119,6 +123,7 @@ def test_a_killed_job_started_again_by_the_same_command_leaves_no_trace(
     assert len(steps(history.parent, "pretrain")) < TOTAL_STEPS
     assert main(command[3:]) == 0
     assert trace(steps(history.parent, "pretrain")) == trace(undisturbed)
+    assert_points_equal_history(history.parent, steps=TOTAL_STEPS)
 
 
 def test_two_workers_see_the_samples_that_one_sees(
@@ -158,3 +163,4 @@ def test_a_finished_run_is_returned_without_training(shards: str, finished: Path
     assert again.folder == history.parent
     assert Path(again.encoder, "encoder.safetensors").is_file()
     assert history.read_bytes() == before
+    assert_points_equal_history(history.parent, steps=TOTAL_STEPS)

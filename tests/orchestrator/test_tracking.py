@@ -5,7 +5,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from orchestrator.tracking import OUTBOX, Tracker, default_uri, flatten, waiting
+from orchestrator.history import HistoryWriter
+from orchestrator.tracking import OUTBOX, Cursor, Tracker, default_uri, flatten, waiting
+from tests.points import assert_points_equal_history, points_of_mlflow
 
 UNREACHABLE = "http://user:secret@127.0.0.1:9"  # the discard port: nothing listens there
 
@@ -94,6 +96,66 @@ def test_what_an_unreachable_server_missed_is_sent_later_in_order(store: str, tm
     (run,) = _runs(store, "later")
     history = MlflowClient(store).get_metric_history(run.info.run_id, "loss")
     assert [(m.step, m.value) for m in history] == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 3.0)]
+
+
+def _train(folder: Path, first_step: int, last_step: int) -> None:
+    """Report steps to a run's history as a training does, without anyone who sends them."""
+    entries = [{"step": step, "samples": "0f", "loss": step / 3} for step in range(first_step, last_step)]
+    HistoryWriter(folder, "pretrain").after_report(None, [{"history": entries}], None)
+
+
+def test_each_step_arrives_once_whatever_was_killed_before_it_was_sent(store: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    tracker = Tracker(folder, store)
+    tracker.start("once", "pretrain", "k7")
+    _train(folder, 0, 4)
+    assert tracker.flush(force=True) is None
+    _train(folder, 4, 6)  # killed here: these were written and never sent
+    assert waiting(tmp_path) == [folder]
+    again = Tracker(folder, store)
+    again.start("once", "pretrain", "k7")
+    _train(folder, 3, 9)  # from the checkpoint at step 3
+    sent = Cursor.read(folder)
+    assert again.flush(force=True) is None
+    sent.write(folder)  # killed after MLflow had taken the steps, before that was noted
+    assert again.flush(force=True) is None
+    again.finish("FINISHED")
+    assert again.flush(force=True) is None
+    assert waiting(tmp_path) == []
+    assert_points_equal_history(folder, store, steps=9)
+
+
+def test_a_run_that_goes_on_at_another_server_brings_all_that_it_has(store: str, tmp_path: Path) -> None:
+    folder, other = tmp_path / "run", f"sqlite:///{tmp_path}/other.db"
+    tracker = Tracker(folder, store)
+    tracker.start("moves", "pretrain", "k8")
+    tracker.params({"seed": "0"})
+    _train(folder, 0, 2)
+    tracker.flush(force=True)
+    moved = Tracker(folder, other)
+    moved.start("moves", "pretrain", "k8")
+    _train(folder, 2, 5)
+    assert moved.flush(force=True) is None
+    (run,) = _runs(other, "moves")
+    assert run.data.params == {"seed": "0"}
+    assert_points_equal_history(folder, other, steps=5)
+
+
+def test_a_number_that_has_not_changed_is_not_logged_again(store: str, tmp_path: Path) -> None:
+    for score in (0.5, 0.5, 0.75):
+        tracker = Tracker(tmp_path / "run", store)
+        tracker.start("summary", "table", "k9")
+        tracker.summary({"mean/scratch": score, "mean/simsiam": 1.0})
+        tracker.metrics([{"step": step, "dice": step / 4} for step in range(3)])
+        assert tracker.flush(force=True) is None
+    points = points_of_mlflow(tmp_path / "run", store)
+    assert points == {
+        "mean/scratch": [(0, 0.5), (0, 0.75)],
+        "mean/simsiam": [(0, 1.0)],
+        "dice": [(0, 0.0), (1, 0.25), (2, 0.5)],
+    }
+    (run,) = _runs(store, "summary")
+    assert run.data.metrics["mean/scratch"] == 0.75
 
 
 def test_what_mlflow_refuses_is_said_and_keeps_nothing_back(store: str, tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""Points: MLflow's metrics of a run beside the history that the run wrote, read apart from what sends them."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mlflow import MlflowClient
+
+from orchestrator.history import HISTORY
+from orchestrator.tracking import CURSOR, default_uri
+
+Points = Mapping[str, Sequence[tuple[int, float]]]
+SUMMARY = "best/"
+
+
+def assert_points_equal_history(folder: Path, uri: str | None = None, steps: int | None = None) -> None:
+    """Assert that MLflow has each step of a run's history once, with its values, and each summary once.
+
+    ``uri`` is by default the store of the home that the run's folder lies in; ``steps`` is how many there must be.
+    """
+    written, found = points_of_history(folder), points_of_mlflow(folder, uri)
+    summaries = {name: points for name, points in found.items() if name.startswith(SUMMARY)}
+    curves = {name: points for name, points in found.items() if name not in summaries}
+    assert sorted(curves) == sorted(written)
+    for name, points in written.items():
+        assert curves[name] == points, f"{name}: MLflow has {len(curves[name])} points, the history {len(points)}"
+    assert all(len(points) == 1 for points in summaries.values()), summaries
+    if steps is not None:
+        assert [step for step, _ in written["loss"]] == list(range(steps))
+
+
+def points_of_history(folder: Path) -> Points:
+    """Return every metric's steps and values: the first line of each step, all stages one after the other."""
+    stages: dict[str, dict[int, dict[str, float]]] = {}
+    for text in (folder / HISTORY).read_text().splitlines():
+        line = json.loads(text)
+        if "step" in line:
+            stages.setdefault(line["stage"], {}).setdefault(line["step"], line)
+    points: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
+    before = 0
+    for lines in stages.values():
+        for step, line in sorted(lines.items()):
+            for name, value in line.items():
+                if type(value) in (int, float) and name not in ("step", "time_ms"):
+                    points[name].append((before + step, float(value)))
+        before += max(lines) + 1
+    return points
+
+
+def points_of_mlflow(folder: Path, uri: str | None = None) -> Points:
+    """Return every metric's steps and values as MLflow has them, those that it has twice twice."""
+    client = MlflowClient(uri or default_uri(folder.parents[1]))
+    run_id = json.loads((folder / CURSOR).read_text())["run_id"]
+    names = client.get_run(run_id).data.metrics
+    return {
+        name: sorted((point.step, point.value) for point in client.get_metric_history(run_id, name)) for name in names
+    }
