@@ -24,7 +24,7 @@ from data.views import Augmentation, augment, cut, draw
 from methods.base import Frozen, Losses, Method, ParamGroup, Views, split_decay
 from methods.crops import Crops
 from methods.encoders import Encoder
-from methods.parts.collapse import collapse_coefficient
+from methods.parts.collapse import collapse_part
 from methods.parts.mlp import predictor, projector
 from methods.parts.variants import with_flags
 
@@ -103,7 +103,7 @@ class SimSiam(Method):
         """Compute eq. 4.1. Each view passes alone, so that batch norm takes its statistics from one view."""
         (z1, p1), (z2, p2) = (self._embed(image) for image in views.images)
         parts = {
-            "collapse": collapse_coefficient(p1.detach()),
+            **collapse_part(p1),
             "positive_cosine": F.cosine_similarity(z1.detach(), z2.detach()).mean(),
         }
         return Losses(simsiam_loss(p1, p2, z1, z2), parts)

@@ -40,9 +40,10 @@ from data.rng import SampleRng
 from data.views import Augmentation, augment, draw
 from methods.base import Frozen, Losses, Method, Views
 from methods.encoders import Encoder
-from methods.parts.collapse import collapse_coefficient
+from methods.parts.collapse import collapse_part
 from methods.parts.grid import check_tiles, overlap_shares, tiles, uniform_tiles
 from methods.parts.mlp import plain_projector
+from methods.parts.ranks import share_over_ranks
 from methods.parts.resized_crops import cut_resized
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
 from methods.parts.skip_blocks import SkipBlocks
@@ -255,7 +256,7 @@ class VoCo(Method):
         parts = {
             "prediction": prediction.detach(),
             "regularisation": regularisation.detach(),
-            "collapse": collapse_coefficient(torch.cat([p, q], dim=1).flatten(0, 1).detach()),
+            **collapse_part(torch.cat([p, q], dim=1).flatten(0, 1)),
             **_health(torch.stack(cosines).mean(0).detach(), logits.detach(), shares),
         }
         return Losses(prediction + config.lambda_reg * regularisation, parts)
@@ -286,5 +287,5 @@ def _health(
     positive = shares > 0
     return {
         "position_accuracy": (cosines.argmax(-1) == shares.argmax(-1)).to(cosines).mean(),
-        "dead_positives": ((logits == 0) & positive).sum() / positive.sum(),
+        **share_over_ranks("dead_positives", ((logits == 0) & positive).sum(), positive.sum()),
     }

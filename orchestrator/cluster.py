@@ -41,15 +41,8 @@ def connected() -> Iterator[None]:
 def _connect() -> None:
     # A Ray that starts here writes its token, its logs and the voxels that it spills with the process's umask.
     umask = os.umask(0o077)
-    # Nodes of a cloud take minutes to come.
-    os.environ.setdefault(
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1200" if os.environ.get("RAY_ADDRESS") else "120"
-    )
-    # A worker's folder would otherwise be a Ray session folder, where relative paths mean nothing.
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    set_up_train()
     if not os.environ.get("RAY_ADDRESS"):
-        # A report waits for the controller's next look at its workers: with short steps that is most of the time.
-        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
         # One process less to start per training: nobody announces that this machine will go away.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         # Workers that are started in advance lack our runtime environment, and are never used.
@@ -78,6 +71,24 @@ def _connect() -> None:
         os.umask(umask)
 
 
+def set_up_train() -> None:
+    """Set what Ray Train reads from the environment of each process that starts a training, where it is not set yet.
+
+    Ray Train hands it on to its controller and its workers.
+    """
+    joined = os.environ.get("RAY_ADDRESS")
+    settings = {
+        # Nodes of a cloud take minutes to come.
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1200" if joined else "120",
+        # A worker's folder would otherwise be a Ray session folder, where relative paths mean nothing.
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        # A report waits for the controller's next look at its workers: with short steps that is most of the time.
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+
+
 def _logical_cpus() -> int:
     """Return the CPUs that a Ray started here may hand out.
 
@@ -88,15 +99,17 @@ def _logical_cpus() -> int:
 
 
 def _runtime_env(umask: int) -> dict[str, Any]:
-    """Return what every worker process must have: our packages on its path, one thread per pool, the person's umask.
+    """Return what every worker process must have: our packages, one thread per pool, Train's settings, the umask.
 
     Workers inherit the umask of the Ray that starts them; the shards and run files that they write are the person's.
     """
     root = str(Path(__file__).parents[1])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    # Trials of a table or a sweep are trained by processes of the cluster, which lack what was set in this one.
+    train = {name: value for name, value in os.environ.items() if name.startswith(("RAY_TRAIN_", "RAY_CHDIR_"))}
     return {
-        "env_vars": {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore", **threads},
+        "env_vars": {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore", **threads, **train},
         "worker_process_setup_hook": lambda: os.umask(umask),
     }
 

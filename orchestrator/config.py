@@ -204,11 +204,16 @@ class Downstream(Frozen):
 
 
 class Training(Frozen):
-    """How steps are computed and how often they are reported and saved."""
+    """How steps are computed and how often they are reported and saved.
+
+    report_every_steps, report_every_s   a report is due after so many steps, but not before so many seconds have
+                                         passed since the last: all workers wait for each other to report
+    """
 
     precision: Literal["fp32", "bf16"] = "fp32"
     sync_batch_norm: bool = True
     report_every_steps: int = Field(default=10, gt=0)
+    report_every_s: float = Field(default=1.0, ge=0)
     checkpoint_every_steps: int = Field(default=200, gt=0)
 
 

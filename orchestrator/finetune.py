@@ -195,6 +195,7 @@ def plan_of(experiment: Experiment, labelled: Labelled) -> Plan:
         precision=training.precision,
         sync_batch_norm=training.sync_batch_norm,
         report_every_steps=training.report_every_steps,
+        report_every_s=training.report_every_s,
         checkpoint_every_steps=training.checkpoint_every_steps,
     )
 

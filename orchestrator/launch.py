@@ -25,7 +25,7 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from data.batch import Batch
 from data.files import join
-from orchestrator import feed, stop
+from orchestrator import cluster, feed, stop
 from orchestrator.checkpoint import is_intact
 from orchestrator.config import Resources
 from orchestrator.failure import RunError
@@ -95,6 +95,7 @@ def _address(job: Job, checkpoint: Checkpoint) -> str:
 
 def _fit(job: Job, progress: Progress) -> None:
     resources = job.resources
+    cluster.set_up_train()
     per_worker = {"CPU": resources.cpus_per_worker, **({"GPU": 1.0} if resources.gpu else {})}
     trainer = TorchTrainer(
         _work,

@@ -83,6 +83,7 @@ class Plan:
     precision: str = "fp32"
     sync_batch_norm: bool = True
     report_every_steps: int = 10
+    report_every_s: float = 1.0
     checkpoint_every_steps: int = 200
 
     @property
@@ -118,11 +119,13 @@ def train(
     model = _distribute(method, plan, world)
     optimiser = optimisers.build(method, plan.schedule.config)
     state = restore(checkpoint, method, optimiser, plan.stream) if checkpoint else State()
+    step_ended, reported = time.perf_counter(), float("-inf")
     batches, history = feed(state.step), []
     exhausted = trainee.evaluation.exhausted if trainee.evaluation else lambda state: False
     stop = exhausted(state) or _any_rank(asked_to_stop(), world)
     while state.step < plan.total_steps and not stop:
-        entry = _step(model, method, optimiser, plan, world, batches, state.step)
+        entry = _step(model, method, optimiser, plan, world, batches, state.step, step_ended)
+        step_ended = time.perf_counter()
         history.append(entry)
         state = replace(state, step=state.step + 1)
         method.after_step(state.step / plan.total_steps)
@@ -135,7 +138,7 @@ def train(
         if evaluate:
             state = _evaluate(trainee, method, world, state, entry)
         checkpoint_due = evaluate or last or state.step % plan.checkpoint_every_steps == 0
-        report_due = checkpoint_due or state.step % plan.report_every_steps == 0
+        report_due = checkpoint_due or _report_due(plan, state.step, reported, world)
         stop = report_due and _any_rank(asked_to_stop(), world)
         if checkpoint_due or stop:
             with TemporaryDirectory() as folder:
@@ -147,6 +150,8 @@ def train(
         elif report_due:
             report(_metrics(history))
             history = []
+        if report_due:
+            reported = time.perf_counter()
         stop = stop or (evaluate and exhausted(state))
     return state
 
@@ -167,10 +172,12 @@ def _step(
     world: World,
     batches: Iterator[Batch],
     step: int,
+    since: float,
 ) -> dict[str, Any]:
     """Take one optimiser step; return what is logged of it.
 
-    ``samples`` is a checksum of which samples, of which epoch, the step saw on all ranks together.
+    ``samples`` is a checksum of which samples, of which epoch, the step saw on all ranks together. Its speed counts
+    all the time since the step before it ended: what was reported, saved and judged in between, too.
     """
     started = time.perf_counter()
     batch = next(batches)
@@ -192,7 +199,7 @@ def _step(
     norm = torch.nn.utils.clip_grad_norm_(method.parameters(), clip if clip else float("inf")).item()
     _refuse_non_finite({"gradient norm": norm}, step, batch, world)
     optimiser.step()
-    elapsed = time.perf_counter() - started
+    elapsed = time.perf_counter() - since
     return {
         "step": step,
         "epoch": int(batch.epochs[0]),
@@ -229,6 +236,13 @@ def _mean_over_ranks(scalars: dict[str, Tensor], world: World) -> dict[str, floa
         dist.all_reduce(stacked)
         stacked /= world.size
     return dict(zip(scalars, stacked.tolist(), strict=True))
+
+
+def _report_due(plan: Plan, step: int, reported: float, world: World) -> bool:
+    """Tell whether a report is due after ``step`` steps; rank 0's clock decides for all ranks."""
+    if step % plan.report_every_steps:
+        return False
+    return _any_rank(world.rank == 0 and time.perf_counter() - reported >= plan.report_every_s, world)
 
 
 def _any_rank(flag: bool, world: World) -> bool:

@@ -103,6 +103,7 @@ def stage_plan(experiment: Experiment, stage: Stage, shards: ShardSet, num_sampl
         precision=training.precision,
         sync_batch_norm=training.sync_batch_norm,
         report_every_steps=training.report_every_steps,
+        report_every_s=training.report_every_s,
         checkpoint_every_steps=training.checkpoint_every_steps,
     )
 

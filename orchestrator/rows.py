@@ -13,7 +13,7 @@ SEEDS = ("seed", "downstream.seed")
 # Names and places decide no result, nor does how often one is reported; of shards the digest counts, not the path.
 _NO_SETTINGS = {
     *SEEDS, "name", "pretrained", "data.shards", "downstream.shards",
-    "training.report_every_steps", "training.checkpoint_every_steps",
+    "training.report_every_steps", "training.report_every_s", "training.checkpoint_every_steps",
 }  # fmt: skip
 # What a fine-tuning that is not pretrained depends on, as Experiment.finetune_key has it.
 _OF_SCRATCH = ("encoder.", "downstream.", "training.precision")

@@ -29,6 +29,7 @@ def tiny_experiment(
         "optimiser": {"name": "sgd", "lr": 0.05},
         "budget": {"steps": steps, "batch_size": 8},
         "health": {"times": 1},
+        "training": {"report_every_s": 0},
         "tracking": {"pictures": False},
     }
     return merge(tree, changes)

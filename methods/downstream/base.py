@@ -59,7 +59,7 @@ class Task(Method):
         super().__init__()
         # A tuple hides modules from the registry: they are the network's already.
         self._encoder = (encoder,)
-        self._held: tuple[nn.Module, ...] = ()
+        self._num_held: int | None = 0
         self._held_until = 0.0
         # As precise as the loop's own progress: rounded, modules and gradients would be let go at different steps.
         self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
@@ -102,23 +102,27 @@ class Task(Method):
                 f"downstream.frozen_levels {num_levels}: the encoder has {len(levels)} levels; give at most as many, "
                 "or `all`"
             )
-        self._held = (self.encoder,) if num_levels is None else tuple(levels[:num_levels])
+        self._num_held = num_levels
         self._held_until = until
         if until >= 1:
-            for module in self._held:
+            for module in self._held():
                 module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "Task":
         """Set the training mode of everything that is not held."""
         super().train(mode)
-        if self._held and float(self.progress) < self._held_until:
-            for module in self._held:
+        if float(self.progress) < self._held_until:
+            for module in self._held():
                 module.eval()
         return self
 
+    def _held(self) -> list[nn.Module]:
+        """Return the levels that are held, as they are now: modules inside them may have been replaced."""
+        return [self.encoder] if self._num_held is None else self.encoder.levels()[: self._num_held]
+
     def param_groups(self) -> list[ParamGroup]:
         """Return what is held for a while in groups of its own, which start later."""
-        held = {id(p) for module in self._held for p in module.parameters()}
+        held = {id(p) for module in self._held() for p in module.parameters()}
         groups = []
         for group in super().param_groups():
             for is_held, start in ((False, 0.0), (True, self._held_until)):

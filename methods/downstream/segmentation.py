@@ -119,9 +119,9 @@ class Segmentation(Task):
         crop_size = per_axis(config.crop_size, encoder.spatial_dims, "downstream.task.crop_size")
         check_stride(crop_size, encoder.stride, "downstream.task.crop_size")
         check_coarsest(crop_size, encoder.stride, "downstream.task.crop_size")
-        class_of = torch.zeros(STORED_LABEL_VALUES, dtype=torch.int16)
+        class_of = torch.zeros(STORED_LABEL_VALUES, dtype=torch.int32)  # gloo broadcasts no int16
         values = torch.tensor(self.target.values)
-        class_of[values] = torch.arange(1, len(values) + 1, dtype=torch.int16)
+        class_of[values] = torch.arange(1, len(values) + 1, dtype=torch.int32)
         self.register_buffer("class_of", class_of, persistent=False)
 
     def card(self) -> dict[str, Any]:

@@ -6,6 +6,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from methods.parts.ranks import rows_of_all_ranks
+
+
+def collapse_part(p: Float[Tensor, "b d"]) -> dict[str, Tensor]:
+    """Return ``collapse`` of the outputs of all ranks together; nothing where there is a single output."""
+    everyone = rows_of_all_ranks(p)
+    return {"collapse": collapse_coefficient(everyone)} if len(everyone) > 1 else {}
+
 
 def collapse_coefficient(p: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
     """Return 1 where all outputs are alike, 0 where they are spread over the unit sphere.

@@ -1,4 +1,8 @@
-"""Ranks: sums and rows over all of them, through which gradients flow back to the rank that they came from."""
+"""Ranks: sums and rows over all of them.
+
+Losses take those through which gradients flow back to the rank that they came from. What is logged takes the others:
+its value is that of the whole batch, whatever the number of ranks.
+"""
 
 import torch
 import torch.distributed as dist
@@ -29,13 +33,35 @@ def sum_over_ranks(summand: Tensor) -> Tensor:
     return total
 
 
+def rows_of_all_ranks(rows: Float[Tensor, "b d"]) -> Float[Tensor, "n d"]:
+    """Return the rows of all ranks, in the order of the ranks, without gradients; ranks hold equally many."""
+    rows = rows.detach()
+    if not _several():
+        return rows
+    gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, rows.contiguous())
+    return torch.cat(gathered)
+
+
+def share_over_ranks(name: str, part: Tensor, whole: Tensor) -> dict[str, Tensor]:
+    """Return, by its name, what share ``part`` is of ``whole``, both counted over all ranks; nothing of nothing."""
+    counts = torch.stack([part.detach(), whole.detach()]).double()
+    if _several():
+        dist.all_reduce(counts)
+    return {name: counts[0] / counts[1]} if counts[1] > 0 else {}
+
+
+def _several() -> bool:
+    return dist.is_initialized() and dist.get_world_size() > 1
+
+
 def from_next_sample(rows: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
     """Return each sample's successor in the batch over all ranks, the first after the last; ranks hold equal parts.
 
     Raises ValueError where the batch is a single sample.
     """
     everyone, first = rows, 0
-    if dist.is_initialized() and dist.get_world_size() > 1:
+    if _several():
         first = dist.get_rank() * len(rows)
         mine = rows.new_zeros(dist.get_world_size() * len(rows), rows.shape[1])
         everyone = sum_over_ranks(

@@ -1,7 +1,9 @@
 """The contract that every entry of METHODS must pass; a new method is tested by being registered."""
 
 import io
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -17,6 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 from data.batch import Batch
 from methods import METHODS
 from methods.base import Frozen, Method, Views
+from methods.downstream import TASKS, Task
+from methods.downstream.class_losses import Kind
 from methods.downstream.networks import segmentation_network
 from methods.encoders import ENCODERS, Encoder
 from methods.parts.sync_batch_norm import convert_sync_batch_norm
@@ -253,28 +257,95 @@ def test_encoder_loads_downstream_with_no_unmatched_key(name, encoder, dims):
         assert torch.equal(values[value.data_ptr()], trained[key])
 
 
-def losses_and_gradients(model: nn.Module, method: Method, rows: slice) -> dict[str, Tensor]:
-    """Take loss and gradient over some rows of one batch's views, in float64."""
-    batch = batch_of(method.encoder.spatial_dims, 4)
+# Samples over two ranks. Of the volumes each rank has one, of which neither spread nor batch statistics exist.
+BATCH = {2: 4, 3: 2}
+
+
+def losses_and_gradients(
+    model: nn.Module, method: Method, rank: int = 0, ranks: int = 1
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Take loss and parts, and gradients, over a rank's rows of one batch's views, in float64."""
+    batch = batch_of(method.encoder.spatial_dims, BATCH[method.encoder.spatial_dims])
     views = method.views(batch, batch.rng(5))
+    share = len(batch) // ranks
+    rows = slice(rank * share, (rank + 1) * share)
     images = tuple(image[rows].double() for image in views.images)
     targets = {key: target[rows] for key, target in views.targets.items()}
     losses = model(Views(images, tuple(box[rows] for box in views.boxes), targets))
     losses.total.backward()
     gradients = {key: p.grad for key, p in method.named_parameters() if p.grad is not None}
-    return {"loss": losses.total.detach(), **gradients}
+    return {"loss": losses.total.detach(), **losses.parts}, gradients
+
+
+TASK_CASES = ("segmentation classes", "segmentation regions", *(f"classification {kind}" for kind in get_args(Kind)))
+
+
+def tiny_task(case: str, dims: int, encoder: str) -> Task:
+    torch.manual_seed(0)
+    name, kind = case.split()
+    network, size = tiny_encoder(encoder, dims), tiny_config("rotation paper", dims, 32).side
+    if name == "classification":
+        fields = {"kind": kind, "size": size, "hidden_dims": (8,)}
+        return TASKS[name](TASKS[name].Config.model_validate(fields), network, {0: "none", 1: "some", 2: "many"})
+    fields = {"crop_size": (*[size] * (dims - 1), 2 * size)}
+    if kind == "regions":
+        fields["regions"] = {"organs": (1, 2), "liver": (1,)}
+    return TASKS[name](TASKS[name].Config.model_validate(fields), network, {1: "liver", 2: "kidney"})
+
+
+def labelled_batch(dims: int, first: int = 0) -> Batch:
+    batch = batch_of(dims, 2, first)
+    return replace(batch, labels=(batch.voxels[:, 0] // 80).clamp(max=2), classes=torch.tensor([[0], [2]]))
+
+
+def train_frozen(encoder: str, rank: int) -> list[str]:
+    """Take a step with the whole encoder frozen, on two ranks; return which of its buffers and weights moved."""
+    task = tiny_task("segmentation classes", 2, encoder)
+    task.freeze(None)
+    convert_sync_batch_norm(task)
+    model = DistributedDataParallel(task)
+    model.train()
+    task.train()
+    before = {name: value.clone() for name, value in task.encoder.state_dict().items()}
+    batch = labelled_batch(2, first=2 * rank)
+    optimiser = sgd(task)
+    model(task.views(batch, batch.rng(0))).total.backward()
+    optimiser.step()
+    return [name for name, value in task.encoder.state_dict().items() if not torch.equal(value, before[name])]
+
+
+def broadcast(module: nn.Module) -> list[str]:
+    """Broadcast each buffer, as data-parallel training does; return what cannot be."""
+    failed = []
+    for name, buffer in module.named_buffers():
+        try:
+            dist.broadcast(buffer.clone(), 0)
+        except RuntimeError as error:
+            failed.append(f"{name}, {buffer.dtype}: {error}")
+    return failed
+
+
+def every_module() -> dict[str, nn.Module]:
+    """Every method in each variant, every encoder and every kind of task."""
+    methods = {f"{name}-{dims}": tiny_method(name, dims) for name in TRAINED for dims in (2, 3)}
+    encoders = {f"{name}-{dims}": tiny_encoder(name, dims) for name in ENCODERS for dims in (2, 3)}
+    return methods | encoders | {case: tiny_task(case, 2, "unet") for case in TASK_CASES}
 
 
 def run_rank(rank: int, folder: str) -> None:
-    """Compute loss and gradients of every method on this rank's half of the batch."""
+    """Compute loss and gradients of every method on this rank's half of the batch; broadcast; train frozen."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     for name in TRAINED:
         for dims in (2, 3):
             method = tiny_method(name, dims).double()
             convert_sync_batch_norm(method)
-            found = losses_and_gradients(DistributedDataParallel(method), method, slice(2 * rank, 2 * rank + 2))
+            found = losses_and_gradients(DistributedDataParallel(method), method, rank, 2)
             torch.save(found, Path(folder, f"{name}-{dims}-{rank}.pt"))
+    unsent = {name: failed for name, module in every_module().items() if (failed := broadcast(module))}
+    Path(folder, f"unsent-{rank}.json").write_text(json.dumps(unsent))
+    moved = {encoder: train_frozen(encoder, rank) for encoder in ENCODERS}
+    Path(folder, f"moved-{rank}.json").write_text(json.dumps(moved))
     dist.destroy_process_group()
 
 
@@ -290,11 +361,40 @@ def two_ranks(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", TRAINED)
 def test_two_ranks_equal_one_rank_in_loss_and_gradient(name, dims, two_ranks):
     method = tiny_method(name, dims).double()
-    alone = losses_and_gradients(method, method, slice(None))
+    logged, gradients = losses_and_gradients(method, method)
     ranks = [torch.load(two_ranks / f"{name}-{dims}-{rank}.pt") for rank in range(2)]
-    torch.testing.assert_close((ranks[0]["loss"] + ranks[1]["loss"]) / 2, alone.pop("loss"), rtol=0, atol=1e-10)
-    for key, gradient in alone.items():
-        for rank in ranks:
+    # As the loop logs them: means over the ranks.
+    means = {key: (ranks[0][0][key] + ranks[1][0][key]) / 2 for key in ranks[0][0]}
+    torch.testing.assert_close(means, logged, rtol=0, atol=1e-10)
+    for key, gradient in gradients.items():
+        for _, found in ranks:
             torch.testing.assert_close(
-                rank[key], gradient, rtol=1e-7, atol=1e-8, msg=lambda text, key=key: f"{key}: {text}"
+                found[key], gradient, rtol=1e-7, atol=1e-8, msg=lambda text, key=key: f"{key}: {text}"
             )
+
+
+@pytest.mark.slow
+def test_every_buffer_of_methods_encoders_and_tasks_can_be_broadcast(two_ranks):
+    assert [json.loads((two_ranks / f"unsent-{rank}.json").read_text()) for rank in range(2)] == [{}, {}]
+
+
+def test_every_buffer_has_a_type_that_both_gloo_and_nccl_broadcast():
+    both = {
+        torch.float64,
+        torch.float32,
+        torch.float16,
+        torch.int64,
+        torch.int32,
+        torch.int8,
+        torch.uint8,
+        torch.bool,
+    }
+    held = {str(buffer.dtype) for module in every_module().values() for buffer in module.buffers()}
+    assert held <= {str(dtype) for dtype in both}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_frozen_encoder_keeps_weights_and_statistics_on_two_ranks(encoder, two_ranks):
+    for rank in range(2):
+        assert json.loads((two_ranks / f"moved-{rank}.json").read_text())[encoder] == []

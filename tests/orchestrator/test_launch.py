@@ -1,7 +1,9 @@
 """What a stage leaves, without Ray's workers."""
 
+import pytest
 from ray.train import Checkpoint
 
+from orchestrator import cluster
 from orchestrator.launch import best_scored
 
 
@@ -12,3 +14,18 @@ def test_the_best_checkpoint_is_one_that_was_scored() -> None:
         (Checkpoint("/runs/step_000000120"), {"history": [], "score": 0.6}),
     ]
     assert best_scored(kept).path == "/runs/step_000000100"
+
+
+def test_processes_of_a_joined_cluster_are_told_what_ray_train_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = {
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1200",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    }
+    for name in expected:
+        monkeypatch.setenv(name, "anything")  # so that it is put back at the end
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    cluster.set_up_train()
+    told = cluster._runtime_env(umask=0o022)["env_vars"]
+    assert {name: told.get(name) for name in expected} == expected

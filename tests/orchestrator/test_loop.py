@@ -1,7 +1,9 @@
 """The training loop in one process, without Ray: resume, failure before the optimiser moves, evaluation."""
 
 import shutil
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,7 @@ def plan(checkpoint_every_steps: int = 3, seed: int = 5) -> Plan:
         Schedule(Optimiser(name="sgd", lr=0.05), total_steps=TOTAL, warmup_steps=2),
         Stream(digest="d", seed=seed, batch_size=3),
         report_every_steps=2,
+        report_every_s=0,
         checkpoint_every_steps=checkpoint_every_steps,
     )
 
@@ -142,6 +145,49 @@ def test_a_checkpoint_of_another_sample_stream_is_refused(tmp_path: Path) -> Non
     train(Trainee(Denoise()), plan(), feed, World(), recorder)
     with pytest.raises(CheckpointError, match=r"saved for seed=5, this run has seed=6; give the run another name"):
         train(Trainee(Denoise()), plan(seed=6), feed, World(), recorder, recorder.checkpoints[3])
+
+
+def test_reports_keep_their_distance_in_time_and_leave_no_step_out(tmp_path: Path) -> None:
+    counted: list[int] = []
+
+    def count(metrics: dict[str, Any], checkpoint: Path | None = None) -> None:
+        counted.append(len(metrics["history"]))
+
+    rare = replace(plan(checkpoint_every_steps=6), report_every_steps=1, report_every_s=1000)
+    train(Trainee(Denoise()), rare, feed, World(), count)
+    assert counted == [1, 5, 2], "at once, with the checkpoint after step 6, and with the one at the end"
+    counted.clear()
+    train(Trainee(Denoise()), replace(rare, report_every_s=0), feed, World(), count)
+    assert counted == [1] * TOTAL
+
+
+def test_a_step_s_speed_counts_what_was_reported_saved_and_judged_since_the_last(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+
+    def slow(metrics: dict[str, Any], checkpoint: Path | None = None) -> None:
+        time.sleep(0.2 if checkpoint is None else 0.4)
+        recorder(metrics, checkpoint)
+
+    watch = SlowWatch()
+    slowly = replace(plan(checkpoint_every_steps=6), report_every_steps=2, report_every_s=0)
+    train(Trainee(Denoise(), watches=(watch,)), slowly, feed, World(), slow)
+    took = [3 / entry["samples_per_s"] for entry in recorder.entries]
+    # Reports after steps 2, 4 and 6, the last with a checkpoint; a watch after step 5.
+    for step, least in ((2, 0.2), (4, 0.2), (5, 0.3), (6, 0.4)):
+        assert least <= took[step] < least + 0.15, took
+    assert max(took[1], took[3], took[7]) < 0.15, took
+    assert all(entry["data_wait_share"] < 0.5 for entry in recorder.entries if entry["step"] in (2, 4, 5, 6))
+
+
+class SlowWatch:
+    """Looks once, for 0.3 s."""
+
+    def due(self, step: int) -> bool:
+        return step == 5
+
+    def run(self, method: Method, world: World) -> dict[str, float]:
+        time.sleep(0.3)
+        return {"health/looked": 1.0}
 
 
 class EveryThird:
