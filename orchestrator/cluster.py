@@ -12,7 +12,7 @@ import psutil
 import ray
 
 from data.files import check_writable
-from orchestrator import clusterfile
+from orchestrator import clusterfile, progress
 from orchestrator.config import Resources
 
 # One reader, one spare for what Ray Data lists and splits with.
@@ -31,7 +31,9 @@ def connected() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    _connect()
+    address = os.environ.get("RAY_ADDRESS")
+    with progress.phase(f"joining the Ray cluster at {address}" if address else "starting Ray"):
+        _connect()
     try:
         yield
     finally:

@@ -5,18 +5,20 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from orchestrator import stop
+from orchestrator import progress, stop
 from orchestrator.failure import RunError
 
 Result = TypeVar("Result")
 LOOK_EVERY_S = 0.5
 # Workers of a crew wait: the CPUs are for what they train. On other machines the runs' folders may not be.
 SLIVER = 0.001
+NOTES = "progress"  # the folder in which each job tells how far it is
 
 
 class Worker:
@@ -28,9 +30,10 @@ class Worker:
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
-    def do(self, job: Callable[[], Any]) -> Any:
+    def do(self, place: int, job: Callable[[], Any]) -> Any:
         """Return a job's result."""
-        with ThreadPoolExecutor(1) as pool:
+        note = Path(self.folder) / NOTES / f"{place:05d}.json"
+        with progress.noted(note), ThreadPoolExecutor(1) as pool:
             working = pool.submit(job)
             while not wait([working], LOOK_EVERY_S).done:
                 if stop.marked(self.folder):
@@ -50,7 +53,7 @@ class Crew:
     def begin(self, place: int, job: Callable[[], Any]) -> None:
         """Have an idle worker do a job."""
         worker = self.idle.pop()
-        self.busy[worker.do.remote(job)] = place, worker
+        self.busy[worker.do.remote(place, job)] = place, worker
 
     def ended(self) -> Generator[tuple[int, Any]]:
         """Yield the results that came within a moment; none of a job that ended early because it was asked to."""
@@ -92,7 +95,7 @@ def results(
     stop.unmark(str(folder))
     waiting, crew = deque(enumerate(jobs)), Crew(min(concurrent, len(jobs)), str(folder))
     try:
-        with stop.on_sigterm():
+        with stop.on_sigterm(), progress.others(folder / NOTES, "*.json"):
             while crew.busy or (waiting and not stop.requested()):
                 while crew.idle and waiting and not stop.requested():
                     crew.begin(*waiting.popleft())
@@ -101,6 +104,7 @@ def results(
                     stop.mark(str(folder))
     finally:
         crew.dismiss()
+        rmtree(folder / NOTES, ignore_errors=True)
     if stop.requested():
         raise stop.StoppedError(
             f"stopped with {len(waiting)} of {len(jobs)} not begun, as asked; the same command goes on from there"

@@ -28,6 +28,7 @@ from orchestrator.launch import Job, launch
 from orchestrator.loop import Plan, Trainee
 from orchestrator.optimiser import Schedule
 from orchestrator.pretrain import Pretrained
+from orchestrator.progress import phase
 from orchestrator.run import Caption, Run
 from orchestrator.validation import CONFUSIONS, PREDICTIONS, Rhythm, Validation
 
@@ -69,7 +70,8 @@ def finetune(
     it failed.
     """
     trained = pretrained if any(METHODS[stage.method.name].trains for stage in experiment.pretraining) else None
-    labelled = check(experiment)
+    with phase("checking that encoder, task and labelled samples fit"):
+        labelled = check(experiment)
     key = experiment.finetune_key(trained.key if trained else "scratch", labelled.shards.digest)
     folder = Path(experiment.home) / experiment.name / f"finetune-{key}"
     run = Run(folder, experiment, kind="finetune", key=key, parent=parent or (trained.folder if trained else None))
@@ -224,7 +226,8 @@ def _train(experiment: Experiment, encoder: str | None, labelled: Labelled, run:
     plan = plan_of(experiment, labelled)
     feed_plan = feed_of(experiment, labelled, plan)
     if experiment.tracking.pictures:
-        _preview(experiment, labelled.shards, feed_plan, run)
+        with phase("drawing the crops of the first samples"):
+            _preview(experiment, labelled.shards, feed_plan, run)
     job = Job(
         folder=run.folder,
         stage=STAGE,
@@ -236,9 +239,10 @@ def _train(experiment: Experiment, encoder: str | None, labelled: Labelled, run:
         keep_best=True,
     )
     run.remark(experiment.idle_workers(downstream_of(experiment)))
-    with run.stage(STAGE, plan.total_steps) as follow:
+    with run.stage(STAGE, plan.total_steps, rhythm_of(experiment, labelled).due) as follow:
         best = Checkpoint(launch(job, follow))
-    exported = _collect(best, run)
+    with phase("collecting the best network"):
+        exported = _collect(best, run)
     scores = _best_scores(run.folder)
     run.finish({"scores": scores}, scores, [exported])
     return scores
@@ -257,14 +261,19 @@ def _build(experiment: Experiment, encoder: str | None) -> Trainee:
 
 def validation_of(experiment: Experiment, labelled: Labelled) -> Validation:
     """Build the validation that the task asks for."""
+    rhythm = rhythm_of(experiment, labelled)
+    return Validation(labelled.shards, labelled.val.row_ids, rhythm, pictures=experiment.tracking.pictures)
+
+
+def rhythm_of(experiment: Experiment, labelled: Labelled) -> Rhythm:
+    """Say when the task is validated."""
     task = downstream_of(experiment)
-    rhythm = Rhythm(
+    return Rhythm(
         steps_per_epoch=task.budget.steps_per_epoch(labelled.train.num_samples),
         every_epochs=task.evaluate_every_epochs,
         dense_from=task.evaluate_every_epoch_from,
         patience_epochs=task.patience_epochs,
     )
-    return Validation(labelled.shards, labelled.val.row_ids, rhythm, pictures=experiment.tracking.pictures)
 
 
 def _card(experiment: Experiment, shards: ShardSet, method: Task) -> dict[str, Any]:

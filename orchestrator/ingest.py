@@ -11,17 +11,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
-from rich.console import Console
-
 from data.bundles import Bundle, volume_id
 from data.manifest import Manifest, Reject, duplicates, read_manifest
 from data.shardcheck import doubts
 from data.shardset import ShardSet
 from data.splits import SPLITS
+from orchestrator import progress
 from orchestrator.cluster import connected
 from orchestrator.ingest_folder import QUARANTINE, claim, done_bundles, finish, finished, write_quarantine
 from orchestrator.ingest_plan import IngestConfig, IngestPlan, make_plan
-from orchestrator.ingest_progress import IngestProgress
+from orchestrator.ingest_progress import Tally
 from orchestrator.ingest_tasks import run_bundles
 
 __all__ = ["IngestConfig", "IngestReport", "ingest"]
@@ -88,16 +87,17 @@ def _by_reason(rejects: Sequence[Reject]) -> list[str]:
     return lines
 
 
-def ingest(config: IngestConfig, console: Console | None = None) -> IngestReport:
+def ingest(config: IngestConfig) -> IngestReport:
     """Write the studies of the sources as shards into ``config.out``, or continue, or find that all is done.
 
     Raises ValueError where the folder holds shards of another request, and with ``strict`` at the first bad study.
     """
     began = time.monotonic()
-    plan = make_plan(config)
-    claim(plan, config.overwrite)
+    with progress.phase("finding studies"):
+        plan = make_plan(config)
+        claim(plan, config.overwrite)
     names = {volume_id(plan.job.key, study): study.key for study in plan.studies}
-    manifests, num_written = _run_all(plan, config, IngestProgress(len(plan.studies), console))
+    manifests, num_written = _run_all(plan, config)
     rejects = _all_rejects(names, manifests)
     _stop_if_strict(config, rejects)
     write_quarantine(plan.job, rejects, names if config.keep_names else {})
@@ -113,35 +113,36 @@ def ingest(config: IngestConfig, console: Console | None = None) -> IngestReport
     )
     if report.too_many_bad:
         return report
-    shards = (finished(plan) if num_written == 0 else None) or finish(plan, manifests, len(rejects))
+    with progress.phase("writing the index"):
+        shards = (finished(plan) if num_written == 0 else None) or finish(plan, manifests, len(rejects))
     return replace(report, shards=shards, seconds=time.monotonic() - began)
 
 
-def _run_all(plan: IngestPlan, config: IngestConfig, progress: IngestProgress) -> tuple[dict[int, Manifest], int]:
+def _run_all(plan: IngestPlan, config: IngestConfig) -> tuple[dict[int, Manifest], int]:
     """Run the bundles that are not done, then again those that hold copies; return manifests and how many ran."""
-    manifests = done_bundles(plan)
+    manifests, tally = done_bundles(plan), Tally(len(plan.studies))
     for number, manifest in manifests.items():
-        _note(plan.bundles[number], manifest, config, progress)
+        _note(plan.bundles[number], manifest, config, tally)
     num_written = 0
     todo = _unfinished(plan, manifests)
-    with connected() if todo else nullcontext(), progress:
+    with connected() if todo else nullcontext(), tally.shown() if todo else nullcontext():
         while todo:
             for bundle in todo:
                 if bundle.number in manifests:
-                    progress.advance(-len(bundle.studies), -len(manifests[bundle.number].rejects))
+                    tally.count(-len(bundle.studies), -len(manifests[bundle.number].rejects))
             for number in run_bundles(plan.job, todo, config.readers):
                 manifest = read_manifest(plan.job.work, number)
                 assert manifest is not None, f"bundle {number} ended without a manifest"
                 manifests[number] = manifest
                 num_written += 1
-                _note(plan.bundles[number], manifest, config, progress)
+                _note(plan.bundles[number], manifest, config, tally)
             todo = _unfinished(plan, manifests)
     return manifests, num_written
 
 
-def _note(bundle: Bundle, manifest: Manifest, config: IngestConfig, progress: IngestProgress) -> None:
+def _note(bundle: Bundle, manifest: Manifest, config: IngestConfig, tally: Tally) -> None:
     """Count a bundle that is done; with ``strict``, stop at what it rejected."""
-    progress.advance(len(bundle.studies), len(manifest.rejects) + len(manifest.excluded))
+    tally.count(len(bundle.studies), len(manifest.rejects) + len(manifest.excluded))
     _stop_if_strict(config, manifest.rejects)
 
 

@@ -21,6 +21,7 @@ from orchestrator.feed import FeedPlan
 from orchestrator.launch import Job, launch
 from orchestrator.loop import Plan, Trainee, Watch
 from orchestrator.optimiser import Schedule
+from orchestrator.progress import phase
 from orchestrator.run import Caption, Run
 from orchestrator.watch import Evenly, HealthWatch, spread_out
 
@@ -43,9 +44,11 @@ def pretrain(experiment: Experiment, parent: Path | None = None, row: str | None
     ``parent`` is the folder of the run that it belongs to, ``row`` the row of the table that it is run for.
     Raises ValueError where it cannot work (before anything starts) and RunError where it failed.
     """
-    shards = ShardSet.open(experiment.data.shards)
-    selection = shards.select(split=experiment.data.split)
-    check(experiment, shards, selection)
+    with phase(f"reading the index of {experiment.data.shards}"):
+        shards = ShardSet.open(experiment.data.shards)
+        selection = shards.select(split=experiment.data.split)
+    with phase("checking that encoder, method and shards fit"):
+        check(experiment, shards, selection)
     key = experiment.pretrain_key(shards.digest)
     folder = Path(experiment.home) / experiment.name / f"pretrain-{key}"
     run = Run(folder, experiment, kind="pretrain", key=key, parent=parent)
@@ -133,7 +136,8 @@ def _run_stages(experiment: Experiment, shards: ShardSet, selection: Selection, 
         plan = stage_plan(experiment, stage, shards, selection.num_samples)
         feed_plan = stage_feed(experiment, stage, shards, plan)
         if experiment.tracking.pictures:
-            _preview(experiment, stage, feed_plan, run)
+            with phase("drawing the views of the first samples"):
+                _preview(experiment, stage, feed_plan, run)
         job = Job(
             folder=run.folder,
             stage=stage.name,
@@ -146,7 +150,8 @@ def _run_stages(experiment: Experiment, shards: ShardSet, selection: Selection, 
         run.remark(experiment.idle_workers(stage))
         with run.stage(stage.name, plan.total_steps) as follow:
             encoder = launch(job, follow)
-    exported = _export(experiment, shards, encoder, run.folder)
+    with phase("collecting the encoder"):
+        exported = _export(experiment, shards, encoder, run.folder)
     run.finish({"encoder": encoder or str(exported)}, {}, [exported])
     return encoder or str(exported)
 

@@ -14,6 +14,7 @@ from orchestrator.config import Experiment
 from orchestrator.loop import World
 from orchestrator.pretrain import Pretrained, build_encoder
 from orchestrator.probing import Probed, ProbeSet
+from orchestrator.progress import phase
 from orchestrator.run import Caption, Run
 
 _NAMES = ("pretrained", "initial")
@@ -45,7 +46,10 @@ def probe(experiment: Experiment, pretrained: Pretrained) -> Probes:
         initial, encoder = build_encoder(experiment), build_encoder(experiment)
         with Checkpoint(pretrained.encoder).as_directory() as weights:
             checkpoints.load_encoder(Path(weights), encoder)
-        found = [samples.measure(_placed(one, world), world) for one in (encoder, initial)]
+        found = []
+        for name, one in zip(_NAMES, (encoder, initial), strict=True):
+            with phase(f"probing the {name} encoder"):
+                found.append(samples.measure(_placed(one, world), world))
         best = {**found[0].metrics, **{f"initial/{name}": value for name, value in found[1].metrics.items()}}
         result = {
             name: {"metrics": one.metrics, "remarks": one.remarks} for name, one in zip(_NAMES, found, strict=True)

@@ -1,29 +1,22 @@
 """Run: one training's folder, MLflow run, progress bar and result; pretraining and fine-tuning share it."""
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from data.files import join
 from data.shardset import ShardSet
-from orchestrator import cluster
+from orchestrator import cluster, progress
 from orchestrator.claim import claimed
 from orchestrator.config import Experiment
 from orchestrator.provenance import git_commit
-from orchestrator.terminal import Terminal
 from orchestrator.tracking import DESCRIPTION, Tracker, default_uri, flatten
+from orchestrator.training_progress import shown
 
 RESULT = "result.json"
-LINE_EVERY_S = 10.0  # in a log, where a progress bar cannot move
-SHOWN_METRICS = ("loss", "collapse", "score", "dice_mean")
-
-console = Terminal(stderr=True)
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,7 @@ class Run:
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """Wait until no other process runs it, and keep it while the body runs."""
-        with claimed(self.folder, lambda text: console.print(text, highlight=False, markup=False)):
+        with claimed(self.folder, progress.say):
             yield
 
     @contextmanager
@@ -83,38 +76,29 @@ class Run:
         self.tracker.params(flatten(params))
         self.tracker.dataset(Path(shards.uri).name, shards.digest, shards.uri)
         self.tracker.artifact(self.folder / "experiment.json")
-        self.flush()
+        with progress.phase("opening the MLflow run"):
+            self.flush()
         try:
             with self.tracker.closing():
                 yield
         finally:
-            self.flush(force=True)
+            with progress.phase("sending the rest to MLflow"):
+                self.flush(force=True)
 
     @contextmanager
-    def stage(self, name: str, total_steps: int) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
-        """Show a progress bar and send the history while a stage trains; yield what takes the history's lines."""
-        columns = [
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn("{task.fields[shown]}"),
-        ]  # fmt: skip
-        said_at = float("-inf")
-        with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
-            task = progress.add_task(f"{self.kind} {name}", total=total_steps, shown="")
+    def stage(
+        self, name: str, total_steps: int, validated: Callable[[int], bool] | None = None
+    ) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+        """Show how a stage trains and send its history; yield what takes the history's lines.
+
+        ``validated`` tells whether a step is followed by a validation.
+        """
+        what = self.kind if name == self.kind else f"{self.kind} {name}"
+        with shown(what, total_steps, validated) as show:
 
             def follow(lines: list[dict[str, Any]]) -> None:
-                nonlocal said_at
-                entries = [line for line in lines if "step" in line]
-                if not entries:
-                    self.flush()
-                    return
-                shown = "  ".join(
-                    f"{metric} {entries[-1][metric]:.4f}" for metric in SHOWN_METRICS if metric in entries[-1]
-                )
-                done = entries[-1]["step"] + 1
-                progress.update(task, completed=done, shown=shown)
-                if not console.is_terminal and time.monotonic() - said_at >= LINE_EVERY_S:
-                    said_at = time.monotonic()
-                    console.print(f"{self.kind} {name}: step {done} of {total_steps}  {shown}", highlight=False)
+                if entries := [line for line in lines if "step" in line]:
+                    show(entries)
                 self.flush()
 
             yield follow
@@ -122,7 +106,7 @@ class Run:
     def remark(self, text: str | None) -> None:
         """Say something of this run that whoever started it should know, where there is something."""
         if text is not None:
-            console.print(f"{self.kind}: {text}", highlight=False, markup=False)
+            progress.say(f"{self.kind}: {text}")
 
     def picture(self, name: str, png: bytes) -> None:
         """Keep a picture in the run's folder and log it."""
@@ -146,9 +130,8 @@ class Run:
         failure = self.tracker.flush(force)
         if failure and not self._warned:
             self._warned = True
-            console.print(
+            progress.say(
                 f"{failure}; training goes on. What could not be sent is kept in the run's folder and sent as soon "
                 "as the server answers, or by `raydiology ui` later",
                 style="yellow",
-                markup=False,
             )

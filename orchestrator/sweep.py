@@ -18,10 +18,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from data.shardset import ShardSet
-from orchestrator import cluster, config, finetune, identity, pretrain, space, stop, trial
+from orchestrator import cluster, config, finetune, identity, pretrain, progress, space, stop, trial
 from orchestrator.claim import claimed
 from orchestrator.config import ConfigError, Experiment, Resources
 from orchestrator.ledger import Ending, Ledger, given
+from orchestrator.progress import Phase
 from orchestrator.run import git_commit
 from orchestrator.search import SweepConfig
 from orchestrator.space import Point, extremes, lookup, params
@@ -146,14 +147,20 @@ def run(sweep: Sweep, say: Say) -> list[Standing]:
     A trial that fails is named and the others go on. Raises ValueError where the sweep cannot work, before anything
     is run, and StoppedError where it was asked to end; the same sweep goes on from there.
     """
-    check(sweep)
+    with progress.phase(f"checking sweep {sweep.config.name}"):
+        check(sweep)
     with _endable(say), claimed(sweep.folder, say), cluster.connected(), _tracked(sweep) as tracker:
         needed = _resources(sweep)
         for resources in needed:
             cluster.preflight(resources)
         ledger = Ledger(sweep.folder, sweep.config, sweep.base.model_dump(mode="json"))
         concurrent = min(cluster.concurrency(resources, sweep.config.concurrent) for resources in needed)
-        run_trials(ledger, _hooks(sweep, ledger, say), concurrent)
+        ended = _ended(ledger.standings())
+        with (
+            progress.phase(f"sweep {sweep.config.name}", ledger.total, "trial", ended) as phase,
+            progress.others(sweep.folder, f"trials/*/{trial.NOTE}"),
+        ):
+            run_trials(ledger, _hooks(sweep, ledger, phase, say), concurrent)
         standings = ledger.standings()
         _write(sweep, standings)
         _log(sweep, standings, tracker)
@@ -179,7 +186,7 @@ def _ended(standings: Sequence[Standing]) -> int:
     return sum(standing.state in ("done", "pruned", "failed") for standing in standings)
 
 
-def _hooks(sweep: Sweep, ledger: Ledger, say: Say) -> Hooks:
+def _hooks(sweep: Sweep, ledger: Ledger, phase: Phase, say: Say) -> Hooks:
     def refusal(point: Point) -> str | None:
         try:
             check_point(sweep, point)
@@ -195,6 +202,7 @@ def _hooks(sweep: Sweep, ledger: Ledger, say: Say) -> Hooks:
         if not told:
             failed = sweep.trial(number, standings[number].point, sweep.base)
             trial.closed(failed, trial.opened(failed), ending)
+        progress.update(phase, _ended(standings))
         say(f"{_ended(standings)} of {ledger.total}: {sentence(sweep.config, standings[number])}")
         _write(sweep, standings)
 

@@ -16,14 +16,14 @@ from pydantic import ValidationError
 
 from data.shardset import ShardSet
 from methods import METHODS
-from orchestrator import cluster, config, crew, finetune, identity, pretrain
+from orchestrator import cluster, config, crew, finetune, identity, pretrain, progress
 from orchestrator import cohort as cohorts
 from orchestrator.charts import Curve, draw_bands, draw_curves
 from orchestrator.claim import claimed
 from orchestrator.cohort import Cohort
-from orchestrator.config import ConfigError, Experiment
+from orchestrator.config import ConfigError, Experiment, Resources
 from orchestrator.failure import RunError
-from orchestrator.grid import Line, Outcome, TableConfig, Trial, aggregate, trials_of
+from orchestrator.grid import Line, Outcome, Row, TableConfig, Trial, aggregate, trials_of
 from orchestrator.history import steps
 from orchestrator.pretrain import Pretrained
 from orchestrator.run import git_commit
@@ -73,7 +73,7 @@ class Ended:
 
 
 @dataclass
-class Progress:
+class Results:
     """What the trials of a table ended with so far, by their places."""
 
     ended: dict[int, Ended] = field(default_factory=dict)
@@ -164,30 +164,44 @@ def run(table: Table, say: Say) -> list[Line]:
     with ExitStack() as stack:
         if table.cohort is not None:
             stack.enter_context(cluster.connected())
-            table.cohort.prepare(table.base.home)
+            with progress.phase(f"preparing the cohort of {table.cohort.kind} phantoms"):
+                table.cohort.prepare(table.base.home)
         check(table)
         stack.enter_context(claimed(table.folder, say))
         identity.mark(table.folder, table.identity)
         stack.enter_context(cluster.connected())
-        return _run_trials(table, stack.enter_context(_tracked(table)), say)
+        needed = _resources(table)
+        for resources in needed:
+            cluster.preflight(resources)
+        concurrent = min(cluster.concurrency(resources, table.config.concurrent) for resources in needed)
+        return _run_trials(table, concurrent, stack.enter_context(_tracked(table)), say)
 
 
-def _run_trials(table: Table, tracker: Tracker, say: Say) -> list[Line]:
-    progress, lines = Progress(), list[Line]()
-    jobs = [partial(_run_trial, table.config, table.folder, *one) for one in table.experiments]
-    concurrent = min(
-        cluster.concurrency(resources, table.config.concurrent)
-        for _, experiment in table.experiments
-        for resources in map(experiment.resources_of, experiment.trainings)
-    )
-    for number, (place, ended) in enumerate(crew.results(jobs, concurrent, table.folder), 1):
-        trial = table.experiments[place][0]
-        progress.ended[place] = ended if isinstance(ended, Ended) else Ended(Outcome(trial, None, str(ended)))
-        outcome = progress.ended[place].outcome
-        how = outcome.failure or f"{table.config.metric} {outcome.value:.{table.config.decimals}f}"
-        say(f"{number} of {len(table.experiments)}: {described(trial)}: {how}")
-        lines = aggregate(table.config, progress.outcomes)
-        _write(table, lines, progress)
+def _resources(table: Table) -> list[Resources]:
+    """Return what the trainings of the trials run on."""
+    experiments = [experiment for _, experiment in table.experiments]
+    return [one.resources_of(training) for one in experiments for training in one.trainings]
+
+
+def _run_trials(table: Table, concurrent: int, tracker: Tracker, say: Say) -> list[Line]:
+    results, lines, total = Results(), list[Line](), len(table.experiments)
+    rows = [row.name for row in table.config.rows]
+    jobs = []
+    for number, (trial, experiment) in enumerate(table.experiments, 1):
+        label = f"trial {number} of {total}, row {rows.index(trial.row) + 1} of {len(rows)}: {described(trial)}"
+        jobs.append(partial(_run_trial, table.config, table.folder, label, trial, experiment))
+    with progress.phase(f"table {table.config.name}", total, "trial") as phase:
+        for number, (place, ended) in enumerate(crew.results(jobs, concurrent, table.folder), 1):
+            trial = table.experiments[place][0]
+            results.ended[place] = ended if isinstance(ended, Ended) else Ended(Outcome(trial, None, str(ended)))
+            outcome = results.ended[place].outcome
+            how = f"failed: {outcome.failure}"
+            if outcome.value is not None:
+                how = f"{table.config.metric} {outcome.value:.{table.config.decimals}f}"
+            progress.update(phase, number)
+            say(f"{number} of {total}: {described(trial)}: {how}")
+            lines = aggregate(table.config, results.outcomes)
+            _write(table, lines, results)
     tracker.summary(_summary(lines))
     for path in sorted(table.folder.glob("table.*")) + sorted(table.folder.glob("curve-*.png")):
         tracker.artifact(path)
@@ -197,11 +211,18 @@ def _run_trials(table: Table, tracker: Tracker, say: Say) -> list[Line]:
 def check(table: Table) -> None:
     """Raise ValueError in words where a row's parts do not fit one another, or the folder holds another table."""
     _refuse_another(table)
-    for row in table.config.rows:
-        experiment = next(e for trial, e in table.experiments if trial.row == row.name)
-        shards = ShardSet.open(experiment.data.shards)
-        pretrain.check(experiment, shards, shards.select(split=experiment.data.split))
-        finetune.check(experiment)
+    rows = table.config.rows
+    with progress.phase(f"checking table {table.config.name}", len(rows), "row") as phase:
+        for number, row in enumerate(rows):
+            progress.update(phase, number, row.name)
+            _check_row(table, row)
+
+
+def _check_row(table: Table, row: Row) -> None:
+    experiment = next(experiment for trial, experiment in table.experiments if trial.row == row.name)
+    shards = ShardSet.open(experiment.data.shards)
+    pretrain.check(experiment, shards, shards.select(split=experiment.data.split))
+    finetune.check(experiment)
 
 
 def _refuse_another(table: Table) -> None:
@@ -227,8 +248,13 @@ def described(trial: Trial) -> str:
     return f"{trial.row}, {start}, fine-tuning seed {trial.finetune_seed}"
 
 
-def _run_trial(config: TableConfig, folder: Path, trial: Trial, experiment: Experiment) -> Ended:
+def _run_trial(config: TableConfig, folder: Path, label: str, trial: Trial, experiment: Experiment) -> Ended:
     """Run what a trial still lacks; a failure is its outcome, a metric that it does not have a ValueError."""
+    with progress.phase(label):
+        return _trained(config, folder, trial, experiment)
+
+
+def _trained(config: TableConfig, folder: Path, trial: Trial, experiment: Experiment) -> Ended:
     pretraining: tuple[Path, list[str]] | None = None
     try:
         pretrained: Pretrained | None = None
@@ -236,8 +262,9 @@ def _run_trial(config: TableConfig, folder: Path, trial: Trial, experiment: Expe
             pretrained = pretrain.pretrain(experiment, folder, trial.row)
             pretraining = pretrained.folder, [stage.name for stage in experiment.pretraining]
         done = finetune.finetune(experiment, pretrained, None if pretrained else folder, trial.row)
-    except RunError as error:
-        return Ended(Outcome(trial, None, str(error)), pretraining)
+    except (RunError, ValueError) as error:
+        # What cannot work was refused before the first trial; a refusal now, as of a lost shard, is a failure.
+        return Ended(Outcome(trial, None, " ".join(str(error).split())), pretraining)
     for metric in (config.metric, *config.also):
         if metric not in done.scores:
             raise ValueError(
@@ -271,17 +298,17 @@ def _tracked(table: Table) -> Iterator[Tracker]:
         tracker.flush(force=True)
 
 
-def _write(table: Table, lines: list[Line], progress: Progress) -> None:
+def _write(table: Table, lines: list[Line], results: Results) -> None:
     """Write Markdown, CSV and curves."""
     (table.folder / "table.md").write_text(markdown(table.config, lines))
-    (table.folder / "table.csv").write_text(comma_separated(table.config, progress.outcomes))
+    (table.folder / "table.csv").write_text(comma_separated(table.config, results.outcomes))
     for metric in table.config.curves:
-        curves = {row: _curve(*place, metric) for row, place in progress.pretrainings.items()}
+        curves = {row: _curve(*place, metric) for row, place in results.pretrainings.items()}
         if any(len(x) for x, _ in curves.values()):
             png = draw_curves(curves, f"{metric} while pretraining", "step", metric)
             (table.folder / f"curve-{plain(metric)}.png").write_bytes(png)
     for metric in table.config.convergence:
-        repeats = {row: progress.convergence(row, metric) for row in progress.finetunings}
+        repeats = {row: results.convergence(row, metric) for row in results.finetunings}
         png = draw_bands(repeats, f"{metric} while fine-tuning", "epoch", metric)
         (table.folder / f"curve-finetune-{plain(metric)}.png").write_bytes(png)
 

@@ -10,7 +10,7 @@ from ray import tune
 from data.shardset import ShardSet
 from methods import METHODS
 from orchestrator import curve as curves
-from orchestrator import finetune, pretrain, stop
+from orchestrator import finetune, pretrain, progress, stop
 from orchestrator.config import Experiment
 from orchestrator.curve import Curve
 from orchestrator.failure import RunError
@@ -22,6 +22,7 @@ from orchestrator.standings import State
 from orchestrator.tracking import DESCRIPTION, Tracker, default_uri
 
 MARKER = "end-early"  # holds the state that the trial is to end with
+NOTE = "progress.json"  # how far it is
 LOOK_EVERY_S = 0.5
 STATUS = {"done": "FINISHED", "pruned": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
@@ -57,6 +58,11 @@ def ask_to_end(folder: Path, state: State) -> None:
 
 def run(trial: Trial) -> Ending:
     """Train the point and return how it ended; reports its curve to Tune and MLflow meanwhile."""
+    with progress.noted(trial.folder / NOTE), progress.phase(trial.label):
+        return _run(trial)
+
+
+def _run(trial: Trial) -> Ending:
     (trial.folder / MARKER).unlink(missing_ok=True)
     stop.withdraw()  # the trial before it in this process may have been asked to end
     tracker = opened(trial)

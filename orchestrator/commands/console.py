@@ -2,13 +2,16 @@
 
 import argparse
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
+from orchestrator import progress
+from orchestrator.progress import Phase
 from orchestrator.terminal import Terminal
 
 FAILED, REFUSED, INTERRUPTED, STOPPED = 1, 2, 130, 143
 
 out = Terminal()
-err = Terminal(stderr=True)
+err = progress.console
 Commands = argparse._SubParsersAction
 
 
@@ -21,4 +24,9 @@ def add_command(commands: Commands, name: str, help_: str, run: Callable) -> arg
 
 def say(text: str) -> None:
     """Print a line of progress, as it is."""
-    err.print(text, highlight=False, markup=False, soft_wrap=True)
+    progress.say(text)
+
+
+def loading() -> AbstractContextManager[Phase]:
+    """Show that what a command needs is being imported, which takes seconds."""
+    return progress.phase("loading PyTorch and Ray")

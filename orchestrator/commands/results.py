@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from orchestrator.commands.console import Commands, add_command, out
+from orchestrator.commands.console import Commands, add_command, loading, out
+from orchestrator.progress import phase
 
 
 def add(commands: Commands) -> None:
@@ -32,16 +33,18 @@ def _add_compare(commands: Commands) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from orchestrator import choose, compare
-    from orchestrator.typeset import as_terminal
+    with loading():
+        from orchestrator import choose, compare
+        from orchestrator.typeset import as_terminal
 
     folders, home = [Path(folder) for folder in arguments.folders], Path(arguments.home)
-    if arguments.uri:
-        from orchestrator.gather_server import on_server
+    with phase("reading the runs"):
+        if arguments.uri:
+            from orchestrator.gather_server import on_server
 
-        choice = on_server(arguments.uri, arguments.experiment, home)
-    else:
-        choice = choose.in_folders(folders, home, arguments.experiment)
+            choice = on_server(arguments.uri, arguments.experiment, home)
+        else:
+            choice = choose.in_folders(folders, home, arguments.experiment)
     request = compare.Request(
         kind=arguments.kind,
         names=tuple(arguments.name),
@@ -53,7 +56,8 @@ def _compare(arguments: argparse.Namespace) -> None:
     )
     compared = compare.compare(choice, request)
     out.print(as_terminal(*compared.text))
-    files = compare.write(compared, Path(arguments.out) if arguments.out else compared.folder)
+    with phase("drawing the figures"):
+        files = compare.write(compared, Path(arguments.out) if arguments.out else compared.folder)
     for file in files:
         out.print(str(file), soft_wrap=True, highlight=False)
     out.print(f"MLflow: {compare.log(compared, files)}", soft_wrap=True, highlight=False, markup=False)

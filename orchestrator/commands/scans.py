@@ -10,7 +10,8 @@ from pydantic.fields import FieldInfo
 from rich.table import Table
 
 from data.sources import LAYOUTS, SourceOptions
-from orchestrator.commands.console import FAILED, Commands, add_command, err, out
+from orchestrator import progress
+from orchestrator.commands.console import FAILED, Commands, add_command, loading, out
 
 _INGEST_FIELDS = ("source", "layout", "recipe", "out", "val_fraction", "test_fraction", "seed", "max_bad", "strict",
                   "overwrite", "keep_names")  # fmt: skip
@@ -67,7 +68,8 @@ def _phantom(arguments: argparse.Namespace) -> None:
     from data.phantom_pictures import write_films, write_fundus
 
     writers = {"abdomen": write_cohort, "brain": write_brains, "fundus": write_fundus, "chest": write_films}
-    writers[arguments.kind](arguments.out, arguments.labelled, arguments.unlabelled, seed=arguments.seed)
+    with progress.phase(f"drawing {arguments.labelled + arguments.unlabelled} phantoms"):
+        writers[arguments.kind](arguments.out, arguments.labelled, arguments.unlabelled, seed=arguments.seed)
     out.print(f"{arguments.labelled} labelled and {arguments.unlabelled} unlabelled phantoms in {arguments.out}")
     shards = str(Path("shards") / Path(arguments.out).resolve().name)
     source = shlex.quote(arguments.out)
@@ -121,8 +123,9 @@ def _option_help(name: str, field: FieldInfo) -> str:
 
 
 def _ingest(arguments: argparse.Namespace) -> int:
-    from orchestrator.ingest import ingest
-    from orchestrator.ingest_request import load
+    with loading():
+        from orchestrator.ingest import ingest
+        from orchestrator.ingest_request import load
 
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     options = {name: given[name] for name in SourceOptions.model_fields if name in given}
@@ -131,7 +134,7 @@ def _ingest(arguments: argparse.Namespace) -> int:
         asked["options"] = options
     if arguments.set:
         asked["changes"] = dict(_assignment(text) for text in arguments.set)
-    report = ingest(load(asked, arguments.config), err)
+    report = ingest(load(asked, arguments.config))
     out.print(report.summary(), soft_wrap=True, highlight=False, markup=False)
     if report.shards is None:
         return FAILED
@@ -166,7 +169,8 @@ def _shards(arguments: argparse.Namespace) -> int:
             table.add_row(*line)
         out.print(table)
         return 0
-    findings = list(verify(arguments.shards))
+    with progress.phase("reading every byte"):
+        findings = list(verify(arguments.shards))
     for finding in findings:
         out.print(finding, soft_wrap=True, highlight=False, markup=False)
     out.print(f"{len(findings)} findings" if findings else "every byte is as it was written")

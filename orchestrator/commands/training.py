@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from rich.table import Table
 
-from orchestrator.commands.console import FAILED, Commands, add_command, out, say
+from orchestrator.commands.console import FAILED, Commands, add_command, loading, out, say
 
 
 def add(commands: Commands) -> None:
@@ -25,8 +25,9 @@ def _add_experiment(commands: Commands, name: str, help_: str, run: Callable) ->
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
-    from orchestrator import config, estimate
-    from orchestrator.pretrain import pretrain
+    with loading():
+        from orchestrator import config, estimate
+        from orchestrator.pretrain import pretrain
 
     experiment = config.load(arguments.experiment, arguments.overrides)
     if arguments.dry_run:
@@ -37,9 +38,10 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 
 def _probe(arguments: argparse.Namespace) -> None:
-    from orchestrator import cluster, config, estimate
-    from orchestrator.pretrain import pretrain
-    from orchestrator.probe import probe, probe_set
+    with loading():
+        from orchestrator import cluster, config, estimate
+        from orchestrator.pretrain import pretrain
+        from orchestrator.probe import probe, probe_set
 
     experiment = config.load(arguments.experiment, arguments.overrides)
     if arguments.dry_run:
@@ -58,9 +60,10 @@ def _probe(arguments: argparse.Namespace) -> None:
 
 
 def _finetune(arguments: argparse.Namespace) -> None:
-    from orchestrator import cluster, config, estimate
-    from orchestrator.finetune import check, finetune
-    from orchestrator.pretrain import pretrain
+    with loading():
+        from orchestrator import cluster, config, estimate
+        from orchestrator.finetune import check, finetune
+        from orchestrator.pretrain import pretrain
 
     experiment = config.load(arguments.experiment, arguments.overrides)
     if arguments.dry_run:
@@ -82,8 +85,9 @@ def _add_table(commands: Commands) -> None:
 
 
 def _table(arguments: argparse.Namespace) -> int:
-    from orchestrator import table as tables
-    from orchestrator.typeset import terminal
+    with loading():
+        from orchestrator import table as tables
+        from orchestrator.typeset import terminal
 
     table = tables.load(arguments.table, arguments.overrides, arguments.cohort)
     lines = tables.run(table, say)
@@ -101,8 +105,9 @@ def _add_sweep(commands: Commands) -> None:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from orchestrator import standings
-    from orchestrator import sweep as sweeps
+    with loading():
+        from orchestrator import standings
+        from orchestrator import sweep as sweeps
 
     sweep = sweeps.load(arguments.sweep, arguments.overrides)
     if arguments.dry_run:

@@ -21,8 +21,10 @@ from data.phantom import LABEL_NAMES, write_cohort
 from data.shardcheck import verify
 from data.shardreader import ShardReader
 from data.shardset import ShardSet
+from orchestrator import progress
 from orchestrator.cli import main
 from orchestrator.ingest import IngestConfig, IngestReport, ingest
+from orchestrator.progress import Display
 from tests import planted
 from tests.waiting import wait_for
 
@@ -43,7 +45,7 @@ def config(source: Path, out: Path, **fields) -> IngestConfig:
 
 
 def run(source: Path, out: Path, **fields) -> IngestReport:
-    return ingest(config(source, out, **fields), Console(file=io.StringIO()))
+    return ingest(config(source, out, **fields))
 
 
 def digest(report: IngestReport) -> str:
@@ -208,7 +210,8 @@ def planted_config(folder: Path, out: Path, **fields) -> IngestConfig:
 
 def test_planted_names_ids_and_dates_are_in_no_shard_list_or_log(ray_cluster, tmp_path, capfd, caplog):
     terminal = io.StringIO()
-    report = ingest(planted_config(tmp_path, tmp_path / "shards", max_bad=0.9), Console(file=terminal))
+    with progress.showing_on(Display(Console(file=terminal))):
+        report = ingest(planted_config(tmp_path, tmp_path / "shards", max_bad=0.9))
     assert report.shards is not None
     assert len(report.shards.rows["volume"].unique()) == 3
     assert {re.sub(r"\d+ bytes", "N bytes", reject.found) for reject in report.rejects} == {

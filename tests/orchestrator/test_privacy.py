@@ -1,6 +1,5 @@
 """No name, id or date of a patient is in anything that ingest, pretraining and fine-tuning write, print or draw."""
 
-import io
 import os
 import re
 import stat
@@ -15,7 +14,6 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from rich.console import Console
 
 from data.batch import Batch
 from data.collate import collate
@@ -44,7 +42,7 @@ def shards(ray_cluster: Path, tmp_path_factory: pytest.TempPathFactory) -> Shard
     dicom = {"source": str(planted.write_dicom(scans)), "layout": "dicom"}
     volumes = {"source": str(planted.write_volumes(scans, (20.0, 10.0, 10.0))), "layout": "nnunet", "also": [dicom]}
     request = {"recipe": "ct_abdomen_slices", "changes": RECIPE, "out": str(out), "val_fraction": 0.5, "max_bad": 0.9}
-    report = ingest(IngestConfig.model_validate(volumes | request), Console(file=io.StringIO()))
+    report = ingest(IngestConfig.model_validate(volumes | request))
     assert report.shards is not None
     assert len(report.rejects) == 2
     return report.shards

@@ -1,12 +1,10 @@
 """The files of experiments/real_scans on the real scans, with a few steps instead of epochs."""
 
-import io
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from data.shardset import ShardSet
 from orchestrator import config
@@ -54,7 +52,7 @@ def ingested(ray_cluster: Path, scans: Path, tmp_path_factory: pytest.TempPathFa
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("RAYDIOLOGY_TEST_DATA", str(scans))
             request = load({"out": str(out / name)}, str(FOLDER / f"ingest_{name}.yaml"))
-        report = ingest(request, Console(file=io.StringIO()))
+        report = ingest(request)
         assert report.shards is not None
         return report.shards
 
