@@ -53,6 +53,11 @@ class ParamGroup:
 class Method(nn.Module, ABC):
     """One pretraining method. It never sees Ray, a device, the optimiser, the logger, files or epochs.
 
+    Under ``precision: bf16`` the loop calls it under autocast. What computes on maps follows autocast: the encoder, a
+    decoder, skip blocks. Heads and losses compute in float32 all the same: a head is whatever turns the last map into
+    embeddings, logits or voxels, and of a dense network the last layer, the one that gives logits. Heads are built
+    from ``parts/precision.py``, losses are functions under its ``full_precision``.
+
     State that must survive a restart (queue, memory bank, teacher) is registered as buffers or modules.
     ``trains`` is False for ``scratch``, which has nothing to optimise. ``positives`` says that the first two images
     of ``views`` show the same in two ways, so that their features should be alike. ``averages`` says that the loss

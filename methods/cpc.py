@@ -35,6 +35,7 @@ from methods.base import Frozen, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.flat_map import flat_dim, flat_features
 from methods.parts.patches import Patches
+from methods.parts.precision import LinearHead, full_precision
 from methods.parts.pyramid import Border, Pyramid
 from methods.parts.variants import with_flags
 
@@ -47,6 +48,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+@full_precision()
 def infonce_loss(
     predicted: Float[Tensor, "b q r d"], codes: Float[Tensor, "b k d"], positives: Int[Tensor, "q r"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
@@ -56,6 +58,7 @@ def infonce_loss(
     return F.cross_entropy(logits, labels), (logits.detach().argmax(1) == labels).to(logits).mean()
 
 
+@full_precision()
 def binary_loss(
     predicted: Float[Tensor, "b q r d"], positive: Float[Tensor, "b q r d"], negative: Float[Tensor, "b q r d"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
@@ -107,10 +110,10 @@ class CPC(Method):
         self.register_buffer("contexts", torch.from_numpy(pyramid.contexts()), persistent=False)
         self.register_buffer("rows", torch.from_numpy(pyramid.predicted()), persistent=False)
         self.encoder: Encoder = encoder
-        self.projector = nn.Linear(flat_dim(encoder, self.size), config.projector_dim)
+        self.projector = LinearHead(flat_dim(encoder, self.size), config.projector_dim)
         self.context = nn.GRU(config.projector_dim, config.context_dim, batch_first=True)
         self.predictors = nn.ModuleList(
-            nn.Linear(config.context_dim, config.projector_dim) for _ in range(self.rows.shape[1])
+            LinearHead(config.context_dim, config.projector_dim) for _ in range(self.rows.shape[1])
         )
 
     def check_extent(self, extent: tuple[int, ...]) -> None:
@@ -130,7 +133,6 @@ class CPC(Method):
         """Compute the loss. Every patch is encoded once, whatever number of contexts it is part of."""
         codes = self.projector(flat_features(self.encoder, torch.cat(views.images)))
         codes = rearrange(codes, "(k b) d -> b k d", k=len(views.images))
-        codes = codes.to(torch.promote_types(codes.dtype, torch.float32))
         predicted = self._predict(codes)
         if self.config.loss == "infonce":
             total, found = infonce_loss(predicted, codes, self.rows)
@@ -140,13 +142,14 @@ class CPC(Method):
             total, found = binary_loss(predicted, codes[:, self.rows], negative)
         return Losses(total, {"accuracy": found})
 
+    @full_precision()
     def _predict(self, codes: Float[Tensor, "b k d"]) -> Float[Tensor, "b q r d"]:
         """Return what each column's context says of the codes below it; entry K of a context is a code of 0."""
         padded = F.pad(codes, (0, 0, 0, 1))
         seen = padded[:, self.contexts].flatten(0, 1)
         _, last = self.context(seen)
         predicted = torch.stack([predict(last[0]) for predict in self.predictors], dim=1)
-        return predicted.unflatten(0, (len(codes), -1)).to(codes.dtype)
+        return predicted.unflatten(0, (len(codes), -1))
 
 
 def draw_others(count: int, rng: SampleRng) -> Int[np.ndarray, "b q"]:

@@ -34,6 +34,7 @@ from data.views import Augmentation, augment, cut, draw
 from methods.base import Frozen, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.flat_map import flat_dim, flat_features
+from methods.parts.precision import Head, full_precision
 from methods.parts.ranks import from_next_sample
 from methods.parts.sizes import check_stride
 from methods.parts.standardise import standardise
@@ -57,12 +58,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+@full_precision()
 def distances(first: Float[Tensor, "b d"], second: Float[Tensor, "b d"], kind: Distance) -> Float[Tensor, " b"]:
     """Return how far apart the embeddings of each pair are."""
     difference = first - second
     return torch.linalg.vector_norm(difference, dim=1) if kind == "l2" else difference.square().mean(1)
 
 
+@full_precision()
 def triplet_loss(near: Float[Tensor, " b"], far: Float[Tensor, " b"], margin: float) -> Float[Tensor, ""]:
     """Return eq. 3: by how much positives are not nearer than negatives by the margin."""
     return F.relu(near - far + margin).mean()
@@ -107,7 +110,7 @@ class Exemplar(Method):
         self.encoder: Encoder = encoder
         in_dim = flat_dim(encoder, self.size)
         self.heads = nn.ModuleList(
-            nn.Sequential(nn.Linear(in_dim, config.projector_dim), nn.Sigmoid())
+            Head(nn.Linear(in_dim, config.projector_dim), nn.Sigmoid())
             for _ in range(1 if config.heads == "one" else 3)
         )
 

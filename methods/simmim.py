@@ -30,6 +30,7 @@ from data.rng import SampleRng
 from data.views import Augmentation, augment, cut, draw
 from methods.base import Frozen, Losses, Method, Views
 from methods.encoders import Encoder
+from methods.parts.precision import LinearHead, full_precision
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
 from methods.parts.variants import with_flags
 
@@ -53,6 +54,7 @@ def enlarge(hidden: Bool[Tensor, "b *g"], block: tuple[int, ...]) -> Bool[Tensor
     return hidden[:, None]
 
 
+@full_precision()
 def hidden_error(
     predicted: Float[Tensor, "b c *s"], whole: Float[Tensor, "b c *s"], hidden: Bool[Tensor, "b 1 *s"]
 ) -> Float[Tensor, ""]:
@@ -67,7 +69,7 @@ class Pixels(nn.Module):
         super().__init__()
         self.stride, self.out_channels = encoder.stride, encoder.in_channels
         cube = encoder.stride**encoder.spatial_dims
-        self.layer = nn.Linear(encoder.channels[-1], cube * encoder.in_channels)
+        self.layer = LinearHead(encoder.channels[-1], cube * encoder.in_channels)
 
     def forward(self, last: Float[Tensor, "b d *m"]) -> Float[Tensor, "b c *s"]:
         """Predict, and put each map voxel's cube where it belongs."""

@@ -12,7 +12,6 @@ Shapes:    B samples, C channels, *s spatial axes, d dimensions of projector and
 
 from typing import Any, ClassVar, Literal
 
-import torch
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -25,7 +24,9 @@ from methods.base import Frozen, Losses, Method, ParamGroup, Views, split_decay
 from methods.crops import Crops
 from methods.encoders import Encoder
 from methods.parts.collapse import collapse_part
+from methods.parts.flat_map import mean_features
 from methods.parts.mlp import predictor, projector
+from methods.parts.precision import full_precision
 from methods.parts.variants import with_flags
 
 _PAPER: dict[str, Any] = {
@@ -47,6 +48,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+@full_precision()
 def simsiam_loss(
     p1: Float[Tensor, "b d"], p2: Float[Tensor, "b d"], z1: Float[Tensor, "b d"], z2: Float[Tensor, "b d"]
 ) -> Float[Tensor, ""]:
@@ -117,8 +119,6 @@ class SimSiam(Method):
         ]
 
     def _embed(self, image: Float[Tensor, "b c *s"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
-        """Return the embedding z and the prediction p, at least in float32: bf16 is too coarse for cosines."""
-        feature = self.encoder.features(image)[-1].flatten(2).mean(2)
-        z = self.projector(feature)
-        dtype = torch.promote_types(z.dtype, torch.float32)
-        return z.to(dtype), self.predictor(z).to(dtype)
+        """Return the embedding z and the prediction p."""
+        z = self.projector(mean_features(self.encoder, image))
+        return z, self.predictor(z)

@@ -43,6 +43,7 @@ from methods.encoders import Encoder
 from methods.parts.collapse import collapse_part
 from methods.parts.grid import check_tiles, overlap_shares, tiles, uniform_tiles
 from methods.parts.mlp import plain_projector
+from methods.parts.precision import at_least_float32, full_precision
 from methods.parts.ranks import share_over_ranks
 from methods.parts.resized_crops import cut_resized
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
@@ -87,11 +88,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+@full_precision()
 def similarities(p: Float[Tensor, "b r d"], q: Float[Tensor, "b k d"]) -> Float[Tensor, "b r k"]:
     """Return eq. 1: the cosine of each crop's embedding with each base's."""
     return F.cosine_similarity(p[:, :, None], q[:, None], dim=-1)
 
 
+@full_precision()
 def prediction_loss(
     logits: Float[Tensor, "b r k"], shares: Float[Tensor, "b r k"], kind: Prediction
 ) -> Float[Tensor, ""]:
@@ -109,6 +112,7 @@ def prediction_loss(
     return (_weighted_mean(entropy, weights) + _weighted_mean(logits.square(), 1 - positive)).mean()
 
 
+@full_precision()
 def regularisation_loss(q: Float[Tensor, "b k d"], kind: Regularisation, one_sided: bool) -> Float[Tensor, ""]:
     """Return how alike the bases of a sample are, as a mean over pairs: eq. 5, or the square of what is positive."""
     first, second = torch.triu_indices(q.shape[1], q.shape[1], 1, device=q.device)
@@ -121,8 +125,8 @@ def _weighted_mean(values: Float[Tensor, "b r k"], weights: Float[Tensor, "b r k
     return (values * weights).sum((1, 2)) / (weights.sum((1, 2)) + FLOOR)
 
 
-class Head(nn.Module):
-    """From an image and its feature maps to one embedding."""
+class Embedding(nn.Module):
+    """From an image and its feature maps to one embedding: the projector is a head, skip blocks are a decoder's."""
 
     def __init__(self, encoder: Encoder, features: str, pool: str, dim: int) -> None:
         super().__init__()
@@ -133,19 +137,19 @@ class Head(nn.Module):
     def forward(self, images: Float[Tensor, "b c *s"], maps: list[Tensor]) -> Float[Tensor, "b d"]:
         """Pool over space before or after the projector; several maps are pooled one by one and concatenated."""
         if self.pool == "after":
-            positions = maps[-1].flatten(2).transpose(1, 2)
+            positions = at_least_float32(maps[-1]).flatten(2).transpose(1, 2)
             return self.projector(positions.flatten(0, 1)).unflatten(0, positions.shape[:2]).mean(1)
         used = self.skips(images, maps) if self.skips else maps[-1:]
-        return self.projector(torch.cat([level.flatten(2).mean(2) for level in used], dim=1))
+        return self.projector(torch.cat([at_least_float32(level).flatten(2).mean(2) for level in used], dim=1))
 
 
 class Teacher(nn.Module):
     """The EMA of encoder and head."""
 
-    def __init__(self, encoder: Encoder, head: Head) -> None:
+    def __init__(self, encoder: Encoder, head: Embedding) -> None:
         super().__init__()
         self.encoder: Encoder = frozen_copy(encoder)
-        self.head: Head = frozen_copy(head)
+        self.head: Embedding = frozen_copy(head)
 
 
 class VoCo(Method):
@@ -216,7 +220,7 @@ class VoCo(Method):
         if config.features == "levels":
             check_coarsest(self.size, encoder.stride, "method.crop_size")
         self.encoder: Encoder = encoder
-        self.head = Head(encoder, config.features, config.pool, config.projector_dim)
+        self.head = Embedding(encoder, config.features, config.pool, config.projector_dim)
         self.teacher = Teacher(encoder, self.head) if config.teacher_decay is not None else None
         if self.teacher is not None and config.teacher_start == "random":
             redraw(self.teacher)
@@ -269,12 +273,11 @@ class VoCo(Method):
             follow(self.teacher.head, self.head, self.config.teacher_decay)
 
     def _embed(
-        self, encoder: Encoder, head: Head, views: Views
+        self, encoder: Encoder, head: Embedding, views: Views
     ) -> tuple[Float[Tensor, "b r d"], Float[Tensor, "b k d"]]:
-        """Return the embeddings of crops and of bases, at least in float32: bf16 is too coarse for cosines."""
+        """Return the embeddings of crops and of bases."""
         images = torch.cat(views.images)
         z = head(images, encoder.features(images))
-        z = z.to(torch.promote_types(z.dtype, torch.float32))
         by_sample = z.unflatten(0, (len(views.images), -1)).transpose(0, 1)
         num_crops = views.targets["shares"].shape[1]
         return by_sample[:, :num_crops], by_sample[:, num_crops:]

@@ -19,11 +19,12 @@ from methods.base import Method
 from methods.downstream.classification_metrics import score_multi_label, score_single
 from methods.encoders import Encoder
 from methods.parts.fitting import Fitting
+from methods.parts.flat_map import mean_features
 from methods.parts.sizes import check_stride
 from orchestrator.config import Probe
 from orchestrator.loop import World
 from orchestrator.samples import batches_of
-from orchestrator.watch import Evenly, from_all_ranks, pooled, spread_out
+from orchestrator.watch import Evenly, from_all_ranks, spread_out
 
 TEMPERATURE = 0.07
 MOST_ITERATIONS = 2000
@@ -108,7 +109,7 @@ class ProbeSet:
         for batch in batches_of(self.shards, rows, world):
             assert batch.classes is not None, "selected for having classes"
             images, _ = self.fitting(batch.spatial_dims).apply(batch, None)
-            features.append(pooled(encoder, images).cpu())
+            features.append(mean_features(encoder, images).cpu())
             classes.append((batch.classes.cpu()[:, :, None] == torch.tensor(numbers)).any(1))
         return from_all_ranks(features, world).double().numpy(), from_all_ranks(classes, world).numpy()
 

@@ -16,7 +16,7 @@ _NO_SETTINGS = {
     "training.report_every_steps", "training.report_every_s", "training.checkpoint_every_steps",
 }  # fmt: skip
 # What a fine-tuning that is not pretrained depends on, as Experiment.finetune_key has it.
-_OF_SCRATCH = ("encoder.", "downstream.", "training.precision")
+_OF_SCRATCH = ("encoder.", "downstream.", "training.precision", "training.sync_batch_norm")
 DATASET, PRETRAINING_DATASET = "dataset", "pretraining dataset"
 KINDS = ("method.name", "encoder.name")
 LONGEST_VALUE = 40

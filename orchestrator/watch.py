@@ -5,13 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from data.shardset import ShardSet
 from methods.base import Method
 from methods.encoders import Encoder
 from methods.parts.collapse import collapse_coefficient
+from methods.parts.flat_map import mean_features
 from methods.parts.health import alignment, effective_rank, uniformity
 from orchestrator.loop import World
 from orchestrator.samples import batches_of
@@ -54,7 +55,7 @@ class HealthWatch:
         for batch in batches_of(self.shards, self.row_ids, world):
             images = method.views(batch, batch.rng(VIEW_SEED)).images
             for part, image in zip(kept, images, strict=False):
-                part.append(pooled(method.encoder, image).cpu())
+                part.append(mean_features(method.encoder, image).cpu())
         first, *second = (from_all_ranks(part, world) for part in kept)
         metrics = {
             "health/effective_rank": effective_rank(first),
@@ -64,11 +65,6 @@ class HealthWatch:
         if second:
             metrics["health/alignment"] = alignment(first, second[0])
         return {name: float(value) for name, value in metrics.items()}
-
-
-def pooled(encoder: Encoder, images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b d"]:
-    """Return the mean of the encoder's last map, in float32."""
-    return encoder.features(images)[-1].flatten(2).mean(2).float()
 
 
 def from_all_ranks(parts: list[Tensor], world: World) -> Tensor:

@@ -12,10 +12,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from methods.parts.precision import full_precision
+
 Kind = Literal["single", "ordinal", "multi_label"]
 REACHED = 0.5
 
 
+@full_precision()
 def single_loss(
     logits: Float[Tensor, "b k"], classes: Int[Tensor, " b"], weights: Float[Tensor, " k"]
 ) -> Float[Tensor, ""]:
@@ -23,6 +26,7 @@ def single_loss(
     return (F.cross_entropy(logits, classes, reduction="none") * weights[classes]).mean()
 
 
+@full_precision()
 def ordinal_loss(
     logits: Float[Tensor, "b k"], classes: Int[Tensor, " b"], weights: Float[Tensor, " k"]
 ) -> Float[Tensor, ""]:
@@ -32,6 +36,7 @@ def ordinal_loss(
     return (each * weights[classes]).mean()
 
 
+@full_precision()
 def multi_label_loss(
     logits: Float[Tensor, "b k"], has: Bool[Tensor, "b k"], weights: Float[Tensor, " k"]
 ) -> Float[Tensor, ""]:

@@ -39,7 +39,8 @@ from methods.downstream.classification_metrics import THRESHOLD, count_pairs, sc
 from methods.encoders import Encoder
 from methods.parts.classification import classifier
 from methods.parts.fitting import Fitting
-from methods.parts.flat_map import flat_dim
+from methods.parts.flat_map import flat_dim, flat_features, mean_features
+from methods.parts.precision import Head
 from methods.parts.sizes import check_stride, per_axis
 from methods.parts.variants import with_flags
 
@@ -51,17 +52,15 @@ VARIANTS: dict[str, dict[str, Any]] = {"paper": {"kind": "single"}, "released": 
 class Classifier(nn.Module):
     """An encoder and a head on its last map, averaged over space or flattened."""
 
-    def __init__(self, encoder: Encoder, head: nn.Module, pooled: bool) -> None:
+    def __init__(self, encoder: Encoder, head: Head, pooled: bool) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
         self.pooled = pooled
 
     def forward(self, images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b k"]:
-        """Return logits; the head computes at least in float32."""
-        feature = self.encoder.features(images)[-1].flatten(2)
-        feature = feature.to(torch.promote_types(feature.dtype, torch.float32))
-        return self.head(feature.mean(2) if self.pooled else feature.flatten(1))
+        """Return logits."""
+        return self.head((mean_features if self.pooled else flat_features)(self.encoder, images))
 
 
 class Classification(Task):

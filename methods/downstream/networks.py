@@ -12,6 +12,7 @@ from torch import nn
 from methods.downstream.unet import UNet
 from methods.encoders import DenseNetEncoder, PooledUNetEncoder, SwinEncoder, UNetEncoder
 from methods.encoders.unet import norm_layer
+from methods.parts.precision import keep_in_float32
 
 if TYPE_CHECKING:
     from monai.networks.nets.basic_unet import BasicUNet
@@ -54,6 +55,7 @@ def swin_unetr(encoder: SwinEncoder, num_classes: int) -> "SwinUNETR":
         spatial_dims=config.spatial_dims,
     )
     network.add_module("swinViT", encoder)
+    keep_in_float32(network.out)
     return network
 
 
@@ -71,6 +73,7 @@ def basic_unet(encoder: UNetEncoder, num_classes: int) -> "BasicUNet":
     )
     for name, level in encoder.named_children():
         setattr(network, name, level)
+    keep_in_float32(network.final_conv)
     return network
 
 

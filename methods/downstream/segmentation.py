@@ -154,8 +154,7 @@ class Segmentation(Task):
 
     def loss(self, views: Views) -> Losses:
         """Dice loss plus cross-entropy over all crops."""
-        logits = self.network(torch.cat(views.images)).float()
-        return self.target.loss(logits, views.targets["classes"].flatten(0, 1))
+        return self.target.loss(self.network(torch.cat(views.images)), views.targets["classes"].flatten(0, 1))
 
     @torch.no_grad()
     def predict(self, images: Float[Tensor, "b c *s"]) -> Tensor:

@@ -16,8 +16,10 @@ from torch.nn import functional as F
 
 from methods.base import Losses
 from methods.downstream.metrics import ConventionName, Scores, count_confusions, score, score_regions
+from methods.parts.precision import full_precision
 
 
+@full_precision()
 def dice_ce_loss(
     logits: Float[Tensor, "b k *s"], classes: Int[Tensor, "b *s"], background: bool
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
@@ -31,6 +33,7 @@ def dice_ce_loss(
     return dice(logits, classes.unsqueeze(1)), F.cross_entropy(logits, classes)
 
 
+@full_precision()
 def dice_bce_loss(
     logits: Float[Tensor, "b r *s"], regions: Bool[Tensor, "b r *s"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from methods.encoders import Encoder
 from methods.encoders.pooled_unet import TwoConvolutions
+from methods.parts.precision import keep_in_float32
 
 
 class UNet(nn.Module):
@@ -38,6 +39,7 @@ class UNet(nn.Module):
             TwoConvolutions(dims, skip + width, width, dropout) for skip, width in zip(taken, widths, strict=True)
         )
         self.classify = (nn.Conv2d, nn.Conv3d)[dims - 2](widths[-1], num_classes, 1)
+        keep_in_float32(self.classify)
 
     def forward(self, x: Float[Tensor, "b c *s"]) -> Float[Tensor, "b k *s"]:
         """Return logits."""

@@ -5,9 +5,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods.base import Losses
+from methods.parts.precision import Head, full_precision
 
 
-def classifier(in_dim: int, hidden_dims: tuple[int, ...], num_classes: int, dropout: float) -> nn.Sequential:
+def classifier(in_dim: int, hidden_dims: tuple[int, ...], num_classes: int, dropout: float) -> Head:
     """Return linear, ReLU, batch norm and dropout for each hidden layer, then a linear layer.
 
     Reference: HealthML/self-supervised-3d-tasks @ ecc86ef, ``big_fully``; where it has Keras' epsilon and momentum of
@@ -17,9 +18,10 @@ def classifier(in_dim: int, hidden_dims: tuple[int, ...], num_classes: int, drop
     for width in hidden_dims:
         layers += [nn.Linear(in_dim, width), nn.ReLU(), nn.BatchNorm1d(width), nn.Dropout(dropout)]
         in_dim = width
-    return nn.Sequential(*layers, nn.Linear(in_dim, num_classes))
+    return Head(*layers, nn.Linear(in_dim, num_classes))
 
 
+@full_precision()
 def classification_losses(logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"]) -> Losses:
     """Return the mean cross-entropy, and the share of labels that are found."""
     found = (logits.detach().argmax(1) == labels).to(logits).mean()

@@ -1,12 +1,12 @@
-"""The encoder's last map as one vector per image, its voxels kept apart, for heads that must know what is where."""
+"""The encoder's last map as one vector per image: flattened, for heads that must know what is where, or averaged."""
 
 from math import prod
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from methods.encoders import Encoder
+from methods.parts.precision import at_least_float32
 
 
 def flat_dim(encoder: Encoder, size: tuple[int, ...]) -> int:
@@ -15,6 +15,10 @@ def flat_dim(encoder: Encoder, size: tuple[int, ...]) -> int:
 
 
 def flat_features(encoder: Encoder, images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b f"]:
-    """Return the flattened last map of each image, at least in float32: what follows is small, and bf16 is coarse."""
-    feature = encoder.features(images)[-1].flatten(1)
-    return feature.to(torch.promote_types(feature.dtype, torch.float32))
+    """Return each image's last map, flattened, at least in float32: what follows is small, and bf16 is coarse."""
+    return at_least_float32(encoder.features(images)[-1]).flatten(1)
+
+
+def mean_features(encoder: Encoder, images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b d"]:
+    """Return each image's last map averaged over space, at least in float32."""
+    return at_least_float32(encoder.features(images)[-1]).flatten(2).mean(2)

@@ -2,13 +2,15 @@
 
 from torch import nn
 
+from methods.parts.precision import Head
 
-def projector(in_dim: int, dim: int) -> nn.Sequential:
+
+def projector(in_dim: int, dim: int) -> Head:
     """Return SimSiam's three-layer projector: bias-free linears, batch norm on each, the last without affine.
 
     Paper: Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021, section 3.
     """
-    return nn.Sequential(
+    return Head(
         nn.Linear(in_dim, dim, bias=False),
         nn.BatchNorm1d(dim),
         nn.ReLU(),
@@ -20,9 +22,9 @@ def projector(in_dim: int, dim: int) -> nn.Sequential:
     )
 
 
-def predictor(dim: int, hidden_dim: int) -> nn.Sequential:
+def predictor(dim: int, hidden_dim: int) -> Head:
     """Return SimSiam's bottleneck predictor: batch norm and ReLU on the hidden layer only."""
-    return nn.Sequential(
+    return Head(
         nn.Linear(dim, hidden_dim, bias=False),
         nn.BatchNorm1d(hidden_dim),
         nn.ReLU(),
@@ -30,13 +32,13 @@ def predictor(dim: int, hidden_dim: int) -> nn.Sequential:
     )
 
 
-def plain_projector(in_dim: int, dim: int) -> nn.Sequential:
+def plain_projector(in_dim: int, dim: int) -> Head:
     """Return VoCo's three-layer projector: batch norm without affine or running statistics on all but the last.
 
     Weights are normal with deviation 0.02, biases 0.
     Reference: the code behind VoCo's CVPR numbers; Luffy03/VoCo @ ba7b7bd keeps torch's own initial weights.
     """
-    layers = nn.Sequential(
+    layers = Head(
         nn.Linear(in_dim, dim),
         nn.BatchNorm1d(dim, affine=False, track_running_stats=False),
         nn.ReLU(),

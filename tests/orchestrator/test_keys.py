@@ -47,6 +47,7 @@ NO_RESULT = (
     "probe.times",
     "health",
     "training.report_every_steps",
+    "training.report_every_s",
     "training.checkpoint_every_steps",
     "resources",
     "tracking",
