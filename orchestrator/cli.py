@@ -7,54 +7,83 @@ Commands import what they need when they run: `raydiology methods` should not wa
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib.metadata import version
 
+from data.spelling import did_you_mean
 from orchestrator.commands import jobs, machine, results, scans, training
-from orchestrator.commands.console import FAILED, INTERRUPTED, REFUSED, STOPPED, err
+from orchestrator.commands.console import (
+    FAILED,
+    INTERRUPTED,
+    REFUSED,
+    STOPPED,
+    Command,
+    Commands,
+    Parser,
+    UsageError,
+    err,
+    read,
+)
 from orchestrator.failure import RunError
+from orchestrator.refusal import prefixed
 from orchestrator.stop import StoppedError
-from orchestrator.terminal import NAME, as_called
+from orchestrator.terminal import NAME
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; turn what can go wrong into a message in words and an exit code."""
-    arguments = build_parser().parse_args(argv)
-    run: Callable[[argparse.Namespace], int | None] = arguments.run
+    words = list(sys.argv[1:] if argv is None else argv)
+    subject = words[0] if words and words[0] in _commands()[1].choices else "raydiology"
     try:
-        return run(arguments) or 0
+        command, arguments = parse(words)
+        return command.run(arguments) or 0
     except (ValueError, FileNotFoundError) as error:
-        return _failed(arguments.command, error, REFUSED)
+        return _failed(subject, error, REFUSED)
     except RunError as error:
-        return _failed(arguments.command, error, FAILED)
+        return _failed(subject, error, FAILED)
     except StoppedError as error:
-        return _failed(arguments.command, error, STOPPED)
+        return _failed(subject, error, STOPPED)
     except KeyboardInterrupt:
         err.print("interrupted; the same command goes on from the last checkpoint")
         return INTERRUPTED
 
 
-def _failed(command: str, error: Exception, code: int) -> int:
-    err.print(f"{command}: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+def _failed(subject: str, error: Exception, code: int) -> int:
+    err.print(prefixed(subject, str(error)), style="red", highlight=False, markup=False, soft_wrap=True)
     return code
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose help and errors name commands as this process was called."""
+def parse(words: Sequence[str]) -> tuple[Command, argparse.Namespace]:
+    """Return the command that a command line names, and its arguments; raise UsageError in words.
 
-    def format_help(self) -> str:
-        return as_called(super().format_help())
+    What stands after ``--`` is the command of a job.
+    """
+    parser, commands = _commands()
+    if not words or words[0].startswith("-"):
+        parser.parse_args(words)
+        raise UsageError(f"no command is given; expected one of {', '.join(commands.choices)}")
+    name, *rest = words
+    if name not in commands.choices:
+        near = did_you_mean(name, commands.choices)
+        raise UsageError(f"there is no command {name!r}{near}; expected one of {', '.join(commands.choices)}")
+    command: Command = commands.choices[name]
+    own, job = (rest[: rest.index("--")], rest[rest.index("--") + 1 :]) if "--" in rest else (rest, None)
+    if job is not None and not command.takes_job:
+        raise UsageError("-- stands before the command of a job, for `raydiology submit`; leave it out")
+    arguments = read(command, own)
+    if job is not None:
+        arguments.job_command = [*arguments.job_command, *job]
+    return command, arguments
 
-    def format_usage(self) -> str:
-        return as_called(super().format_usage())
 
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return what reads a command line; its ``run`` is the command."""
+def _commands() -> tuple[argparse.ArgumentParser, Commands]:
+    """Return the parser of `raydiology` itself, and those of its commands."""
     parser = Parser(prog=NAME, description="Pretrain on medical images, and find out which pretraining was worth it.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser.add_argument("--version", action="version", version=f"{NAME} {version('raydiology')}")
+    commands = parser.add_subparsers(metavar="COMMAND", parser_class=Command)
     for group in (scans, training, results, jobs, machine):
         group.add(commands)
-    return parser
+    return parser, commands
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from data.phantom import write_cohort
 from data.phantom_brain import write_brains
@@ -15,10 +15,10 @@ from data.phantom_pictures import write_films, write_fundus
 from data.shardset import INDEX
 from methods.base import Frozen
 from orchestrator import config
-from orchestrator.config import ConfigError
 from orchestrator.grid import Seeds
 from orchestrator.ingest import ingest
 from orchestrator.ingest_plan import IngestConfig
+from orchestrator.refusal import validated
 
 WRITERS: dict[str, Callable[..., Any]] = {
     "abdomen": write_cohort,
@@ -77,11 +77,9 @@ class Cohort(Frozen):
         """Return what is asked of each ingest; raise ConfigError in words where the file asks what there is not."""
         asked = []
         for name, fields in {"": self.ingest, **self.also}.items():
-            try:
-                asked.append(IngestConfig(source=str(folder / "scans"), out=str(_out(folder, name)), **fields))
-            except ValidationError as error:
-                where = f"also.{name}" if name else "ingest"
-                raise ConfigError(config.explain(error, f"cohort {self.kind}, {where}")) from None
+            tree = {"source": str(folder / "scans"), "out": str(_out(folder, name)), **fields}
+            where = f"also.{name}" if name else "ingest"
+            asked.append(validated(IngestConfig, tree, f"cohort {self.kind}, {where}"))
         return asked
 
 
@@ -91,9 +89,6 @@ def _out(folder: Path, name: str) -> Path:
 
 def load(path: Path) -> Cohort:
     """Read a cohort's file; raise ConfigError in words."""
-    try:
-        cohort = Cohort.model_validate(config.read(path))
-    except ValidationError as error:
-        raise ConfigError(config.explain(error, str(path))) from None
+    cohort = validated(Cohort, config.read(path), str(path))
     cohort.requests(Path())
     return cohort

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from data.spelling import did_you_mean
 from orchestrator import charts, comparison, curve, identity
 from orchestrator.choose import GROUPS, Choice, counted, select
 from orchestrator.comparison import Asked, Line, Scores
@@ -135,7 +136,10 @@ def _asked(kind: str, request: Request, rows: Sequence[Row], scores: Scores) -> 
     asked = Asked(kind, metric.removeprefix(BEST), tuple(name.removeprefix(BEST) for name in request.also))
     for name in asked.metrics:
         if known and name not in known:
-            raise ValueError(f"--metric {name}: none of the scores of these runs; they are: {', '.join(known)}")
+            raise ValueError(
+                f"--metric {name}: none of the scores of these runs; they are: {', '.join(known)}"
+                f"{did_you_mean(name, known)}"
+            )
     names = [row.name for row in rows]
     return replace(asked, reference=request.reference or (USUAL_REFERENCE if USUAL_REFERENCE in names else None))
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from data.spelling import did_you_mean
 from orchestrator.gather import Card
 from orchestrator.rows import DATASET, SEEDS, Row, differing_fields, shortened
 from orchestrator.statistics import Comparison, Summary, confidence_interval, summarise, welch
@@ -68,7 +69,10 @@ def lines_of(asked: Asked, rows: Sequence[Row], scores: Scores) -> list[Line]:
     """
     names = [row.name for row in rows]
     if asked.reference is not None and asked.reference not in names:
-        raise ValueError(f"--reference {asked.reference}: none of the rows; they are: {', '.join(names)}")
+        raise ValueError(
+            f"--reference {asked.reference}: none of the rows; they are: {', '.join(names)}"
+            f"{did_you_mean(asked.reference, names)}"
+        )
     reference = next((row for row in rows if row.name == asked.reference), None)
     return [_line(asked, row, reference, scores) for row in rows]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from data.exact import exact
 from data.files import shown, without_credentials
@@ -26,6 +26,7 @@ from methods.downstream import TASKS
 from methods.encoders import ENCODERS
 from methods.parts.schedule import WarmUp
 from orchestrator.provenance import in_job
+from orchestrator.refusal import ConfigError, validated
 from orchestrator.sharing import Shares
 
 if TYPE_CHECKING:
@@ -52,10 +53,6 @@ else:
     MethodConfig = Annotated[reduce(or_, (kind.Config for kind in METHODS.values())), Field(discriminator="name")]
     EncoderConfig = Annotated[reduce(or_, (kind.Config for kind in ENCODERS.values())), Field(discriminator="name")]
     TaskConfig = Annotated[reduce(or_, (kind.Config for kind in TASKS.values())), Field(discriminator="name")]
-
-
-class ConfigError(ValueError):
-    """An experiment that cannot be read; the message names file, field, value and remedy."""
 
 
 class Data(Frozen):
@@ -197,7 +194,7 @@ class Downstream(Frozen):
     def _fold_is_one_of_them(self) -> "Downstream":
         if self.fold >= (self.num_folds or 1):
             raise ValueError(
-                f"downstream.fold {self.fold} of num_folds {self.num_folds}; expected 0 to "
+                f"fold {self.fold} of num_folds {self.num_folds}; expected 0 to "
                 f"{(self.num_folds or 1) - 1}: set downstream.num_folds, or another fold"
             )
         return self
@@ -291,10 +288,23 @@ class Experiment(Frozen):
     @model_validator(mode="after")
     def _one_form(self) -> "Experiment":
         if (self.method is None) == (not self.stages):
-            raise ValueError("experiment: give either method (with optimiser and budget) or stages, not both or none")
+            raise ValueError("give either method (with optimiser and budget) or stages, not both or none")
         if self.stages and (self.optimiser or self.budget):
-            raise ValueError("experiment: where stages are given, optimiser and budget belong to each of them")
+            raise ValueError("where stages are given, optimiser and budget belong to each of them")
         return self
+
+    @model_validator(mode="after")
+    def _encoder_can_be_changed(self) -> "Experiment":
+        assert self.downstream_encoder, "its fields are checked as well"
+        return self
+
+    @property
+    def downstream_encoder(self) -> EncoderConfig:
+        """The encoder with the changes that the downstream task makes."""
+        changes = self.downstream.encoder if self.downstream else {}
+        if not changes:
+            return self.encoder
+        return validated(type(self.encoder), {**self.encoder.model_dump(), **changes}, "downstream.encoder")
 
     @property
     def pretraining(self) -> tuple[Stage, ...]:
@@ -395,10 +405,7 @@ def resolve(tree: dict[str, Any], overrides: Sequence[str] = (), source: str = "
     """Validate a config tree after applying overrides."""
     for override in overrides:
         tree = merge(tree, _parse_override(override))
-    try:
-        return Experiment.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(explain(error, source)) from None
+    return validated(Experiment, tree, source)
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -454,22 +461,6 @@ def _parse_override(text: str) -> dict[str, Any]:
         return expand({path: yaml.safe_load(value)})
     except yaml.YAMLError:
         raise ConfigError(f"override {text!r}: {value!r} is not YAML; quote lists, such as '[0.3,0.6]'") from None
-
-
-def explain(error: ValidationError, source: str) -> str:
-    """Put a validation error into lines of words: field, value, expectation, nearest known field."""
-    return "\n".join([f"{source}:", *(f"  {_explain_one(item)}" for item in error.errors())])
-
-
-def _explain_one(item: Any) -> str:
-    where = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        return f"{where}: no such field; check its spelling against `raydiology schema`"
-    if item["type"] == "missing":
-        return f"{where}: missing; it has no default"
-    if item["type"] == "value_error":
-        return f"{where}: {item['ctx']['error']}" if where else str(item["ctx"]["error"])
-    return f"{where}: {item['msg']}, found {item['input']!r}"
 
 
 def _key(kind: str, core: dict[str, Any], digest: str) -> str:

@@ -124,8 +124,7 @@ def build_network(experiment: Experiment, shards: ShardSet, encoder_path: str | 
     """Build the task's network: initial weights from ``downstream.seed``, the encoder's from where it was saved."""
     task = downstream_of(experiment)
     torch.manual_seed(task.seed)
-    fields = {**experiment.encoder.model_dump(), **task.encoder}
-    config = type(experiment.encoder).model_validate(fields)
+    config = experiment.downstream_encoder
     encoder = ENCODERS[config.name](config)
     if encoder_path is not None:
         with Checkpoint(encoder_path).as_directory() as folder:
@@ -156,7 +155,7 @@ def check(experiment: Experiment) -> Labelled:
     labelled = labelled_samples(task)
     shards = labelled.shards
     for field, have in (("spatial_dims", shards.spatial_dims), ("in_channels", shards.num_channels)):
-        given = {**experiment.encoder.model_dump(), **task.encoder}[field]
+        given = getattr(experiment.downstream_encoder, field)
         if given != have:
             raise ValueError(
                 f"encoder.{field} is {given}, the labelled shards have {have}; set encoder.{field}={have}, "
@@ -279,7 +278,7 @@ def rhythm_of(experiment: Experiment, labelled: Labelled) -> Rhythm:
 def _card(experiment: Experiment, shards: ShardSet, method: Task) -> dict[str, Any]:
     task = downstream_of(experiment)
     return {
-        "encoder": {**experiment.encoder.model_dump(mode="json"), **task.encoder},
+        "encoder": experiment.downstream_encoder.model_dump(mode="json"),
         "task": task.task.model_dump(mode="json"),
         **method.card(),
         "digest": shards.digest,

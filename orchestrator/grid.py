@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from data.spelling import did_you_mean
 from methods.base import Frozen
 from orchestrator.statistics import Comparison, Summary, summarise, welch
 
@@ -77,7 +78,9 @@ class TableConfig(Frozen):
         if twice:
             raise ValueError(f"rows: the name {twice[0]!r} stands {names.count(twice[0])} times; give each its own")
         if self.reference not in names:
-            raise ValueError(f"reference {self.reference!r} is none of the rows {names}; name one of them")
+            raise ValueError(
+                f"reference {self.reference!r} is none of the rows {names}{did_you_mean(self.reference, names)}"
+            )
         for row in self.rows:
             if unknown := sorted(set(row.paper_also) - set(self.also)):
                 raise ValueError(
@@ -108,8 +111,8 @@ class TableConfig(Frozen):
         names = [row.name for row in self.rows]
         if unmatched := [pattern for pattern in rows if not any(_matches(pattern, one) for one in names)]:
             raise ValueError(
-                f"cohort {name}: it changes row {unmatched[0]!r}, the table's are {names}; name one of them, or "
-                "several by a *"
+                f"cohort {name}: it changes row {unmatched[0]!r}, the table's are {names}"
+                f"{did_you_mean(unmatched[0], names)}; name one of them, or several by a *"
             )
         changed = []
         for row in self.rows:

@@ -18,8 +18,10 @@ from data.files import list_tree
 from data.privacy import Pseudonymiser, load_key
 from data.recipes import RECIPES, Recipe
 from data.sources import SourceOptions, Study, find_studies, label_names, remarks
+from data.spelling import did_you_mean
 from data.splits import assign_splits, check_no_leakage
 from orchestrator.config import absolute
+from orchestrator.refusal import validated
 
 FORMAT = 2
 PICTURES_PER_BUNDLE = 512
@@ -86,7 +88,9 @@ class IngestConfig(BaseModel):
     @model_validator(mode="after")
     def _recipe_exists(self) -> Self:
         if self.recipe not in RECIPES:
-            raise ValueError(f"recipe {self.recipe!r} is unknown; expected one of {', '.join(RECIPES)}")
+            near = did_you_mean(self.recipe, RECIPES)
+            raise ValueError(f"recipe: there is no {self.recipe!r}{near}; expected one of {', '.join(RECIPES)}")
+        assert self.resolved_recipe, "its fields are checked as well"
         return self
 
     @property
@@ -95,8 +99,8 @@ class IngestConfig(BaseModel):
 
     @property
     def resolved_recipe(self) -> Recipe:
-        recipe = RECIPES[self.recipe]
-        return recipe.with_fields(**self.changes) if self.changes else recipe
+        tree = {**RECIPES[self.recipe].model_dump(), **self.changes}
+        return validated(Recipe, tree, f"recipe {self.recipe}, changed")
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
-from orchestrator.config import ConfigError, explain, merge
+from orchestrator.config import ConfigError, merge
 from orchestrator.ingest_plan import IngestConfig
+from orchestrator.refusal import validated
 
 
 def load(asked: dict[str, Any], path: str | None = None) -> IngestConfig:
@@ -25,10 +25,9 @@ def load(asked: dict[str, Any], path: str | None = None) -> IngestConfig:
             tree = yaml.safe_load(_expanded(Path(path).read_text(), path))
         except yaml.YAMLError as error:
             raise ConfigError(f"ingest file {path}: not YAML: {error}") from None
-    try:
-        return IngestConfig.model_validate(merge(tree, asked))
-    except ValidationError as error:
-        raise ConfigError(explain(error, path or "ingest")) from None
+        if not isinstance(tree, dict):
+            raise ConfigError(f"ingest file {path}: expected a mapping of fields, found {type(tree).__name__}")
+    return validated(IngestConfig, merge(tree, asked), path or "ingest")
 
 
 def _expanded(text: str, path: str) -> str:

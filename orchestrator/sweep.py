@@ -15,19 +15,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from data.shardset import ShardSet
+from data.spelling import did_you_mean
 from orchestrator import cluster, config, finetune, identity, pretrain, progress, space, stop, trial
 from orchestrator.claim import claimed
 from orchestrator.config import ConfigError, Experiment, Resources
 from orchestrator.ledger import Ending, Ledger, given
 from orchestrator.progress import Phase
+from orchestrator.refusal import validated
 from orchestrator.run import git_commit
 from orchestrator.search import SweepConfig
 from orchestrator.space import Point, extremes, lookup, params
 from orchestrator.standings import Standing, State, best, comma_separated, experiment_file, markdown, named, sentence
-from orchestrator.tracking import DESCRIPTION, Tracker, default_uri
+from orchestrator.tracking import DESCRIPTION, Tracker, default_uri, flatten
 from orchestrator.trial import Trial
 from orchestrator.tuning import Hooks, run_trials
 
@@ -82,10 +82,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     Raises ConfigError in words.
     """
     path = Path(path)
-    try:
-        sweep = SweepConfig.model_validate(config.read(path))
-    except ValidationError as error:
-        raise ConfigError(config.explain(error, str(path))) from None
+    sweep = validated(SweepConfig, config.read(path), str(path))
     tree = config.read(path.parent / sweep.experiment)
     base = config.resolve(tree, overrides, str(path))
     return Sweep(sweep, base, tree, tuple(overrides), str(path))
@@ -99,7 +96,7 @@ def check(sweep: Sweep) -> list[Point]:
             if other not in sweep.config.space and lookup(base, other) is None:
                 raise ConfigError(
                     f"{sweep.source}, space, {field}: when names {other}, which neither the space nor the experiment "
-                    "has; check its spelling"
+                    f"has{did_you_mean(other, [*sweep.config.space, *flatten(base)])}"
                 )
     for point in extremes(sweep.config.space, base):
         sweep.experiment(point)

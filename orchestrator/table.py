@@ -12,9 +12,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from data.shardset import ShardSet
+from data.spelling import did_you_mean
 from methods import METHODS
 from orchestrator import cluster, config, crew, finetune, identity, pretrain, progress
 from orchestrator import cohort as cohorts
@@ -26,6 +25,7 @@ from orchestrator.failure import RunError
 from orchestrator.grid import Line, Outcome, Row, TableConfig, Trial, aggregate, trials_of
 from orchestrator.history import steps
 from orchestrator.pretrain import Pretrained
+from orchestrator.refusal import validated
 from orchestrator.run import git_commit
 from orchestrator.tracking import DESCRIPTION, Tracker, default_uri, plain
 from orchestrator.typeset import comma_separated, markdown
@@ -120,10 +120,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), cohort: str | None = N
     With ``cohort`` it is run on that one of the table's cohorts. Raises ConfigError in words, before anything is run.
     """
     path = Path(path)
-    try:
-        table = TableConfig.model_validate(config.read(path))
-    except ValidationError as error:
-        raise ConfigError(config.explain(error, str(path))) from None
+    table = validated(TableConfig, config.read(path), str(path))
     base = config.read(path.parent / table.experiment)
     chosen = None
     if cohort is not None:
@@ -143,7 +140,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), cohort: str | None = N
 def _cohort(path: Path, table: TableConfig, name: str) -> Cohort:
     if name not in table.cohorts:
         known = f"it has {', '.join(table.cohorts)}" if table.cohorts else "it has none"
-        raise ConfigError(f"{path}: no cohort {name!r}; {known}; name one of them, or run the table without --cohort")
+        near = did_you_mean(name, table.cohorts)
+        raise ConfigError(f"{path}: no cohort {name!r}; {known}{near}; name one, or run the table without --cohort")
     return cohorts.load(path.parent / table.cohorts[name])
 
 
@@ -268,8 +266,8 @@ def _trained(config: TableConfig, folder: Path, trial: Trial, experiment: Experi
     for metric in (config.metric, *config.also):
         if metric not in done.scores:
             raise ValueError(
-                f"table {config.name}: metric {metric!r} is none of the scores {sorted(done.scores)}; "
-                "name one of them"
+                f"table {config.name}: metric {metric!r} is none of the scores {sorted(done.scores)}"
+                f"{did_you_mean(metric, done.scores)}; name one of them"
             )
     also = {name: done.scores[name] for name in config.also}
     task = finetune.downstream_of(experiment)

@@ -8,6 +8,7 @@ from pathlib import Path
 from ray import tune
 
 from data.shardset import ShardSet
+from data.spelling import did_you_mean
 from methods import METHODS
 from orchestrator import curve as curves
 from orchestrator import finetune, pretrain, progress, stop
@@ -136,7 +137,8 @@ def _ending(trial: Trial, training: Future[float | None], curve: Curve, last: fl
         score = training.result()
     except stop.StoppedError as error:
         if curve.missing:
-            reason = f"objective.metric {metric!r} is none of {list(curve.missing)}; name one of them"
+            reason = f"objective.metric {metric!r} is none of {list(curve.missing)}"
+            reason += f"{did_you_mean(metric, curve.missing)}; name one of them"
             return Ending("failed", reason=reason, hopeless=True)
         if (trial.folder / MARKER).read_text() == "pruned":
             return Ending("pruned", last)

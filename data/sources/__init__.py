@@ -13,6 +13,7 @@ from data.sources.pictures import describe_table, find_class_folders, find_csv
 from data.sources.series import find_dicom
 from data.sources.study import SourceOptions, Study
 from data.sources.volumes import find_volumes
+from data.spelling import did_you_mean
 
 LAYOUTS = {
     "volumes": find_volumes,
@@ -34,7 +35,8 @@ def find_studies(source: str, layout: str, options: SourceOptions | None = None)
     """
     options = options or SourceOptions()
     if layout not in LAYOUTS:
-        raise ValueError(f"layout {layout!r} is unknown; expected one of {', '.join(LAYOUTS)}; choose one of them")
+        near = did_you_mean(layout, LAYOUTS)
+        raise ValueError(f"layout: there is no {layout!r}{near}; expected one of {', '.join(LAYOUTS)}")
     options.check_layout(layout)
     dataset = options.dataset or PurePosixPath(source.partition("?")[0].rstrip("/")).stem
     studies = LAYOUTS[layout](source, dataset, options)

@@ -23,7 +23,13 @@ def _add_submit(commands: Commands) -> None:
     parser.add_argument("--working-dir", default=".", help="checkout of Raydiology that is uploaded (default: .)")
     parser.add_argument("--runtime-env", help="YAML file with Ray's runtime environment, such as env_vars")
     parser.add_argument("--no-wait", action="store_true", help="print the job's id and return")
-    parser.add_argument("job", nargs="+", metavar="-- COMMAND", help="such as -- pretrain experiments/voco/btcv.yaml")
+    parser.add_argument(
+        "job_command",
+        nargs="*",
+        default=[],
+        metavar="-- COMMAND",
+        help="such as -- pretrain experiments/voco/btcv.yaml",
+    )
 
 
 def _add_address(parser: argparse.ArgumentParser) -> None:
@@ -35,9 +41,9 @@ def _submit(arguments: argparse.Namespace) -> int:
     from orchestrator import submit
 
     runtime_env = submit.read_runtime_env(arguments.runtime_env)
+    _check_job(arguments.job_command, Path(arguments.working_dir))
     client = submit.connect(arguments.address)
-    _check_job(arguments.job, Path(arguments.working_dir))
-    job = submit.submit(client, arguments.job, Path(arguments.working_dir), runtime_env)
+    job = submit.submit(client, arguments.job_command, Path(arguments.working_dir), runtime_env)
     err.print(f"job {job} at {arguments.address}", highlight=False)
     if arguments.no_wait:
         out.print(job)
@@ -48,18 +54,18 @@ def _submit(arguments: argparse.Namespace) -> int:
 def _check_job(job: list[str], folder: Path) -> None:
     """Refuse here, before anything is uploaded, what would fail there."""
     from orchestrator import config, sweep, table
-    from orchestrator.cli import build_parser
+    from orchestrator.cli import parse
     from orchestrator.provenance import as_in_job
 
-    asked = build_parser().parse_args(job)
-    if asked.command in ("submit", "job", "ui", "doctor", "schema", "methods"):
-        raise ValueError(f"{asked.command} is no job; expected one that computes, such as pretrain, table or ingest")
+    asked = parse(job)[1]
+    if job[0] in ("submit", "job", "ui", "doctor", "schema", "methods"):
+        raise ValueError(f"{job[0]} is no job; expected a command that computes, such as pretrain, table or ingest")
     with as_in_job():
         if "experiment" in asked:
             config.load(folder / asked.experiment, asked.overrides)
-        elif asked.command == "table":
-            table.load(str(folder / asked.table), asked.overrides)
-        elif asked.command == "sweep":
+        elif "table" in asked:
+            table.load(str(folder / asked.table), asked.overrides, asked.cohort)
+        elif "sweep" in asked:
             sweep.load(str(folder / asked.sweep), asked.overrides)
 
 

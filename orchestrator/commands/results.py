@@ -18,7 +18,9 @@ def add(commands: Commands) -> None:
 
 def _add_compare(commands: Commands) -> None:
     parser = add_command(commands, "compare", "put any runs side by side: table, CSV, figures", _compare)
-    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="of a run, a table, a sweep or an experiment")
+    parser.add_argument(
+        "folders", nargs="*", default=[], metavar="FOLDER", help="of a run, a table, a sweep or an experiment"
+    )
     parser.add_argument("--home", default="runs", help="folder of the runs (default: runs)")
     parser.add_argument("--experiment", help="name of the experiment, where no folder is given")
     parser.add_argument("--uri", help="MLflow server to read the experiment from, where folders are out of reach")

@@ -20,7 +20,9 @@ def add(commands: Commands) -> None:
 def _add_experiment(commands: Commands, name: str, help_: str, run: Callable) -> None:
     parser = add_command(commands, name, help_, run)
     parser.add_argument("experiment", help="YAML file, see experiments/")
-    parser.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="such as method.crops.iou='[0.3,0.6]'")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="FIELD=VALUE", help="such as method.crops.iou='[0.3,0.6]'"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would run and what it would need")
 
 
@@ -80,7 +82,9 @@ def _finetune(arguments: argparse.Namespace) -> None:
 def _add_table(commands: Commands) -> None:
     parser = add_command(commands, "table", "run what a table lacks, and print it beside the paper's numbers", _table)
     parser.add_argument("table", help="YAML file with rows, see experiments/")
-    parser.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="changes of every row's experiment")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="FIELD=VALUE", help="changes of every row's experiment"
+    )
     parser.add_argument("--cohort", help="run it on another cohort that the table names, such as phantom")
 
 
@@ -100,7 +104,9 @@ def _table(arguments: argparse.Namespace) -> int:
 def _add_sweep(commands: Commands) -> None:
     parser = add_command(commands, "sweep", "search an experiment's fields for what scores best", _sweep)
     parser.add_argument("sweep", help="YAML file with a space, see experiments/")
-    parser.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="changes of every trial's experiment")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="FIELD=VALUE", help="changes of every trial's experiment"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be searched")
 
 

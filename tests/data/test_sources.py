@@ -173,7 +173,7 @@ def test_a_dataset_s_name_is_known_to_be_given_or_the_folder_s(
 @pytest.mark.parametrize(
     ("layout", "options", "text"),
     [
-        ("nifti", {}, "'nifti' is unknown; expected one of volumes, nnunet, dicom"),
+        ("nifti", {}, "there is no 'nifti'; expected one of volumes, nnunet, dicom"),
         ("volumes", {"images": "*.nrrd"}, r"0 studies.*'\*.nrrd'.*check the folder"),
         ("volumes", {"images": "*.nii", "labels": "*/*.nii"}, "2 wildcards.*has 1.*same wildcards"),
         ("volumes", {"patient_pattern": "(STS_"}, "no regular expression"),

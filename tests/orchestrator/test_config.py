@@ -35,7 +35,7 @@ def tree(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_misspelt_field_is_named_with_its_place() -> None:
-    with pytest.raises(ConfigError, match=r"method\.simsiam\.crops\.iuo: no such field; check its spelling"):
+    with pytest.raises(ConfigError, match=r"method\.crops\.iuo: no such field \(did you mean iou\?\)"):
         resolve(tree(method={"crops": {"iuo": [0.3, 0.6]}}))
 
 

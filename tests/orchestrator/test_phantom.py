@@ -7,7 +7,7 @@ import pytest
 
 from data.recipes import RECIPES
 from data.sources import SourceOptions, find_studies
-from orchestrator.cli import build_parser, main
+from orchestrator.cli import main, parse
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_a_kind_is_written_with_the_command_that_reads_it(
     printed = capsys.readouterr().out
     assert "1 labelled and 1 unlabelled phantoms in" in printed
     command = shlex.split(printed[printed.index("raydiology ingest") :])
-    ingest = build_parser().parse_args(command[1:])
+    _, ingest = parse(command[1:])
     studies = find_studies(ingest.source, ingest.layout, SourceOptions())
     assert {len(study.image) for study in studies} == {num_files}
     assert [study.label is not None or study.classes is not None for study in studies] == [

@@ -112,7 +112,7 @@ def test_a_sweep_that_cannot_be_meant_is_refused(changes: dict[str, Any], messag
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"space": {"method.crop.iou": IOU}}, r"sweep\.yaml, .*iou 0-0\.9:\n  method\.simsiam\.crop: no such field"),
+        ({"space": {"method.crop.iou": IOU}}, r"sweep\.yaml, .*iou 0-0\.9:\n  method\.crop: no such field"),
         ({"space": {"optimiser.lr": {"uniform": [-1, 1]}}}, r"optimiser\.lr: .*greater than 0, found -1"),
         (
             {"space": {"optimiser.lr": {"uniform": [0.1, 1]}}},
@@ -120,7 +120,7 @@ def test_a_sweep_that_cannot_be_meant_is_refused(changes: dict[str, Any], messag
         ),
         (
             {"space": {"seed": {"choice": [0], "when": {"method.nam": "x"}}}},
-            r"seed: when names method\.nam, which neither the space nor the experiment has; check its spelling",
+            r"seed: when names method\.nam, which neither the space nor the experiment has \(did you mean method\.name\?\)",
         ),
         (
             {"search": {"name": "grid"}, "trials": None, "space": {"seed": {"uniform": [0, 1]}}},

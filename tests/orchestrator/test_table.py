@@ -94,7 +94,7 @@ def test_the_command_line_changes_every_row_but_not_what_tells_them_apart(tmp_pa
 
 def test_a_misspelt_field_of_a_row_is_refused_with_file_and_row(tmp_path: Path, shards: str) -> None:
     rows = [{"name": "scratch"}, {"name": "b", "overrides": {"method.crop.iou": [0, 1]}}]
-    with pytest.raises(ConfigError, match=r"table\.yaml, row b:\n  method\.simsiam\.crop: no such field"):
+    with pytest.raises(ConfigError, match=r"table\.yaml, row b:\n  method\.crop: no such field"):
         tables.load(write_table(tmp_path, shards, rows=rows))
 
 
