@@ -18,7 +18,6 @@ from orchestrator.commands.console import (
     REFUSED,
     STOPPED,
     Command,
-    Commands,
     Parser,
     UsageError,
     err,
@@ -33,7 +32,7 @@ from orchestrator.terminal import NAME
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; turn what can go wrong into a message in words and an exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    subject = words[0] if words and words[0] in _commands()[1].choices else "raydiology"
+    subject = words[0] if words and words[0] in commands() else NAME
     try:
         command, arguments = parse(words)
         return command.run(arguments) or 0
@@ -58,15 +57,15 @@ def parse(words: Sequence[str]) -> tuple[Command, argparse.Namespace]:
 
     What stands after ``--`` is the command of a job.
     """
-    parser, commands = _commands()
+    parser, known = _parsers()
     if not words or words[0].startswith("-"):
         parser.parse_args(words)
-        raise UsageError(f"no command is given; expected one of {', '.join(commands.choices)}")
+        raise UsageError(f"no command is given; expected one of {', '.join(known)}")
     name, *rest = words
-    if name not in commands.choices:
-        near = did_you_mean(name, commands.choices)
-        raise UsageError(f"there is no command {name!r}{near}; expected one of {', '.join(commands.choices)}")
-    command: Command = commands.choices[name]
+    if name not in known:
+        near = did_you_mean(name, known)
+        raise UsageError(f"there is no command {name!r}{near}; expected one of {', '.join(known)}")
+    command = known[name]
     own, job = (rest[: rest.index("--")], rest[rest.index("--") + 1 :]) if "--" in rest else (rest, None)
     if job is not None and not command.takes_job:
         raise UsageError("-- stands before the command of a job, for `raydiology submit`; leave it out")
@@ -76,14 +75,19 @@ def parse(words: Sequence[str]) -> tuple[Command, argparse.Namespace]:
     return command, arguments
 
 
-def _commands() -> tuple[argparse.ArgumentParser, Commands]:
+def commands() -> dict[str, Command]:
+    """Return the parsers of all commands by their names."""
+    return _parsers()[1]
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, Command]]:
     """Return the parser of `raydiology` itself, and those of its commands."""
     parser = Parser(prog=NAME, description="Pretrain on medical images, and find out which pretraining was worth it.")
     parser.add_argument("--version", action="version", version=f"{NAME} {version('raydiology')}")
-    commands = parser.add_subparsers(metavar="COMMAND", parser_class=Command)
+    added = parser.add_subparsers(metavar="COMMAND", parser_class=Command)
     for group in (scans, training, results, jobs, machine):
-        group.add(commands)
-    return parser, commands
+        group.add(added)
+    return parser, dict(added.choices)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import _commands, main, parse
-
-COMMANDS = sorted(_commands()[1].choices)
+from orchestrator.cli import commands, main, parse
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", commands())
 def test_no_argument_of_a_command_replaces_another_or_what_the_parser_sets(name: str) -> None:
-    command = _commands()[1].choices[name]
+    command = commands()[name]
     names = Counter(action.dest for action in command._actions)
     assert [dest for dest, count in names.items() if count > 1] == []
     assert set(command._defaults) & set(names) == set()

@@ -1,16 +1,9 @@
 """The help of every command says what each of its arguments is."""
 
-import argparse
-
 import pytest
 
 from data.sources import LAYOUTS, SourceOptions
-from orchestrator.cli import build_parser
-
-
-def commands() -> dict[str, argparse.ArgumentParser]:
-    (commands,) = (a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
-    return dict(commands.choices)
+from orchestrator.cli import commands
 
 
 @pytest.mark.parametrize("name", commands())

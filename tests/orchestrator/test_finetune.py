@@ -119,7 +119,7 @@ def test_every_patient_is_validated_on_in_one_fold_and_trained_on_in_the_others(
     for part, fold in zip(parts, held_out, strict=True):
         assert not fold & set(part.patients)
         assert len(fold) + len(part.patients) == 6
-    with pytest.raises(ConfigError, match=r"downstream.fold 3 of num_folds 3; expected 0 to 2"):
+    with pytest.raises(ConfigError, match=r"downstream: fold 3 of num_folds 3; expected 0 to 2"):
         experiment_of(shards, "downstream.num_folds=3", "downstream.fold=3")
 
 

@@ -126,7 +126,7 @@ def test_two_sources_with_the_same_studies_are_refused(tmp_path):
 def test_an_unknown_recipe_is_refused_with_the_known_ones():
     with pytest.raises(
         ValueError,
-        match=r"recipe: there is no 'ct_abdomn' \(did you mean ct_abdomen_slices\?\); expected one of ct_abdomen_slices",
+        match=r"recipe: there is no 'ct_abdomn' \(did you mean ct_abdomen_slices\?\); expected",
     ):
         config(recipe="ct_abdomn")
 
