@@ -232,6 +232,7 @@ class Probe(Frozen):
     times        how often over a pretraining's budget (0: only when asked for, by ``raydiology probe``)
     samples      of each split at most so many, always the same
     neighbours   that vote for the class of a sample
+    grades       whether classes are grades in order of their numbers: ``kappa_quadratic`` instead of ``kappa``
     """
 
     shards: str
@@ -241,6 +242,7 @@ class Probe(Frozen):
     times: int = Field(default=4, ge=0)
     samples: int = Field(default=2000, ge=2)
     neighbours: int = Field(default=20, gt=0)
+    grades: bool = False
 
     _absolute = field_validator("shards")(lambda uri: absolute(uri))
 

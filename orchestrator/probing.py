@@ -86,6 +86,7 @@ class ProbeSet:
         sides = [self._features(encoder, rows, numbers, world) for rows in (self.train, self.val)]
         (train, train_classes), (val, val_classes) = sides
         names = [self.shards.class_names[number] for number in numbers]
+        grades = numbers if self.config.grades else None
         metrics: dict[str, float] = {}
         remarks: list[str] = []
         for name, probabilities in (
@@ -93,7 +94,7 @@ class ProbeSet:
             ("knn", neighbour_probabilities(train, train_classes, val, self.config.neighbours)),
         ):
             if bool((train_classes.sum(1) == 1).all() and (val_classes.sum(1) == 1).all()):
-                scores = score_single(val_classes.argmax(1), probabilities, names, numbers=numbers)
+                scores = score_single(val_classes.argmax(1), probabilities, names, grades=grades)
             else:
                 scores = score_multi_label(val_classes, probabilities, names)
             metrics |= {f"probe/{name}_{key}": value for key, value in scores.metrics.items() if "/" not in key}

@@ -44,7 +44,9 @@ from methods.parts.precision import Head
 from methods.parts.sizes import check_stride, per_axis
 from methods.parts.variants import with_flags
 
-Metric = Literal["accuracy", "label_accuracy", "auc", "f1", "precision", "recall", "specificity", "kappa"]
+Metric = Literal[
+    "accuracy", "label_accuracy", "auc", "f1", "precision", "recall", "specificity", "kappa", "kappa_quadratic"
+]
 Length = Annotated[int, Field(gt=0)]
 VARIANTS: dict[str, dict[str, Any]] = {"paper": {"kind": "single"}, "released": {"kind": "ordinal"}}
 
@@ -71,6 +73,9 @@ class Classification(Task):
 
         kind           single: each sample has one class; ordinal: one, and classes are grades in order of their
                        numbers; multi_label: any number of them
+        grades         whether classes are grades in order of their numbers, however they are learnt:
+                       ``kappa_quadratic`` then weighs how far off a prediction is, where ``kappa`` counts all errors
+                       of kinds alike. By default true for ``kind: ordinal`` only
         size           voxels per axis that the network sees
         resize_to      what a whole sample is resized to before ``size`` is cut out of it, anywhere in training, in
                        the middle when judged; by default ``size``, so that all of it is seen. None for an axis: it
@@ -85,6 +90,7 @@ class Classification(Task):
         name: Literal["classification"] = "classification"
         variant: Literal["paper", "released"] = "paper"
         kind: Kind = "single"
+        grades: bool = False
         size: Length | tuple[Length, ...] = 224
         resize_to: Length | tuple[Length | None, ...] | None = None
         augment: Augmentation = Augmentation(zoom=(0.85, 1.15), zoom_prob=1.0, flip_prob=0.5)
@@ -97,17 +103,32 @@ class Classification(Task):
         @model_validator(mode="before")
         @classmethod
         def _resolve(cls, fields: Any) -> Any:
-            return with_flags(fields, VARIANTS)
+            flags = with_flags(fields, VARIANTS)
+            return {"grades": flags.get("kind") == "ordinal", **flags} if isinstance(flags, dict) else flags
 
         @model_validator(mode="after")
         def _has_its_score(self) -> "Classification.Config":
-            several = self.kind == "multi_label"
-            if self.score == ("kappa" if several else "label_accuracy"):
+            if self.grades == {"ordinal": False, "multi_label": True}.get(self.kind):
                 raise ValueError(
-                    f"score {self.score!r} with kind {self.kind!r}: there is no such metric; choose "
-                    f"{'label_accuracy' if several else 'accuracy'}, auc, f1 or another that both kinds have"
+                    f"grades {str(self.grades).lower()} with kind {self.kind!r}: {self.kind} classes are "
+                    f"{'not in an order' if self.grades else 'grades'}; leave grades out, or choose kind single"
+                )
+            if self.score in self.lacks:
+                own = (
+                    "label_accuracy" if self.kind == "multi_label" else "kappa_quadratic" if self.grades else "kappa"
+                )
+                raise ValueError(
+                    f"score {self.score!r} with kind {self.kind!r} and grades {str(self.grades).lower()}: there is "
+                    f"no such metric; choose {own}, accuracy, auc, f1 or another that these classes have"
                 )
             return self
+
+        @property
+        def lacks(self) -> tuple[str, ...]:
+            """The metrics that classes like these do not have."""
+            if self.kind == "multi_label":
+                return ("kappa", "kappa_quadratic")
+            return ("label_accuracy", "kappa" if self.grades else "kappa_quadratic")
 
     needs: ClassVar[Literal["label_map", "class"]] = "class"
     numbers: Tensor
@@ -146,7 +167,7 @@ class Classification(Task):
                     f"classification: {odd} of the {len(has)} samples that are {split} on have not exactly 1 class; "
                     "set downstream.task.kind to multi_label, or ingest with one class per sample"
                 )
-        if self.config.score in ("auc", "kappa") and not (judged.any(0) & ~judged.all(0)).any():
+        if self.config.score in ("auc", "kappa", "kappa_quadratic") and not (judged.any(0) & ~judged.all(0)).any():
             raise _undefined(self.config.score, len(judged), ("no class tells any two of them apart",))
         if self.config.class_weights == "balanced":
             weights = balanced_weights(trained.sum(0), len(trained), self.config.kind)
@@ -219,7 +240,8 @@ class Classification(Task):
             found = score_multi_label(rows[:, :num_classes] > 0, rows[:, num_classes:], names)
         else:
             truth, predicted = rows[:, :2].astype(np.int64).T
-            found = score_single(truth, rows[:, 2:], names, predicted, self.class_numbers)
+            grades = self.class_numbers if self.config.grades else None
+            found = score_single(truth, rows[:, 2:], names, predicted, grades)
         if self.config.score not in found.metrics:
             raise _undefined(self.config.score, len(rows), found.remarks)
         return TaskScores({"score": found.metrics[self.config.score], **found.metrics}, found.remarks)

@@ -2,9 +2,10 @@
 
 Each class is scored against the rest: precision, recall, specificity, F1 and AUC, as scikit-learn defines them, and
 their means over the classes (macro; the mean recall is the balanced accuracy). With two classes that exclude each
-other, the AUC is that of the second. Beside these, where classes exclude each other, accuracy and quadratic weighted
-kappa; where they do not, accuracy (a sample counts where all its classes are right) and label accuracy (each class of
-each sample counts).
+other, the AUC is that of the second. Beside these, where classes exclude each other, there are accuracy and Cohen's
+kappa: ``kappa`` of kinds, whose errors all count alike, and ``kappa_quadratic`` of grades, whose errors count by the
+square of how far off they are. Where classes do not exclude each other, there are accuracy (a sample counts where all
+its classes are right) and label accuracy (each class of each sample counts).
 
 0 / 0 is no number: a class has no recall where it does not occur, no specificity and no AUC where it always or never
 does, no precision and no F1 where it neither occurs nor is predicted. What a class has not is left out of the mean,
@@ -36,12 +37,13 @@ def score_single(
     probabilities: Float[np.ndarray, "n k"],
     names: Sequence[str],
     predicted: Int[np.ndarray, " n"] | None = None,
-    numbers: Sequence[int] | None = None,
+    grades: Sequence[int] | None = None,
 ) -> ClassScores:
     """Score samples of one class each, given as indices into ``names``.
 
-    ``predicted`` is by default the most probable class. ``numbers`` are the classes as grades, whose distances kappa
-    weighs; by default the indices. Raises ValueError where there is no sample, or a probability is no number.
+    ``predicted`` is by default the most probable class. ``grades`` are the grades that the classes stand for; without
+    them the classes are kinds, in no order. Raises ValueError where there is no sample, or a probability is not
+    finite.
     """
     _check(probabilities, names)
     remarks = []
@@ -58,12 +60,14 @@ def score_single(
     ranks = probabilities if len(names) != 2 else probabilities[:, 1:] * [-1, 1]
     one_vs_rest = _score_classes(truth[:, None] == classes, chosen[:, None] == classes, ranks, names)
     metrics = {"accuracy": float((truth == chosen).mean())}
-    grades = classes if numbers is None else np.array(numbers)
-    kappa = quadratic_kappa(grades[truth], grades[chosen])
-    if kappa is None:
-        remarks.append(f"class {names[truth[0]]} is the only one in truth and prediction: kappa is not defined")
+    if grades is None:
+        name, kappa = "kappa", unweighted_kappa(truth, chosen)
     else:
-        metrics["kappa"] = kappa
+        name, kappa = "kappa_quadratic", quadratic_kappa(np.array(grades)[truth], np.array(grades)[chosen])
+    if kappa is None:
+        remarks.append(f"class {names[truth[0]]} is the only one in truth and prediction: {name} is not defined")
+    else:
+        metrics[name] = kappa
     return ClassScores({**metrics, **one_vs_rest.metrics}, (*one_vs_rest.remarks, *remarks))
 
 
@@ -82,6 +86,13 @@ def score_multi_label(
         "label_accuracy": float((truth == predicted).mean()),
     }
     return ClassScores({**metrics, **one_vs_rest.metrics}, one_vs_rest.remarks)
+
+
+def unweighted_kappa(truth: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"]) -> float | None:
+    """Return Cohen's kappa of kinds, 1 - errors / errors by chance; None where a single kind occurs in both."""
+    counts = count_pairs(truth, predicted, int(max(truth.max(), predicted.max())) + 1)
+    by_chance = len(truth) ** 2 - int(counts.sum(0) @ counts.sum(1))
+    return None if by_chance == 0 else float(1 - len(truth) * (truth != predicted).sum() / by_chance)
 
 
 def quadratic_kappa(truth: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"]) -> float | None:

@@ -181,10 +181,23 @@ def test_the_score_is_the_metric_that_is_asked_for() -> None:
         scores = task_of(score=metric).scores(evidence(missed))
         assert scores.metrics["score"] == scores.metrics[metric]
     assert scores.metrics["accuracy"] == 3 / 4
+    # Kinds: one error of four; by chance, 16 pairs less the 1 x 1, 1 x 2 and 2 x 1 that agree.
+    assert scores.metrics["kappa"] == pytest.approx(1 - (1 / 4) / (11 / 16))
+    assert "kappa_quadratic" not in scores.metrics
     # Grades 0, 2 and 5: one of four samples is 3 off; by chance, squared distances of all 16 pairs.
     grades, predicted = np.array([0, 2, 5, 5]), np.array([0, 2, 5, 2])
     by_chance = ((grades[:, None] - predicted) ** 2).mean()
-    assert scores.metrics["kappa"] == pytest.approx(1 - (9 / 4) / by_chance)
+    for graded in (task_of(score="kappa_quadratic", grades=True), task_of(score="kappa_quadratic", kind="ordinal")):
+        metrics = graded.scores(evidence(missed)).metrics
+        assert metrics["score"] == metrics["kappa_quadratic"] == pytest.approx(1 - (9 / 4) / by_chance)
+        assert "kappa" not in metrics
+
+
+def test_what_is_learnt_as_grades_counts_as_grades() -> None:
+    config = Classification.Config
+    assert [config(kind=kind).grades for kind in ("single", "ordinal", "multi_label")] == [False, True, False]
+    assert [config(variant=variant).grades for variant in ("paper", "released")] == [False, True]
+    assert config.model_validate_json(config(kind="ordinal").model_dump_json()) == config(kind="ordinal")
 
 
 def test_samples_are_counted_by_true_and_predicted_class() -> None:
@@ -321,9 +334,16 @@ def test_a_short_training_tells_the_classes_apart(kind: str) -> None:
         ({"size": (32, 32, 32)}, r"size \(32, 32, 32\) has 3 axes, the encoder has 2; give one number"),
         (
             {"score": "kappa", "kind": "multi_label"},
-            r"score 'kappa' with kind 'multi_label': .*choose label_accuracy",
+            r"score 'kappa' with kind 'multi_label' .*choose label_accuracy",
         ),
-        ({"score": "label_accuracy"}, r"score 'label_accuracy' with kind 'single': .*choose accuracy"),
+        ({"score": "label_accuracy"}, r"score 'label_accuracy' with kind 'single' .*choose kappa, accuracy"),
+        ({"score": "kappa_quadratic"}, r"'kappa_quadratic' with kind 'single' and grades false: .*choose kappa,"),
+        ({"score": "kappa", "kind": "ordinal"}, r"'kappa' with kind 'ordinal' .*choose kappa_quadratic, accuracy"),
+        (
+            {"grades": False, "kind": "ordinal"},
+            r"grades false with kind 'ordinal': ordinal classes are grades; leave",
+        ),
+        ({"grades": True, "kind": "multi_label"}, r"grades true with kind 'multi_label': .* are not in an order"),
     ],
 )
 def test_a_task_that_cannot_work_is_refused_in_words(fields: dict[str, Any], message: str) -> None:

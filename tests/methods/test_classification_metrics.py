@@ -1,6 +1,7 @@
 """Metrics of classification equal scikit-learn's and hand-counted ones; what is not defined is said in words."""
 
 import warnings
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from methods.downstream.classification_metrics import (
     quadratic_kappa,
     score_multi_label,
     score_single,
+    unweighted_kappa,
 )
 
 NAMES = ("normal", "mild", "severe", "blind")
@@ -46,7 +48,7 @@ def test_exclusive_classes_score_as_in_scikit_learn(seed, num_samples, num_class
             "recall": sk.balanced_accuracy_score(truth, predicted),
             "precision": sk.precision_score(truth, predicted, average="macro"),
             "f1": sk.f1_score(truth, predicted, average="macro"),
-            "kappa": sk.cohen_kappa_score(truth, predicted, labels=np.arange(num_classes), weights="quadratic"),
+            "kappa": sk.cohen_kappa_score(truth, predicted),
         }
         by_class = {
             "precision": sk.precision_score(truth, predicted, average=None),
@@ -112,9 +114,13 @@ def test_scores_of_a_small_table_are_those_counted_by_hand():
     assert [found[f"specificity/{name}"] for name in NAMES[:3]] == pytest.approx([3 / 3, 3 / 4, 4 / 5])
     assert [found[f"f1/{name}"] for name in NAMES[:3]] == pytest.approx([4 / 5, 1 / 2, 2 / 3])
     assert found["specificity"] == pytest.approx((1 + 3 / 4 + 4 / 5) / 3)
-    # Squared distances: 2 in 6 samples; by chance, in 36 pairs, 3 * (2 + 2 * 4) + 2 * (2 + 2) + 1 * (2 * 4 + 2).
-    assert found["kappa"] == pytest.approx(1 - (2 / 6) / (48 / 36))
+    # Errors: 2 in 6 samples; by chance, in 36 pairs, 3 * 4 + 2 * 4 + 1 * 4.
+    assert found["kappa"] == pytest.approx(1 - (2 / 6) / (24 / 36))
     assert scores.remarks == ()
+    # Squared distances: 2 in 6 samples; by chance, in 36 pairs, 3 * (2 + 2 * 4) + 2 * (2 + 2) + 1 * (2 * 4 + 2).
+    graded = score_single(truth, probabilities, NAMES[:3], grades=(0, 1, 2)).metrics
+    assert graded.pop("kappa_quadratic") == pytest.approx(1 - (2 / 6) / (48 / 36))
+    assert graded == {name: value for name, value in found.items() if name != "kappa"}
 
 
 def test_pairs_are_counted_by_true_and_predicted_class():
@@ -132,15 +138,24 @@ def test_kappa_is_that_of_scikit_learn_wherever_all_grades_are_named(seed, num_s
     assert found == pytest.approx(expected, abs=1e-12) if found is not None else np.isnan(expected)
 
 
+def test_kappa_of_kinds_does_not_depend_on_the_order_of_their_names():
+    truth, predicted = np.array([0, 0, 1, 2, 2, 3]), np.array([0, 1, 1, 2, 3, 0])
+    expected = sk.cohen_kappa_score(truth, predicted)
+    for order in permutations(range(4)):
+        assert unweighted_kappa(np.array(order)[truth], np.array(order)[predicted]) == pytest.approx(expected)
+    assert unweighted_kappa(np.array([2, 2]), np.array([2, 2])) is None
+
+
 def test_kappa_weighs_the_distance_of_grades_even_where_one_between_them_is_missing():
     truth, probabilities = pair([0, 1, 2, 2, 0], [0, 2, 1, 2, 0], 3)
-    graded = score_single(truth, probabilities, ("0", "1", "4"), numbers=(0, 1, 4)).metrics["kappa"]
+    graded = score_single(truth, probabilities, ("0", "1", "4"), grades=(0, 1, 4)).metrics["kappa_quadratic"]
     grades = np.array([0, 1, 4])
     expected = sk.cohen_kappa_score(
         grades[truth], grades[probabilities.argmax(1)], labels=np.arange(5), weights="quadratic"
     )
     assert graded == pytest.approx(expected)
-    assert graded < score_single(truth, probabilities, ("0", "1", "4")).metrics["kappa"]
+    evenly = score_single(truth, probabilities, ("0", "1", "4"), grades=(0, 1, 2)).metrics["kappa_quadratic"]
+    assert graded < evenly
 
 
 def test_a_class_that_occurs_nowhere_is_left_out_of_the_means():

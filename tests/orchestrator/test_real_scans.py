@@ -93,7 +93,7 @@ def test_hippocampus_is_segmented_in_3d(ingested: Ingested, tmp_path: Path) -> N
 def test_grades_of_fundus_photographs_are_told(ingested: Ingested, tmp_path: Path) -> None:
     shards = ingested("fundus")
     done = _pretrained_and_finetuned("proxy_fundus", shards, shards, tmp_path, SMALL_SCRATCH)
-    assert done.scores["score"] == done.scores["kappa"]
+    assert done.scores["score"] == done.scores["kappa_quadratic"]
     assert 0 <= done.scores["accuracy"] <= 1
     assert {path.name for path in (done.folder / "pictures").iterdir()} >= {"predictions.png", "confusions.png"}
 
