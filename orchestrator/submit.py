@@ -1,7 +1,8 @@
 """Submit: a command as a job on a Ray cluster, through Ray's job API; follow it, ask how it does, stop it.
 
-The working directory travels as one zip, without what must not leave this machine. The cluster's token is looked for
-where Ray looks for it. A stop is a SIGTERM, which makes trainings save a checkpoint and end (``orchestrator.stop``).
+The working directory travels as one zip of the files that ``orchestrator.package`` lists. The cluster's token is
+looked for where Ray looks for it. A stop is a SIGTERM, which makes trainings save a checkpoint and end
+(``orchestrator.stop``).
 """
 
 import asyncio
@@ -20,20 +21,15 @@ from zipfile import ZipFile
 import aiohttp
 import requests
 import yaml
-from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE, create_package
+from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from data.files import shown
+from orchestrator.package import Package
 from orchestrator.provenance import COMMIT_VARIABLE, JOB_VARIABLE, git_commit
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-# What a working directory may hold beside code, and what patients' data look like: none of it travels.
-NEVER_SENT = (
-    *(".git", ".venv", "venv", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info", "build", "dist"),
-    *("/runs", "/shards", "/mlruns", "/scans", "mlflow.db"),
-    *("*.nii", "*.nii.gz", "*.dcm", "*.nrrd", "*.mha", "*.mhd", "*.mgz", "*.mnc", "*.parquet", "*.safetensors"),
-)
 # Ray kills a job this long after it was asked to stop: 3 s unless told. A large checkpoint takes minutes.
 STOP_WAIT_S = 600
 STOP_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
@@ -143,53 +139,44 @@ def read_runtime_env(path: str | None) -> dict[str, Any]:
     own += [f"env_vars.{name}" for name in (*WORKERS_VARIABLES, JOB_VARIABLE, COMMIT_VARIABLE) if name in variables]
     if own:
         raise SubmitError(
-            f"runtime environment {path}: {', '.join(own)} set by Raydiology itself; leave it out, and give the "
-            "folder by --working-dir and what must not travel by .rayignore"
+            f"runtime environment {path}: Raydiology itself sets {', '.join(own)}; leave it out; --working-dir gives "
+            "the folder"
         )
     return tree
 
 
-def submit(client: JobSubmissionClient, command: Sequence[str], folder: Path, runtime_env: dict[str, Any]) -> str:
-    """Upload a working directory and start a raydiology command in it; return the job's id.
+def submit(client: JobSubmissionClient, command: Sequence[str], package: Package, runtime_env: dict[str, Any]) -> str:
+    """Upload the files of a working directory and start a raydiology command in it; return the job's id.
 
     Raises SubmitError where the directory is too large for Ray.
     """
     variables = {
         STOP_VARIABLE: str(STOP_WAIT_S),
         JOB_VARIABLE: "1",
-        COMMIT_VARIABLE: git_commit(folder),
+        COMMIT_VARIABLE: git_commit(package.folder),
         **{name: str(value) for name, value in runtime_env.get("env_vars", {}).items()},
     }
     with TemporaryDirectory(prefix="raydiology-") as scratch:
-        package = Path(scratch) / "working_dir.zip"
-        pack(folder, package)
+        working_dir = Path(scratch) / "working_dir.zip"
+        pack(package, working_dir)
         return client.submit_job(
             entrypoint=f"python -m orchestrator.cli {shlex.join(command)}",
-            runtime_env={**runtime_env, "working_dir": str(package), "env_vars": variables},
+            runtime_env={**runtime_env, "working_dir": str(working_dir), "env_vars": variables},
             metadata={"command": shlex.join(command)},
         )
 
 
-def pack(folder: Path, package: Path) -> None:
-    """Write a working directory as a zip; raise SubmitError where it is larger than Ray takes.
-
-    What .gitignore, .rayignore and ``NEVER_SENT`` name stays here.
-    """
-    if not (folder / "orchestrator" / "cli.py").is_file():
-        raise SubmitError(
-            f"working directory {folder}: no orchestrator/cli.py; expected a checkout of Raydiology; run the command "
-            "there, or name it by --working-dir"
-        )
-    create_package(str(folder.absolute()), package, include_gitignore=True, excludes=list(NEVER_SENT))
-    size = package.stat().st_size
+def pack(package: Package, path: Path) -> None:
+    """Write a package as a zip; raise SubmitError where it is larger than Ray takes."""
+    package.write(path)
+    size = path.stat().st_size
     if size >= GCS_STORAGE_MAX_SIZE:
-        with ZipFile(package) as content:
+        with ZipFile(path) as content:
             largest = sorted(content.infolist(), key=lambda entry: -entry.file_size)[:3]
         named = ", ".join(f"{entry.filename} ({entry.file_size / 2**20:.0f} MiB)" for entry in largest)
         raise SubmitError(
-            f"working directory {folder}: {size / 2**20:.0f} MiB to upload, expected less than "
-            f"{GCS_STORAGE_MAX_SIZE / 2**20:.0f}; the largest are {named}; name what the job does not need in "
-            ".rayignore"
+            f"working directory {package.folder}: {size / 2**20:.0f} MiB to upload, expected less than "
+            f"{GCS_STORAGE_MAX_SIZE / 2**20:.0f}; the largest are {named}; remove what the job does not need"
         )
 
 

@@ -39,11 +39,15 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
 
 def _submit(arguments: argparse.Namespace) -> int:
     from orchestrator import submit
+    from orchestrator.package import package_of
 
     runtime_env = submit.read_runtime_env(arguments.runtime_env)
-    _check_job(arguments.job_command, Path(arguments.working_dir))
+    folder = Path(arguments.working_dir)
+    package = package_of(folder, _check_job(arguments.job_command, folder))
     client = submit.connect(arguments.address)
-    job = submit.submit(client, arguments.job_command, Path(arguments.working_dir), runtime_env)
+    for remark in package.remarks():
+        err.print(remark, soft_wrap=True, highlight=False, markup=False)
+    job = submit.submit(client, arguments.job_command, package, runtime_env)
     err.print(f"job {job} at {arguments.address}", highlight=False)
     if arguments.no_wait:
         out.print(job)
@@ -51,8 +55,8 @@ def _submit(arguments: argparse.Namespace) -> int:
     return _follow(client, job, arguments.address)
 
 
-def _check_job(job: list[str], folder: Path) -> None:
-    """Refuse here, before anything is uploaded, what would fail there."""
+def _check_job(job: list[str], folder: Path) -> list[str]:
+    """Refuse here, before anything is uploaded, what would fail there; return the files that the command names."""
     from orchestrator import config, sweep, table
     from orchestrator.cli import parse
     from orchestrator.provenance import as_in_job
@@ -63,10 +67,18 @@ def _check_job(job: list[str], folder: Path) -> None:
     with as_in_job():
         if "experiment" in asked:
             config.load(folder / asked.experiment, asked.overrides)
-        elif "table" in asked:
-            table.load(str(folder / asked.table), asked.overrides, asked.cohort)
-        elif "sweep" in asked:
-            sweep.load(str(folder / asked.sweep), asked.overrides)
+            return [asked.experiment]
+        if "table" in asked:
+            table.load(folder / asked.table, asked.overrides, asked.cohort)
+            return [asked.table]
+        if "sweep" in asked:
+            sweep.load(folder / asked.sweep, asked.overrides)
+            return [asked.sweep]
+    if job[0] != "ingest" or asked.config is None:
+        return []
+    if not (folder / asked.config).is_file():
+        raise ValueError(f"ingest file {asked.config}: no such file in the working directory {folder}")
+    return [asked.config]
 
 
 def _follow(client: Any, job: str, address: str) -> int:
