@@ -7,19 +7,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mlflow.exceptions import MlflowException
+
 from data.spelling import did_you_mean
 from orchestrator import charts, comparison, curve, identity
 from orchestrator.choose import GROUPS, Choice, counted, select
 from orchestrator.comparison import Asked, Line, Scores
 from orchestrator.gather import BEST, Card, Curve, Source
-from orchestrator.pages import charts_page, parallel_page
-from orchestrator.rows import Row, rows_by, rows_of, settings_of
+from orchestrator.pages import is_served, publish, view_of
+from orchestrator.rows import Row, differing_fields, rows_by, rows_of, settings_of
 from orchestrator.tracking import plain
 from orchestrator.typeset import as_markdown
 
 USUAL_METRICS = {"finetune": "score", "pretrain": "collapse"}
 NOUNS = {"finetune": "fine-tunings", "pretrain": "pretrainings", "trial": "trials"}
 USUAL_REFERENCE = "scratch"
+# They tell runs apart, but not what was decided about them.
+NO_AXES = ("name", "pretrained", "data.shards", "downstream.shards")
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,12 @@ class Compared:
     def folder(self) -> Path:
         """Where it is written unless another folder is asked for."""
         scope = plain(Path(self.choice.group).name) + "-" if self.choice.group else ""
-        key = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:8]
-        return self.choice.folder / f"comparison-{scope}{key}"
+        return self.choice.folder / f"comparison-{scope}{self.key}"
+
+    @property
+    def key(self) -> str:
+        """The same comparison has the same key."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def compare(choice: Choice, request: Request) -> Compared:
@@ -118,14 +126,28 @@ def log(compared: Compared, files: Sequence[Path]) -> str:
     return f"not logged: {hindrance}" if hindrance else f"among the artifacts of {parents[0].name!r}"
 
 
-def pages(compared: Compared) -> list[str]:
-    """Return the addresses of MLflow's charts of such runs, and of its parallel coordinates and scatter of these."""
-    asked = compared.asked
-    known = compared.choice.source.known([card for line in compared.lines for card in line.row.cards])
+@dataclass(frozen=True)
+class Page:
+    """MLflow's page of a comparison; ``home`` is whose store must be served for it, where nothing answers yet."""
+
+    address: str
+    home: Path | None
+
+
+def page(compared: Compared) -> Page | None:
+    """Return MLflow's page of these runs, the best first, on this metric; None where MLflow does not know them."""
+    asked, cards = compared.asked, [card for line in compared.lines for card in line.row.cards]
+    known = compared.choice.source.known(cards)
     if known is None:
-        return []
+        return None
     metric = asked.metric if asked.kind == "pretrain" else f"{BEST}{asked.metric}"
-    return [charts_page(known, asked.kind, metric), parallel_page(known)]
+    fields = [field for field in differing_fields([card.params for card in cards]) if field not in NO_AXES]
+    view = view_of(known, asked.kind, metric, asked.metric, fields)
+    try:
+        address = publish(known, f"raydiology-{compared.key}", view)
+    except MlflowException:
+        return None
+    return Page(address, known.home if known.home and not is_served(known.server) else None)
 
 
 def _asked(kind: str, request: Request, rows: Sequence[Row], scores: Scores) -> Asked:

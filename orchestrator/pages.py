@@ -1,12 +1,28 @@
-"""Pages: addresses of MLflow's own pages, so that they open on the runs that are compared."""
+"""Pages: addresses of MLflow's own pages that open on the runs, the metric and the order of a comparison."""
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import quote
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import unquote
+from urllib.request import urlopen
 
+from mlflow import MlflowClient
+
+from orchestrator.direction import direction_of
 from orchestrator.tracking import hide_password
 
 LOCAL = "http://127.0.0.1:5000"  # where `raydiology ui` serves a home's store
+EMBEDDED = "sqlite:///"
+ANSWERS_WITHIN_S = 1.0
+SHARED_VIEW = "mlflow.sharedViewState."  # before the key of a view, in the tags of its experiment
+MOST_TAG_CHARS = 5000
+MOST_FIELDS = 6
+MOST_RUNS = 100
+SECTION = "raydiology"
 
 
 @dataclass(frozen=True)
@@ -22,20 +38,56 @@ class Known:
         """The address that a browser opens."""
         return hide_password(self.uri).rstrip("/") if self.uri.startswith("http") else LOCAL
 
+    @property
+    def home(self) -> Path | None:
+        """The home whose store `raydiology ui` must serve; None where there is a server."""
+        return Path(unquote(self.uri.removeprefix(EMBEDDED))).parent if self.uri.startswith(EMBEDDED) else None
 
-def charts_page(known: Known, kind: str, metric: str) -> str:
-    """Return the address of a chart per metric over all runs of a kind, the highest first.
 
-    Sorted by a metric, MLflow lists runs flat; by date it would hide them below their parents.
+def publish(known: Known, key: str, view: dict[str, Any]) -> str:
+    """Keep a view in MLflow, where its page finds it by its key; return the page's address."""
+    MlflowClient(known.uri).set_experiment_tag(known.experiment_id, f"{SHARED_VIEW}{key}", json.dumps(view))
+    runs = f"{known.server}/#/experiments/{known.experiment_id}/runs"
+    return f"{runs}?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={key}"
+
+
+def view_of(known: Known, kind: str, metric: str, curve: str, fields: Sequence[str]) -> dict[str, Any]:
+    """Describe MLflow's charts of runs as its page keeps them: bars of a metric, its curve, parallel coordinates.
+
+    The runs are listed from the best to the worst. ``curve`` is the metric's name while a run trains, ``fields`` are
+    the params in which the runs differ.
     """
-    wanted, order = quote(f"tags.kind = '{kind}'"), quote(f"metrics.`{metric}`")
-    query = f"compareRunsMode=CHART&searchFilter={wanted}&orderByKey={order}&orderByAsc=false"
-    return f"{known.server}/#/experiments/{known.experiment_id}/runs?workflowType=machine_learning&{query}"
+    chart = {"metricSectionId": SECTION, "isGenerated": False, "deleted": False, "runsCountToCompare": MOST_RUNS}
+    lines = {"selectedMetricKeys": [curve], "xAxisKey": "step", "lineSmoothness": 0, "scaleType": "linear"}
+    axes = {"selectedParams": list(fields)[:MOST_FIELDS], "selectedMetrics": [metric], "showAllRuns": True}
+    section = {"uuid": SECTION, "name": metric, "display": True, "isReordered": True}
+    names = "|".join(map(re.escape, dict.fromkeys((metric, curve))))
+    view = {
+        "searchFilter": _runs(known),
+        "orderByKey": f"metrics.`{metric}`",
+        "orderByAsc": direction_of(metric) == "min",
+        "compareRunCharts": [
+            {**chart, "type": "BAR", "uuid": f"{SECTION}-bars", "metricKey": metric},
+            {**chart, "type": "LINE", "uuid": f"{SECTION}-curve", "metricKey": curve, **lines},
+            {**chart, "type": "PARALLEL", "uuid": f"{SECTION}-fields", **axes},
+        ],
+        "compareRunSections": [{**section, "deleted": False, "isGenerated": False}],
+        "chartsSearchFilter": f"^({names}|Parallel Coordinates)$",
+    }
+    if len(json.dumps(view)) > MOST_TAG_CHARS:
+        view["searchFilter"] = f"tags.kind = '{kind}'"
+    return view
 
 
-def parallel_page(known: Known) -> str:
-    """Return the address of the runs' parallel coordinates, scatter, box and contour plots."""
-    runs, experiments = (
-        quote(json.dumps(ids, separators=(",", ":")), safe="[],") for ids in (known.run_ids, [known.experiment_id])
-    )
-    return f"{known.server}/#/compare-runs?runs={runs}&experiments={experiments}"
+def is_served(address: str) -> bool:
+    """Tell whether something answers at an address."""
+    try:
+        with urlopen(address, timeout=ANSWERS_WITHIN_S):
+            return True
+    except (URLError, TimeoutError):
+        return False
+
+
+def _runs(known: Known) -> str:
+    ids = ", ".join(f"'{run_id}'" for run_id in known.run_ids)
+    return f"attributes.run_id IN ({ids})"

@@ -41,6 +41,7 @@ class Phase:
     """Something that takes a while: ``unit`` number ``done`` of ``total``, where that is known.
 
     shown     what else there is to say
+    short     what it is called where there is little room; by default ``what``
     began_s   when it began, as time.time() has it
     counted   when counting began and what had been done then, which says nothing of the pace
     updated_s when ``done`` last changed
@@ -51,6 +52,7 @@ class Phase:
     unit: str = "step"
     done: int = 0
     shown: str = ""
+    short: str = ""
     began_s: float = field(default_factory=time.time)
     counted: tuple[float, int] = (0.0, 0)
     updated_s: float = 0.0
@@ -58,6 +60,10 @@ class Phase:
     def __post_init__(self) -> None:
         if self.total is not None and not self.updated_s:
             self.counted, self.updated_s = (self.began_s, self.done), self.began_s
+
+    @property
+    def name(self) -> str:
+        return self.short or self.what
 
     def pace(self) -> float | None:
         """Return units per second since counting began, or None where nothing was done since."""
@@ -145,9 +151,11 @@ class Display:
         return self.console.is_terminal and not self.console.is_dumb_terminal
 
     @contextmanager
-    def phase(self, what: str, total: int | None = None, unit: str = "step", done: int = 0) -> Iterator[Phase]:
+    def phase(
+        self, what: str, total: int | None = None, unit: str = "step", done: int = 0, short: str = ""
+    ) -> Iterator[Phase]:
         """Show a phase while the body runs."""
-        phase = Phase(what, total, unit, done)
+        phase = Phase(what, total, unit, done, short=short)
         self._begin(phase)
         try:
             yield phase
@@ -202,10 +210,12 @@ class Display:
             phases, others, now_s = list(self._phases), list(self._others), time.time()
         notes = [note for one in others for note in one.notes() if note.phases]
         grid = Table.grid(padding=(0, 1))
+        grid.add_column(max_width=max(20, self.console.width // 3))
         for phase in phases:
-            grid.add_row(*self._bar(phase, phase.what, now_s))
+            grid.add_row(*self._bar(phase, phase.name, phase.details(now_s)))
         for note in notes:
-            grid.add_row(*self._bar(note.phases[-1], ": ".join(phase.what for phase in note.phases), now_s))
+            inner = [note.phases[-1].text(now_s)] if len(note.phases) > 1 else note.phases[0].details(now_s)
+            grid.add_row(*self._bar(note.phases[-1], note.phases[0].name, inner))
         if others and not notes:
             grid.add_row(Text(STARTING), self._spinner)
         return grid
@@ -273,7 +283,7 @@ class Display:
 
     def _hear(self, note: Note) -> None:
         """Print what another process has said since."""
-        about = f"{note.phases[0].what}: " if note.phases else ""
+        about = f"{note.phases[0].name}: " if note.phases else ""
         for text in note.said[self._heard.get(note.name, 0) :]:
             self.console.print(f"{about}{text}", highlight=False, markup=False, soft_wrap=True)
         self._heard[note.name] = len(note.said)
@@ -290,7 +300,7 @@ class Display:
         for phase in phases:
             self._told.setdefault(name, {})[phase.what] = now_s
         *outer, newest = phases
-        told = [phase.text(now_s) if phase.total else phase.what for phase in outer]
+        told = [phase.text(now_s) if phase.total else phase.name for phase in outer]
         self.console.print("; ".join([*told, newest.text(now_s)]), highlight=False, markup=False, soft_wrap=True)
 
     def _write_note(self) -> None:
@@ -301,10 +311,9 @@ class Display:
         temporary.write_text(json.dumps(note))
         temporary.rename(self.note)
 
-    def _bar(self, phase: Phase, what: str, now_s: float) -> tuple[Text, ProgressBar | Spinner, Text]:
+    def _bar(self, phase: Phase, name: str, details: Sequence[str]) -> tuple[Text, ProgressBar | Spinner, Text]:
         moving = ProgressBar(phase.total, phase.done, width=BAR_WIDTH) if phase.total else self._spinner
-        details = Text(", ".join(phase.details(now_s)), no_wrap=True, overflow="ellipsis")
-        return Text(what, no_wrap=True, overflow="ellipsis"), moving, details
+        return Text(name, no_wrap=True, overflow="ellipsis"), moving, Text(", ".join(details))
 
 
 def duration(seconds: float) -> str:
@@ -338,9 +347,9 @@ def showing_on(display: Display) -> Iterator[Display]:
 
 
 @contextmanager
-def phase(what: str, total: int | None = None, unit: str = "step", done: int = 0) -> Iterator[Phase]:
+def phase(what: str, total: int | None = None, unit: str = "step", done: int = 0, short: str = "") -> Iterator[Phase]:
     """Show a phase while the body runs."""
-    with _display.phase(what, total, unit, done) as begun:
+    with _display.phase(what, total, unit, done, short) as begun:
         yield begun
 
 

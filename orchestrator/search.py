@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from methods.base import Frozen
+from orchestrator.direction import Direction, direction_of
 from orchestrator.knobs import AnyKnob
 from orchestrator.pruning import Scheduler
 
@@ -19,12 +20,23 @@ class Objective(Frozen):
     """The number that tells trials apart: a metric of the fine-tuning, or of the pretraining's last stage.
 
     Of a fine-tuning it is the best checkpoint's. A pretraining's is the mean over the last hundredth of its steps,
-    and only compares pretrainings by one method.
+    and only compares pretrainings by one method. ``mode`` is by default the metric's own: whether it is better higher
+    or lower.
     """
 
     metric: str
-    mode: Literal["max", "min"] = "max"
+    mode: Direction = "max"
     of: Literal["finetune", "pretrain"] = "finetune"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _better_as_the_metric_is(cls, fields: Any) -> Any:
+        match fields:
+            case {"metric": str(metric)} if "mode" not in fields:
+                if (direction := direction_of(metric)) is None:
+                    raise ValueError(f"metric {metric}: higher or lower may be better; give mode: max or mode: min")
+                return {**fields, "mode": direction}
+        return fields
 
 
 class Search(Frozen):

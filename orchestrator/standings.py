@@ -10,9 +10,10 @@ from typing import Any, Literal
 import yaml
 from rich.table import Table
 
+from orchestrator.direction import best_first, words
 from orchestrator.search import SweepConfig
 from orchestrator.space import Point, describe, params
-from orchestrator.typeset import NOTHING, as_markdown, as_terminal
+from orchestrator.typeset import MARK, NOTHING, as_markdown, as_terminal
 
 State = Literal["running", "stopped", "done", "pruned", "failed"]
 
@@ -42,9 +43,8 @@ def named(config: SweepConfig, number: int, point: Point) -> str:
 
 def best(config: SweepConfig, standings: Sequence[Standing]) -> Standing | None:
     """Return the best trial that ran to its end; of equals the first."""
-    sign = 1 if config.objective.mode == "max" else -1
-    done = [standing for standing in standings if standing.state == "done" and standing.value is not None]
-    return max(done, key=lambda standing: sign * (standing.value or 0.0), default=None)
+    first = ranked(config, standings)[:1]
+    return first[0] if first and first[0].state == "done" and first[0].value is not None else None
 
 
 def sentence(config: SweepConfig, standing: Standing) -> str:
@@ -66,7 +66,7 @@ def cells(config: SweepConfig, standings: Sequence[Standing]) -> tuple[list[str]
             named(config, standing.number, standing.point),
             standing.state,
             str(standing.steps),
-            _number(standing.value) + (" best" if standing is winner else ""),
+            _number(standing.value) + (f" {MARK}" if standing is winner else ""),
         ]
         for standing in ranked(config, standings)
     ]
@@ -75,17 +75,15 @@ def cells(config: SweepConfig, standings: Sequence[Standing]) -> tuple[list[str]
 
 def ranked(config: SweepConfig, standings: Sequence[Standing]) -> list[Standing]:
     """Order trials: those that ran to their end by value, then the others as they were begun."""
-    sign = -1 if config.objective.mode == "max" else 1
-    done = [standing for standing in standings if standing.state == "done" and standing.value is not None]
-    rest = [standing for standing in standings if standing not in done]
-    return [*sorted(done, key=lambda standing: (sign * (standing.value or 0.0), standing.number)), *rest]
+    values = [standing.value if standing.state == "done" else None for standing in standings]
+    return [standings[place] for place in best_first(values, config.objective.mode)]
 
 
 def notes(config: SweepConfig, standings: Sequence[Standing]) -> list[str]:
     """Say what the cells leave open."""
     of = "fine-tuning's best checkpoint" if config.objective.of == "finetune" else "pretraining's last steps"
-    wanted = "higher" if config.objective.mode == "max" else "lower"
-    said = [f"{config.objective.metric} of the {of}: {wanted} is better; one run per point, no deviation is known"]
+    wanted = words(config.objective.mode)
+    said = [f"{config.objective.metric} of the {of}: {wanted}; one run per point, no deviation is known"]
     if any(standing.state == "pruned" for standing in standings):
         said.append("pruned: ended early; its value is the last that it reported and stands beside no finished one's")
     said += [

@@ -6,7 +6,7 @@ table that shares trials with it, only runs what is missing.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from orchestrator.failure import RunError
 from orchestrator.grid import Line, Outcome, Row, TableConfig, Trial, aggregate, trials_of
 from orchestrator.history import steps
 from orchestrator.pretrain import Pretrained
+from orchestrator.progress import Phase
 from orchestrator.refusal import validated
 from orchestrator.run import git_commit
 from orchestrator.tracking import DESCRIPTION, Tracker, default_uri, plain
@@ -186,8 +187,13 @@ def _run_trials(table: Table, concurrent: int, tracker: Tracker, say: Say) -> li
     rows = [row.name for row in table.config.rows]
     jobs = []
     for number, (trial, experiment) in enumerate(table.experiments, 1):
-        label = f"trial {number} of {total}, row {rows.index(trial.row) + 1} of {len(rows)}: {described(trial)}"
-        jobs.append(partial(_run_trial, table.config, table.folder, label, trial, experiment))
+        place = f"trial {number} of {total}"
+        shown = partial(
+            progress.phase,
+            f"{place}, row {rows.index(trial.row) + 1} of {len(rows)}: {described(trial)}",
+            short=f"{place}, {trial.row}",
+        )
+        jobs.append(partial(_run_trial, table.config, table.folder, shown, trial, experiment))
     with progress.phase(f"table {table.config.name}", total, "trial") as phase:
         for number, (place, ended) in enumerate(crew.results(jobs, concurrent, table.folder), 1):
             trial = table.experiments[place][0]
@@ -246,9 +252,15 @@ def described(trial: Trial) -> str:
     return f"{trial.row}, {start}, fine-tuning seed {trial.finetune_seed}"
 
 
-def _run_trial(config: TableConfig, folder: Path, label: str, trial: Trial, experiment: Experiment) -> Ended:
+def _run_trial(
+    config: TableConfig,
+    folder: Path,
+    shown: Callable[[], AbstractContextManager[Phase]],
+    trial: Trial,
+    experiment: Experiment,
+) -> Ended:
     """Run what a trial still lacks; a failure is its outcome, a metric that it does not have a ValueError."""
-    with progress.phase(label):
+    with shown():
         return _trained(config, folder, trial, experiment)
 
 

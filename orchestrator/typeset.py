@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.direction import best, best_first, direction_of, words
 from orchestrator.grid import Line, Outcome, Printed, TableConfig
 from orchestrator.statistics import Comparison
 
-NOTHING = "-"
+NOTHING, MARK = "-", "best"
 
 
 def cells(config: TableConfig, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
@@ -69,9 +70,28 @@ def comma_separated(config: TableConfig, outcomes: Sequence[Outcome]) -> str:
 
 
 def terminal(config: TableConfig, lines: Sequence[Line]) -> Table:
-    """Return the table for rich's console."""
+    """Return the table for the console, the best row first and marked; files keep the order of the rows."""
     heading, rows = cells(config, lines)
-    return as_terminal(config.title, heading, rows, notes(config, lines))
+    means = [line.summary.mean for line in lines]
+    return as_ranked(config.title, heading, rows, notes(config, lines), config.metric, means)
+
+
+def as_ranked(
+    title: str,
+    heading: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str],
+    metric: str,
+    means: Sequence[float | None],
+) -> Table:
+    """Return cells for rich's console, rows from the best mean of the metric to the worst, the best one marked."""
+    direction = direction_of(metric)
+    rows, winner = [list(row) for row in rows], best(means, direction)
+    if winner is not None and direction is not None:
+        rows[winner][list(heading).index(metric)] += f" {MARK}"
+        extreme = "highest" if direction == "max" else "lowest"
+        notes = [f"{metric}: {words(direction)}; {MARK}: the {extreme} mean, which need not be significant", *notes]
+    return as_terminal(title, heading, [rows[place] for place in best_first(means, direction)], notes)
 
 
 def as_markdown(title: str, heading: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Commands on what was trained: compare, export, ui."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 from orchestrator.commands.console import Commands, add_command, loading, out
@@ -37,7 +38,7 @@ def _add_compare(commands: Commands) -> None:
 def _compare(arguments: argparse.Namespace) -> None:
     with loading():
         from orchestrator import choose, compare
-        from orchestrator.typeset import as_terminal
+        from orchestrator.typeset import as_ranked
 
     folders, home = [Path(folder) for folder in arguments.folders], Path(arguments.home)
     with phase("reading the runs"):
@@ -57,14 +58,18 @@ def _compare(arguments: argparse.Namespace) -> None:
         curves=tuple(arguments.curve),
     )
     compared = compare.compare(choice, request)
-    out.print(as_terminal(*compared.text))
+    means = [line.summary.mean for line in compared.lines]
+    out.print(as_ranked(*compared.text, compared.asked.metric, means))
     with phase("drawing the figures"):
         files = compare.write(compared, Path(arguments.out) if arguments.out else compared.folder)
     for file in files:
         out.print(str(file), soft_wrap=True, highlight=False)
     out.print(f"MLflow: {compare.log(compared, files)}", soft_wrap=True, highlight=False, markup=False)
-    for page in compare.pages(compared):
-        out.print(page, soft_wrap=True, highlight=False, markup=False)
+    if page := compare.page(compared):
+        out.print(f"charts: {page.address}", soft_wrap=True, highlight=False, markup=False)
+        if page.home:
+            start = f"start MLflow's page for it: raydiology ui --home {shlex.quote(str(page.home))}"
+            out.print(start, soft_wrap=True, highlight=False, markup=False)
 
 
 def _add_export(commands: Commands) -> None:

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from data.shardset import ShardSet
 from orchestrator import cli, cluster, config, finetune, pretrain
 from orchestrator.choose import in_folders
-from orchestrator.compare import Compared, Request, compare, log, pages, write
+from orchestrator.compare import Compared, Request, compare, log, page, write
 from orchestrator.comparison import comma_separated
 from orchestrator.config import Experiment
 from orchestrator.failure import RunError
@@ -463,11 +463,27 @@ def test_an_mlflow_server_tells_the_same_as_the_folders(
     ]
     assert [card.status for line in far.lines for card in line.row.cards] == ["finished", "failed"]
     (finished,) = MlflowClient(uri).search_runs([_experiment_id(uri)], "tags.kind = 'finetune' and tags.row = 'a'")
-    chart, parallel = pages(far)
-    assert chart.endswith(
-        "searchFilter=tags.kind%20%3D%20%27finetune%27&orderByKey=metrics.%60best/score%60&orderByAsc=false"
+    found = page(far)
+    assert found is not None
+    address, key = found.address.split("&viewStateShareKey=")
+    assert address.endswith(
+        f"/#/experiments/{_experiment_id(uri)}/runs?workflowType=machine_learning&compareRunsMode=CHART"
     )
-    assert f"%22{finished.info.run_id}%22" in parallel
+    view = json.loads(MlflowClient(uri).get_experiment_by_name("tiny").tags[f"mlflow.sharedViewState.{key}"])
+    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`best/score`", False)
+    assert finished.info.run_id in view["searchFilter"]
+    listed = MlflowClient(uri).search_runs(
+        [_experiment_id(uri)], view["searchFilter"], order_by=["metrics.`best/score` DESC"]
+    )
+    assert [run.data.tags["row"] for run in listed] == ["a", "b"]
+    assert found.home == tmp_path
+    lower = page(compare(on_server(uri, "tiny", tmp_path), Request(kind="pretrain")))
+    view = json.loads(
+        MlflowClient(uri)
+        .get_experiment_by_name("tiny")
+        .tags[f"mlflow.sharedViewState.{lower.address.rpartition('=')[2]}"]
+    )
+    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`collapse`", True)
     files = write(far, far.folder)
     assert log(far, files) == "among the artifacts of 'First'"
     (run,) = MlflowClient(uri).search_runs([_experiment_id(uri)], "tags.kind = 'table'")

@@ -92,6 +92,32 @@ def test_terminal_shows_the_same_cells() -> None:
         assert cell in text
 
 
+def printed(config: TableConfig, given: list[Outcome]) -> list[str]:
+    console = Console(width=140, file=io.StringIO(), record=True)
+    console.print(terminal(config, aggregate(config, given)))
+    return console.export_text().splitlines()
+
+
+def test_the_terminal_has_the_best_row_first_and_marked_and_files_keep_the_file_s_order() -> None:
+    lines = printed(CONFIG, outcomes())
+    rows = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
+    assert rows == ["a|b", "scratch"]
+    assert [line for line in lines if "0.760 ± 0.010 best" in line]
+    assert any("score: higher is better; best: the highest mean, which need not be significant" in li for li in lines)
+    text = markdown(CONFIG, aggregate(CONFIG, outcomes()))
+    assert text.index("| scratch |") < text.index("| a\\|b |")
+    assert " best" not in text
+
+
+def test_where_lower_is_better_the_lowest_mean_is_the_best_and_one_row_alone_is_not_marked() -> None:
+    config = CONFIG.model_copy(update={"metric": "collapse"})
+    lines = printed(config, outcomes())
+    assert [line.split("│")[1].strip() for line in lines if line.startswith("│")] == ["scratch", "a|b"]
+    assert any("0.520 ± 0.020 best" in line for line in lines)
+    alone = [outcome for outcome in outcomes() if outcome.trial.row == "scratch"]
+    assert not any("best" in line for line in printed(CONFIG, alone))
+
+
 def test_further_metrics_are_columns_with_mean_and_deviation() -> None:
     config = CONFIG.model_copy(update={"also": ("dice/liver",)})
     given = [replace(o, also={"dice/liver": o.value / 2}) for o in outcomes()]

@@ -1,0 +1,52 @@
+"""Direction: whether a metric is better higher or lower, and what that makes of rows of numbers.
+
+The one place that knows: tables, sweeps, comparisons and links to MLflow ask here.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+Direction = Literal["max", "min"]
+
+HIGHER = {
+    "score", "dice", "dice_mean", "iou", "iou_mean", "kappa", "auc", "f1", "precision", "recall", "specificity",
+    "effective_rank", "positive_cosine", "negative_distance", "samples_per_s",
+}  # fmt: skip
+LOWER = {
+    "loss", "prediction", "regularisation", "cross_entropy", "collapse", "alignment", "uniformity",
+    "positive_distance", "dead_positives", "data_wait_share",
+}  # fmt: skip
+ENDINGS: dict[str, Direction] = {"_loss": "min", "_error": "min", "accuracy": "max", "kappa": "max"}
+# What stands before a metric's own name: where it was measured.
+PLACES = ("best", "initial", "health", "probe", "mean")
+
+
+def direction_of(metric: str) -> Direction | None:
+    """Return whether a metric is better higher or lower; None of one that is neither, as the learning rate."""
+    parts = metric.split("/")
+    while len(parts) > 1 and parts[0] in PLACES:
+        parts = parts[1:]
+    name = parts[0].removeprefix("linear_").removeprefix("knn_")
+    if name in HIGHER:
+        return "max"
+    if name in LOWER:
+        return "min"
+    return next((direction for ending, direction in ENDINGS.items() if name.endswith(ending)), None)
+
+
+def best_first(values: Sequence[float | None], direction: Direction | None) -> list[int]:
+    """Return the places of values from the best to the worst, those without one last; as given for no direction."""
+    sign = {"max": -1, "min": 1, None: 0}[direction]
+    return sorted(range(len(values)), key=lambda place: (values[place] is None, sign * (values[place] or 0.0)))
+
+
+def best(values: Sequence[float | None], direction: Direction | None) -> int | None:
+    """Return the place of the best of several values, of equals the first; None where there is nothing to choose."""
+    if direction is None or sum(value is not None for value in values) < 2:
+        return None
+    return best_first(values, direction)[0]
+
+
+def words(direction: Direction) -> str:
+    """Say which end of a metric is the good one."""
+    return "higher is better" if direction == "max" else "lower is better"
