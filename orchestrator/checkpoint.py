@@ -1,20 +1,20 @@
 """Checkpoint: what a restart needs, and the exported encoder that other tools take.
 
 A checkpoint is a folder: ``method.safetensors`` (weights and buffers), ``optimiser.pt`` (read back with
-``weights_only``), ``state.json`` (where training stands) and ``encoder.safetensors`` with ``encoder.json``.
+``weights_only``), ``encoder.safetensors`` with ``encoder.json``, and ``state.json``: where training stands, the steps
+that were reported with it, and the sizes of the other files, so that one that is cut off is noticed.
 Nothing is pickled that could run code when it is read.
 """
 
 import json
 import tomllib
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -32,14 +32,14 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class State:
-    """Where training stands: steps done, and what early stopping remembers.
+    """Where training stands: steps done, the metrics of the best evaluation, and after how many steps it was.
 
     Random numbers need no state: views are keyed by sample and epoch, and the generator of drop-path and its like
     is seeded anew for each step.
     """
 
     step: int = 0
-    best_score: float | None = None
+    best: dict[str, float] = field(default_factory=dict)
     best_step: int = 0
 
 
@@ -53,11 +53,20 @@ class Stream:
     order_version: int = ORDER_VERSION
 
 
-def save(folder: Path, method: Method, optimiser: torch.optim.Optimizer, state: State, stream: Stream) -> None:
-    """Write a checkpoint into an existing empty folder."""
+def save(
+    folder: Path,
+    method: Method,
+    optimiser: torch.optim.Optimizer,
+    state: State,
+    stream: Stream,
+    history: Sequence[dict[str, Any]] = (),
+) -> None:
+    """Write a checkpoint into a folder that holds nothing but what else belongs to it."""
     save_file(_contiguous(method.state_dict()), folder / METHOD)
     torch.save(optimiser.state_dict(), folder / OPTIMISER)
-    (folder / STATE).write_text(json.dumps({"state": asdict(state), "stream": asdict(stream)}))
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    card = {"state": asdict(state), "stream": asdict(stream), "history": list(history), "files": sizes}
+    (folder / STATE).write_text(json.dumps(card))
 
 
 def restore(folder: Path, method: Method, optimiser: torch.optim.Optimizer, stream: Stream) -> State:
@@ -70,19 +79,13 @@ def restore(folder: Path, method: Method, optimiser: torch.optim.Optimizer, stre
             f"{_listed(asdict(stream), differing)}; give the run another name or home, or restore the old shards"
         )
     method.load_state_dict(load_file(folder / METHOD))
-    optimiser.load_state_dict(torch.load(folder / OPTIMISER, weights_only=True))
+    optimiser.load_state_dict(_read_optimiser(folder))
     return State(**saved["state"])
 
 
-def is_intact(folder: Path) -> bool:
-    """Tell whether a checkpoint's files are all there and readable to their end."""
-    try:
-        json.loads((folder / STATE).read_text())
-        load_file(folder / METHOD)
-        torch.load(folder / OPTIMISER, weights_only=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError):
-        return False
-    return True
+def _read_optimiser(folder: Path) -> dict[str, Any]:
+    """Read an optimiser's state onto the CPU: the GPU that wrote it may not be there, or be another rank's."""
+    return torch.load(folder / OPTIMISER, map_location="cpu", weights_only=True)
 
 
 def export_encoder(folder: Path, encoder: nn.Module, card: dict[str, Any]) -> None:

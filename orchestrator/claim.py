@@ -38,6 +38,14 @@ def alone(path: Path) -> Iterator[None]:
         yield
 
 
+def is_free(folder: Path) -> bool:
+    """Tell whether no process has a folder."""
+    if not (folder / LOCK).exists():
+        return True
+    with (folder / LOCK).open("w") as file:
+        return _locked(file.fileno())
+
+
 def _wait(descriptor: int, folder: Path) -> None:
     while not _locked(descriptor):
         if stop.requested():

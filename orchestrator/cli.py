@@ -1,6 +1,7 @@
 """The command line.
 
-Exit codes: 0 done, 1 a run failed, 2 the request cannot work as given, 130 interrupted, 143 stopped as asked.
+Exit codes: 0 done, 1 a run failed, 2 the request cannot work as given; ended by a signal, 128 and its number: 130 for
+Ctrl-C, 143 for SIGTERM, 129 for SIGHUP.
 
 Commands import what they need when they run: `raydiology methods` should not wait for Ray.
 """
@@ -11,21 +12,11 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from data.spelling import did_you_mean
+from orchestrator import stop
 from orchestrator.commands import jobs, machine, results, scans, training
-from orchestrator.commands.console import (
-    FAILED,
-    INTERRUPTED,
-    REFUSED,
-    STOPPED,
-    Command,
-    Parser,
-    UsageError,
-    err,
-    read,
-)
+from orchestrator.commands.console import FAILED, REFUSED, Command, Parser, UsageError, err, read
 from orchestrator.failure import RunError
 from orchestrator.refusal import prefixed
-from orchestrator.stop import StoppedError
 from orchestrator.terminal import NAME
 
 
@@ -33,18 +24,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; turn what can go wrong into a message in words and an exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     subject = words[0] if words and words[0] in commands() else NAME
+    stop.withdraw()
     try:
-        command, arguments = parse(words)
-        return command.run(arguments) or 0
+        with stop.heard():
+            command, arguments = parse(words)
+            return command.run(arguments) or 0
     except (ValueError, FileNotFoundError) as error:
         return _failed(subject, error, REFUSED)
     except RunError as error:
         return _failed(subject, error, FAILED)
-    except StoppedError as error:
-        return _failed(subject, error, STOPPED)
+    except stop.StoppedError as error:
+        return _failed(subject, error, stop.exit_code())
     except KeyboardInterrupt:
-        err.print("interrupted; the same command goes on from the last checkpoint")
-        return INTERRUPTED
+        err.print(f"{subject}: interrupted; the same command goes on from what was saved last")
+        return stop.exit_code()
 
 
 def _failed(subject: str, error: Exception, code: int) -> int:

@@ -1,15 +1,19 @@
 """Cluster: join Ray or start it on this machine, and refuse in words what cannot be placed."""
 
+import itertools
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import ray
+from ray._private import worker
 
 from data.files import check_writable
 from orchestrator import clusterfile, progress
@@ -32,12 +36,62 @@ def connected() -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    with progress.phase(f"joining the Ray cluster at {address}" if address else "starting Ray"):
+    phase = progress.phase(f"joining the Ray cluster at {address}" if address else "starting Ray")
+    with phase, _own_handler(), _deaf_children():
         _connect()
     try:
         yield
     finally:
-        ray.shutdown()
+        leave()
+
+
+def leave() -> None:
+    """Leave the cluster; of a Ray that was started here, no process is left when this returns."""
+    node, worker._global_node = worker._global_node, None
+    started = _processes(node.all_processes) if node else []
+    ray.shutdown()
+    if node and node.is_head():
+        node.destroy_external_storage()
+        # Asking them to end, as ``ray.shutdown`` would, takes a second for each: they do not hear it.
+        node.kill_all_processes(check_alive=False)
+    for process in started:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _processes(all_processes: dict[str, Any]) -> list[psutil.Process]:
+    """Return the processes of a Ray, and all that they started."""
+    found: list[psutil.Process] = []
+    for info in itertools.chain.from_iterable(all_processes.values()):
+        with suppress(psutil.NoSuchProcess):
+            own = psutil.Process(info.process.pid)
+            found += [own, *own.children(recursive=True)]
+    return found
+
+
+@contextmanager
+def _own_handler() -> Iterator[None]:
+    """Keep what this process does on SIGTERM, in place of which Ray sets an exit."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Have the processes that start while the body runs, and theirs, never hear of what asks this one to end.
+
+    Slurm and systemd send SIGTERM to every process of a job, and a terminal that closes SIGHUP to every one that it
+    started: a Ray that ended then could not save what this process waits for. They end with this process.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _connect() -> None:

@@ -82,12 +82,12 @@ class Crew:
 
 
 def results(
-    jobs: Sequence[Callable[[], Result]], concurrent: int, folder: Path
+    jobs: Sequence[Callable[[], Result]], concurrent: int, folder: Path, say: Callable[[str], None]
 ) -> Generator[tuple[int, Result | RunError]]:
     """Yield each job's place and result as it ends; RunError where its process died. One at a time runs here.
 
-    Raises what a job raises. SIGTERM asks the jobs that run to end early, after which StoppedError is raised;
-    ``folder`` is where that is passed on.
+    Raises what a job raises. A request to stop asks the jobs that run to end early, after which StoppedError is
+    raised; ``say`` tells a person of it, ``folder`` is where it is passed on.
     """
     if concurrent == 1:
         yield from ((place, job()) for place, job in enumerate(jobs))
@@ -95,12 +95,14 @@ def results(
     stop.unmark(str(folder))
     waiting, crew = deque(enumerate(jobs)), Crew(min(concurrent, len(jobs)), str(folder))
     try:
-        with stop.on_sigterm(), progress.others(folder / NOTES, "*.json"):
+        with stop.awaited(), progress.others(folder / NOTES, "*.json"):
             while crew.busy or (waiting and not stop.requested()):
                 while crew.idle and waiting and not stop.requested():
                     crew.begin(*waiting.popleft())
                 yield from crew.ended()
-                if stop.requested():
+                stop.raise_if_insisted()
+                if stop.requested() and not stop.marked(str(folder)):
+                    say(stop.asked())
                     stop.mark(str(folder))
     finally:
         crew.dismiss()

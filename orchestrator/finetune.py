@@ -23,7 +23,6 @@ from orchestrator import checkpoint as checkpoints
 from orchestrator import cluster, feed, report
 from orchestrator.config import Downstream, EncoderConfig, Experiment
 from orchestrator.feed import FeedPlan
-from orchestrator.history import steps
 from orchestrator.launch import Job, launch
 from orchestrator.loop import Plan, Trainee
 from orchestrator.optimiser import Schedule
@@ -239,10 +238,10 @@ def _train(experiment: Experiment, encoder: str | None, labelled: Labelled, run:
     )
     run.remark(experiment.idle_workers(downstream_of(experiment)))
     with run.stage(STAGE, plan.total_steps, rhythm_of(experiment, labelled).due) as follow:
-        best = Checkpoint(launch(job, follow))
+        best = launch(job, follow, run.remark)
     with phase("collecting the best network"):
-        exported = _collect(best, run)
-    scores = _best_scores(run.folder)
+        exported = _collect(Checkpoint(best.uri), run)
+    scores = {**best.state["best"], "best_step": best.step}
     run.finish({"scores": scores}, scores, [exported])
     return scores
 
@@ -309,13 +308,6 @@ def _collect(best: Checkpoint, run: Run) -> Path:
             if (Path(folder) / name).exists():
                 run.picture(name, (Path(folder) / name).read_bytes())
     return target
-
-
-def _best_scores(folder: Path) -> dict[str, float]:
-    """Return the metrics of the validation with the best score."""
-    validated = [entry for entry in steps(folder, STAGE) if "score" in entry]
-    best = max(validated, key=lambda entry: entry["score"])
-    return {**{name: best[name] for name in best["judged"]}, "best_step": best["step"] + 1}
 
 
 def _preview(experiment: Experiment, shards: ShardSet, plan: FeedPlan, run: Run) -> None:

@@ -1,12 +1,11 @@
 """Launch: one stage on Ray Train, from the newest checkpoint that there is, to its end."""
 
-import json
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -15,7 +14,6 @@ from ray.train import (
     Checkpoint,
     CheckpointConfig,
     FailureConfig,
-    Result,
     RunConfig,
     ScalingConfig,
     TrainingFailedError,
@@ -26,16 +24,18 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from data.batch import Batch
 from data.files import join
 from orchestrator import cluster, feed, stop
-from orchestrator.checkpoint import is_intact
 from orchestrator.config import Resources
 from orchestrator.failure import RunError
 from orchestrator.feed import FeedPlan
-from orchestrator.history import HISTORY, HistoryWriter, Tail
+from orchestrator.history import HISTORY, HistoryWriter, Tail, steps
 from orchestrator.loop import NonFiniteError, Plan, Trainee, World, train
-from orchestrator.resume import SNAPSHOT, Progress, remaining
+from orchestrator.resume import Progress, Saved, name_of, remaining
 
 CONTROLLER_FAILURES = 3
 FOLLOW_EVERY_S = 1.0
+
+Follow = Callable[[list[dict[str, Any]]], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -63,34 +63,47 @@ class Job:
         return join(self.storage, self.stage)
 
 
-def launch(job: Job, follow: Callable[[list[dict[str, Any]]], None]) -> str:
-    """Train a stage and return its checkpoint's address: the best scored where ``keep_best``, else the newest.
+def launch(job: Job, follow: Follow, say: Say) -> Saved:
+    """Train a stage and return its checkpoint: the best scored where ``keep_best``, else the newest.
 
-    ``follow`` is handed the history as it grows. A stage that was interrupted goes on where its last checkpoint
-    stands. Raises RunError in words, and StoppedError where this process was asked to end its trainings.
+    ``follow`` is handed the history as it grows. A stage that was interrupted goes on where its last whole checkpoint
+    stands; ``say`` tells a person so. Raises RunError in words, and StoppedError where this process was asked to end
+    its trainings.
     """
-    progress = _progress(job)
-    if (done := progress.step()) < job.plan.total_steps:
+    progress, path = Progress(job.uri), job.folder / HISTORY
+    begin = path.stat().st_size if path.exists() else 0
+    newest = _resume(job, progress, say)
+    if (done := newest.step if newest else 0) < job.plan.total_steps:
         _raise_stopped(job, done)
         stop.unmark(job.uri)
-        with stop.on_sigterm(), _followed(job, follow) as tail:
-            _fit(job, progress)
-            _raise_fatal(tail)
-        _raise_stopped(job, progress.step())
-    result = Result.from_path(job.uri)
-    assert result.checkpoint is not None, "training ends with a checkpoint"
-    return _address(job, best_scored(result.best_checkpoints or []) if job.keep_best else result.checkpoint)
+        _fit_followed(job, progress, partial(_pass_on, Tail(path, begin), follow), say)
+        _raise_fatal(Tail(path, begin))
+        newest = progress.find().newest
+        _raise_stopped(job, newest.step if newest else 0)
+    else:
+        follow(Tail(path, begin).read())
+    assert newest is not None, "training ends with a checkpoint"
+    return progress.best(newest) if job.keep_best else newest
 
 
-def best_scored(checkpoints: list[tuple[Checkpoint, dict[str, Any]]]) -> Checkpoint:
-    """Return the checkpoint with the best score; those between two evaluations have none."""
-    scored = [(metrics["score"], checkpoint) for checkpoint, metrics in checkpoints if "score" in metrics]
-    return max(scored, key=lambda pair: pair[0])[1]
-
-
-def _address(job: Job, checkpoint: Checkpoint) -> str:
-    """Return where a checkpoint of a stage lies, for any process; its own path lacks ``s3://``."""
-    return join(job.uri, PurePosixPath(checkpoint.path).name)
+def _resume(job: Job, progress: Progress, say: Say) -> Saved | None:
+    """Return the checkpoint that a stage goes on from, if any, once the history has all that led to it."""
+    found = progress.find()
+    for damage in found.damages:
+        say(f"stage {job.stage}: {damage}; the checkpoint before it is used")
+    progress.repair()
+    if found.newest is None:
+        return None
+    # A kill may come when a checkpoint is saved and the steps that were reported with it are not yet in the history.
+    known = {line["step"] for line in steps(job.folder, job.stage)}
+    missing = [entry for entry in found.newest.history if entry["step"] not in known]
+    HistoryWriter(job.folder, job.stage).after_report(None, [{"history": missing}], None)
+    if found.newest.step < job.plan.total_steps:
+        say(
+            f"stage {job.stage}: goes on from step {found.newest.step} of {job.plan.total_steps}, checkpoint "
+            f"{found.newest.name}"
+        )
+    return found.newest
 
 
 def _fit(job: Job, progress: Progress) -> None:
@@ -134,12 +147,12 @@ def _work(config: dict[str, Any]) -> None:
     world = World(context.get_world_rank(), context.get_world_size(), device)
     if device.type == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads(), round(job.resources.cpus_per_worker)))
-    checkpoint = progress.newest()
+    newest = progress.find().newest
     batches, report = partial(_batches, job, world), partial(_report, world)
     # One rank looks, and tells the others: each look is a request where the storage is remote.
     asked_to_stop = partial(stop.marked, job.uri) if world.rank == 0 else (lambda: False)
     try:
-        with checkpoint.as_directory() if checkpoint else nullcontext() as folder:
+        with Checkpoint(newest.uri).as_directory() if newest else nullcontext() as folder:
             start = Path(folder) if folder else None
             train(job.build(), job.plan, batches, world, report, start, asked_to_stop)
     except NonFiniteError as error:
@@ -159,32 +172,38 @@ def _report(world: World, metrics: dict[str, Any], checkpoint: Path | None = Non
     if checkpoint is None:
         ray.train.report(metrics if world.rank == 0 else {})
         return
-    ray.train.report(metrics, Checkpoint.from_directory(checkpoint), checkpoint_dir_name=f"step_{step:09d}")
+    ray.train.report(metrics, Checkpoint.from_directory(checkpoint), checkpoint_dir_name=name_of(step))
 
 
-@contextmanager
-def _followed(job: Job, follow: Callable[[list[dict[str, Any]]], None]) -> Iterator[Tail]:
-    """Hand the history to ``follow`` from a thread while the body runs; yield a tail from where it began."""
-    path = job.folder / HISTORY
-    begin = path.stat().st_size if path.exists() else 0
-    tail, over = Tail(path, begin), threading.Event()
+def _fit_followed(job: Job, progress: Progress, follow: Callable[[], None], say: Say) -> None:
+    """Train, follow the history meanwhile, and carry a request to stop to the workers.
 
-    def watch() -> None:
-        marked = False
-        while not over.wait(FOLLOW_EVERY_S):
-            follow(tail.read())
-            if stop.requested() and not marked:
-                stop.mark(job.uri)
-                marked = True
-        follow(tail.read())
+    Train runs in a thread of its own: in the main one it would answer Ctrl-C itself, and end without a checkpoint.
+    """
+    with stop.awaited(), ThreadPoolExecutor(1) as pool:
+        fitting, marked = pool.submit(_fit, job, progress), False
+        try:
+            while not wait([fitting], FOLLOW_EVERY_S).done:
+                follow()
+                stop.raise_if_insisted()
+                if stop.requested() and not marked:
+                    say(stop.asked())
+                    stop.mark(job.uri)
+                    marked = True
+        except stop.Interrupted:
+            cluster.leave()  # so that nothing is trained after what is followed last
+            follow()
+            raise
+        except Exception:
+            stop.mark(job.uri)
+            wait([fitting])
+            raise
+        follow()
+    fitting.result()
 
-    thread = threading.Thread(target=watch, name="follow-history", daemon=True)
-    thread.start()
-    try:
-        yield Tail(path, begin)
-    finally:
-        over.set()
-        thread.join()
+
+def _pass_on(tail: Tail, follow: Follow) -> None:
+    follow(tail.read())
 
 
 def _raise_stopped(job: Job, done: int) -> None:
@@ -216,22 +235,3 @@ def _words(job: Job, error: TrainingFailedError) -> str:
         f"stage {job.stage}: failed {job.resources.max_failures + 1} times, last with "
         f"{type(cause).__name__}: {lines[-1].strip()}"
     )
-
-
-def _progress(job: Job) -> Progress:
-    """Return how far the stage is; where a kill cut off Ray's list of checkpoints, from the newest intact one.
-
-    Ray Train writes that list in place; the checkpoints themselves are complete before it does. In a bucket a file
-    is there whole or not at all.
-    """
-    stage = Path(job.uri)
-    if "://" in job.storage or not (stage / SNAPSHOT).exists():
-        return Progress(job.uri)
-    try:
-        json.loads((stage / SNAPSHOT).read_text())
-    except json.JSONDecodeError:
-        (stage / SNAPSHOT).rename(stage / (SNAPSHOT + ".broken"))
-    else:
-        return Progress(job.uri)
-    intact = (folder for folder in sorted(stage.glob("step_*"), reverse=True) if is_intact(folder))
-    return Progress(job.uri, next((str(folder) for folder in intact), None))

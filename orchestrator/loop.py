@@ -143,12 +143,12 @@ def train(
         if checkpoint_due or stop:
             with TemporaryDirectory() as folder:
                 if world.rank == 0:
-                    save(Path(folder), method, optimiser, state, plan.stream)
                     trainee.export(Path(folder), method)
-                report(_metrics(history), Path(folder) if world.rank == 0 else None)
+                    save(Path(folder), method, optimiser, state, plan.stream, history)
+                report(_metrics(history, state), Path(folder) if world.rank == 0 else None)
             history = []
         elif report_due:
-            report(_metrics(history))
+            report(_metrics(history, state))
             history = []
         if report_due:
             reported = time.perf_counter()
@@ -213,20 +213,20 @@ def _step(
 
 
 def _evaluate(trainee: Trainee, method: Method, world: World, state: State, entry: dict[str, Any]) -> State:
-    """Add the evaluation's metrics to the step's entry, and which they are; remember the best score."""
+    """Add the evaluation's metrics to the step's entry, and which they are; remember the best evaluation."""
     assert trainee.evaluation is not None
     method.eval()
     metrics = trainee.evaluation.run(method, world)
     entry.update(metrics, judged=list(metrics))
-    if state.best_score is None or metrics["score"] > state.best_score:
-        state = replace(state, best_score=metrics["score"], best_step=state.step)
+    if not state.best or metrics["score"] > state.best["score"]:
+        state = replace(state, best=metrics, best_step=state.step)
     return state
 
 
-def _metrics(history: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what a report carries; ``score`` stands at the top, where Ray looks for the best checkpoint."""
-    scores = {"score": history[-1]["score"]} if "score" in history[-1] else {}
-    return {"history": history, **scores}
+def _metrics(history: list[dict[str, Any]], state: State) -> dict[str, Any]:
+    """Return what a report carries: the best score, by which Ray keeps its checkpoint, stands at the top."""
+    best = {"score": state.best["score"]} if state.best and state.best_step == state.step else {}
+    return {"history": history, **best}
 
 
 def _mean_over_ranks(scalars: dict[str, Tensor], world: World) -> dict[str, float]:

@@ -149,7 +149,7 @@ def _run_stages(experiment: Experiment, shards: ShardSet, selection: Selection, 
         )
         run.remark(experiment.idle_workers(stage))
         with run.stage(stage.name, plan.total_steps) as follow:
-            encoder = launch(job, follow)
+            encoder = launch(job, follow, run.remark).uri
     with phase("collecting the encoder"):
         exported = _export(experiment, shards, encoder, run.folder)
     run.finish({"encoder": encoder or str(exported)}, {}, [exported])

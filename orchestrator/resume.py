@@ -1,48 +1,153 @@
-"""Resume: how far a stage has come, and the feed of what remains of it.
+"""Resume: the checkpoints of a stage, how far it has come, and the feed of what remains of it.
 
+A checkpoint counts once it is whole: its ``state.json`` is written last and names the size of every other file.
 Train's controller calls ``remaining`` whenever it starts workers. It is a process of its own, so this file imports
 neither methods nor encoders.
 """
 
 import json
+import re
 from dataclasses import dataclass, replace
+from typing import Any
 
+from pyarrow import fs
 from ray.data import Dataset
-from ray.train import Checkpoint, Result
 
-from data.files import is_file, join, reaching
+from data.files import is_file, join, locate, reaching, read_bytes, shown
 from orchestrator import feed
 from orchestrator.feed import FeedPlan
 
 STATE = "state.json"
+# Ray Train's own list of the checkpoints of a stage.
 SNAPSHOT = "checkpoint_manager_snapshot.json"
+_NAME = re.compile(r"step_\d{9}")
+
+
+class DamageError(ValueError):
+    """A checkpoint that is not whole; the message says what of it is not."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A whole checkpoint: its address, and what its ``state.json`` says.
+
+    history  the steps that were reported with it
+    """
+
+    uri: str
+    state: dict[str, Any]
+    history: list[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        return self.uri.partition("?")[0].rsplit("/", 1)[1]
+
+    @property
+    def step(self) -> int:
+        """The number of steps that are done."""
+        return self.state["step"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The checkpoints of a stage: the newest whole one, and what is damaged of newer ones, the newest first."""
+
+    newest: Saved | None
+    damages: tuple[DamageError, ...]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The checkpoints of a stage.
-
-    uri         the stage's folder, or s3://, reachable from every node
-    recovered   a checkpoint to start from where Ray Train's own list of them is lost
-    """
+    """The checkpoints of a stage, in its folder, or s3://, which every node reaches."""
 
     uri: str
-    recovered: str | None = None
 
-    def newest(self) -> Checkpoint | None:
-        """Return the newest committed checkpoint, or None where there is none yet."""
-        if not is_file(join(self.uri, SNAPSHOT)):
-            return Checkpoint(self.recovered) if self.recovered else None
-        with reaching(self.uri):
-            return Result.from_path(self.uri).checkpoint
+    def find(self) -> Found:
+        """Look for the newest whole checkpoint; raise DamageError where there are some, and none is whole."""
+        damages: list[DamageError] = []
+        for name in reversed(self._names()):
+            try:
+                return Found(read(join(self.uri, name)), tuple(damages))
+            except DamageError as damage:
+                damages.append(damage)
+        if damages and self._listed():
+            raise DamageError(
+                f"no checkpoint in {shown(self.uri)} is whole: {damages[0]}; expected one to go on from; put its "
+                "files back, or delete that folder to begin again"
+            )
+        return Found(None, tuple(damages))
 
     def step(self) -> int:
         """Return the number of steps that are done."""
-        if (checkpoint := self.newest()) is None:
-            return 0
-        assert checkpoint.filesystem is not None, "a checkpoint has a path"
-        with reaching(self.uri), checkpoint.filesystem.open_input_file(f"{checkpoint.path}/{STATE}") as file:
-            return json.loads(file.read())["state"]["step"]
+        newest = self.find().newest
+        return newest.step if newest else 0
+
+    def best(self, newest: Saved) -> Saved:
+        """Return the checkpoint with the best score of all until the newest."""
+        return read(join(self.uri, name_of(newest.state["best_step"])))
+
+    def repair(self) -> None:
+        """Put Ray Train's list of checkpoints aside where it is torn, or names one that is not whole.
+
+        Ray writes it in place, and would delete by it what is written anew under the name of a damaged checkpoint.
+        """
+        whole = {name for name in self._names() if _is_whole(join(self.uri, name))}
+        if (listed := self._listed()) is not None and not listed <= whole:
+            filesystem, path = locate(join(self.uri, SNAPSHOT))
+            with reaching(self.uri):
+                filesystem.move(path, path + ".broken")
+
+    def _names(self) -> list[str]:
+        filesystem, path = locate(self.uri)
+        with reaching(self.uri):
+            infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        return sorted(info.base_name for info in infos if _NAME.fullmatch(info.base_name))
+
+    def _listed(self) -> set[str] | None:
+        """Return the names in Ray's list, or None where there is none; a torn list names what does not exist."""
+        if not is_file(join(self.uri, SNAPSHOT)):
+            return None
+        text = read_bytes(join(self.uri, SNAPSHOT)).decode(errors="replace")
+        try:
+            json.loads(text)
+        except json.JSONDecodeError:
+            return {"torn", *_NAME.findall(text)}
+        return set(_NAME.findall(text))
+
+
+def name_of(step: int) -> str:
+    """Return the name of the checkpoint after so many steps."""
+    return f"step_{step:09d}"
+
+
+def read(uri: str) -> Saved:
+    """Read what a checkpoint says of itself; raise DamageError where it is not whole."""
+    filesystem, path = locate(uri)
+    name = uri.partition("?")[0].rsplit("/", 1)[1]
+    try:
+        text = read_bytes(join(uri, STATE))
+    except FileNotFoundError:
+        raise DamageError(f"checkpoint {name}: {STATE} is missing") from None
+    try:
+        card = json.loads(text)
+        saved, sizes = Saved(uri, card["state"], card["history"]), card["files"]
+    except (ValueError, KeyError):
+        raise DamageError(f"checkpoint {name}: {STATE} is cut off after {len(text)} bytes") from None
+    with reaching(uri):
+        infos = filesystem.get_file_info([f"{path}/{file}" for file in sizes])
+    for info, (file, size) in zip(infos, sizes.items(), strict=True):
+        if info.size != size:
+            found = "is missing" if info.type == fs.FileType.NotFound else f"has {info.size} bytes"
+            raise DamageError(f"checkpoint {name}: {file} {found}, expected {size} bytes")
+    return saved
+
+
+def _is_whole(uri: str) -> bool:
+    try:
+        read(uri)
+    except DamageError:
+        return False
+    return True
 
 
 def remaining(progress: Progress, plan: FeedPlan) -> Dataset:

@@ -9,7 +9,7 @@ from typing import Any
 
 from data.files import join
 from data.shardset import ShardSet
-from orchestrator import cluster, progress
+from orchestrator import cluster, progress, stop
 from orchestrator.claim import claimed
 from orchestrator.config import Experiment
 from orchestrator.provenance import git_commit
@@ -61,7 +61,12 @@ class Run:
 
     @contextmanager
     def opened(self, caption: Caption, shards: ShardSet, params: dict[str, Any]) -> Iterator[None]:
-        """Open the MLflow run around a training; its end, whichever it is, closes it."""
+        """Open the MLflow run around a training; its end, whichever it is, closes it.
+
+        Raises StoppedError where this process was asked to end while it did something else.
+        """
+        if stop.requested():
+            raise stop.StoppedError(f"{self.kind}: not begun, as asked; the same command goes on from there")
         (self.folder / "experiment.json").write_text(self.experiment.model_dump_json(indent=2))
         tags = {
             "kind": self.kind,

@@ -1,53 +1,138 @@
 """Stop: end trainings early without killing anything, so that they can go on later from where they stopped.
 
-A request concerns every training that this process runs. ``launch`` carries it to the workers as a marker file in the
-stage's storage, which every node reaches; they save a checkpoint at their next report and end the normal way.
+Ctrl-C, SIGTERM (Slurm, systemd, `ray job stop`) and SIGHUP (a terminal that is closed) ask for it. While something
+trains, the first of them is a request that concerns every training of this process: ``launch`` carries it to the
+workers as a marker file in the stage's storage, which every node reaches; they save a checkpoint at their next report
+and end the normal way. Ctrl-C once more ends at once. While nothing trains there is nothing to save, and the first
+signal ends at once.
 """
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from pyarrow import fs
 
 from data.files import is_file, join, locate
 
 MARKER = "stop"
-
-_requested = threading.Event()
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STANDARD_STREAMS = (0, 1, 2)
 
 
 class StoppedError(RuntimeError):
     """A training that ended early because it was asked to; the message says how far it came."""
 
 
-def request() -> None:
+class Interrupted(KeyboardInterrupt):
+    """A signal that ends the command at once."""
+
+
+class _Request:
+    """What was asked of this process, by which signal, and whether anybody looks."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.signal = signal.SIGINT
+        self.insisted = 0
+        self.awaited = 0
+
+
+_request = _Request()
+
+
+def request(by: signal.Signals = signal.SIGTERM) -> None:
     """Ask every training that this process runs, or starts later, to save a checkpoint and end."""
-    _requested.set()
+    if not requested():
+        _request.signal = by
+        _request.asked.set()
 
 
 def withdraw() -> None:
     """Forget a request: what this process runs next was not asked to end."""
-    _requested.clear()
+    _request.asked.clear()
+    _request.insisted = 0
 
 
 def requested() -> bool:
     """Tell whether trainings were asked to end."""
-    return _requested.is_set()
+    return _request.asked.is_set()
+
+
+def asked() -> str:
+    """Say what was asked, and how to end without it."""
+    pressed = _request.signal == signal.SIGINT
+    how, again = ("Ctrl-C", "Ctrl-C once more") if pressed else (_request.signal.name, "Ctrl-C")
+    return f"asked to stop ({how}): saving a checkpoint, then ending; {again} ends at once, without one"
+
+
+def exit_code() -> int:
+    """Return the exit code of a command that was asked to end: 128 and the number of the signal, as in a shell."""
+    return 128 + _request.signal
+
+
+def raise_if_insisted() -> None:
+    """Raise Interrupted where Ctrl-C was pressed after the request."""
+    if _request.insisted:
+        raise Interrupted
 
 
 @contextmanager
-def on_sigterm() -> Iterator[None]:
-    """Take SIGTERM, which `ray job stop` sends, as a request while the body runs in the main thread."""
-    if threading.current_thread() is not threading.main_thread():
+def heard() -> Iterator[None]:
+    """Hear the signals that end a command while the body runs in the main thread.
+
+    Those that the process was started to ignore (``nohup``) stay ignored.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is _hear:
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: request())
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    _terminal[:] = [stream for stream in STANDARD_STREAMS if os.isatty(stream)]
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _hear)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def awaited() -> Iterator[None]:
+    """Take the first signal as a request while the body runs: it has to look for it, and for whoever insists."""
+    with heard():
+        _request.awaited += 1
+        try:
+            yield
+        finally:
+            _request.awaited -= 1
+
+
+_terminal: list[int] = []
+
+
+def _hear(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGHUP:
+        _leave_terminal()
+    first = not requested()
+    request(signal.Signals(number))
+    if not first and number == signal.SIGINT:
+        _request.insisted += 1
+    looked_for = _request.awaited and _request.insisted < 2
+    if not looked_for and (first or number == signal.SIGINT):
+        raise Interrupted
+
+
+def _leave_terminal() -> None:
+    """Write into nothing from now on: every write to a terminal that is gone fails, and would end us first."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in _terminal:
+        os.dup2(nothing, stream)
+    os.close(nothing)
 
 
 def mark(storage: str) -> None:

@@ -6,8 +6,6 @@ holds an Optuna study that is all it remembers: the same command goes on after a
 """
 
 import json
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from typing import Any
 from data.shardset import ShardSet
 from data.spelling import did_you_mean
 from orchestrator import cluster, config, finetune, identity, pretrain, progress, space, stop, trial
+from orchestrator.abandoned import closing_abandoned
 from orchestrator.claim import claimed
 from orchestrator.config import ConfigError, Experiment, Resources
 from orchestrator.ledger import Ending, Ledger, given
@@ -146,7 +145,13 @@ def run(sweep: Sweep, say: Say) -> list[Standing]:
     """
     with progress.phase(f"checking sweep {sweep.config.name}"):
         check(sweep)
-    with _endable(say), claimed(sweep.folder, say), cluster.connected(), _tracked(sweep) as tracker:
+    with (
+        stop.awaited(),
+        claimed(sweep.folder, say),
+        cluster.connected(),
+        closing_abandoned(sweep.base),
+        _tracked(sweep) as tracker,
+    ):
         needed = _resources(sweep)
         for resources in needed:
             cluster.preflight(resources)
@@ -203,27 +208,7 @@ def _hooks(sweep: Sweep, ledger: Ledger, phase: Phase, say: Say) -> Hooks:
         say(f"{_ended(standings)} of {ledger.total}: {sentence(sweep.config, standings[number])}")
         _write(sweep, standings)
 
-    return Hooks(lambda number, point: trial.run(sweep.trial(number, point)), refusal, ask_to_end, ended)
-
-
-@contextmanager
-def _endable(say: Say) -> Iterator[None]:
-    """Take SIGTERM and the first Ctrl-C as a request that trials save a checkpoint and end; a second Ctrl-C kills."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ask(*_: Any) -> None:
-        signal.signal(signal.SIGINT, before)
-        stop.request()
-        say("asked to stop: trials save a checkpoint and end; Ctrl-C once more ends them without")
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        with stop.on_sigterm():
-            yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return Hooks(lambda number, point: trial.run(sweep.trial(number, point)), refusal, ask_to_end, ended, say)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from data.spelling import did_you_mean
 from methods import METHODS
 from orchestrator import cluster, config, crew, finetune, identity, pretrain, progress
 from orchestrator import cohort as cohorts
+from orchestrator.abandoned import closing_abandoned
 from orchestrator.charts import Curve, draw_bands, draw_curves
 from orchestrator.claim import claimed
 from orchestrator.cohort import Cohort
@@ -169,6 +170,7 @@ def run(table: Table, say: Say) -> list[Line]:
         stack.enter_context(claimed(table.folder, say))
         identity.mark(table.folder, table.identity)
         stack.enter_context(cluster.connected())
+        stack.enter_context(closing_abandoned(table.base))
         needed = _resources(table)
         for resources in needed:
             cluster.preflight(resources)
@@ -195,7 +197,7 @@ def _run_trials(table: Table, concurrent: int, tracker: Tracker, say: Say) -> li
         )
         jobs.append(partial(_run_trial, table.config, table.folder, shown, trial, experiment))
     with progress.phase(f"table {table.config.name}", total, "trial") as phase:
-        for number, (place, ended) in enumerate(crew.results(jobs, concurrent, table.folder), 1):
+        for number, (place, ended) in enumerate(crew.results(jobs, concurrent, table.folder, say), 1):
             trial = table.experiments[place][0]
             results.ended[place] = ended if isinstance(ended, Ended) else Ended(Outcome(trial, None, str(ended)))
             outcome = results.ended[place].outcome

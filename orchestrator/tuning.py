@@ -28,7 +28,7 @@ SLIVER = 0.001
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
-    # The first Ctrl-C asks trials to end; Tune's own handler would kill them.
+    # The first Ctrl-C asks trials to end (``orchestrator.stop``); Tune's own handler would kill them.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
@@ -42,12 +42,14 @@ class Hooks:
     refusal     say why a point cannot work, or None
     ask_to_end  have a trial end as pruned or stopped
     ended       hear how a trial ended, and whether its own process has told MLflow
+    say         tell a person
     """
 
     work: Callable[[int, Point], Ending]
     refusal: Callable[[Point], str | None]
     ask_to_end: Callable[[int, State], None]
     ended: Callable[[int, Ending, bool], None]
+    say: Callable[[str], None]
 
 
 class Points(Searcher):
@@ -132,9 +134,14 @@ class Watch(tune.Callback):
 
     def __init__(self, points: Points) -> None:
         self.points = points
+        self.said = False
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         """Look once per turn of Tune's loop."""
+        stop.raise_if_insisted()
+        if stop.requested() and not self.said:
+            self.said = True
+            self.points.hooks.say(stop.asked())
         if stop.requested() or self.points.hopeless:
             for number in self.points.running.values():
                 self.points.hooks.ask_to_end(number, "stopped")

@@ -10,7 +10,7 @@ from orchestrator import progress
 from orchestrator.progress import Phase
 from orchestrator.terminal import Terminal, as_called
 
-FAILED, REFUSED, INTERRUPTED, STOPPED = 1, 2, 130, 143
+FAILED, REFUSED = 1, 2
 
 out = Terminal()
 err = progress.console

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from orchestrator.commands.console import INTERRUPTED, Commands, add_command, err, out
+from orchestrator.commands.console import Commands, add_command, err, out
 
 
 def add(commands: Commands) -> None:
@@ -82,7 +82,7 @@ def _check_job(job: list[str], folder: Path) -> list[str]:
 
 
 def _follow(client: Any, job: str, address: str) -> int:
-    from orchestrator import submit
+    from orchestrator import stop, submit
 
     try:
         done = submit.follow(client, job, _write)
@@ -94,7 +94,7 @@ def _follow(client: Any, job: str, address: str) -> int:
             soft_wrap=True,
             highlight=False,
         )
-        return INTERRUPTED
+        return stop.exit_code()
     style = None if done.status == "SUCCEEDED" else "red"
     # A job that never ran its command has said nothing in its output.
     why = f": {done.message}" if done.status == "FAILED" and done.exit_code is None else ""

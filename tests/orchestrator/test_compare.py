@@ -114,7 +114,7 @@ class Runs:
                     raise StoppedError("stopped after step 4 of 8")
                 if ends == "killed":
                     raise SystemExit
-                run.finish({"scores": finetune._best_scores(run.folder)}, finetune._best_scores(run.folder), [])
+                run.finish({"scores": {**scores, "best_step": 4}}, {**scores, "best_step": 4}, [])
         except (RunError, StoppedError, SystemExit):
             pass
         return run

@@ -50,14 +50,14 @@ def stop_when_begun(folder: Path, place: int) -> int:
 
 def test_one_at_a_time_runs_here_in_order(tmp_path: Path) -> None:
     jobs = [partial(meet, tmp_path, place, 1) for place in range(3)]
-    assert list(crew.results(jobs, 1, tmp_path)) == [(place, os.getpid()) for place in range(3)]
+    assert list(crew.results(jobs, 1, tmp_path, print)) == [(place, os.getpid()) for place in range(3)]
 
 
 @pytest.mark.slow
 def test_two_at_once_are_in_two_processes_that_go_on_to_the_next(tmp_path: Path, ray_cluster: Path) -> None:
     (meeting := tmp_path / "meeting").mkdir()
     jobs = [partial(meet, meeting, place, 2) for place in range(4)]
-    found = dict(crew.results(jobs, 2, tmp_path / "table"))
+    found = dict(crew.results(jobs, 2, tmp_path / "table", print))
     assert sorted(found) == [0, 1, 2, 3]
     assert len(set(found.values())) == 2
     assert os.getpid() not in found.values()
@@ -65,22 +65,24 @@ def test_two_at_once_are_in_two_processes_that_go_on_to_the_next(tmp_path: Path,
 
 @pytest.mark.slow
 def test_what_a_job_raises_is_raised_and_one_that_dies_is_a_failure(tmp_path: Path, ray_cluster: Path) -> None:
-    found = dict(crew.results([die, partial(meet, tmp_path, 1, 1)], 2, tmp_path / "table"))
+    found = dict(crew.results([die, partial(meet, tmp_path, 1, 1)], 2, tmp_path / "table", print))
     assert isinstance(found[0], RunError)
     assert str(found[0]).startswith("its process died: ")
     assert isinstance(found[1], int)
     with pytest.raises(ValueError, match=r"^no such thing$"):
-        list(crew.results([refuse, refuse], 2, tmp_path / "table"))
+        list(crew.results([refuse, refuse], 2, tmp_path / "table", print))
 
 
 @pytest.mark.slow
 def test_sigterm_asks_the_jobs_that_run_to_end_early_and_begins_no_other(
     tmp_path: Path, ray_cluster: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stop, "_requested", type(stop._requested)())
+    monkeypatch.setattr(stop, "_request", type(stop._request)())
+    said = list[str]()
     (tmp_path / "driver").write_text(str(os.getpid()))
     jobs = [partial(wait_until_asked, tmp_path), partial(stop_when_begun, tmp_path, 1), refuse]
     found: list[tuple[int, int | RunError]] = []
     with pytest.raises(stop.StoppedError, match=r"^stopped with 1 of 3 not begun, as asked"):
-        found.extend(crew.results(jobs, 2, tmp_path / "table"))
+        found.extend(crew.results(jobs, 2, tmp_path / "table", said.append))
     assert found == [(1, 1)]
+    assert said == ["asked to stop (SIGTERM): saving a checkpoint, then ending; Ctrl-C ends at once, without one"]

@@ -225,7 +225,9 @@ def test_training_validates_every_epoch_and_keeps_what_other_tools_take(shards: 
     state, recorder = train_here(experiment_of(shards))
     scores = [(entry["step"] + 1, entry["score"]) for entry in recorder.entries if "score" in entry]
     assert [step for step, _ in scores] == [3, 6, 9, 12]
-    assert (state.best_step, state.best_score) == max(scores, key=lambda pair: pair[1])
+    assert (state.best_step, state.best["score"]) == max(scores, key=lambda pair: pair[1])
+    best = recorder.entries[state.best_step - 1]
+    assert state.best == {name: best[name] for name in best["judged"]}
     files = recorder.checkpoints[-1]
     for name in (finetune.NETWORK, finetune.NETWORK_CARD, finetune.PREDICTIONS):
         (tmp_path / name).write_bytes(files[name])
@@ -240,39 +242,6 @@ def test_training_stops_after_the_patience(shards: str) -> None:
     state, recorder = train_here(frozen)
     assert (state.step, state.best_step) == (9, 3)
     assert len([entry for entry in recorder.entries if "score" in entry]) == 3
-
-
-def test_best_scores_are_those_of_the_best_validation(tmp_path: Path) -> None:
-    entries = [
-        {"stage": "finetune", "step": 0, "loss": 1.0},
-        {
-            "stage": "finetune",
-            "step": 1,
-            "judged": ["score", "dice_mean", "iou_mean", "dice/liver"],
-            "loss": 0.9,
-            "score": 0.7,
-            "dice_mean": 0.7,
-            "iou_mean": 0.6,
-            "dice/liver": 0.7,
-        },
-        {
-            "stage": "finetune",
-            "step": 2,
-            "loss": 0.8,
-            "score": 0.6,
-            "dice_mean": 0.6,
-            "iou_mean": 0.5,
-            "dice/liver": 0.6,
-        },
-    ]
-    (tmp_path / "history.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    assert finetune._best_scores(tmp_path) == {
-        "score": 0.7,
-        "dice_mean": 0.7,
-        "iou_mean": 0.6,
-        "dice/liver": 0.7,
-        "best_step": 2,
-    }
 
 
 @pytest.mark.parametrize(

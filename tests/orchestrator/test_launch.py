@@ -1,19 +1,8 @@
 """What a stage leaves, without Ray's workers."""
 
 import pytest
-from ray.train import Checkpoint
 
 from orchestrator import cluster
-from orchestrator.launch import best_scored
-
-
-def test_the_best_checkpoint_is_one_that_was_scored() -> None:
-    kept = [
-        (Checkpoint("/runs/step_000000090"), {"history": []}),  # left by a stop between two evaluations
-        (Checkpoint("/runs/step_000000100"), {"history": [], "score": 0.7}),
-        (Checkpoint("/runs/step_000000120"), {"history": [], "score": 0.6}),
-    ]
-    assert best_scored(kept).path == "/runs/step_000000100"
 
 
 def test_processes_of_a_joined_cluster_are_told_what_ray_train_reads(monkeypatch: pytest.MonkeyPatch) -> None:

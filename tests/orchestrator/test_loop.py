@@ -209,6 +209,6 @@ class EveryThird:
 def test_early_stopping_ends_the_run_and_remembers_the_best_step(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
     state = train(Trainee(Denoise(), EveryThird()), plan(checkpoint_every_steps=100), feed, World(), recorder)
-    assert state == State(step=6, best_score=0.9, best_step=4)
+    assert state == State(step=6, best={"score": 0.9}, best_step=4)
     assert [entry["score"] for entry in recorder.entries if "score" in entry] == [0.1, 0.9, 0.2]
     assert sorted(recorder.checkpoints) == [2, 4, 6]

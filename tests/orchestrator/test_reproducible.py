@@ -112,8 +112,8 @@ def test_a_killed_worker_leaves_no_trace_in_samples_or_losses(
     assert_points_equal_history(history.parent, steps=TOTAL_STEPS)
 
 
-def test_a_killed_job_started_again_by_the_same_command_leaves_no_trace(
-    shards: str, undisturbed: list[dict[str, Any]], tmp_path: Path
+def test_a_killed_job_started_again_by_the_same_command_leaves_no_trace_though_its_newest_checkpoint_is_cut_off(
+    shards: str, undisturbed: list[dict[str, Any]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "restart.yaml"
     file.write_text(yaml.safe_dump(experiment_tree(shards, tmp_path / "home")))
@@ -122,7 +122,15 @@ def test_a_killed_job_started_again_by_the_same_command_leaves_no_trace(
     history = wait_for_step(tmp_path / "home", KILL_AFTER_STEP, job)
     kill_tree(job)
     assert len(steps(history.parent, "pretrain")) < TOTAL_STEPS
+    *_, before, newest = sorted((history.parent / "checkpoints" / "pretrain").glob("step_*"))
+    os.truncate(newest / "method.safetensors", 1000)
+    # As if the kill had come before the step that led to the other checkpoint was written down.
+    done = int(before.name.removeprefix("step_"))
+    history.write_text("".join(history.read_text().splitlines(keepends=True)[: done - 1]))
     assert main(command[3:]) == 0
+    said = "".join(capfd.readouterr().err.split("\n"))
+    assert f"checkpoint {newest.name}: method.safetensors has 1000 bytes" in said
+    assert f"goes on from step {done} of {TOTAL_STEPS}, checkpoint {before.name}" in said
     assert trace(steps(history.parent, "pretrain")) == trace(undisturbed)
     assert_points_equal_history(history.parent, steps=TOTAL_STEPS)
 

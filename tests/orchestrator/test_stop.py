@@ -1,7 +1,10 @@
-"""Requests to stop: taken from SIGTERM, and carried to a stage's storage."""
+"""Requests to stop: taken from signals, and carried to a stage's storage."""
 
 import os
+import pty
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,13 +19,74 @@ def nothing_requested() -> Iterator[None]:
     stop.withdraw()
 
 
-def test_sigterm_is_a_request_while_a_training_runs_and_nobody_elses_business_after() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with stop.on_sigterm():
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_is_a_request_while_something_trains_and_nobody_elses_business_after(
+    number: signal.Signals, code: int
+) -> None:
+    before = [signal.getsignal(each) for each in stop.SIGNALS]
+    with stop.awaited():
         assert not stop.requested()
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         assert stop.requested()
-    assert signal.getsignal(signal.SIGTERM) == before
+        assert stop.exit_code() == code
+    assert [signal.getsignal(each) for each in stop.SIGNALS] == before
+
+
+def test_ctrl_c_once_more_ends_at_once_as_soon_as_the_training_looks_and_a_third_time_without_that() -> None:
+    with stop.awaited():
+        os.kill(os.getpid(), signal.SIGINT)
+        stop.raise_if_insisted()
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(stop.Interrupted):
+            stop.raise_if_insisted()
+        with pytest.raises(stop.Interrupted):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert stop.exit_code() == 130
+
+
+def test_sigterm_after_a_request_asks_for_nothing_more() -> None:
+    with stop.awaited():
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        stop.raise_if_insisted()
+    assert stop.exit_code() == 129
+
+
+@pytest.mark.parametrize("number", stop.SIGNALS)
+def test_a_signal_ends_at_once_what_does_not_train(number: signal.Signals) -> None:
+    with stop.heard(), pytest.raises(stop.Interrupted):
+        os.kill(os.getpid(), number)
+
+
+def test_a_signal_that_the_process_was_started_to_ignore_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop.heard():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.requested()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_command_whose_terminal_is_closed_ends_with_its_own_exit_code() -> None:
+    """A write to a terminal that is gone fails; the process has a terminal of its own, which this test closes."""
+    program = (
+        "import fcntl, sys, termios, time; from orchestrator import stop\n"
+        "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+        "with stop.awaited():\n"
+        "    print('ready', flush=True)\n"
+        "    while not stop.requested(): time.sleep(0.01)\n"
+        "    print('saved', flush=True)\n"
+        "sys.exit(stop.exit_code())"
+    )
+    terminal, inside = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=inside, stdout=inside, stderr=inside, start_new_session=True
+    )
+    os.close(inside)
+    assert os.read(terminal, 100).startswith(b"ready")
+    os.close(terminal)
+    assert process.wait(60) == 129
 
 
 def test_a_stage_is_marked_until_it_is_started_again(tmp_path: Path) -> None:

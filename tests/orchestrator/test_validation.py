@@ -120,15 +120,15 @@ def test_validation_keeps_its_rhythm_where_an_epoch_is_no_whole_number_of_steps(
 
 def test_training_is_given_up_after_the_patience_without_a_better_score() -> None:
     rhythm = Rhythm(Fraction(4), every_epochs=1, patience_epochs=20)
-    assert not rhythm.exhausted(State(step=179, best_score=0.8, best_step=100))
-    assert rhythm.exhausted(State(step=180, best_score=0.8, best_step=100))
-    assert not Rhythm(Fraction(4), 1).exhausted(State(step=10_000, best_score=0.8, best_step=4))
+    assert not rhythm.exhausted(State(step=179, best_step=100))
+    assert rhythm.exhausted(State(step=180, best_step=100))
+    assert not Rhythm(Fraction(4), 1).exhausted(State(step=10_000, best_step=4))
 
 
 def test_patience_ends_at_its_very_step_where_an_epoch_is_no_whole_number_of_steps() -> None:
     rhythm = Rhythm(Fraction(100, 3), every_epochs=0.3, patience_epochs=15)
-    assert not rhythm.exhausted(State(step=499, best_score=0.8, best_step=0))
-    assert rhythm.exhausted(State(step=500, best_score=0.8, best_step=0))
+    assert not rhythm.exhausted(State(step=499, best_step=0))
+    assert rhythm.exhausted(State(step=500, best_step=0))
     assert [step for step in range(1, 31) if rhythm.due(step)] == [10, 20, 30]
 
 

@@ -1,0 +1,36 @@
+"""Abandoned: MLflow runs whose process was ended at once, and could not close them itself."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator import cluster, stop
+from orchestrator.claim import is_free
+from orchestrator.config import Experiment
+from orchestrator.tracking import OUTBOX, Tracker, default_uri, posted
+
+
+@contextmanager
+def closing_abandoned(experiment: Experiment) -> Iterator[None]:
+    """Where the body is interrupted, end the processes that it started, and close what they leave open in MLflow."""
+    try:
+        yield
+    except stop.Interrupted:
+        cluster.leave()
+        home = Path(experiment.home)
+        uri = experiment.tracking.uri or default_uri(home)
+        for folder in abandoned(home / experiment.name):
+            tracker = Tracker(folder, uri)
+            tracker.finish("KILLED")
+            tracker.flush(force=True)
+        raise
+
+
+def abandoned(place: Path) -> list[Path]:
+    """Return the folders below a place whose MLflow run is open although no process has them."""
+    folders = [path.parent for path in sorted(place.rglob(OUTBOX))]
+    return [folder for folder in folders if _is_open(folder) and is_free(folder)]
+
+
+def _is_open(folder: Path) -> bool:
+    return posted(folder, ["start", "finish"])[-1]["op"] == "start"
