@@ -83,15 +83,22 @@ def without_credentials(uri: str) -> str:
     return uri
 
 
-def check_writable(uri: str) -> None:
-    """Write and delete a file below an address; raise StorageError in words where a bucket refuses."""
-    filesystem, base = locate(uri)
-    path = f"{base}/.raydiology-{uuid.uuid4().hex}"
-    with reaching(uri):
-        filesystem.create_dir(base, recursive=True)
-        with filesystem.open_output_stream(path):
-            pass
-        filesystem.delete_file(path)
+def check_writable(uri: str, subject: str) -> None:
+    """Write and delete a file below an address; raise StorageError in words where that cannot be done."""
+    try:
+        filesystem, base = locate(uri)
+        path = f"{base}/.raydiology-{uuid.uuid4().hex}"
+        with reaching(uri):
+            filesystem.create_dir(base, recursive=True)
+            with filesystem.open_output_stream(path):
+                pass
+            filesystem.delete_file(path)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise StorageError(
+            f"{subject} {shown(uri)}: cannot be written ({reason}); expected a folder that is there or can be made; "
+            f"give {subject} another one, or see to its permissions and its free space"
+        ) from None
 
 
 @lru_cache(maxsize=16)

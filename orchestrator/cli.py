@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return command.run(arguments) or 0
     except (ValueError, FileNotFoundError) as error:
         return _failed(subject, error, REFUSED)
-    except RunError as error:
+    except (RunError, OSError) as error:
         return _failed(subject, error, FAILED)
     except stop.StoppedError as error:
         return _failed(subject, error, stop.exit_code())

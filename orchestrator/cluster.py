@@ -16,7 +16,7 @@ import ray
 from ray._private import worker
 
 from data.files import check_writable
-from orchestrator import clusterfile, progress
+from orchestrator import clusterfile, progress, startup
 from orchestrator.config import Resources
 
 # One reader, one spare for what Ray Data lists and splits with.
@@ -109,9 +109,11 @@ def _connect() -> None:
         # Ray takes four processes per core for a mistake and says so on the terminal; a training here has ten.
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(_logical_cpus()))
     try:
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env=_runtime_env(umask))
-        else:
+        if address := os.environ.get("RAY_ADDRESS"):
+            with startup.joining(address):
+                ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env=_runtime_env(umask))
+            return
+        with startup.starting():
             ray.init(
                 address="local",
                 num_cpus=_logical_cpus(),
@@ -197,7 +199,7 @@ def preflight(resources: Resources) -> None:
             "out to read on any node, or start nodes that have it (cluster.yaml: resources)"
         )
     if resources.storage:
-        check_writable(resources.storage)
+        check_writable(resources.storage, "resources.storage")
 
 
 def capacity() -> dict[str, float]:

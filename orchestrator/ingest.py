@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from data.bundles import Bundle, volume_id
+from data.files import check_writable
 from data.manifest import Manifest, Reject, duplicates, read_manifest
 from data.shardcheck import doubts
 from data.shardset import ShardSet
@@ -95,7 +96,8 @@ def ingest(config: IngestConfig) -> IngestReport:
     began = time.monotonic()
     with progress.phase("finding studies"):
         plan = make_plan(config)
-        claim(plan, config.overwrite)
+        check_writable(config.out, "--out")
+    claim(plan, config.overwrite)
     names = {volume_id(plan.job.key, study): study.key for study in plan.studies}
     manifests, num_written = _run_all(plan, config)
     rejects = _all_rejects(names, manifests)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.files import join
+from data.files import check_writable, join
 from data.shardset import ShardSet
 from orchestrator import cluster, progress, stop
 from orchestrator.claim import claimed
@@ -37,6 +37,7 @@ class Run:
         self.kind = kind
         self.key = key
         self.parent = parent
+        check_writable(experiment.home, "home")
         uri = experiment.tracking.uri or default_uri(Path(experiment.home))
         self.tracker = Tracker(folder, uri)
         self._warned = False

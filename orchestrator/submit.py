@@ -28,6 +28,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from data.files import shown
 from orchestrator.package import Package
 from orchestrator.provenance import COMMIT_VARIABLE, JOB_VARIABLE, git_commit
+from orchestrator.startup import TOKEN_REMEDY
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 # Ray kills a job this long after it was asked to stop: 3 s unless told. A large checkpoint takes minutes.
@@ -37,10 +38,6 @@ POLL_S = 0.5
 STOPPED_CODE = 143
 # Set by ``orchestrator.cluster`` for every worker; Ray refuses a variable that job and driver both set.
 WORKERS_VARIABLES = ("PYTHONPATH", "PYTHONWARNINGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-TOKEN_REMEDY = (
-    "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, or put the cluster's token into ~/.ray/auth_token (mode 600); it is "
-    "in the same place on the cluster's head"
-)
 
 
 class SubmitError(ValueError):

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from data.files import check_writable
 from data.shardset import ShardSet
 from data.spelling import did_you_mean
 from orchestrator import cluster, config, finetune, identity, pretrain, progress, space, stop, trial
@@ -145,6 +146,7 @@ def run(sweep: Sweep, say: Say) -> list[Standing]:
     """
     with progress.phase(f"checking sweep {sweep.config.name}"):
         check(sweep)
+    check_writable(sweep.base.home, "home")
     with (
         stop.awaited(),
         claimed(sweep.folder, say),

@@ -12,6 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from data.files import check_writable
 from data.shardset import ShardSet
 from data.spelling import did_you_mean
 from methods import METHODS
@@ -167,6 +168,7 @@ def run(table: Table, say: Say) -> list[Line]:
             with progress.phase(f"preparing the cohort of {table.cohort.kind} phantoms"):
                 table.cohort.prepare(table.base.home)
         check(table)
+        check_writable(table.base.home, "home")
         stack.enter_context(claimed(table.folder, say))
         identity.mark(table.folder, table.identity)
         stack.enter_context(cluster.connected())
