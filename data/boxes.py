@@ -105,7 +105,7 @@ class BoxPairs:
             raise ValueError(
                 f"IoU interval [{self.iou[0]:g}, {self.iou[1]:g}]: no two crops of size {self.size} inside samples "
                 f"of size {extent} meet it; the closest that they reach is {closest}; "
-                "widen method.crops.iou, change method.crops.size, or leave these samples out"
+                "widen method.crops.iou, or change method.crops.size"
             )
 
     def draw(

@@ -9,9 +9,10 @@ from pyarrow import fs
 
 from data.classes import count_classes
 from data.files import join, list_tree, locate, reaching
+from data.keep import is_any
 from data.shardreader import ShardReader
 from data.shards import REPAIR, TEMPORARY, ShardError, ShardFile
-from data.shardset import INDEX, Having, ShardSet, is_any
+from data.shardset import INDEX, Having, ShardSet
 from data.splits import SPLITS, check_no_leakage
 
 _BLOCK_BYTES = 2**22

@@ -7,7 +7,7 @@ samples never opens a shard. It names each shard with the hash of its content: e
 import hashlib
 import io
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -15,9 +15,10 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 
 from data.files import join, reaching, read_bytes
+from data.keep import Keep, is_any, passing
 from data.shards import SMALL_COLUMNS, SMALL_FIELDS, ShardError, ShardFile, open_shard, write_atomically
 
 Having = Literal["label_map", "class"]
@@ -86,11 +87,14 @@ class Selection:
     group_of     (n,) the row group of each, numbered over the whole set
     group_sizes  how many rows of each row group that has any are selected, in index order
     extents      (n, nd) spatial sizes: (D, H, W) or (H, W)
+    num_left_out how many further rows the filter left out, and each of its criteria (one row may fail several)
     """
 
     row_ids: Int64[np.ndarray, " n"]
     group_of: Int64[np.ndarray, " n"]
     extents: Int64[np.ndarray, "n nd"]
+    num_left_out: int = 0
+    left_out_by: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def num_samples(self) -> int:
@@ -187,8 +191,12 @@ class ShardSet:
         split: str | None = None,
         patients: Collection[str] | None = None,
         having: Having | None = None,
+        keep: Keep | None = None,
     ) -> Selection:
-        """Return the rows of a split, of some patients (pseudonyms), with a label map or a class; None takes all."""
+        """Return the rows of a split, of some patients (pseudonyms), with a label map or a class; None takes all.
+
+        A filter leaves out the rows that do not meet its criteria. Raises ValueError for one that does not fit them.
+        """
         mask = np.ones(self.num_samples, bool)
         if split is not None:
             mask &= is_any(self.rows["split"], [split])
@@ -198,8 +206,12 @@ class ShardSet:
             mask &= self.rows["has_label"].to_numpy()
         if having == "class":
             mask &= self.rows["classes"].is_valid().to_numpy()
-        ids = np.flatnonzero(mask).astype(np.int64)
-        return Selection(ids, self.group_of[ids], self._shapes[ids, 1:])
+        met = passing(keep, self.rows, self._shapes[:, 1:]) if keep else {}
+        left_out_by = {name: int((mask & ~one).sum()) for name, one in met.items()}
+        kept = np.logical_and.reduce([mask, *met.values()])
+        ids = np.flatnonzero(kept).astype(np.int64)
+        num_left_out = int(mask.sum()) - len(ids)
+        return Selection(ids, self.group_of[ids], self._shapes[ids, 1:], num_left_out, left_out_by)
 
     def patients(self, selection: Selection) -> dict[str, tuple[int, ...]]:
         """Return the patients of a selection, each with the classes that its samples have."""
@@ -208,10 +220,3 @@ class ShardSet:
         for patient, numbers in zip(chosen["patient"].to_pylist(), chosen["classes"].to_pylist(), strict=True):
             held.setdefault(patient, set()).update(numbers or ())
         return {patient: tuple(sorted(numbers)) for patient, numbers in held.items()}
-
-
-def is_any(column: pa.ChunkedArray, values: Collection[str]) -> Bool[np.ndarray, " n"]:
-    """Tell which rows of a dictionary-encoded column hold one of some values."""
-    array = column.combine_chunks()
-    wanted = np.isin(array.dictionary.to_numpy(zero_copy_only=False).astype(str), sorted(values))
-    return wanted[array.indices.to_numpy()]

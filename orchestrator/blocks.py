@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
+from data.keep import Keep
 from data.order import Order
 from data.shardreader import ShardReader
 from data.shards import ShardError
@@ -30,7 +31,7 @@ class FeedPlan:
     seed                 of the order
     batch_size, world    global batch G and ranks W; W divides G
     first_step, last_step   the steps [first_step, last_step) remain
-    split, patients, having   the selection, as ``ShardSet.select`` takes it
+    split, patients, having, keep   the selection, as ``ShardSet.select`` takes it
     with_labels          whether label maps are read
     num_readers          reader processes
     reader_resource      a custom resource of which each takes one
@@ -47,6 +48,7 @@ class FeedPlan:
     split: str | None = None
     patients: tuple[str, ...] | None = None
     having: Having | None = None
+    keep: Keep | None = None
     with_labels: bool = False
     num_readers: int = 1
     reader_resource: str | None = None
@@ -97,7 +99,7 @@ class Source:
                 f"shards {plan.shards}: digest {shards.digest[:12]}, the run began with {plan.digest[:12]}; restore "
                 "the shards, or start a new run on the new ones"
             )
-        return cls(plan, shards, shards.select(plan.split, plan.patients, plan.having))
+        return cls(plan, shards, shards.select(plan.split, plan.patients, plan.having, plan.keep))
 
     @cached_property
     def block_size(self) -> int:

@@ -7,19 +7,21 @@ errors. What changes results goes into the run key; where and on what it runs (`
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from fractions import Fraction
 from functools import reduce
 from math import floor
 from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_serializer, model_validator
 
 from data.exact import exact
 from data.files import shown, without_credentials
+from data.keep import Keep
+from data.shardset import Having, Selection, ShardSet
 from methods import METHODS
 from methods.base import Frozen
 from methods.downstream import TASKS
@@ -55,13 +57,50 @@ else:
     TaskConfig = Annotated[reduce(or_, (kind.Config for kind in TASKS.values())), Field(discriminator="name")]
 
 
-class Data(Frozen):
-    """Which samples a pretraining sees."""
+class Samples(Frozen):
+    """Samples of some shards; ``keep`` leaves out those that do not meet its criteria."""
 
+    part: ClassVar[str]
     shards: str
-    split: str | None = "train"
+    keep: Keep = Keep()
 
     _absolute = field_validator("shards")(lambda uri: absolute(uri))
+
+    @model_serializer(mode="wrap")
+    def _without_an_empty_filter(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out a filter that keeps everything: it decides nothing, so it is no part of a run key."""
+        tree = dump(self)
+        return tree if self.keep.criteria else {name: value for name, value in tree.items() if name != "keep"}
+
+    def kept(
+        self,
+        shards: ShardSet,
+        split: str | None,
+        patients: Collection[str] | None = None,
+        having: Having | None = None,
+    ) -> Selection:
+        """Select samples of a split that the filter keeps; raise ValueError for a filter that keeps none of them."""
+        try:
+            selection = shards.select(split, patients, having, self.keep)
+        except ValueError as error:
+            raise ValueError(f"{self.part}.{error}") from None
+        if selection.num_left_out and selection.num_samples == 0:
+            raise ValueError(
+                f"{self.part}.keep leaves out all {selection.num_left_out:,} samples of split {split!r} in shards "
+                f"{shards.uri}: {self.keep.describe(selection.left_out_by)}; widen {self.part}.keep"
+            )
+        return selection
+
+
+class Data(Samples):
+    """Which samples a pretraining sees."""
+
+    part = "data"
+    split: str | None = "train"
+
+    def selected(self, shards: ShardSet) -> Selection:
+        """Select the samples that a pretraining sees."""
+        return self.kept(shards, self.split)
 
 
 class Optimiser(Frozen):
@@ -155,7 +194,7 @@ class Resources(Frozen):
         return Shares(budget.batch_size, self.workers)
 
 
-class Downstream(Frozen):
+class Downstream(Samples):
     """A task that an encoder is fine-tuned on and judged by.
 
     encoder          changes of its fields without weights, as ``drop_path``; or ``in_channels``, learnt anew then
@@ -170,9 +209,9 @@ class Downstream(Frozen):
                      the experiment's own ``resources``
     """
 
+    part = "downstream"
     task: TaskConfig
     encoder: dict[str, Any] = Field(default_factory=dict)
-    shards: str
     train_split: str = "train"
     val_split: str = "val"
     label_fraction: float = Field(default=1.0, gt=0, le=1)
@@ -187,8 +226,6 @@ class Downstream(Frozen):
     evaluate_every_epoch_from: float | None = None
     patience_epochs: float | None = Field(default=None, gt=0)
     resources: Resources | None = None
-
-    _absolute = field_validator("shards")(lambda uri: absolute(uri))
 
     @model_validator(mode="after")
     def _fold_is_one_of_them(self) -> "Downstream":
@@ -225,7 +262,7 @@ class Health(Frozen):
     samples: int = Field(default=256, ge=2)
 
 
-class Probe(Frozen):
+class Probe(Samples):
     """A frozen encoder's features judged by a linear model and by neighbours, on samples with classes.
 
     size         voxels per axis that whole samples are resized to
@@ -235,7 +272,7 @@ class Probe(Frozen):
     grades       whether classes are grades in order of their numbers: ``kappa_quadratic`` instead of ``kappa``
     """
 
-    shards: str
+    part = "probe"
     size: int | tuple[int, ...]
     train_split: str = "train"
     val_split: str = "val"
@@ -243,8 +280,6 @@ class Probe(Frozen):
     samples: int = Field(default=2000, ge=2)
     neighbours: int = Field(default=20, gt=0)
     grades: bool = False
-
-    _absolute = field_validator("shards")(lambda uri: absolute(uri))
 
 
 class Tracking(Frozen):
@@ -366,7 +401,7 @@ class Experiment(Frozen):
         return {
             "encoder": self.encoder.model_dump(mode="json"),
             "stages": [stage.model_dump(mode="json") for stage in self.pretraining],
-            "split": self.data.split,
+            **self.data.model_dump(mode="json", exclude={"shards"}),
             "seed": self.seed,
             "precision": self.training.precision,
             "sync_batch_norm": self.training.sync_batch_norm,

@@ -38,7 +38,7 @@ def describe(experiment: Experiment) -> Group:
     Raises ValueError in words where it could not run.
     """
     shards = ShardSet.open(experiment.data.shards)
-    selection = shards.select(split=experiment.data.split)
+    selection = experiment.data.selected(shards)
     check(experiment, shards, selection)
     table = Table("stage", "method", "samples", "epochs", "steps", "GPU memory per worker", "held for reading")
     for stage in experiment.pretraining:
@@ -60,6 +60,9 @@ def describe(experiment: Experiment) -> Group:
             f"{feed.bytes_in_flight(feed_plan) / 2**20:.0f} MiB",
         )
     size = f"shards {shards.digest[:12]}: {shards.num_samples:,} samples, {shards.num_bytes / 2**20:,.0f} MiB on disk"
+    if selection.num_left_out:
+        left_out = experiment.data.keep.describe(selection.left_out_by)
+        size += f"; data.keep leaves out {selection.num_left_out:,} of its split ({left_out})"
     resolved = Syntax(experiment.model_dump_json(indent=2), "json", background_color="default")
     idle = [experiment.idle_workers(training) for training in experiment.trainings]
     return Group(resolved, table, size, *filter(None, idle), *_doubts(experiment))

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from ray.train import Checkpoint
 from safetensors.torch import save_file
@@ -22,6 +21,7 @@ from methods.encoders import ENCODERS, Encoder
 from orchestrator import checkpoint as checkpoints
 from orchestrator import cluster, feed, report
 from orchestrator.config import Downstream, EncoderConfig, Experiment
+from orchestrator.extents import check_extents
 from orchestrator.feed import FeedPlan
 from orchestrator.launch import Job, launch
 from orchestrator.loop import Plan, Trainee
@@ -101,15 +101,15 @@ def labelled_samples(task: Downstream) -> Labelled:
     val = tuple(sorted(held_out or _patients(shards, task.val_split, task)))
     return Labelled(
         shards,
-        shards.select(task.train_split, patients, having),
-        shards.select(task.train_split if held_out else task.val_split, val, having),
+        task.kept(shards, task.train_split, patients, having),
+        task.kept(shards, task.train_split if held_out else task.val_split, val, having),
         patients,
     )
 
 
 def _patients(shards: ShardSet, split: str, task: Downstream) -> Mapping[str, Hashable]:
     """Return a split's labelled patients with the classes that their samples have; raise ValueError for none."""
-    selection = shards.select(split, having=TASKS[task.task.name].needs)
+    selection = task.kept(shards, split, having=TASKS[task.task.name].needs)
     if selection.num_samples == 0:
         raise ValueError(
             f"shards {task.shards}: 0 samples with a {TASKS[task.task.name].needs.replace('_', ' ')} in split "
@@ -162,8 +162,7 @@ def check(experiment: Experiment) -> Labelled:
             )
     network = build_network(experiment, shards, None)
     prepare(network, experiment, labelled)
-    for extent in np.unique(labelled.train.extents, axis=0).tolist():
-        network.check_extent(tuple(extent))
+    check_extents(network, labelled.train, task.part)
     return labelled
 
 
@@ -208,6 +207,7 @@ def feed_of(experiment: Experiment, labelled: Labelled, plan: Plan) -> FeedPlan:
         shards=labelled.shards.uri,
         digest=labelled.shards.digest,
         split=task.train_split,
+        keep=task.keep,
         patients=labelled.patients,
         having=TASKS[task.task.name].needs,
         with_labels=TASKS[task.task.name].needs == "label_map",

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from ray.train import Checkpoint
 
@@ -17,6 +16,7 @@ from methods.encoders import ENCODERS, Encoder
 from orchestrator import checkpoint as checkpoints
 from orchestrator import cluster, feed, report
 from orchestrator.config import Experiment, Stage
+from orchestrator.extents import check_extents
 from orchestrator.feed import FeedPlan
 from orchestrator.launch import Job, launch
 from orchestrator.loop import Plan, Trainee, Watch
@@ -46,7 +46,7 @@ def pretrain(experiment: Experiment, parent: Path | None = None, row: str | None
     """
     with phase(f"reading the index of {experiment.data.shards}"):
         shards = ShardSet.open(experiment.data.shards)
-        selection = shards.select(split=experiment.data.split)
+        selection = experiment.data.selected(shards)
     with phase("checking that encoder, method and shards fit"):
         check(experiment, shards, selection)
     key = experiment.pretrain_key(shards.digest)
@@ -82,8 +82,7 @@ def check(experiment: Experiment, shards: ShardSet, selection: Selection) -> Non
         ProbeSet.open(experiment.probe).check(encoder)
     for stage in experiment.pretraining:
         method = METHODS[stage.method.name](stage.method, encoder)
-        for extent in np.unique(selection.extents, axis=0).tolist():
-            method.check_extent(tuple(extent))
+        check_extents(method, selection, experiment.data.part)
 
 
 def build_encoder(experiment: Experiment) -> Encoder:
@@ -118,6 +117,7 @@ def stage_feed(experiment: Experiment, stage: Stage, shards: ShardSet, plan: Pla
         shards=shards.uri,
         digest=shards.digest,
         split=experiment.data.split,
+        keep=experiment.data.keep,
         seed=experiment.seed,
         batch_size=stage.budget.batch_size,
         world=resources.workers,
@@ -171,7 +171,7 @@ def _build(experiment: Experiment, index: int, start: str | None, total_steps: i
 def watches_of(experiment: Experiment, shards: ShardSet, total_steps: int) -> tuple[Watch, ...]:
     """Return what is measured of the encoder while a stage trains it."""
     health, probe = experiment.health, experiment.probe
-    rows = spread_out(shards.select(split=experiment.data.split).row_ids, health.samples)
+    rows = spread_out(experiment.data.selected(shards).row_ids, health.samples)
     watches: list[Watch] = []
     if health.times and len(rows) > 1:
         watches.append(HealthWatch(shards, rows, Evenly(health.times, total_steps)))

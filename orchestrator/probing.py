@@ -53,7 +53,7 @@ class ProbeSet:
         shards = ShardSet.open(config.shards)
         rows = []
         for split in (config.train_split, config.val_split):
-            selection = shards.select(split, having="class")
+            selection = config.kept(shards, split, having="class")
             held = {number for classes in shards.patients(selection).values() for number in classes}
             if len(held) < 2:
                 raise ValueError(

@@ -133,7 +133,7 @@ def check_point(sweep: Sweep, point: Point) -> None:
     """Raise ValueError in words where a point's encoder, method, task and shards do not fit one another."""
     experiment = sweep.experiment(point)
     shards = ShardSet.open(experiment.data.shards)
-    pretrain.check(experiment, shards, shards.select(split=experiment.data.split))
+    pretrain.check(experiment, shards, experiment.data.selected(shards))
     if sweep.config.objective.of == "finetune":
         finetune.check(experiment)
 

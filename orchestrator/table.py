@@ -229,7 +229,7 @@ def check(table: Table) -> None:
 def _check_row(table: Table, row: Row) -> None:
     experiment = next(experiment for trial, experiment in table.experiments if trial.row == row.name)
     shards = ShardSet.open(experiment.data.shards)
-    pretrain.check(experiment, shards, shards.select(split=experiment.data.split))
+    pretrain.check(experiment, shards, experiment.data.selected(shards))
     finetune.check(experiment)
 
 

@@ -163,7 +163,7 @@ def _curve(trial: Trial) -> Curve:
         return Curve(metric, finetune.STAGE, 1, steps, sign_of_life="score")
     stage = experiment.pretraining[-1]
     shards = ShardSet.open(experiment.data.shards)
-    num_samples = shards.select(split=experiment.data.split).num_samples
+    num_samples = experiment.data.selected(shards).num_samples
     steps = stage.budget.total_steps(num_samples)
     watched = next((name for prefix, name in _WATCHED.items() if metric.startswith(prefix)), None)
     every = 1 if watched else curves.every(steps)

@@ -1,5 +1,6 @@
 """Tiny shard sets for tests that need samples but no ingest: textured slices or volumes with two labelled organs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,27 @@ def _picture(rng: np.random.Generator, patient: int, number: int, size: int, spl
     voxels[:, size // 4 : -size // 4, size // 4 : -size // 4] += np.uint8(60 + 60 * number)
     scan = Scan(voxels=voxels, spacing_mm=(1.0, 1.0), modality="XR", scale=1 / 255)
     return Sample(scan, f"x{patient:03d}", f"p{patient:03d}", f"x{patient:03d}", "test", split, (number,))
+
+
+def write_odd_sizes(folder: Path | str) -> str:
+    """Write 12 pictures for training and 6 for validation, a third of them small, MR and of dataset ``odd``."""
+    rng = np.random.default_rng(0)
+    files = []
+    for split, numbers in (("train", range(12)), ("val", range(12, 18))):
+        rows = [
+            to_row(_odd(_picture(rng, n, n // 3 % 2, 20 if n % 3 == 0 else 40, split), n % 3 == 0)) for n in numbers
+        ]
+        file = write_shard(str(folder), f"{split}-00000", [rows[:4], rows[4:]])
+        assert file is not None
+        files.append(file)
+    write_index(str(folder), files, IndexCard({"name": "test"}, class_names={0: "grade 0", 1: "grade 1"}))
+    return str(folder)
+
+
+def _odd(sample: Sample, is_odd: bool) -> Sample:
+    if not is_odd:
+        return sample
+    return replace(sample, scan=replace(sample.scan, spacing_mm=(1.1, 1.1), modality="MR"), dataset="odd")
 
 
 def _slice(rng: np.random.Generator, patient: int, index: int, size: int, split: str) -> Sample:

@@ -96,7 +96,7 @@ def others(value: Any, annotation: Any) -> Iterator[Any]:
         if all(isinstance(part, int | float) for part in value):
             yield from ([part * factor for part in value] for factor in (2, 0.5, 0.9))
             yield [value[0], *(part * 2 for part in value[1:])]
-    yield from (1, 0.5, "x", [1, 2], {"in_channels": 3})
+    yield from (1, 0.5, "x", [1, 2], ["x"], {"in_channels": 3})
 
 
 def changed(experiment: Experiment, path: str) -> Experiment:
