@@ -1,4 +1,4 @@
-"""Batch: what the feed hands to a method. Samples of different sizes are padded; ``extents`` tells the true sizes."""
+"""Batch: what the feed hands to a method. Samples are padded to one size; ``extents`` holds their true sizes."""
 
 from dataclasses import dataclass, fields, replace
 

@@ -47,7 +47,7 @@ mistakes of this project and stop the ingest."""
 
 @dataclass(frozen=True)
 class Job:
-    """What is the same for all bundles of an ingest."""
+    """The settings that all bundles of an ingest share."""
 
     out: str
     recipe: Recipe
@@ -121,7 +121,7 @@ def preprocess(recipe: Recipe, study: Study) -> list[Scan]:
         raise BadStudy(
             f"{type(error).__name__} when it was read",
             "a scan that can be read whole",
-            "open it with another tool, and repair it or leave it out",
+            "open it with another tool, and repair it or remove it from the source",
         ) from None
 
 
@@ -155,7 +155,7 @@ def _label_values(scan: Scan) -> list[int]:
 
 
 def _put_aside(scratch: IO[bytes], row: dict[str, Any]) -> dict[str, Any]:
-    """Append a row's bytes to the scratch file; where they lie replaces them in the row."""
+    """Append a row's bytes to the scratch file, and return the row with their places instead."""
     places: dict[str, Any] = {}
     for name in ("voxels", "label"):
         if row[name] is not None:

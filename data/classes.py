@@ -1,4 +1,4 @@
-"""Classes: the column of shards that lists the classes of each row; null where nobody has said which it has.
+"""Classes: the column of shards that lists the classes of each row; null where its classes are unknown.
 
 A picture has one class where classes exclude each other, or several, or none of those that were looked for: [].
 """
@@ -11,7 +11,7 @@ NO_CLASS = -1
 
 
 def pad_classes(column: pa.ChunkedArray) -> Int64[np.ndarray, "n m"]:
-    """Return the classes of each row, filled up with -1 to as many as the row with the most has, but at least one."""
+    """Return the classes of each row, padded with -1 to the length of the longest list, and at least to one."""
     lists = column.combine_chunks()
     counts = lists.value_lengths().fill_null(0).to_numpy()
     padded = np.full((len(counts), max(1, counts.max(initial=0))), NO_CLASS, dtype=np.int64)

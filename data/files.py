@@ -28,7 +28,7 @@ class File:
 
 
 class StorageError(ValueError):
-    """A bucket that cannot be reached, is not there or refuses; the message says what to do."""
+    """A bucket that cannot be reached, does not exist or refuses access; the message says what to do."""
 
 
 _S3_ERROR = re.compile(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))? during (\w+) operation|Bucket '[^']*' not found")
@@ -38,7 +38,7 @@ _DENIED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "INVALID_CLIENT_TOKEN_ID", 
 
 @contextmanager
 def reaching(uri: str) -> Iterator[None]:
-    """Raise StorageError, in words and without names of files, where a bucket fails that the body reads or writes."""
+    """Raise StorageError, without names of files, where a bucket fails while the body reads or writes it."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Manifest: what one bundle of an ingest wrote. Where it is, the bundle is done; where it is not, nothing is."""
+"""Manifest: what one bundle of an ingest wrote. A bundle is done once its manifest is there."""
 
 import json
 from collections.abc import Collection, Iterable, Mapping
@@ -69,5 +69,5 @@ def duplicates(contents: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def are_whole(files: Collection[ShardFile], sizes: Mapping[str, int]) -> bool:
-    """Tell whether all files are among those of a folder, whose sizes are given by name, as they were written."""
+    """Tell whether a folder, given as sizes by name, holds all these files with the sizes that were written."""
     return all(sizes.get(file.name) == file.num_bytes for file in files)

@@ -1,4 +1,4 @@
-"""Order: which sample is visited when. A pure function of (seed, global sample number), so a run can start anywhere.
+"""Order: which sample is visited at which place: a pure function of seed and number, so a run can start anywhere.
 
 Global sample number g belongs to epoch g // N, N samples being selected. An epoch permutes the row groups and the
 rows inside each group, and keeps a group's rows together: consecutive numbers are whole row groups from anywhere in
@@ -34,7 +34,7 @@ class Order:
         if sizes.size == 0 or sizes.min() < 0 or sizes.sum() == 0:
             raise ValueError(
                 f"order: {sizes.size} row groups with {sizes.sum()} selected samples; expected at least one sample: "
-                "widen the selection (split, patients, label fraction)"
+                "name another split, or shards that hold samples of this one"
             )
         self.seed = seed
         self.num_samples = int(sizes.sum())

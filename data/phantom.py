@@ -1,4 +1,4 @@
-"""Phantom: a seeded cohort of synthetic abdomens with organs, lesions and labels: all runs without a download.
+"""Phantom: a seeded cohort of synthetic abdomens with labelled organs and lesions; it needs no download.
 
 Positions are those of an adult lying in a scanner; shapes are ellipsoids and tubes bent by a smooth random warp.
 Liver, spleen, pancreas, muscle and unlabelled bowel share a range of HU: intensity alone does not tell them apart.

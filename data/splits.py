@@ -62,7 +62,7 @@ def folds(strata: Mapping[str, Hashable], num_folds: int, seed: int) -> list[fro
     if not 2 <= num_folds <= len(strata):
         raise ValueError(
             f"folds: {num_folds} folds of {len(strata)} patients; expected from 2 to the number of patients: "
-            "lower the number of folds, or select more patients"
+            "lower downstream.num_folds, or use shards of more patients"
         )
     order = sorted(seeded_order(strata, seed), key=lambda patient: repr(strata[patient]))
     return [frozenset(order[fold::num_folds]) for fold in range(num_folds)]
@@ -91,5 +91,6 @@ def check_no_leakage(splits: Mapping[str, Collection[str]]) -> None:
             if shared:
                 raise ValueError(
                     f"splits: {len(shared)} patients are in both {first} ({len(set(splits[first]))} patients) and "
-                    f"{second} ({len(set(splits[second]))}), such as {shared[0]}; expected none: split by patient"
+                    f"{second} ({len(set(splits[second]))}), such as {shared[0]}; expected none: "
+                    "correct the split of these patients"
                 )

@@ -123,7 +123,7 @@ def load_encoder(path: Path, encoder: nn.Module, allow_unmatched: bool = False) 
         shown = ", ".join(unmatched[:5]) + (", ..." if len(unmatched) > 5 else "")
         raise CheckpointError(
             f"encoder {path.name}: {len(unmatched)} of {len(own)} keys do not match ({shown}); use the encoder "
-            f"config of {ENCODER_CARD} beside it, or allow unmatched keys to start those from random values"
+            f"config of {ENCODER_CARD} beside it"
         )
     encoder.load_state_dict({key: value for key, value in weights.items() if key not in unmatched}, strict=False)
     return unmatched

@@ -89,7 +89,7 @@ def _by_reason(rejects: Sequence[Reject]) -> list[str]:
 
 
 def ingest(config: IngestConfig) -> IngestReport:
-    """Write the studies of the sources as shards into ``config.out``, or continue, or find that all is done.
+    """Write the studies of the sources as shards into ``config.out``; continue where an earlier ingest stopped.
 
     Raises ValueError where the folder holds shards of another request, and with ``strict`` at the first bad study.
     """

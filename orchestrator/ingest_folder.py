@@ -1,4 +1,4 @@
-"""The folder that an ingest writes: whose it is, what of it is done, and how it is finished."""
+"""The folder that an ingest writes: which request it belongs to, which bundles are done, and how it is completed."""
 
 import json
 import re
@@ -84,7 +84,7 @@ def done_bundles(plan: IngestPlan) -> dict[int, Manifest]:
 
 
 def finished(plan: IngestPlan) -> ShardSet | None:
-    """Return the shards where the index is there and every shard that it names."""
+    """Return the shards if the index and every shard that it names are there."""
     try:
         shards = ShardSet.open(plan.job.out)
     except ShardError:

@@ -1,4 +1,4 @@
-"""The plan of an ingest: what is asked for, the studies found, their splits and bundles. Nothing is read or written.
+"""The plan of an ingest: the request, the studies found, their splits and bundles. No scan is read or written.
 
 The plan depends on the request and on what the sources list, never on the cluster: so do the shards.
 """
@@ -42,7 +42,7 @@ def _placed(uri: str) -> str:
 
 
 class Source(BaseModel):
-    """A folder or bucket of scans, its layout and how to look."""
+    """A folder or bucket of scans, its layout, and how studies are found in it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -196,7 +196,10 @@ def _given_splits(studies: Sequence[Study], pseudonymiser: Pseudonymiser) -> dic
     for study in studies:
         if study.split is not None:
             parts.setdefault(study.split, set()).add(study.patient)
-    check_no_leakage({split: [pseudonymiser.patient(name) for name in names] for split, names in parts.items()})
+    try:
+        check_no_leakage({split: [pseudonymiser.patient(name) for name in names] for split, names in parts.items()})
+    except ValueError as error:
+        raise ValueError(f"{error} in the source; a table's own splits are ignored with --split-column ''") from None
     return {patient: split for split, patients in parts.items() for patient in patients}
 
 

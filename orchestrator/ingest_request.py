@@ -1,4 +1,4 @@
-"""What is asked of an ingest, from a YAML file and the command line."""
+"""The request of an ingest, read from a YAML file and the command line."""
 
 import os
 import re
@@ -27,7 +27,7 @@ def load(asked: dict[str, Any], path: str | None = None) -> IngestConfig:
             raise ConfigError(f"ingest file {path}: not YAML: {error}") from None
         if not isinstance(tree, dict):
             raise ConfigError(f"ingest file {path}: expected a mapping of fields, found {type(tree).__name__}")
-    return validated(IngestConfig, merge(tree, asked), path or "ingest")
+    return validated(IngestConfig, merge(tree, asked), path or "the options given")
 
 
 def _expanded(text: str, path: str) -> str:

@@ -273,7 +273,7 @@ def _refuse_non_finite(values: dict[str, float], step: int, batch: Batch, world:
     shown = ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
     raise NonFiniteError(
         f"step {step}: {bad[0]} is {values[bad[0]]}; the optimiser has not moved. The batch held samples {shown}. "
-        "Lower optimiser.lr, set optimiser.clip_norm, or look at these samples with `raydiology shards show`"
+        "Lower optimiser.lr, or set optimiser.clip_norm"
     )
 
 

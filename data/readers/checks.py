@@ -66,5 +66,5 @@ def check_voxels(voxels: Num[np.ndarray, "..."]) -> None:
         raise BadStudy(
             f"only 2 distinct intensities ({low} and {high})",
             "an image, not a mask",
-            "give it as the label of its image, or leave it out by the images pattern",
+            "pair it with its image by option labels, or exclude it by option images",
         )

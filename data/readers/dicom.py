@@ -1,4 +1,4 @@
-"""DICOM series: slices in the order of their positions along the normal, or refused in words.
+"""DICOM series: slices in the order of their positions along the normal; a series that cannot be ordered is refused.
 
 Oblique series are read as they lie. A gantry tilt (slices shifted in their own plane) becomes a sheared affine, which
 a recipe's resampling makes orthogonal. Projections (X-ray) have no position and become pictures.

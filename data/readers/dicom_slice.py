@@ -95,11 +95,13 @@ def _check_kind(data: FileDataset) -> None:
         raise BadStudy(
             f"DICOM of modality {modality}, not an image series",
             "an image series",
-            "give the modality to take (CT, MR, ...), which leaves others out",
+            "set option modality (CT, MR, ...): only series of this modality are read then",
         )
     faults = [*_pixel_faults(data), *_geometry_faults(data, modality)]
     if faults:
-        raise BadStudy("; ".join(faults), "single-frame grey slices with a position", "leave the series out")
+        raise BadStudy(
+            "; ".join(faults), "single-frame grey slices with a position", "remove the series from the source"
+        )
     _check_length(data)
 
 

@@ -68,7 +68,7 @@ def parse_header(content: bytes) -> tuple[Nifti1Header, bool]:
     raise BadStudy(
         "no NIfTI header (its first word is neither 348 nor 540)",
         "a header that begins with its own size",
-        "leave the file out, or give it the suffix of what it is",
+        "remove the file from the source, or give it the suffix of what it is",
     )
 
 
@@ -97,7 +97,7 @@ def _check_layout(header: Nifti1Header, single: bool) -> _Layout:
         )
     intent = int(header["intent_code"])
     if 3000 <= intent < 3100:
-        raise BadStudy(f"CIFTI-2 data (intent {intent})", "a volume", "leave the file out")
+        raise BadStudy(f"CIFTI-2 data (intent {intent})", "a volume", "remove the file from the source")
     offset, least = int(header["vox_offset"]), int(header["sizeof_hdr"]) + 4 if single else 0
     if offset < least:
         raise BadStudy(f"vox_offset {offset}, inside the header", f"{least} or more", "correct the header")

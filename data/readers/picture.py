@@ -23,7 +23,9 @@ def read_picture(uri: str) -> Scan:
             pixels = _pixels(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise BadStudy(
-            "no picture that Pillow knows", "a JPEG, PNG, TIFF or BMP file", "leave the file out"
+            "no picture that Pillow knows",
+            "a JPEG, PNG, TIFF or BMP file",
+            "convert it, or remove it from the source",
         ) from None
     except Image.DecompressionBombError:
         raise BadStudy(

@@ -40,20 +40,20 @@ def _check_fit(recipe: Recipe, scan: Scan) -> None:
         raise BadStudy(
             f"a scan of modality {scan.modality}",
             f"{recipe.modality} for recipe {recipe.name}",
-            "choose another recipe, or set its modality",
+            f"choose another recipe, or set its modality (--set modality={scan.modality})",
         )
     if min(scan.size) < recipe.min_slices:
         raise BadStudy(
             f"a volume only {min(scan.size)} voxels thick {scan.size}",
             f"at least {recipe.min_slices} for recipe {recipe.name}",
-            "use a recipe for slices, or lower min_slices",
+            "use a recipe for slices, or lower the recipe's min_slices (--set min_slices=1)",
         )
     lowest = float(scan.voxels.min()) * scan.scale + scan.offset
     if recipe.window_kind == "hu" and lowest >= 0:
         raise BadStudy(
             f"CT intensities from {lowest:g} up, none below 0",
             "HU, in which fat and air are negative",
-            "give the rescale slope and intercept of the source, or set window and window_kind",
+            "set option rescale to the slope and the intercept of the source, or the recipe's window and window_kind",
         )
 
 
@@ -149,7 +149,7 @@ def _limits(recipe: Recipe, channel: Float[Tensor, "*S"]) -> tuple[float, float]
         raise BadStudy(
             f"the same intensity {low:g} at percentiles {recipe.window[0]:g} and {recipe.window[1]:g}",
             "contrast between them",
-            "leave the study out, or set window",
+            "remove the study from the source, or set the recipe's window (--set window='[0,100]')",
         )
     return float(low), float(high)
 

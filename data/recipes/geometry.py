@@ -47,7 +47,7 @@ def resample(
             raise BadStudy(
                 f"sheared axes (gantry tilt) at {' x '.join(f'{size:.3g}' for size in spacing_of(affine))} mm",
                 "axes at right angles where the recipe does not resample",
-                "set the recipe's spacing_mm",
+                "set the recipe's spacing_mm (--set spacing_mm='[2,2,2]')",
             )
         return voxels, affine
     if not sheared and np.allclose(spacing_of(affine), spacing_mm, rtol=_SAME_SPACING):

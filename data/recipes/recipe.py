@@ -1,4 +1,4 @@
-"""Recipe: how a scan is preprocessed before it is stored. Frozen, checked, and hashed, so that shards name theirs."""
+"""Recipe: how a scan is preprocessed before it is stored. Frozen, checked, and hashed: shards name their recipe."""
 
 import hashlib
 import json

@@ -27,7 +27,9 @@ _FOLDERS: dict[str, tuple[str, Split | None]] = {
     "images": ("labels", None),
 }
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
-_NO_IMAGE = BadStudy("a label without an image", "an image of the same name", "add the image or remove the label")
+_NO_IMAGE = BadStudy(
+    "a label without an image", "an image of the same name", "add the image, or remove the label from the source"
+)
 _UNLISTED = BadStudy(
     "an image that dataset.json lists but is not there", "its file", "add it or correct dataset.json"
 )

@@ -19,7 +19,11 @@ from data.sources.study import (
 )
 
 _SUFFIXES = (*PICTURE_SUFFIXES, *VOLUME_SUFFIXES)
-_NO_FILE = BadStudy("a row of the table without its image file", "a file at the given path", "add it or drop the row")
+_NO_FILE = BadStudy(
+    "a row of the table without its image file",
+    "a file at the given path",
+    "add the file, or delete the row from the table",
+)
 
 
 def find_class_folders(source: str, dataset: str, options: SourceOptions) -> list[Study]:

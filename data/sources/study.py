@@ -1,4 +1,4 @@
-"""Study: what a source says about one acquisition before any voxel is read; SourceOptions: how to look."""
+"""Study: what a source says about one acquisition before any voxel is read; SourceOptions: how studies are found."""
 
 import re
 from dataclasses import dataclass
@@ -40,8 +40,8 @@ class Study:
     array it is the file's address, the array's name and the image's number.
     ``num_channels`` above 1 allows channels as the last axis of a single file (Medical Segmentation Decathlon).
     ``rescale`` is a slope and an intercept that take the file's intensities to HU where the file does not say so.
-    ``classes`` are the classes it has, none of those that were looked for, or None where nobody has said; and
-    ``class_names`` what they are called.
+    ``classes`` are the classes that it has, an empty tuple where it has none, or None where they are unknown;
+    ``class_names`` are their names.
     ``fault`` is set where the source itself shows that the study cannot be used, such as a label without an image.
     """
 

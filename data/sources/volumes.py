@@ -79,7 +79,7 @@ def _orphan(path: str, source: str, dataset: str, options: SourceOptions) -> Stu
     fault = BadStudy(
         "a label without an image",
         "an image at the path that the images pattern gives",
-        "add the image, or narrow the patterns so that they leave the label out",
+        "add the image, or narrow option labels so that it does not match this file",
     )
     return Study(
         key=path,

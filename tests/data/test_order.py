@@ -96,7 +96,7 @@ def test_one_million_samples_are_permuted():
 
 @pytest.mark.parametrize("sizes", [[], [0, 0]])
 def test_an_empty_selection_is_an_error_with_a_remedy(sizes):
-    with pytest.raises(ValueError, match=rf"{len(sizes)} row groups with 0 selected samples.*widen the selection"):
+    with pytest.raises(ValueError, match=rf"{len(sizes)} row groups with 0 selected samples.*name another split"):
         Order(sizes, 0)
 
 

@@ -244,11 +244,11 @@ def test_percentiles_ignore_the_background() -> None:
 @pytest.mark.parametrize(
     ("scan", "recipe", "text"),
     [
-        (ramp_scan().with_(modality="CT"), "ct_volume", "none below 0.*HU.*rescale slope"),
+        (ramp_scan().with_(modality="CT"), "ct_volume", "none below 0.*HU.*option rescale to the slope"),
         (ramp_scan().with_(modality="MR"), "ct_volume", "modality MR; expected CT .*another recipe"),
         (ramp_scan(), "xray", "3 spatial axes.*expected 2 .*choose a recipe"),
         (Scan(np.ones((1, 9, 9), np.uint8), (1.0, 1.0), ""), "mri_volume", "2 spatial axes.*expected 3"),
-        (ramp_scan(size=(2, 9, 9)), "mri_volume", "only 2 voxels thick.*at least 4.*lower min_slices"),
+        (ramp_scan(size=(2, 9, 9)), "mri_volume", "only 2 voxels thick.*at least 4.*lower the recipe.s min_slices"),
     ],
 )
 def test_a_scan_that_a_recipe_does_not_fit_is_refused_in_words(scan: Scan, recipe: str, text: str) -> None:
