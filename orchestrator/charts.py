@@ -98,7 +98,7 @@ class MeanCurve:
 
 
 def mean_curve(curves: Sequence[Curve]) -> MeanCurve:
-    """Average repeated curves; places of which one has no value are left out, long ones are smoothed."""
+    """Average repeated curves at the places where all of them have a value; smooth long ones."""
     values = [dict(zip(x, y, strict=True)) for x, y in curves]
     shared = sorted(set.intersection(*(set(by_place) for by_place in values)))
     table = np.array([[by_place[place] for place in shared] for by_place in values]).reshape(len(values), len(shared))

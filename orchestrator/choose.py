@@ -1,4 +1,4 @@
-"""Choose: which runs a person means by folders, an experiment, names and a kind."""
+"""Choose: the runs that a person means by folders, an experiment, names and a kind."""
 
 import fnmatch
 import os
@@ -35,7 +35,7 @@ class Choice:
 def in_folders(folders: Sequence[Path], home: Path, experiment: str | None = None) -> Choice:
     """Choose the runs of the folders given, else those of an experiment of a home.
 
-    A folder may be a run's, a table's, a sweep's, an experiment's or a home. Raises ValueError in words.
+    A folder may be a run's, a table's, a sweep's, an experiment's or a home. Raises ValueError where there are none.
     """
     places = [folder.absolute() for folder in folders or [_experiment(home, experiment)]]
     for place in places:
@@ -82,7 +82,7 @@ def select(choice: Choice, kind: str | None, names: Sequence[str]) -> tuple[str,
 
 
 def counted(name: str) -> list[tuple[bool, float | str]]:
-    """Return what orders names as people do: trial 2 before trial 10, lr 0.05 before lr 0.1."""
+    """Return a key that sorts names as people do: trial 2 before trial 10, lr 0.05 before lr 0.1."""
     parts = re.split(r"(\d+(?:\.\d+)?)", name)
     return [(number % 2 == 0, float(part) if number % 2 else part) for number, part in enumerate(parts)]
 

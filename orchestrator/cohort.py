@@ -56,7 +56,7 @@ class Cohort(Frozen):
         return Path(home) / "cohorts" / f"{self.kind}-{digest}"
 
     def place(self, home: str, shards: str) -> str:
-        """Return where its shards are that stand for some of a table's."""
+        """Return the cohort's shards that stand for some shards of a table."""
         return str(_out(self.folder(home), shards if shards in self.also else ""))
 
     def changes(self, home: str) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class Cohort(Frozen):
             ingest(request)
 
     def requests(self, folder: Path) -> list[IngestConfig]:
-        """Return what is asked of each ingest; raise ConfigError in words where the file asks what there is not."""
+        """Return the request of each ingest; raise ConfigError where the file asks for what does not exist."""
         asked = []
         for name, fields in {"": self.ingest, **self.also}.items():
             tree = {"source": str(folder / "scans"), "out": str(_out(folder, name)), **fields}
@@ -88,7 +88,7 @@ def _out(folder: Path, name: str) -> Path:
 
 
 def load(path: Path) -> Cohort:
-    """Read a cohort's file; raise ConfigError in words."""
+    """Read a cohort's file; raise ConfigError where it is not valid."""
     cohort = validated(Cohort, config.read(path), str(path))
     cohort.requests(Path())
     return cohort

@@ -66,7 +66,7 @@ class Compared:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What was asked of which runs: the same request is the same comparison, whatever runs there are by then."""
+        """The request and its folders: the same request is the same comparison, whatever runs exist by then."""
         return {"experiment": self.choice.folder.name, "folders": self.choice.asked, **asdict(self.request)}
 
     @property
@@ -82,9 +82,9 @@ class Compared:
 
 
 def compare(choice: Choice, request: Request) -> Compared:
-    """Put the runs that are asked for into rows and test these against the reference.
+    """Group the requested runs into rows and test the rows against the reference.
 
-    Raises ValueError in words where there are none, or no such metric, field or reference.
+    Raises ValueError where there are no runs, or no such metric, field or reference.
     """
     kind, cards = select(choice, request.kind, request.names)
     pretrainings = _pretrainings(choice.source)
@@ -202,7 +202,7 @@ def _figures(compared: Compared) -> Iterator[tuple[str, bytes]]:
 
 
 def _starts(cards: Sequence[Card], known: Mapping[str, Card]) -> list[Card]:
-    """Return the pretrainings that are some runs, that these start from, or that they have as trials of a sweep."""
+    """Return the pretrainings among some runs, those that the runs start from, and those of trials among them."""
     keys = {card.key if card.kind == "pretrain" else card.pretrained for card in cards}
     trials = {card.place for card in cards if card.kind == "trial"}
     return [card for key, card in known.items() if key in keys or trials.intersection(card.parents)]

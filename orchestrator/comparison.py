@@ -1,4 +1,4 @@
-"""Comparison: rows of runs as numbers, with words for what the numbers leave open. Pure: nothing is read here."""
+"""Comparison: rows of runs as numbers, with notes on what the numbers do not show. Pure: nothing is read here."""
 
 import csv
 import io
@@ -116,7 +116,7 @@ def cells(asked: Asked, lines: Sequence[Line]) -> tuple[list[str], list[list[str
 
 
 def notes(asked: Asked, lines: Sequence[Line]) -> list[str]:
-    """Say what the cells leave open: how they were made, who is missing, and what must not be compared."""
+    """Explain the cells: how they were computed, which runs are missing, and which rows must not be compared."""
     made = f"{asked.metric} {_JUDGED[asked.kind]}; mean ± sample deviation; 95 % interval of the mean by Student's t"
     test = "; p: Welch's t-test, two-sided, not corrected for several rows" if asked.reference is not None else ""
     said = [made + test, *_incomparable(asked, [line.row for line in lines])]
@@ -151,7 +151,7 @@ def _scored(asked: Asked, row: Row, scores: Scores) -> tuple[Card, ...]:
 
 
 def _remarks(line: Line) -> Iterator[str]:
-    """Say of a row who is missing in it, why it has no p, and why its runs are fewer than they look."""
+    """Explain a row: which runs are missing, why it has no p, and why its runs are not independent."""
     missing = [card for card in line.row.cards if card not in line.scored]
     for status, count in sorted(Counter(card.status for card in missing).items()):
         ended = "finished without this metric" if status == "finished" else status
@@ -168,7 +168,7 @@ def _remarks(line: Line) -> Iterator[str]:
 
 
 def _judged_apart(asked: Asked, rows: Sequence[Row]) -> list[str]:
-    """List what makes a metric of one row mean something else than that of another."""
+    """List the settings that make a metric mean different things in different rows."""
     return [field for field in differing_fields([row.settings for row in rows]) if field in _judges(asked)]
 
 

@@ -42,7 +42,7 @@ class Worker:
 
 
 class Crew:
-    """Workers that are idle, and those that are busy with a job, by what stands for its result."""
+    """Idle workers, and busy ones by the reference to their job's result."""
 
     def __init__(self, size: int, folder: str) -> None:
         here = {f"node:{ray.util.get_node_ip_address()}": SLIVER}
@@ -56,7 +56,7 @@ class Crew:
         self.busy[worker.do.remote(place, job)] = place, worker
 
     def ended(self) -> Generator[tuple[int, Any]]:
-        """Yield the results that came within a moment; none of a job that ended early because it was asked to."""
+        """Yield the results that arrive within a moment; a job that was asked to end early has none."""
         for reference in ray.wait(list(self.busy), timeout=LOOK_EVERY_S)[0]:
             place, worker = self.busy.pop(reference)
             try:

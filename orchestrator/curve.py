@@ -1,4 +1,4 @@
-"""Curve: a training's metric as a sweep looks at it: few enough points for any budget, each a mean since the last."""
+"""Curve: a training's metric as a sweep sees it: some hundred points at most, each the mean since the one before."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -9,8 +9,8 @@ from typing import Literal
 Direction = Literal["max", "min"]
 
 HIGHER = {
-    "score", "dice", "dice_mean", "iou", "iou_mean", "kappa", "auc", "f1", "precision", "recall", "specificity",
-    "effective_rank", "positive_cosine", "negative_distance", "samples_per_s",
+    "score", "dice", "dice_mean", "iou", "iou_mean", "kappa", "kappa_quadratic", "auc", "f1", "precision", "recall",
+    "specificity", "effective_rank", "positive_cosine", "negative_distance", "samples_per_s",
 }  # fmt: skip
 LOWER = {
     "loss", "prediction", "regularisation", "cross_entropy", "collapse", "alignment", "uniformity",

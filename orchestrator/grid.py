@@ -144,7 +144,7 @@ class Trial:
 
     @property
     def changes(self) -> dict[str, Any]:
-        """The row's overrides and the seeds, dotted."""
+        """The row's overrides and the seeds, by dotted names."""
         seeds: dict[str, Any] = {"downstream.seed": self.finetune_seed}
         if self.pretrain_seed is not None:
             seeds["seed"] = self.pretrain_seed
@@ -153,7 +153,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial ended with: a value and those of further metrics, or the reason why there are none.
+    """The result of a trial: its value and those of further metrics, or the reason why it has none.
 
     ``run`` names the folder of its fine-tuning.
     """

@@ -14,7 +14,7 @@ Scalar = str | float | int | bool | None
 
 
 class Suggests(Protocol):
-    """What draws numbers: Optuna's trials, or a test."""
+    """Whatever draws numbers: one of Optuna's trials, or a test."""
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
@@ -36,7 +36,7 @@ class Knob(Frozen, ABC):
 
     @abstractmethod
     def values(self) -> list[Any]:
-        """List every value, for a grid; raise ValueError in words where there is no end of them."""
+        """List every value, for a grid; raise ValueError where there are infinitely many."""
 
     @abstractmethod
     def ends(self) -> list[Any]:
@@ -170,7 +170,7 @@ class Interval(Knob):
         _check_range("interval", self.interval, self.step)
         if self.least_width > high - low:
             raise ValueError(
-                f"interval {[low, high]} is {high - low:g} wide, least_width {self.least_width:g}; lower the latter"
+                f"interval {[low, high]} is {high - low:g} wide, least_width {self.least_width:g}; lower least_width"
             )
         if self.step and not _divides(self.step, self.least_width):
             raise ValueError(f"least_width {self.least_width:g} is no multiple of step {self.step:g}; change one")
@@ -266,5 +266,7 @@ def _on_ladder(value: float, low: float, high: float, step: float | None) -> boo
 
 def _ladder(low: float, high: float, step: float | None, kind: str) -> list[float]:
     if step is None:
-        raise ValueError(f"{kind} [{low:g}, {high:g}]: a grid needs an end of values; give step, or choice: [...]")
+        raise ValueError(
+            f"{kind} [{low:g}, {high:g}]: a grid needs a finite number of values; give step, or choice: [...]"
+        )
     return [round(low + number * step, DIGITS) for number in range(round((high - low) / step) + 1)]

@@ -1,4 +1,4 @@
-"""Ledger: every trial of a sweep in an Optuna study on disk, which is all that a sweep remembers.
+"""Ledger: every trial of a sweep in an Optuna study on disk, the only memory that a sweep has.
 
 What is not in it did not happen: a sweep that is killed opens it again, hands out first what was begun and did not
 end, and repeats nothing that did.
@@ -88,7 +88,7 @@ class Ledger:
         return number, self._draw(trial)
 
     def observe(self, number: int, step: int, value: float) -> None:
-        """Write down a point of a trial's curve; what is known already, or is no number, is not."""
+        """Write down a point of a trial's curve, unless it is known already or is not a number."""
         trial = self._trial(number)
         if math.isfinite(value) and step not in self._frozen(number).intermediate_values:
             trial.report(value, step)
@@ -115,7 +115,7 @@ class Ledger:
         return [self._curve(trial) for trial in self._trials() if trial.number != number]
 
     def standings(self) -> list[Standing]:
-        """Return how every trial stands that was begun."""
+        """Return the standing of every trial that was begun."""
         return [self._standing(trial) for trial in self._trials() if trial.state != TrialState.WAITING]
 
     def _standing(self, trial: FrozenTrial) -> Standing:

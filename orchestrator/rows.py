@@ -1,4 +1,4 @@
-"""Rows: runs put together that differ in their seeds alone, named by what sets them apart. Pure.
+"""Rows: groups of runs that differ in nothing but their seeds, named by what sets the groups apart. Pure.
 
 A table's runs keep the names of its rows. All others are named by the fields in which their configs differ.
 """
@@ -56,7 +56,7 @@ def settings_of(card: Card, pretraining: Card | None = None) -> dict[str, str]:
 
 
 def rows_of(cards: Sequence[Card], settings: Mapping[str, Settings]) -> list[Row]:
-    """Put together what differs in seeds alone; settings are by place."""
+    """Group the runs that differ in nothing but their seeds; settings are given by place."""
     groups: dict[frozenset[tuple[str, str]], list[Card]] = {}
     for card in cards:
         groups.setdefault(frozenset(settings[card.place].items()), []).append(card)
@@ -65,7 +65,7 @@ def rows_of(cards: Sequence[Card], settings: Mapping[str, Settings]) -> list[Row
 
 
 def rows_by(cards: Sequence[Card], settings: Mapping[str, Settings], fields: Sequence[str]) -> list[Row]:
-    """Put together what has the same values of some fields, or stands in the same ``row`` of a table.
+    """Group the runs that have the same values of some fields, or stand in the same ``row`` of a table.
 
     Raises ValueError where no run has such a field.
     """
@@ -90,13 +90,13 @@ def rows_by(cards: Sequence[Card], settings: Mapping[str, Settings], fields: Seq
 
 
 def differing_fields(all_settings: Sequence[Settings]) -> list[str]:
-    """List the fields that do not have the same value everywhere; not to have one is a value too."""
+    """List the fields whose values differ; a missing value counts as a value."""
     fields = sorted({field for settings in all_settings for field in settings})
     return [field for field in fields if len({settings.get(field) for settings in all_settings}) > 1]
 
 
 def described(field: str, value: str | None, among: Sequence[str]) -> str:
-    """Say a field's value in few words: ``iou [0.3, 0.6]``; a method's or an encoder's name says all by itself."""
+    """Describe a field's value in a few words: ``iou [0.3, 0.6]``; a method's or an encoder's name stands alone."""
     shown = "none" if value in (None, "null") else str(value)
     shown = shown if len(shown) <= LONGEST_VALUE else f"{shown[: LONGEST_VALUE - 3]}..."
     if field.endswith(KINDS):

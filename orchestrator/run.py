@@ -62,7 +62,7 @@ class Run:
 
     @contextmanager
     def opened(self, caption: Caption, shards: ShardSet, params: dict[str, Any]) -> Iterator[None]:
-        """Open the MLflow run around a training; its end, whichever it is, closes it.
+        """Open the MLflow run around a training, and close it however the training ends.
 
         Raises StoppedError where this process was asked to end while it did something else.
         """
@@ -110,7 +110,7 @@ class Run:
             yield follow
 
     def remark(self, text: str | None) -> None:
-        """Say something of this run that whoever started it should know, where there is something."""
+        """Tell whoever started this run something about it, where there is something to tell."""
         if text is not None:
             progress.say(f"{self.kind}: {text}")
 

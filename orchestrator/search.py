@@ -1,4 +1,4 @@
-"""Search: what a sweep file says: which space, searched how, judged by what, ended early when."""
+"""Search: the contents of a sweep file: the space, how it is searched, what judges a trial, what ends it early."""
 
 import hashlib
 import json
@@ -79,7 +79,7 @@ class SweepConfig(Frozen):
         if (self.trials is None) != (self.search.name == "grid"):
             raise ValueError(
                 f"trials {self.trials}: tpe and random need a number of trials, a grid tries every point; "
-                "give it for the former and leave it out for the latter"
+                "give it for tpe and random, and leave it out for a grid"
             )
         return self
 
@@ -94,8 +94,8 @@ class SweepConfig(Frozen):
             )
         if self.objective.of == "pretrain" and self.objective.metric == "loss" and of_method:
             raise ValueError(
-                f"objective loss of the pretraining, and a space over {of_method[0]}: it changes what is lost, "
-                "and the easiest task would win; judge by a downstream score, or by collapse"
+                f"objective loss of the pretraining, and a space over {of_method[0]}: it changes what the "
+                "loss measures, and the easiest task would win; judge by a downstream score, or by collapse"
             )
         return self
 
@@ -113,7 +113,7 @@ class SweepConfig(Frozen):
         return self
 
     def key(self, experiment: dict[str, Any], digests: Sequence[str]) -> str:
-        """Name the sweep by what decides its points: more trials go on with it, another space is another sweep."""
+        """Name the sweep by what decides its points: more trials continue it, another space makes another sweep."""
         told = self.model_dump(mode="json", exclude={"title", "experiment", "trials", "concurrent"})
         # The order of the fields is part of what is searched.
         told["space"] = list(told["space"].items())

@@ -24,7 +24,7 @@ def draw(space: Space, by: Suggests, base: dict[str, Any]) -> Point:
 
 
 def grid(space: Space, base: dict[str, Any]) -> list[Point]:
-    """List every point, the last field changing fastest; ValueError where a field has no end of values."""
+    """List every point, the last field changing fastest; raise ValueError where there are infinitely many."""
     points: list[Point] = [{}]
     for field, knob in space.items():
         points = [
@@ -43,7 +43,7 @@ def _values(field: str, knob: Knob) -> list[Any]:
 
 
 def first(space: Space, base: dict[str, Any]) -> Point:
-    """Return the experiment's own values as a point; ValueError in words where one lies outside of the space."""
+    """Return the experiment's own values as a point; raise ValueError where one lies outside the space."""
     point: Point = {}
     for field, knob in space.items():
         if not _active(knob, point, base):
@@ -51,8 +51,9 @@ def first(space: Space, base: dict[str, Any]) -> Point:
         value = lookup(base, field)
         if not knob.contains(value):
             raise ValueError(
-                f"space, {field}: the experiment's own value {value!r} is none of those that it can take; widen the "
-                f"space, set {field}=... on the command line, or leave it out with start_from_experiment: false"
+                f"space, {field}: the experiment's own value {value!r} is not among the values of the "
+                f"space; widen the space, set {field}=... on the command line, or leave it out with "
+                "start_from_experiment: false"
             )
         point[field] = value
     return point

@@ -1,4 +1,4 @@
-"""Standings: how the trials of a sweep stand, as a table for people, for programs, and the best as an experiment."""
+"""Standings: the trials of a sweep as a table for people, as one for programs, and the best as an experiment."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ State = Literal["running", "stopped", "done", "pruned", "failed"]
 
 @dataclass(frozen=True)
 class Standing:
-    """One trial: its point, how far it came, and what it was worth.
+    """One trial: its point, how far it got, and its value.
 
     value   the objective's, of a pruned trial the last that it reported
     reason  why it failed
@@ -42,7 +42,7 @@ def named(config: SweepConfig, number: int, point: Point) -> str:
 
 
 def best(config: SweepConfig, standings: Sequence[Standing]) -> Standing | None:
-    """Return the best trial that ran to its end; of equals the first."""
+    """Return the best trial that ran to its end; the first of equals."""
     first = ranked(config, standings)[:1]
     return first[0] if first and first[0].state == "done" and first[0].value is not None else None
 
@@ -80,12 +80,12 @@ def ranked(config: SweepConfig, standings: Sequence[Standing]) -> list[Standing]
 
 
 def notes(config: SweepConfig, standings: Sequence[Standing]) -> list[str]:
-    """Say what the cells leave open."""
+    """Explain the cells."""
     of = "fine-tuning's best checkpoint" if config.objective.of == "finetune" else "pretraining's last steps"
     wanted = words(config.objective.mode)
     said = [f"{config.objective.metric} of the {of}: {wanted}; one run per point, no deviation is known"]
     if any(standing.state == "pruned" for standing in standings):
-        said.append("pruned: ended early; its value is the last that it reported and stands beside no finished one's")
+        said.append("pruned: ended early; its last reported value cannot be compared with those of finished trials")
     said += [
         f"trial {standing.number} failed: {standing.reason}" for standing in standings if standing.state == "failed"
     ]
@@ -117,7 +117,7 @@ def comma_separated(config: SweepConfig, standings: Sequence[Standing]) -> str:
 
 
 def experiment_file(config: SweepConfig, standing: Standing, tree: dict[str, Any]) -> str:
-    """Return the experiment of a trial, complete, as a file that every command takes."""
+    """Return a trial's complete experiment as a file that every command accepts."""
     point = "".join(f"#   {field}: {json.dumps(value)}\n" for field, value in standing.point.items())
     comment = (
         f"# Trial {standing.number} of sweep {config.name}, its best so far: "

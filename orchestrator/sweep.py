@@ -54,17 +54,17 @@ class Sweep:
         return Path(self.base.home) / self.base.name / f"sweep-{self.config.name}-{key}"
 
     def experiment(self, point: Point) -> Experiment:
-        """Return the experiment of a point; raise ConfigError in words."""
+        """Return the experiment of a point; raise ConfigError where it is not valid."""
         changes = [f"{field}={json.dumps(value)}" for field, value in point.items()]
         source = f"{self.source}, {space.describe(self.config.space, point)}"
         return config.resolve(self.tree, [*self.overrides, *changes], source)
 
     def trial_folder(self, number: int) -> Path:
-        """Return where a trial keeps what it tells MLflow and is told itself."""
+        """Return the folder of what a trial tells MLflow and of what it is asked to do."""
         return self.folder / "trials" / f"{number:03d}"
 
     def trial(self, number: int, point: Point, experiment: Experiment | None = None) -> Trial:
-        """Return a point as what can be run; of one that cannot, ``experiment`` stands in for its own."""
+        """Return a point as a trial; ``experiment`` replaces the point's own where that one is not valid."""
         return Trial(
             number=number,
             point=point,
@@ -79,7 +79,7 @@ class Sweep:
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     """Read a sweep file and its experiment; overrides change the experiment of every trial.
 
-    Raises ConfigError in words.
+    Raises ConfigError where one of them is not valid.
     """
     path = Path(path)
     sweep = validated(SweepConfig, config.read(path), str(path))
@@ -89,7 +89,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
 
 
 def check(sweep: Sweep) -> list[Point]:
-    """Return the points that are given, not searched; raise ValueError in words where the sweep cannot work."""
+    """Return the points that are given rather than searched; raise ValueError where the sweep cannot work."""
     base = sweep.base.model_dump(mode="json")
     for field, knob in sweep.config.space.items():
         for other in knob.when:
@@ -109,7 +109,7 @@ def check(sweep: Sweep) -> list[Point]:
 
 
 def describe(sweep: Sweep) -> list[str]:
-    """Say what would be searched; raise ValueError in words where it could not be."""
+    """Say what would be searched; raise ValueError where it cannot be searched."""
     points, config_ = check(sweep), sweep.config
     how = {"tpe": "Optuna's TPE", "random": "random points", "grid": "every point"}[config_.search.name]
     of = {"finetune": "fine-tuning", "pretrain": "pretraining"}[config_.objective.of]
@@ -130,7 +130,7 @@ def _knob(sweep: SweepConfig, field: str) -> str:
 
 
 def check_point(sweep: Sweep, point: Point) -> None:
-    """Raise ValueError in words where a point's encoder, method, task and shards do not fit one another."""
+    """Raise ValueError where a point's encoder, method, task and shards do not fit together."""
     experiment = sweep.experiment(point)
     shards = ShardSet.open(experiment.data.shards)
     pretrain.check(experiment, shards, experiment.data.selected(shards))
@@ -234,7 +234,7 @@ def _tracked(sweep: Sweep) -> Iterator[Tracker]:
 
 
 def _write(sweep: Sweep, standings: Sequence[Standing]) -> None:
-    """Write how the trials stand: for people, for programs, and the best trial's experiment."""
+    """Write the standings for people and for programs, and the best trial's experiment."""
     (sweep.folder / "sweep.md").write_text(markdown(sweep.config, standings))
     (sweep.folder / "sweep.csv").write_text(comma_separated(sweep.config, standings))
     if winner := best(sweep.config, standings):

@@ -77,7 +77,7 @@ class Ended:
 
 @dataclass
 class Results:
-    """What the trials of a table ended with so far, by their places."""
+    """The results of a table's trials so far, by their positions in the table."""
 
     ended: dict[int, Ended] = field(default_factory=dict)
 
@@ -88,7 +88,7 @@ class Results:
 
     @property
     def pretrainings(self) -> dict[str, tuple[Path, list[str]]]:
-        """Each row's first."""
+        """The first pretraining of each row."""
         found: dict[str, tuple[Path, list[str]]] = {}
         for one in self._in_order():
             if one.pretraining:
@@ -97,7 +97,7 @@ class Results:
 
     @property
     def finetunings(self) -> dict[str, list[tuple[Path, float]]]:
-        """Each row's."""
+        """The fine-tunings of each row."""
         found: dict[str, list[tuple[Path, float]]] = {}
         for one in self._in_order():
             if one.finetuning:
@@ -120,7 +120,7 @@ class Results:
 def load(path: str | Path, overrides: Sequence[str] = (), cohort: str | None = None) -> Table:
     """Read a table file and resolve the experiment of every trial; overrides change the base experiment.
 
-    With ``cohort`` it is run on that one of the table's cohorts. Raises ConfigError in words, before anything is run.
+    With ``cohort`` it is run on that one of the table's cohorts. Raises ConfigError before anything is run.
     """
     path = Path(path)
     table = validated(TableConfig, config.read(path), str(path))
@@ -217,7 +217,7 @@ def _run_trials(table: Table, concurrent: int, tracker: Tracker, say: Say) -> li
 
 
 def check(table: Table) -> None:
-    """Raise ValueError in words where a row's parts do not fit one another, or the folder holds another table."""
+    """Raise ValueError where a row's parts do not fit together, or the folder holds another table."""
     _refuse_another(table)
     rows = table.config.rows
     with progress.phase(f"checking table {table.config.name}", len(rows), "row") as phase:
@@ -263,7 +263,7 @@ def _run_trial(
     trial: Trial,
     experiment: Experiment,
 ) -> Ended:
-    """Run what a trial still lacks; a failure is its outcome, a metric that it does not have a ValueError."""
+    """Run what a trial still lacks; return a failure as its outcome, and raise ValueError for an unknown metric."""
     with shown():
         return _trained(config, folder, trial, experiment)
 

@@ -121,7 +121,7 @@ class Pruner(FIFOScheduler):
         return self.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """Keep the last line of what a trial's process died of; Tune asks the searcher next."""
+        """Remember the last line of the error that ended a trial's process; Tune asks the searcher next."""
         lines = Path(trial.error_file).read_text().split("\n") if trial.error_file else []
         self.points.cause = next((line.strip() for line in reversed(lines) if line.strip()), "")
 
@@ -130,7 +130,7 @@ class Pruner(FIFOScheduler):
 
 
 class Watch(tune.Callback):
-    """Asks all trials to end where the sweep itself was asked to."""
+    """Asks all trials to end when the sweep itself was asked to."""
 
     def __init__(self, points: Points) -> None:
         self.points = points

@@ -41,7 +41,7 @@ def cells(config: TableConfig, lines: Sequence[Line]) -> tuple[list[str], list[l
 
 
 def notes(config: TableConfig, lines: Sequence[Line]) -> list[str]:
-    """Say what the cells leave open: how p was made, why it is missing, which trials failed."""
+    """Explain the cells: how p was computed, why it is missing, and which trials failed."""
     said = ["mean ± sample deviation over the runs; p: Welch's t-test, two-sided, not corrected for several rows"]
     for line in lines:
         if line.comparison and line.comparison.p is None:
@@ -112,7 +112,7 @@ def as_terminal(title: str, heading: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def spread(mean: float | None, deviation: float | None, decimals: int) -> str:
-    """Write a mean with its deviation, as far as there are any."""
+    """Write a mean and its deviation, where they exist."""
     if mean is None:
         return NOTHING
     return f"{mean:.{decimals}f}" + ("" if deviation is None else f" ± {deviation:.{decimals}f}")

@@ -14,6 +14,7 @@ from orchestrator import ingest_request
 from orchestrator import sweep as sweeps
 from orchestrator import table as tables
 from orchestrator.config import Budget, ConfigError, Experiment, load, merge, read, resolve, schema
+from orchestrator.direction import direction_of
 from orchestrator.pretrain import build_encoder
 from orchestrator.space import extremes
 
@@ -197,6 +198,7 @@ def test_every_experiment_shares_its_batches_out_over_any_number_of_workers(path
 def test_every_table_resolves_for_each_of_its_rows(path: Path) -> None:
     table = tables.load(path)
     assert {trial.row for trial, _ in table.experiments} == {row.name for row in table.config.rows}
+    assert direction_of(table.config.metric) is not None
 
 
 @pytest.mark.parametrize(("path", "name"), ON_COHORTS, ids=lambda value: getattr(value, "stem", value))

@@ -111,7 +111,7 @@ def test_a_row_without_runs_has_no_mean_and_says_why_there_is_no_p() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"reference": "none"}, r"reference 'none' is none of the rows \['scratch'.*name one of them"),
+        ({"reference": "none"}, r"reference 'none' is none of the rows \['scratch', .*'random'\]"),
         ({"finetune_seeds": [1, 1]}, r"finetune_seeds \[1, 1\] repeat a seed.*give different seeds"),
         ({"rows": [{"name": "a"}, {"name": "a"}], "reference": "a"}, r"name 'a' stands 2 times; give each its own"),
         ({"repeats": 3}, r"repeats\n.*not permitted"),

@@ -116,7 +116,7 @@ def test_a_sweep_that_cannot_be_meant_is_refused(changes: dict[str, Any], messag
         ({"space": {"optimiser.lr": {"uniform": [-1, 1]}}}, r"optimiser\.lr: .*greater than 0, found -1"),
         (
             {"space": {"optimiser.lr": {"uniform": [0.1, 1]}}},
-            r"optimiser\.lr: the experiment's own value 0\.05 is none of those.*start_from_experiment: false",
+            r"optimiser\.lr: the experiment's own value 0\.05 is not among the values.*start_from_experiment: false",
         ),
         (
             {"space": {"seed": {"choice": [0], "when": {"method.nam": "x"}}}},
@@ -124,7 +124,7 @@ def test_a_sweep_that_cannot_be_meant_is_refused(changes: dict[str, Any], messag
         ),
         (
             {"search": {"name": "grid"}, "trials": None, "space": {"seed": {"uniform": [0, 1]}}},
-            r"seed: uniform \[0, 1\]: a grid needs an end of values; give step",
+            r"seed: uniform \[0, 1\]: a grid needs a finite number of values; give step",
         ),
     ],
 )

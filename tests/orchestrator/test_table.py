@@ -1,15 +1,21 @@
 """Tables: the experiment of every trial, refusal before anything runs, and running only what is missing."""
 
+import csv
+import io
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
-from orchestrator import identity
+from orchestrator import cli, identity, progress
 from orchestrator import table as tables
 from orchestrator.config import ConfigError
 from orchestrator.history import HISTORY
+from orchestrator.progress import Display
+from orchestrator.run import RESULT
 from tests.experiments import UNET, tiny_experiment, tiny_segmentation
 from tests.shardsets import write_slices
 
@@ -124,17 +130,35 @@ def test_a_table_runs_what_is_missing_and_only_that(tmp_path: Path, shards: str,
 
     twice = {**scratch, "finetune_seeds": [0, 1]}
     pretrained = {"name": "[0.3, 0.6]", "pretrain_seeds": [5]}
-    table = tables.load(write_table(tmp_path, shards, rows=[twice, pretrained], concurrent=2))
-    lines = tables.run(table, said.append)
-    assert [line.name for line in lines] == ["scratch", "[0.3, 0.6]"]
-    assert [line.summary.num_values for line in lines] == [2, 1]
+    diverging = {**scratch, "name": "diverging"}
+    diverging["overrides"] = {**scratch["overrides"], "downstream.optimiser.lr": 1e30}
+    path = write_table(tmp_path, shards, rows=[diverging, twice, pretrained], concurrent=2)
+    table, log = tables.load(path), io.StringIO()
+    with progress.showing_on(Display(Console(file=log, width=200), 0.5)):
+        lines = tables.run(table, said.append)
+    assert [line.name for line in lines] == ["diverging", "scratch", "[0.3, 0.6]"]
+    assert [line.summary.num_values for line in lines] == [0, 2, 1]
+    assert re.search(r"loss is nan|loss is inf|gradient norm is", lines[0].failures[0])
+    lines = lines[1:]
     assert lines[0].summary.values[0] == alone.summary.values[0]
-    assert (len(list(runs.glob("pretrain-*"))), len(list(runs.glob("finetune-*")))) == (1, 3)
+    assert (len(list(runs.glob("pretrain-*"))), len(list(runs.glob("finetune-*")))) == (1, 4)
     assert {path.name for path in table.folder.glob("*.*")} >= {"table.md", "table.csv", "curve-collapse.png"}
     assert {path: path.read_bytes() for path in histories} == histories
-    named = [line.split(",")[-2] for line in (table.folder / "table.csv").read_text().splitlines()[1:]]
-    assert sorted(named) == sorted(path.name for path in runs.glob("finetune-*"))
+    for told in (
+        r"^table two-rows: trial 0 of 4$",
+        r"^trial 3 of 4, \[0.3, 0.6\]; pretrain: starting workers",
+        r"^trial 3 of 4, \[0.3, 0.6\]: pretrain: step 3 of 3 after \d+ s, loss -?\d",
+        r"^trial 3 of 4, \[0.3, 0.6\]: finetune: step 4 of 4 after",
+        r"^table two-rows: trial \d of 4, .* per trial, .* left$",
+    ):
+        assert re.search(told, log.getvalue(), re.MULTILINE), told
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", log.getvalue())
+    with (table.folder / "table.csv").open(newline="") as file:
+        named = [line["run"] for line in csv.DictReader(file)]
+    finished = {result.parent for result in runs.glob(f"*/{RESULT}")}
+    assert named[0] == ""
+    assert sorted(named[1:]) == sorted(run.name for run in finished if run.name.startswith("finetune-"))
 
-    histories = {path: path.read_bytes() for path in runs.glob(f"*/{HISTORY}")}
-    assert tables.run(table, said.append) == lines
-    assert {path: path.read_bytes() for path in runs.glob(f"*/{HISTORY}")} == histories
+    histories = {run: (run / HISTORY).read_bytes() for run in finished}
+    assert cli.main(["table", str(path)]) == 1
+    assert {run: (run / HISTORY).read_bytes() for run in finished} == histories
