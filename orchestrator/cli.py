@@ -13,7 +13,7 @@ from importlib.metadata import version
 
 from data.spelling import did_you_mean
 from orchestrator import stop
-from orchestrator.commands import jobs, machine, results, scans, training
+from orchestrator.commands import initial, jobs, machine, results, scans, training
 from orchestrator.commands.console import FAILED, REFUSED, Command, Parser, UsageError, err, read
 from orchestrator.failure import RunError
 from orchestrator.refusal import prefixed
@@ -78,7 +78,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, Command]]:
     parser = Parser(prog=NAME, description="Pretrain on medical images, and find out which pretraining was worth it.")
     parser.add_argument("--version", action="version", version=f"{NAME} {version('raydiology')}")
     added = parser.add_subparsers(metavar="COMMAND", parser_class=Command)
-    for group in (scans, training, results, jobs, machine):
+    for group in (scans, initial, training, results, jobs, machine):
         group.add(added)
     return parser, dict(added.choices)
 
