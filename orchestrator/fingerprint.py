@@ -85,9 +85,12 @@ class Fingerprint:
 
     def __str__(self) -> str:
         channels = f"{self.num_channels} channel{'s' if self.num_channels > 1 else ''}"
-        sizes = f"from {by(self.smallest)} to {by(self.extents.max(axis=0).tolist())}, half of them below"
+        largest = tuple(self.extents.max(axis=0).tolist())
+        sizes = f"from {by(self.smallest)} to {by(largest)} voxels, median {by(self.median)}"
+        if largest == self.smallest:
+            sizes = f"all {by(largest)}"
         modality = f" of {', '.join(self.modalities)}" if self.modalities else ""
-        return f"{self.num_samples:,} samples{modality}, {self.spatial_dims}D, {channels}, {sizes} {by(self.median)}"
+        return f"{self.num_samples:,} samples{modality}, {self.spatial_dims}D, {channels}, {sizes}"
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,7 @@ def _opening(head: _Head) -> str:
 
 
 def _said(labels: LabelFacts) -> str:
-    names = ", ".join(f"{number} {_one_line(name)}" for number, name in labels.names.items())
+    names = ", ".join(_named(number, name) for number, name in labels.names.items())
     what = {"segmentation": "label maps", "one class": "one class each", "several classes": "several classes each"}
     held = f"{labels.num_val:,} held back" if labels.num_folds is None else "none held back"
     return f"{what[labels.task]} ({names}) of {labels.num_train:,} samples to train on, {held}"
@@ -202,7 +202,7 @@ encoder:
   in_channels: {fingerprint.num_channels} # as the shards
   features: {_flow(size.features)} # {width}
   norm: batch # methods that average the last map learn next to nothing after instance norm
-{_comment(first.reason)}method: {_flow(first.method)}
+{_comment(_sentence(first.reason))}method: {_flow(first.method)}
 optimiser: {_flow(first.optimiser)}
 budget:
   steps: {size.steps} # some {epochs:.0f} passes over the samples
@@ -260,7 +260,7 @@ def _classification(head: _Head, labels: LabelFacts) -> str:
     size = task_size_of(labels, 128 if len(labels.median) == 2 else 48)
     several = labels.task == "several classes"
     names = ", ".join(
-        f"{number} {_one_line(name)} ({labels.counts.get(number, 0):,})" for number, name in labels.names.items()
+        f"{_named(number, name)} ({labels.counts.get(number, 0):,})" for number, name in labels.names.items()
     )
     score = "auc" if several or labels.judged > 1 else "accuracy"
     kind = "multi_label # a sample may have several classes" if several else "single # each sample has one class"
@@ -322,7 +322,7 @@ finetune_seeds: [0, 1]
     overrides: {{method: {{name: scratch}}}}
     pretrain_seeds: [] # nothing is pretrained
   - name: {_scalar(first.row)} # the experiment as it is
-{_comment(second.reason, indent=2)}  - name: {_scalar(second.row)}
+{_comment(_sentence(second.reason), indent=2)}  - name: {_scalar(second.row)}
     overrides:
       method: {_flow(second.method)}
       optimiser: {_flow(second.optimiser)}
@@ -364,6 +364,14 @@ def _flow(value: Any) -> str:
 def _scalar(text: str) -> str:
     """Write a text as YAML reads it back."""
     return yaml.safe_dump(text, width=10_000).removesuffix("\n...\n").strip()
+
+
+def _sentence(reason: str) -> str:
+    return f"{reason[0].upper()}{reason[1:]}."
+
+
+def _named(number: int, name: str) -> str:
+    return str(number) if name == str(number) else f"{number} {_one_line(name)}"
 
 
 def _one_line(name: str) -> str:

@@ -98,3 +98,8 @@ def say(text: str) -> None:
 def loading() -> AbstractContextManager[Phase]:
     """Show that what a command needs is being imported, which takes seconds."""
     return progress.phase("loading PyTorch and Ray")
+
+
+def say_next(command: str, word: str = "next") -> None:
+    """Print the command that a person would type next."""
+    out.print(f"{word}: {command}", soft_wrap=True, highlight=False, markup=False)

@@ -3,7 +3,7 @@
 import argparse
 import shlex
 
-from orchestrator.commands.console import Commands, add_command, out
+from orchestrator.commands.console import Commands, add_command, out, say_next
 
 
 def add(commands: Commands) -> None:
@@ -19,11 +19,8 @@ def _init(arguments: argparse.Namespace) -> None:
     from orchestrator.fingerprint import Machine
 
     files = initial.write(arguments.shards, arguments.labelled, arguments.out, Machine.here())
-    verb, last = ("table", files[-1]) if len(files) > 1 else ("pretrain", files[0])
-    told = {"table": "compares two pretrainings with none", "pretrain": "pretrains"}[verb]
     for path in files:
         out.print(f"written: {path}", soft_wrap=True, highlight=False, markup=False)
-    command = f"raydiology {verb} {shlex.quote(str(last))}"
-    for line in (f"{command} --dry-run", f"{command}"):
-        said = "shows what would run, and what it would need" if line.endswith("--dry-run") else told
-        out.print(f"next: {line}   # {said}", soft_wrap=True, highlight=False, markup=False)
+    command = f"raydiology {'table' if len(files) > 1 else 'pretrain'} {shlex.quote(str(files[-1]))}"
+    say_next(f"{command} --dry-run")
+    say_next(command, "then")

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from data.sources import LAYOUTS, SourceOptions
 from orchestrator import progress
-from orchestrator.commands.console import FAILED, Commands, add_command, loading, out
+from orchestrator.commands.console import FAILED, Commands, add_command, loading, out, say_next
 
 _INGEST_FIELDS = ("source", "layout", "recipe", "out", "val_fraction", "test_fraction", "seed", "max_bad", "strict",
                   "overwrite", "keep_names")  # fmt: skip
@@ -73,12 +73,7 @@ def _phantom(arguments: argparse.Namespace) -> None:
     out.print(f"{arguments.labelled} labelled and {arguments.unlabelled} unlabelled phantoms in {arguments.out}")
     shards = str(Path("shards") / Path(arguments.out).resolve().name)
     source = shlex.quote(arguments.out)
-    _say_next(f"raydiology ingest --source {source} {_PHANTOMS[arguments.kind]} --out {shlex.quote(shards)}")
-
-
-def _say_next(command: str) -> None:
-    """Print the command that a person would type next."""
-    out.print(f"next: {command}", soft_wrap=True, highlight=False, markup=False)
+    say_next(f"raydiology ingest --source {source} {_PHANTOMS[arguments.kind]} --out {shlex.quote(shards)}")
 
 
 def _add_ingest(commands: Commands) -> None:
@@ -139,7 +134,7 @@ def _ingest(arguments: argparse.Namespace) -> int:
     if report.shards is None:
         return FAILED
     shards = shlex.quote(report.config.out)
-    _say_next(f"raydiology init {shards}" + (f" --labelled {shards}" if report.shards.is_labelled else ""))
+    say_next(f"raydiology init {shards}" + (f" --labelled {shards}" if report.shards.is_labelled else ""))
     return 0
 
 

@@ -1,0 +1,210 @@
+"""A first experiment: what `raydiology init` writes fits the shards and the machine, and says why."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from data.scan import Scan
+from data.shards import Sample, to_row, write_shard
+from data.shardset import IndexCard, ShardSet, write_index
+from orchestrator import cli, config, estimate
+from orchestrator import table as tables
+from orchestrator.fingerprint import Fingerprint, Machine
+from orchestrator.initial import write
+from orchestrator.proposal import batch_of, crop_of
+from tests.shardsets import write_pictures, write_slices
+
+LAPTOP = Machine(cores=2, free_bytes=8 * 2**30)
+SERVER = Machine(cores=32, free_bytes=200 * 2**30, gpus=2, gpu_bytes=40 * 2**30)
+
+
+def shards_of(
+    folder: Path,
+    shape: Sequence[int],
+    classes: Sequence[tuple[int, ...] | None] = (None,) * 8,
+    splits: Sequence[str] = ("train",) * 6 + ("val",) * 2,
+    names: dict[int, str] | None = None,
+    spacing: float = 1.0,
+) -> str:
+    """Write a sample of noise for each split, of (C, *S) voxels, each of a patient of its own."""
+    rng = np.random.default_rng(0)
+    files = []
+    for split in ("train", "val"):
+        rows = []
+        for number, own in enumerate(splits):
+            if own == split:
+                voxels = rng.integers(0, 200, shape, dtype=np.uint8)
+                scan = Scan(voxels=voxels, spacing_mm=(spacing,) * (len(shape) - 1), modality="MR", scale=1 / 255)
+                name = f"{number:03d}"
+                rows.append(to_row(Sample(scan, f"s{name}", f"p{name}", f"v{name}", "t", split, classes[number])))
+        if rows and (file := write_shard(str(folder), f"{split}-00000", [rows])):
+            files.append(file)
+    write_index(str(folder), files, IndexCard({"name": "test"}, class_names=names or {}))
+    return str(folder)
+
+
+def written(shards: str, folder: Path, machine: Machine = LAPTOP, labelled: str | None = None) -> dict[str, Any]:
+    """Write the files into a folder; return the experiment as YAML reads it."""
+    files = write(shards, labelled, str(folder), machine)
+    return yaml.safe_load(files[0].read_text())
+
+
+def test_labelled_slices_get_a_segmentation_and_a_table_of_two_pretrainings_and_none(tmp_path: Path) -> None:
+    shards = write_slices(tmp_path / "liver scans", size=48)
+    files = write(shards, None, str(tmp_path / "out"), LAPTOP)
+    assert [path.name for path in files] == ["liver-scans.yaml", "liver-scans_table.yaml"]
+    tree = yaml.safe_load(files[0].read_text())
+    assert (tree["encoder"]["spatial_dims"], tree["encoder"]["in_channels"]) == (2, 1)
+    assert tree["method"]["crops"] == {"size": [32, 32], "iou": [0.3, 0.6]}
+    assert tree["downstream"]["task"]["labels"] == [1, 2]
+    assert "- 1 # liver" in files[0].read_text()
+    table = tables.load(files[1])
+    assert [row.name for row in table.config.rows] == ["scratch", "SimSiam, IoU [0.3, 0.6]", "SimMIM"]
+    methods = [experiment.pretraining[0].method.name for _, experiment in table.experiments]
+    assert methods == ["scratch", "simsiam", "simmim"] * 2
+    tables.check(table)
+
+
+def test_every_chosen_number_has_its_reason_beside_it(tmp_path: Path) -> None:
+    write(write_slices(tmp_path / "s"), None, str(tmp_path), LAPTOP)
+    lines = (tmp_path / "s.yaml").read_text().splitlines()
+    for field in ("spatial_dims", "in_channels", "features", "steps", "batch_size", "crop_size", "cpus_per_worker"):
+        assert all(" # " in line for line in lines if line.strip().startswith(f"{field}:")), field
+    assert any("two thirds of the smallest sample" in line.lower() for line in lines)
+
+
+def test_classes_get_a_classification_that_names_them(tmp_path: Path) -> None:
+    tree = written(write_pictures(tmp_path / "x"), tmp_path)
+    assert tree["downstream"]["task"]["kind"] == "single"
+    assert tree["downstream"]["task"]["score"] == "auc"
+    assert "0 grade 0 (9), 1 grade 1 (9)" in (tmp_path / "x.yaml").read_text()
+
+
+def test_several_labels_per_sample_get_a_classification_of_several(tmp_path: Path) -> None:
+    classes = [(0, 1), (1,), (), (0,), (0, 1), (), (0,), (1,)]
+    shards = shards_of(tmp_path / "x", (3, 40, 40), classes, names={0: "effusion", 1: "mass"})
+    tree = written(shards, tmp_path)
+    assert (tree["encoder"]["in_channels"], tree["downstream"]["task"]["kind"]) == (3, "multi_label")
+
+
+def test_where_the_samples_held_back_have_one_class_accuracy_is_the_score(tmp_path: Path) -> None:
+    classes = [(0,), (1,), (0,), (1,), (0,), (1,), (0,), (0,)]
+    shards = shards_of(tmp_path / "x", (1, 40, 40), classes, names={0: "benign", 1: "malignant"})
+    assert written(shards, tmp_path)["downstream"]["task"]["score"] == "accuracy"
+
+
+def test_shards_without_labels_get_an_experiment_for_pretraining_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = shards_of(tmp_path / "mr", (4, 40, 36, 48))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["init", shards]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told == [
+        "written: mr.yaml",
+        "next: raydiology pretrain mr.yaml --dry-run",
+        "then: raydiology pretrain mr.yaml",
+    ]
+    experiment = config.load("mr.yaml")
+    assert experiment.downstream is None
+    assert experiment.encoder.in_channels == 4
+    estimate.describe(experiment)
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 24, 20), (1, 28, 28), (2, 12, 12, 12), (1, 14, 60)])
+def test_samples_too_small_for_crops_get_puzzles_of_patches(shape: tuple[int, ...], tmp_path: Path) -> None:
+    tree = written(shards_of(tmp_path / "tiny", shape), tmp_path)
+    assert tree["method"]["name"] == "patch_location"
+    estimate.describe(config.load(tmp_path / "tiny.yaml"))
+
+
+def test_samples_that_are_too_small_for_anything_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"smallest sample has 10 x 10 voxels, expected at least 12 .* pad_to="):
+        written(shards_of(tmp_path / "x", (1, 10, 10)), tmp_path)
+    assert not (tmp_path / "x.yaml").exists()
+
+
+def test_a_crop_leaves_room_for_pairs_in_the_smallest_sample() -> None:
+    def crop(smallest: tuple[int, ...], most: int) -> tuple[int, ...] | None:
+        extents = np.array([smallest, [length + 50 for length in smallest]])
+        choice = crop_of(Fingerprint("x", "train", 1, (), extents), most)
+        return choice.value if choice else None
+
+    assert crop((96, 300), 96) == (64, 96)
+    assert crop((35, 50, 35), 32) == (16, 32, 16)
+    assert crop((300, 300, 300), 32) == (32, 32, 32)
+    assert crop((30, 30), 96) is None
+
+
+def test_without_a_validation_split_the_patients_are_cross_validated(tmp_path: Path) -> None:
+    classes = [(0,), (1,)] * 4
+    shards = shards_of(tmp_path / "x", (1, 40, 40), classes, splits=("train",) * 8, names={0: "no", 1: "yes"})
+    assert written(shards, tmp_path)["downstream"]["num_folds"] == 5
+
+
+def test_other_shards_can_hold_the_labels_even_with_other_channels(tmp_path: Path) -> None:
+    pool = shards_of(tmp_path / "pool", (3, 40, 40))
+    tree = written(pool, tmp_path, labelled=write_slices(tmp_path / "labelled"))
+    assert tree["data"]["shards"] == pool
+    assert tree["downstream"]["shards"] == str(tmp_path / "labelled")
+    assert tree["downstream"]["encoder"] == {"in_channels": 1}
+
+
+def test_what_cannot_be_judged_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    pool = shards_of(tmp_path / "pool", (1, 40, 40))
+    with pytest.raises(ValueError, match="0 samples with label maps or classes"):
+        written(pool, tmp_path, labelled=pool)
+    volumes = shards_of(tmp_path / "volumes", (1, 40, 40, 40))
+    with pytest.raises(ValueError, match=r"2D samples, those of .*volumes are 3D; ingest both with the same recipe"):
+        written(volumes, tmp_path, labelled=write_slices(tmp_path / "labelled"))
+    one = shards_of(tmp_path / "one", (1, 40, 40), [(0,)], splits=("train",), names={0: "a", 1: "b"})
+    with pytest.raises(ValueError, match="1 samples to pretrain on, expected at least 2"):
+        written(one, tmp_path)
+    assert list(tmp_path.glob("*.yaml")) == []
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    shards = write_slices(tmp_path / "s")
+    (tmp_path / "s_table.yaml").write_text("mine")
+    with pytest.raises(ValueError, match=r"s_table\.yaml exists; .* give another by --out"):
+        write(shards, None, str(tmp_path), LAPTOP)
+    assert [path.name for path in write(shards, None, str(tmp_path / "own.yaml"), LAPTOP)] == [
+        "own.yaml",
+        "own_table.yaml",
+    ]
+    assert (tmp_path / "s_table.yaml").read_text() == "mine"
+
+
+def test_a_machine_with_gpus_gets_a_worker_each_and_a_batch_that_they_share(tmp_path: Path) -> None:
+    shards = write_slices(tmp_path / "s", num_patients=60)
+    tree = written(shards, tmp_path, SERVER)
+    assert (tree["resources"]["gpu"], tree["resources"]["workers"]) == (True, 2)
+    assert tree["encoder"]["features"] == [32, 32, 64, 128, 256, 32]
+    experiment = config.load(tmp_path / "s.yaml")
+    assert [experiment.idle_workers(training) for training in experiment.trainings] == [None, None]
+    assert experiment.training.precision == "bf16"
+
+
+def test_a_batch_is_what_memory_holds_and_no_more_than_half_of_the_samples() -> None:
+    assert batch_of(16, num_samples=1000, fits=900, machine=LAPTOP).value == 16
+    assert batch_of(16, num_samples=1000, fits=7, machine=LAPTOP).value == 4
+    assert batch_of(16, num_samples=10, fits=900, machine=LAPTOP).value == 4
+    assert batch_of(16, num_samples=3, fits=900, machine=LAPTOP).value == 2
+    assert batch_of(128, num_samples=10_000, fits=50, machine=SERVER).value == 2 * 32
+
+
+def test_too_little_memory_is_refused_with_the_arithmetic(tmp_path: Path) -> None:
+    shards = write_slices(tmp_path / "s")
+    with pytest.raises(
+        ValueError, match=r"memory for \d samples of 48 x 48 voxels \(0\.0 GiB\), expected at least 2"
+    ):
+        written(shards, tmp_path, Machine(cores=2, free_bytes=2**20))
+
+
+def test_the_fingerprint_is_of_what_is_pretrained_on(tmp_path: Path) -> None:
+    shards = ShardSet.open(shards_of(tmp_path / "x", (2, 20, 30)))
+    assert str(Fingerprint.of(shards)) == "6 samples of MR, 2D, 2 channels, all 20 x 30"
