@@ -21,6 +21,7 @@ def _init(arguments: argparse.Namespace) -> None:
     files = initial.write(arguments.shards, arguments.labelled, arguments.out, Machine.here())
     for path in files:
         out.print(f"written: {path}", soft_wrap=True, highlight=False, markup=False)
-    command = f"raydiology {'table' if len(files) > 1 else 'pretrain'} {shlex.quote(str(files[-1]))}"
-    say_next(f"{command} --dry-run")
-    say_next(command, "then")
+    experiment, last = (shlex.quote(str(path)) for path in (files[0], files[-1]))
+    judged = len(files) > 1
+    say_next(f"raydiology {'finetune' if judged else 'pretrain'} {experiment} --dry-run")
+    say_next(f"raydiology {'table' if judged else 'pretrain'} {last}", "then")

@@ -78,4 +78,4 @@ def test_the_command_of_a_message_works_as_it_is_printed(tmp_path: Path) -> None
         f"{printed} --help", cwd=tmp_path, env=bare, capture_output=True, text=True, timeout=120, shell=True
     )
     assert again.returncode == 0
-    assert f"see `{script} methods`" in " ".join(again.stdout.split())
+    assert f"`{script} methods`" in " ".join(again.stdout.split())
