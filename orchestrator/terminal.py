@@ -48,6 +48,13 @@ def program() -> str:
     return shlex.quote(str(called))
 
 
+def typed(path: str | Path) -> str:
+    """Return a path as a person would type it here: relative where it lies below this folder, and quoted."""
+    here = Path.cwd()
+    path = Path(path)
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+
+
 def _found_by_name(script: Path) -> bool:
     """Tell whether the shell finds this script by its name alone."""
     found = shutil.which(NAME)

@@ -3,7 +3,7 @@
 import argparse
 import shlex
 
-from orchestrator.commands.console import Commands, add_command, out, say_next
+from orchestrator.commands.console import Commands, add_command, loading, out, say_next
 
 
 def add(commands: Commands) -> None:
@@ -15,8 +15,9 @@ def add(commands: Commands) -> None:
 
 
 def _init(arguments: argparse.Namespace) -> None:
-    from orchestrator import initial
-    from orchestrator.fingerprint import Machine
+    with loading():
+        from orchestrator import initial
+        from orchestrator.fingerprint import Machine
 
     files = initial.write(arguments.shards, arguments.labelled, arguments.out, Machine.here())
     for path in files:

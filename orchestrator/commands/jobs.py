@@ -62,7 +62,7 @@ def _check_job(job: list[str], folder: Path) -> list[str]:
     from orchestrator.provenance import as_in_job
 
     asked = parse(job)[1]
-    if job[0] in ("submit", "job", "ui", "doctor", "schema", "methods"):
+    if job[0] in ("submit", "job", "init", "ui", "doctor", "schema", "methods"):
         raise ValueError(f"{job[0]} is no job; expected a command that computes, such as pretrain, table or ingest")
     with as_in_job():
         if "experiment" in asked:

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from rich.table import Table
 
-from orchestrator.commands.console import FAILED, Commands, add_command, loading, out, say
+from orchestrator.commands.console import FAILED, Commands, add_command, loading, out, say, say_next
+from orchestrator.terminal import typed
 
 
 def add(commands: Commands) -> None:
@@ -97,7 +98,9 @@ def _table(arguments: argparse.Namespace) -> int:
     lines = tables.run(table, say)
     out.print(terminal(table.config, lines))
     home = table.base.home
-    out.print(f"files:  {table.folder}\nMLflow: raydiology ui --home {home}", soft_wrap=True, highlight=False)
+    told = f"files:  {table.folder}\nMLflow: raydiology ui --home {typed(home)}"
+    out.print(told, soft_wrap=True, highlight=False, markup=False)
+    say_next(f"raydiology compare {typed(table.folder.parent)}")
     return FAILED if any(line.failures for line in lines) else 0
 
 
@@ -123,6 +126,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
     ended = sweeps.run(sweep, say)
     out.print(standings.terminal(sweep.config, ended))
     out.print(
-        f"files:  {sweep.folder}\nMLflow: raydiology ui --home {sweep.base.home}", soft_wrap=True, highlight=False
+        f"files:  {sweep.folder}\nMLflow: raydiology ui --home {typed(sweep.base.home)}",
+        soft_wrap=True,
+        highlight=False,
     )
     return 0 if standings.best(sweep.config, ended) else FAILED

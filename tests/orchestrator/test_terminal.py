@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.provenance import as_in_job
-from orchestrator.terminal import Terminal, as_called, program
+from orchestrator.terminal import Terminal, as_called, program, typed
 
 BIN = Path(sys.executable).parent
 
@@ -79,3 +79,9 @@ def test_the_command_of_a_message_works_as_it_is_printed(tmp_path: Path) -> None
     )
     assert again.returncode == 0
     assert f"`{script} methods`" in " ".join(again.stdout.split())
+
+
+def test_a_path_is_typed_relative_to_this_folder_and_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert typed(tmp_path / "my runs") == "'my runs'"
+    assert typed("/elsewhere/runs") == "/elsewhere/runs"

@@ -1,0 +1,51 @@
+"""The first hour: the commands of docs/first_experiment.md, typed one after the other, lead to a table."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.documents import ROOT, blocks_of
+
+WITHIN_S = 400
+DOCUMENT = ROOT / "docs" / "first_experiment.md"
+TYPED = [line for block in blocks_of(DOCUMENT) if block.language == "console" for line in block.lines]
+
+
+def names_next(printed: str) -> list[str]:
+    """Return the commands that the last lines of a command name."""
+    return re.findall(r"^(?:next|then): (.*)$", printed, re.MULTILINE)
+
+
+def is_named(typed: str, named: list[str]) -> bool:
+    """Tell whether a command is one of those that were named, with overrides after it or not."""
+    return any(shlex.split(typed)[: len(words)] == words for words in map(shlex.split, named))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_from_a_folder_of_scans_to_a_table_by_the_commands_of_the_document(tmp_path: Path) -> None:
+    verbs = [shlex.split(line)[1] for line in TYPED]
+    assert verbs == ["phantom", "ingest", "init", "finetune", "table", "compare"]
+    shell = {**os.environ, "PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    shell |= {"RAYDIOLOGY_HOME": str(tmp_path / "keys"), "COLUMNS": "160"}
+    named, said = [], {}
+    for verb, line in zip(verbs, TYPED, strict=True):
+        if verb not in ("phantom", "ingest"):  # which stand for scans and words of one's own
+            assert is_named(line, named), (line, named)
+        run = subprocess.run(
+            line, cwd=tmp_path, env=shell, shell=True, capture_output=True, text=True, timeout=WITHIN_S, check=False
+        )
+        assert run.returncode == 0, run.stderr
+        said[verb] = run.stdout
+        named = names_next(run.stdout) or named
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {"scans", "shards", "scans.yaml", "scans_table.yaml", "runs", "keys"}
+    for verb in ("table", "compare"):
+        assert all(row in said[verb] for row in ("scratch", "SimSiam, IoU [0.3, 0.6]", "SimMIM")), said[verb]
+    assert len(list((tmp_path / "runs" / "scans").glob("finetune-*/result.json"))) == 6
+    assert len(list((tmp_path / "runs" / "scans").glob("pretrain-*/result.json"))) == 2
