@@ -139,6 +139,7 @@ def test_make_has_the_target(told: Told) -> None:
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray's own modules
 @pytest.mark.parametrize("told", of_program("ray"), ids=str)
 def test_ray_takes_the_command(told: Told) -> None:
     """Not run: it would start machines. Ray's own parser reads it, and its schema the file that it names."""
