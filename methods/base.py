@@ -1,6 +1,7 @@
 """Method: the contract between a pretraining (or a downstream task) and the training loop."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from data.batch import Batch
 from data.rng import SampleRng
+from methods.parts.chunks import InChunks
 
 
 class Frozen(BaseModel):
@@ -84,6 +86,16 @@ class Method(nn.Module, ABC):
     def param_groups(self) -> list[ParamGroup]:
         """Return every trainable parameter once; by default no decay on norms and biases (1-D tensors)."""
         return split_decay(p for p in self.parameters() if p.requires_grad)
+
+    def pass_in_chunks(self, num_chunks: int) -> None:
+        """Have images pass the encoder in so many chunks, so that less memory holds activations."""
+        for module in self.modules():
+            if isinstance(module, InChunks):
+                module.num_chunks = num_chunks
+
+    def in_chunks(self) -> Iterator[nn.Module]:
+        """Yield the parts of what images pass in chunks, those that are in evaluation mode to the end left out."""
+        return self.encoder.modules()
 
     def after_step(self, progress: float) -> None:
         """Update what is not learnt by gradient (a teacher, say); ``progress`` in [0, 1] is the budget spent."""

@@ -185,14 +185,6 @@ class Resources(Frozen):
 
     _absolute = field_validator("storage")(lambda uri: absolute(uri) if uri else None)
 
-    def shared(self, budget: Budget) -> "Resources":
-        """Return what a training with this budget takes: only the workers that its batch is shared out over."""
-        return self.model_copy(update={"workers": self.shares(budget).workers})
-
-    def shares(self, budget: Budget) -> Shares:
-        """Return how a batch of this budget is shared out over the workers."""
-        return Shares(budget.batch_size, self.workers)
-
 
 class Downstream(Samples):
     """A task that an encoder is fine-tuned on and judged by.
@@ -359,17 +351,17 @@ class Experiment(Frozen):
 
     def resources_of(self, training: Stage | Downstream) -> Resources:
         """Return what a stage or the fine-tuning runs on, with only the workers that its batch is shared out over."""
-        return self._given_resources(training).shared(training.budget)
+        return self._given_resources(training).model_copy(update={"workers": self.shares_of(training).workers})
 
-    def chunks_of(self, training: Stage | Downstream) -> int:
-        """Return in how many chunks a worker of a stage or of the fine-tuning passes its share of a batch."""
+    def shares_of(self, training: Stage | Downstream) -> Shares:
+        """Return how a batch of a stage or of the fine-tuning is shared out over the workers."""
         resources = self._given_resources(training)
-        return resources.shares(training.budget).chunks(resources.micro_batch_size)
+        return Shares(training.budget.batch_size, resources.workers, resources.micro_batch_size)
 
     def idle_workers(self, training: Stage | Downstream) -> str | None:
         """Say why workers of a stage or of the fine-tuning stay idle, and which batch would use all; or None."""
         name = "downstream.budget.batch_size" if isinstance(training, Downstream) else "budget.batch_size"
-        return self._given_resources(training).shares(training.budget).remark(name)
+        return self.shares_of(training).remark(name)
 
     def _given_resources(self, training: Stage | Downstream) -> Resources:
         own = training.resources if isinstance(training, Downstream) else None

@@ -26,7 +26,7 @@ from orchestrator.feed import FeedPlan
 from orchestrator.launch import Job, launch
 from orchestrator.loop import Plan, Trainee
 from orchestrator.optimiser import Schedule
-from orchestrator.pretrain import Pretrained
+from orchestrator.pretrain import Pretrained, check_chunks
 from orchestrator.progress import phase
 from orchestrator.run import Caption, Run
 from orchestrator.validation import CONFUSIONS, PREDICTIONS, Rhythm, Validation
@@ -162,6 +162,7 @@ def check(experiment: Experiment) -> Labelled:
             )
     network = build_network(experiment, shards, None)
     prepare(network, experiment, labelled)
+    check_chunks(experiment, task, network)
     check_extents(network, labelled.train, task.part)
     return labelled
 
@@ -192,6 +193,7 @@ def plan_of(experiment: Experiment, labelled: Labelled) -> Plan:
         ),
         stream=checkpoints.Stream(labelled.shards.digest, task.seed, task.budget.batch_size),
         precision=training.precision,
+        num_chunks=experiment.shares_of(task).num_chunks,
         sync_batch_norm=training.sync_batch_norm,
         report_every_steps=training.report_every_steps,
         report_every_s=training.report_every_s,

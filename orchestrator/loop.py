@@ -76,11 +76,12 @@ class Trainee:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how to train."""
+    """How long and how to train; ``num_chunks`` in which a rank's share of a batch passes the network."""
 
     schedule: Schedule
     stream: Stream
     precision: str = "fp32"
+    num_chunks: int = 1
     sync_batch_norm: bool = True
     report_every_steps: int = 10
     report_every_s: float = 1.0
@@ -116,6 +117,7 @@ def train(
     at before each report; what any rank is told ends all of them, with a checkpoint.
     """
     method = trainee.method.to(world.device)
+    method.pass_in_chunks(plan.num_chunks)
     model = _distribute(method, plan, world)
     optimiser = optimisers.build(method, plan.schedule.config)
     state = restore(checkpoint, method, optimiser, plan.stream) if checkpoint else State()

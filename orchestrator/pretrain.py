@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from ray.train import Checkpoint
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from data.shardset import Selection, ShardSet
 from methods import METHODS
@@ -15,7 +16,7 @@ from methods.base import Method
 from methods.encoders import ENCODERS, Encoder
 from orchestrator import checkpoint as checkpoints
 from orchestrator import cluster, feed, report
-from orchestrator.config import Experiment, Stage
+from orchestrator.config import Downstream, Experiment, Stage
 from orchestrator.extents import check_extents
 from orchestrator.feed import FeedPlan
 from orchestrator.launch import Job, launch
@@ -82,7 +83,23 @@ def check(experiment: Experiment, shards: ShardSet, selection: Selection) -> Non
         ProbeSet.open(experiment.probe).check(encoder)
     for stage in experiment.pretraining:
         method = METHODS[stage.method.name](stage.method, encoder)
+        check_chunks(experiment, stage, method)
         check_extents(method, selection, experiment.data.part)
+
+
+def check_chunks(experiment: Experiment, training: Stage | Downstream, method: Method) -> None:
+    """Raise ValueError where micro-batches would change the batch statistics that all workers share."""
+    joined = experiment.training.sync_batch_norm and any(isinstance(part, _BatchNorm) for part in method.in_chunks())
+    shares = experiment.shares_of(training)
+    if not joined or shares.num_chunks == 1:
+        return
+    raise ValueError(
+        f"resources.micro_batch_size {shares.micro_batch_size}: the {shares.samples} samples of a worker would pass "
+        f"batch norm in {shares.num_chunks} chunks, each with statistics of its own; set resources.workers to "
+        f"{shares.workers_without_chunks}, which take their statistics together, or resources.micro_batch_size to "
+        f"{shares.samples}, take an encoder without batch norm (swin_unetr, or unet with norm=instance), or set "
+        "training.sync_batch_norm=false, which leaves each chunk its own statistics"
+    )
 
 
 def build_encoder(experiment: Experiment) -> Encoder:
@@ -103,6 +120,7 @@ def stage_plan(experiment: Experiment, stage: Stage, shards: ShardSet, num_sampl
         schedule=schedule,
         stream=checkpoints.Stream(shards.digest, experiment.seed, stage.budget.batch_size),
         precision=training.precision,
+        num_chunks=experiment.shares_of(stage).num_chunks,
         sync_batch_norm=training.sync_batch_norm,
         report_every_steps=training.report_every_steps,
         report_every_s=training.report_every_s,

@@ -5,10 +5,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shares:
-    """A batch that is shared out over at most so many workers: over the largest number of them that divides it."""
+    """A batch that is shared out over at most so many workers: over the largest number of them that divides it.
+
+    micro_batch_size   samples of a worker's share that pass the network at once; None: all of them
+    """
 
     batch_size: int
     most_workers: int
+    micro_batch_size: int | None = None
 
     @property
     def workers(self) -> int:
@@ -20,9 +24,16 @@ class Shares:
         """Return how many samples of a batch each worker has."""
         return self.batch_size // self.workers
 
-    def chunks(self, micro_batch_size: int | None) -> int:
-        """Return in how many chunks of at most ``micro_batch_size`` samples a worker passes its share."""
-        return 1 if micro_batch_size is None else -(-self.samples // micro_batch_size)
+    @property
+    def num_chunks(self) -> int:
+        """Return in how many chunks of nearly equal size, at most a micro-batch, a worker passes its share."""
+        return -(-self.samples // (self.micro_batch_size or self.samples))
+
+    @property
+    def workers_without_chunks(self) -> int:
+        """Return how many workers would have no more than a micro-batch each."""
+        numbers = (n for n in range(self.workers, self.batch_size + 1) if self.batch_size % n == 0)
+        return next(n for n in numbers if self.batch_size // n <= (self.micro_batch_size or self.samples))
 
     def remark(self, name: str) -> str | None:
         """Say which batches would use all workers, where this one does not; ``name`` is the batch's field."""

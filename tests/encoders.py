@@ -12,7 +12,7 @@ class Pixels(Encoder):
         super().__init__()
         self.spatial_dims, self.in_channels, self.channels, self.stride = spatial_dims, channels, (channels,), 1
 
-    def features(self, x: Tensor) -> list[Tensor]:
+    def maps(self, x: Tensor) -> list[Tensor]:
         return [x]
 
     def levels(self) -> list[nn.Module]:

@@ -154,7 +154,8 @@ class Segmentation(Task):
 
     def loss(self, views: Views) -> Losses:
         """Dice loss plus cross-entropy over all crops."""
-        return self.target.loss(self.network(torch.cat(views.images)), views.targets["classes"].flatten(0, 1))
+        logits = in_chunks(self.network, self.network, torch.cat(views.images), self._num_chunks)
+        return self.target.loss(logits, views.targets["classes"].flatten(0, 1))
 
     @torch.no_grad()
     def predict(self, images: Float[Tensor, "b c *s"]) -> Tensor:

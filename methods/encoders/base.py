@@ -5,11 +5,14 @@ from abc import ABC, abstractmethod
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from methods.parts.chunks import InChunks, in_chunks
 
-class Encoder(nn.Module, ABC):
+
+class Encoder(InChunks, ABC):
     """A network from images to feature maps.
 
-    channels       of the maps, finest first
+    maps           the feature maps of images, each on its own, finest first
+    channels       of the maps
     stride         which input sizes must be a multiple of
     means_differ   whether a channel's mean over the last map tells images apart; after instance norm it hardly does
     """
@@ -21,8 +24,12 @@ class Encoder(nn.Module, ABC):
     means_differ: bool = True
 
     @abstractmethod
+    def maps(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
+        """Compute the feature maps in one pass, finest first."""
+
     def features(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
-        """Return the feature maps, finest first."""
+        """Return the feature maps, finest first; in training computed in as many chunks as was asked for."""
+        return in_chunks(self, self.maps, x, self.num_chunks)
 
     @abstractmethod
     def levels(self) -> list[nn.Module]:

@@ -67,7 +67,7 @@ class DenseNetEncoder(Encoder):
         self.channels = _channels(config)
         self.stride = 32
 
-    def features(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
+    def maps(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
         """Return the five maps, finest first; the last is what MONAI's class layers pool."""
         maps: list[Tensor] = []
         for level in self.levels():

@@ -65,7 +65,7 @@ class PooledUNetEncoder(Encoder):
         self.channels = (*config.features, config.features[-1])
         self.stride = 2 ** len(config.features)
 
-    def features(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
+    def maps(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
         """Return the six maps, finest first."""
         maps: list[Tensor] = []
         for level in self.convolutions:

@@ -73,7 +73,7 @@ class SwinEncoder(Encoder):
         self.channels = tuple(config.feature_size * 2**level for level in range(5))
         self.stride = 32
 
-    def features(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
+    def maps(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
         """Return the five maps, finest first, each normalised over its channels as Swin UNETR takes them."""
         maps = [self.pos_drop(self.patch_embed(x))]
         for stage in (self.layers1, self.layers2, self.layers3, self.layers4):

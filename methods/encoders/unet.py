@@ -54,7 +54,7 @@ class UNetEncoder(Encoder):
         self.stride = 16
         self.means_differ = config.norm != "instance"
 
-    def features(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
+    def maps(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
         """Return the five maps, finest first."""
         maps: list[Tensor] = []
         for level in self.levels():

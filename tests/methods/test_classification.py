@@ -300,7 +300,7 @@ class Hinges(Encoder):
         self.spatial_dims, self.in_channels, self.channels, self.stride = 2, 1, (16,), 1
         self.convolution = nn.Conv2d(1, 16, 1)
 
-    def features(self, x: Tensor) -> list[Tensor]:
+    def maps(self, x: Tensor) -> list[Tensor]:
         return [self.convolution(x).relu()]
 
     def levels(self) -> list[nn.Module]:

@@ -257,6 +257,16 @@ def test_encoder_loads_downstream_with_no_unmatched_key(name, encoder, dims):
         assert torch.equal(values[value.data_ptr()], trained[key])
 
 
+@pytest.mark.parametrize("name", TRAINED)
+def test_images_that_pass_the_encoder_in_chunks_change_neither_loss_nor_gradient(name):
+    whole, chunked = (tiny_method(name, 2).double() for _ in range(2))
+    chunked.pass_in_chunks(3)
+    for found, expected in zip(
+        losses_and_gradients(chunked, chunked), losses_and_gradients(whole, whole), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
 # Samples over two ranks. Of the volumes each rank has one, of which neither spread nor batch statistics exist.
 BATCH = {2: 4, 3: 2}
 

@@ -55,7 +55,7 @@ def test_every_patch_is_encoded_once():
     seen = []
 
     class Counting(Pixels):
-        def features(self, x: Tensor) -> list[Tensor]:
+        def maps(self, x: Tensor) -> list[Tensor]:
             seen.append(len(x))
             return [x]
 

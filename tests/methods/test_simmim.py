@@ -22,7 +22,7 @@ class Means(Encoder):
         super().__init__()
         self.spatial_dims, self.in_channels, self.channels, self.stride = spatial_dims, channels, (channels,), 2
 
-    def features(self, x: Tensor) -> list[Tensor]:
+    def maps(self, x: Tensor) -> list[Tensor]:
         return [(F.avg_pool2d if x.ndim == 4 else F.avg_pool3d)(x, 2)]
 
     def levels(self) -> list[nn.Module]:

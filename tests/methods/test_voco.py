@@ -36,7 +36,7 @@ class Planes(Encoder):
         self.spatial_dims, self.in_channels, self.channels, self.stride = spatial_dims, 1, (width,), 1
         self.layer = (nn.Conv2d, nn.Conv3d)[spatial_dims - 2](1, width, 3, padding=1)
 
-    def features(self, x: Tensor) -> list[Tensor]:
+    def maps(self, x: Tensor) -> list[Tensor]:
         return [self.layer(x).relu()]
 
     def levels(self) -> list[nn.Module]:

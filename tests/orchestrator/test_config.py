@@ -82,7 +82,7 @@ def test_a_fine_tuning_inherits_the_resources_that_it_is_not_given() -> None:
     task = experiment.downstream
     assert task is not None
     assert experiment.resources_of(task) == experiment.resources.model_copy(update=own)
-    assert experiment.chunks_of(task) == 4
+    assert experiment.shares_of(task).num_chunks == 4
     assert experiment.idle_workers(task) is None
     assert Experiment.model_validate(json.loads(experiment.model_dump_json())) == experiment
     elsewhere = resolve(tree(downstream=FINETUNING), overrides)

@@ -33,4 +33,8 @@ def test_nothing_is_said_where_all_workers_train():
 
 @pytest.mark.parametrize(("micro_batch_size", "chunks"), [(None, 1), (1, 6), (2, 3), (4, 2), (6, 1), (100, 1)])
 def test_a_share_is_passed_in_chunks_of_at_most_a_micro_batch(micro_batch_size, chunks):
-    assert Shares(12, 2).chunks(micro_batch_size) == chunks
+    assert Shares(12, 2, micro_batch_size).num_chunks == chunks
+
+
+def test_the_number_of_workers_that_need_no_chunks_shares_the_batch_out_evenly():
+    assert [Shares(12, 2, size).workers_without_chunks for size in (1, 2, 4, 5, 6)] == [12, 6, 3, 3, 2]

@@ -1,0 +1,146 @@
+"""Two workers equal one, with and without micro-batches: the loop over real shards, in two processes without Ray."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import multiprocessing as mp
+
+from data.batch import Batch
+from data.shardset import ShardSet
+from orchestrator import feed, finetune, pretrain
+from orchestrator.config import Experiment, resolve
+from orchestrator.feed import FeedPlan
+from orchestrator.loop import Plan, Trainee, World, train
+from tests.experiments import POOLED_UNET, UNET, tiny_experiment, tiny_segmentation
+from tests.shardsets import write_pictures, write_slices
+
+PRETRAININGS = {
+    "simsiam": {},
+    "exemplar": {"method": {"name": "exemplar", "side": 32, "projector_dim": 8}},
+}
+FINETUNINGS = ("segmentation", "classification")
+SIZES = (None, 1)
+NOT_COMPARED = ("samples_per_s", "data_wait_share")
+
+
+def experiment_of(case: str, folder: Path, workers: int, micro_batch_size: int | None) -> Experiment:
+    pictures, slices = str(folder / "pictures"), str(folder / "slices")
+    resources = {"workers": workers, "micro_batch_size": micro_batch_size}
+    changes: dict[str, Any] = {"resources": resources, "optimiser": {"name": "sgd", "lr": 0.01}}
+    if case in PRETRAININGS:
+        changes |= {"probe": {"shards": pictures, "size": 32, "times": 1}, **PRETRAININGS[case]}
+    elif case == "segmentation":
+        changes["downstream"] = {**tiny_segmentation(slices), "resources": resources}
+    else:
+        changes["downstream"] = {
+            "shards": pictures,
+            "task": {"name": "classification", "size": 32, "hidden_dims": [8], "dropout": 0},
+            "optimiser": {"name": "sgd", "lr": 0.01},
+            "budget": {"steps": 4, "batch_size": 12},
+        }
+    return resolve(tiny_experiment(case, pictures, folder / "runs", steps=4, encoder=UNET, **changes))
+
+
+def of(experiment: Experiment) -> tuple[Trainee, Plan, FeedPlan]:
+    """Build what a worker trains, and say how long and on what, as a command does."""
+    if experiment.downstream:
+        labelled = finetune.check(experiment)
+        plan = finetune.plan_of(experiment, labelled)
+        return finetune._build(experiment, None), plan, finetune.feed_of(experiment, labelled, plan)
+    shards = ShardSet.open(experiment.data.shards)
+    selection = shards.select(split=experiment.data.split)
+    pretrain.check(experiment, shards, selection)
+    (stage,) = experiment.pretraining
+    plan = pretrain.stage_plan(experiment, stage, shards, selection.num_samples)
+    return (
+        pretrain._build(experiment, 0, None, plan.total_steps),
+        plan,
+        pretrain.stage_feed(experiment, stage, shards, plan),
+    )
+
+
+def trained(case: str, folder: Path, world: World, micro_batch_size: int | None = None) -> list[dict[str, Any]]:
+    """Train, and return what is logged of each step."""
+    trainee, plan, feed_plan = of(experiment_of(case, folder, world.size, micro_batch_size))
+    assert feed_plan.world == world.size
+    entries: list[dict[str, Any]] = []
+
+    def batches(first_step: int) -> Iterator[Batch]:
+        return feed.local_batches(feed_plan, world.rank)
+
+    def report(metrics: dict[str, Any], checkpoint: Path | None = None) -> None:
+        entries.extend(metrics["history"])
+
+    train(trainee, plan, batches, world, report)
+    return entries
+
+
+def train_on_rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    world = World(rank, 2, torch.device("cpu"))
+    found = {
+        f"{case}-{size}": trained(case, Path(folder), world, size)
+        for case in (*PRETRAININGS, *FINETUNINGS)
+        for size in SIZES
+    }
+    Path(folder, f"rank-{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    write_pictures(folder / "pictures")
+    write_slices(folder / "slices", size=40)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranks(folder: Path) -> list[dict[str, list[dict[str, Any]]]]:
+    mp.spawn(train_on_rank, args=(str(folder),), nprocs=2)
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
+
+
+def compared(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in entry.items() if name not in NOT_COMPARED} for entry in entries]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [*PRETRAININGS, *FINETUNINGS])
+def test_two_workers_log_what_one_logs_with_and_without_micro_batches(case, folder, ranks):
+    alone = compared(trained(case, folder, World()))
+    judged = {"simsiam": "probe/linear_auc", "exemplar": "probe/knn_auc"}.get(case, "score")
+    assert (len(alone), judged in alone[-1]) == (4, True)
+    found = [compared(rank[f"{case}-{size}"]) for rank in ranks for size in SIZES]
+    found.append(compared(trained(case, folder, World(), micro_batch_size=3)))
+    for entries in found:
+        for entry, expected in zip(entries, alone, strict=True):
+            assert {name: value for name, value in entry.items() if name in ("step", "samples", "judged")} == {
+                name: value for name, value in expected.items() if name in ("step", "samples", "judged")
+            }
+            numbers = {name: value for name, value in entry.items() if isinstance(value, float)}
+            assert numbers == pytest.approx({name: expected[name] for name in numbers}, abs=1e-5), entry["step"]
+            assert entry.keys() == expected.keys()
+
+
+def test_micro_batches_that_would_divide_batch_statistics_are_refused_with_what_would_work(folder):
+    tree = tiny_experiment("norms", str(folder / "pictures"), folder / "runs", 4, encoder=POOLED_UNET)
+    micro = ["resources.workers=2", "resources.micro_batch_size=2", "method={name: rotation, side: 32}"]
+    words = (
+        r"micro_batch_size 2: the 4 samples of a worker would pass batch norm in 2 chunks, .* set "
+        r"resources\.workers to 4, .* or resources\.micro_batch_size to 4, .* or set training\.sync_batch_norm=false"
+    )
+    with pytest.raises(ValueError, match=words):
+        of(resolve(tree, micro))
+    segmentation = {"downstream": {**tiny_segmentation(str(folder / "slices")), "task": {"name": "segmentation"}}}
+    with pytest.raises(ValueError, match=r"the 6 samples of a worker would pass batch norm in 3 chunks"):
+        of(resolve({**tree, **segmentation}, micro))
+    for works in ("resources.workers=4", "resources.micro_batch_size=4", "training.sync_batch_norm=false"):
+        _, plan, _ = of(resolve(tree, [*micro, works]))
+        assert plan.num_chunks == (2 if works.startswith("training") else 1)
