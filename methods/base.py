@@ -93,9 +93,13 @@ class Method(nn.Module, ABC):
             if isinstance(module, InChunks):
                 module.num_chunks = num_chunks
 
-    def in_chunks(self) -> Iterator[nn.Module]:
-        """Yield the parts of what images pass in chunks, those that are in evaluation mode to the end left out."""
-        return self.encoder.modules()
+    def chunked(self) -> nn.Module:
+        """Return what images pass in chunks."""
+        return self.encoder
+
+    def trained_in_chunks(self) -> Iterator[nn.Module]:
+        """Yield the parts of what images pass in chunks."""
+        return self.chunked().modules()
 
     def after_step(self, progress: float) -> None:
         """Update what is not learnt by gradient (a teacher, say); ``progress`` in [0, 1] is the budget spent."""

@@ -23,13 +23,19 @@ MEASURED_SAMPLES = 2
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device: what does not depend on the batch, and each sample's share."""
+    """Bytes on one device: what does not depend on the batch, and each sample's share.
+
+    chunked_bytes   of each sample's share, what is held of one chunk at a time where samples pass in chunks
+    """
 
     fixed_bytes: int
     per_sample_bytes: int
+    chunked_bytes: int = 0
 
-    def total_bytes(self, samples: int) -> float:
-        return OVERHEAD * (self.fixed_bytes + samples * self.per_sample_bytes)
+    def total_bytes(self, samples: int, num_chunks: int = 1) -> float:
+        at_once = -(-samples // num_chunks)
+        activations = samples * self.per_sample_bytes - (samples - at_once) * self.chunked_bytes
+        return OVERHEAD * (self.fixed_bytes + activations)
 
 
 def describe(experiment: Experiment) -> Group:
@@ -56,7 +62,7 @@ def describe(experiment: Experiment) -> Group:
             f"{selection.num_samples:,}",
             f"{epochs:.1f}",
             f"{plan.total_steps:,}",
-            f"about {memory.total_bytes(per_worker) / 2**30:.1f} GiB",
+            f"about {memory.total_bytes(per_worker, plan.num_chunks) / 2**30:.1f} GiB",
             f"{feed.bytes_in_flight(feed_plan) / 2**20:.0f} MiB",
         )
     size = f"shards {shards.digest[:12]}: {shards.num_samples:,} samples, {shards.num_bytes / 2**20:,.0f} MiB on disk"
@@ -90,7 +96,11 @@ def stage_memory(experiment: Experiment, stage: Stage, plan: feed.FeedPlan) -> M
     trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)
     everything = sum(t.numel() * t.element_size() for t in (*method.parameters(), *method.buffers()))
     fixed = everything + (_copies(stage.optimiser) - 1) * 4 * trainable
-    return Memory(fixed, saved_bytes(method, views) // len(batch))
+    held = saved_bytes(method, views) // len(batch)
+    if experiment.shares_of(stage).num_chunks == 1:
+        return Memory(fixed, held)
+    method.pass_in_chunks(len(batch))
+    return Memory(fixed, held, held - saved_bytes(method, views) // len(batch))
 
 
 def saved_bytes(method: Method, views: Views) -> int:

@@ -89,7 +89,9 @@ def check(experiment: Experiment, shards: ShardSet, selection: Selection) -> Non
 
 def check_chunks(experiment: Experiment, training: Stage | Downstream, method: Method) -> None:
     """Raise ValueError where micro-batches would change the batch statistics that all workers share."""
-    joined = experiment.training.sync_batch_norm and any(isinstance(part, _BatchNorm) for part in method.in_chunks())
+    joined = experiment.training.sync_batch_norm and any(
+        isinstance(part, _BatchNorm) for part in method.trained_in_chunks()
+    )
     shares = experiment.shares_of(training)
     if not joined or shares.num_chunks == 1:
         return

@@ -7,13 +7,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from data.batch import Batch
 from methods.base import Method, ParamGroup
 from methods.encoders import Encoder
-from methods.parts.chunks import in_chunks
 
 Evidence = dict[str, np.ndarray]
 """What was counted or predicted of each unit that is scored (a volume, a slice, a picture), by its id."""
@@ -60,7 +59,6 @@ class Task(Method):
         super().__init__()
         # A tuple hides modules from the registry: they are the network's already.
         self._encoder = (encoder,)
-        self._num_chunks = 1
         self._num_held: int | None = 0
         self._held_until = 0.0
         # As precise as the loop's own progress: rounded, modules and gradients would be let go at different steps.
@@ -118,19 +116,11 @@ class Task(Method):
                 module.eval()
         return self
 
-    def pass_in_chunks(self, num_chunks: int) -> None:
-        """Have images pass the whole network in so many chunks."""
-        self._num_chunks = num_chunks
-
-    def in_chunks(self) -> Iterator[nn.Module]:
-        """Yield the network's parts that are ever trained."""
+    def trained_in_chunks(self) -> Iterator[nn.Module]:
+        """Yield the parts of what passes in chunks, without those that are held to the end."""
         until_the_end = self._held() if self._held_until >= 1 else []
         held = {id(part) for module in until_the_end for part in module.modules()}
-        return (part for part in self.network.modules() if id(part) not in held)
-
-    def logits(self, images: Float[Tensor, "b c *s"]) -> Tensor:
-        """Return what the network makes of images; in training in as many chunks as was asked for."""
-        return in_chunks(self.network, self.network, images, self._num_chunks)
+        return (part for part in self.chunked().modules() if id(part) not in held)
 
     def _held(self) -> list[nn.Module]:
         """Return the levels that are held, as they are now: modules inside them may have been replaced."""

@@ -191,7 +191,7 @@ class Classification(Task):
     def loss(self, views: Views) -> Losses:
         """Compute the loss of the config's kind; ``training_accuracy`` is the share that is told right."""
         assert self.balanced, "`see_classes` sets the weights before training"
-        logits = self.logits(views.images[0])
+        logits = self.network(views.images[0])
         has = views.targets["classes"]
         if self.config.kind == "multi_label":
             found = (logits.detach() > 0) == has

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.batch import Batch
 from data.rng import SampleRng
@@ -29,6 +29,7 @@ from methods.downstream.crops import Centre, cut_padded, draw_centred_boxes
 from methods.downstream.metrics import CONVENTIONS, ConventionName
 from methods.downstream.networks import SegmentationEncoder, segmentation_network
 from methods.downstream.targets import Classes, Regions
+from methods.parts.chunks import in_chunks
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
 from methods.parts.variants import with_flags
 
@@ -119,10 +120,19 @@ class Segmentation(Task):
         crop_size = per_axis(config.crop_size, encoder.spatial_dims, "downstream.task.crop_size")
         check_stride(crop_size, encoder.stride, "downstream.task.crop_size")
         check_coarsest(crop_size, encoder.stride, "downstream.task.crop_size")
+        self._num_chunks = 1
         class_of = torch.zeros(STORED_LABEL_VALUES, dtype=torch.int32)  # gloo broadcasts no int16
         values = torch.tensor(self.target.values)
         class_of[values] = torch.arange(1, len(values) + 1, dtype=torch.int32)
         self.register_buffer("class_of", class_of, persistent=False)
+
+    def pass_in_chunks(self, num_chunks: int) -> None:
+        """Have crops pass the whole network in so many chunks: its decoder holds more than the encoder."""
+        self._num_chunks = num_chunks
+
+    def chunked(self) -> nn.Module:
+        """Return the whole network."""
+        return self.network
 
     def card(self) -> dict[str, Any]:
         """Say which label values each output stands for."""

@@ -28,7 +28,7 @@ class Encoder(InChunks, ABC):
         """Compute the feature maps in one pass, finest first."""
 
     def features(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
-        """Return the feature maps, finest first; in training computed in as many chunks as was asked for."""
+        """Return the feature maps, finest first, computed in as many chunks as was asked for."""
         return in_chunks(self, self.maps, x, self.num_chunks)
 
     @abstractmethod

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 class InChunks(nn.Module):
-    """A network whose images pass it in ``num_chunks`` chunks while it is trained."""
+    """A network whose images pass it in ``num_chunks`` chunks."""
 
     num_chunks: int = 1
 
@@ -30,8 +30,12 @@ Outputs = TypeVar("Outputs", Tensor, list[Tensor])
 def in_chunks(
     network: nn.Module, function: Callable[[Tensor], Outputs], images: Float[Tensor, "n c *s"], num_chunks: int
 ) -> Outputs:
-    """Return what a function of ``network`` makes of images that pass it in so many chunks."""
-    if num_chunks == 1 or not network.training:
+    """Return what a function of ``network`` makes of images that pass it in so many chunks.
+
+    What is judged, in evaluation mode and without gradients, holds no activations and passes whole.
+    """
+    judged = not (network.training or torch.is_grad_enabled())
+    if num_chunks == 1 or judged:
         return function(images)
     outputs = [_pass(network, function, chunk) for chunk in images.chunk(num_chunks)]
     first = outputs[0]

@@ -57,5 +57,6 @@ def test_what_is_judged_passes_whole():
     layers = network().eval()
     seen: list[int] = []
     layers[0].register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
-    in_chunks(layers, layers, torch.randn(12, 8, 10, 10, dtype=torch.float64), 4)
+    with torch.no_grad():
+        in_chunks(layers, layers, torch.randn(12, 8, 10, 10, dtype=torch.float64), 4)
     assert seen == [12]

@@ -308,6 +308,20 @@ def labelled_batch(dims: int, first: int = 0) -> Batch:
     return replace(batch, labels=(batch.voxels[:, 0] // 80).clamp(max=2), classes=torch.tensor([[0], [2]]))
 
 
+@pytest.mark.parametrize("case", TASK_CASES)
+def test_samples_that_pass_a_task_s_network_in_chunks_change_neither_loss_nor_gradient(case):
+    found = []
+    for num_chunks in (1, 2):
+        task = tiny_task(case, 2, "unet").train().double()
+        task.pass_in_chunks(num_chunks)
+        batch = labelled_batch(2)
+        views = task.views(batch, batch.rng(0))
+        torch.manual_seed(0)  # of the head's dropout
+        task.loss(Views(tuple(image.double() for image in views.images), targets=views.targets)).total.backward()
+        found.append({name: p.grad for name, p in task.named_parameters()})
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-11)
+
+
 def train_frozen(encoder: str, rank: int) -> list[str]:
     """Take a step with the whole encoder frozen, on two ranks; return which of its buffers and weights moved."""
     task = tiny_task("segmentation classes", 2, encoder)
