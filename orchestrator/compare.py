@@ -11,11 +11,11 @@ from mlflow.exceptions import MlflowException
 
 from data.spelling import did_you_mean
 from orchestrator import charts, comparison, curve, identity
-from orchestrator.choose import GROUPS, Choice, counted, select
+from orchestrator.choose import GROUPS, Choice, counted, in_folders, select
 from orchestrator.comparison import Asked, Line, Scores
 from orchestrator.gather import BEST, Card, Curve, Source
 from orchestrator.pages import is_served, publish, view_of
-from orchestrator.rows import Row, differing_fields, rows_by, rows_of, settings_of
+from orchestrator.rows import KINDS, SEEDS, Row, differing_fields, rows_by, rows_of, settings_of
 from orchestrator.tracking import plain
 from orchestrator.typeset import as_markdown
 
@@ -141,13 +141,24 @@ def page(compared: Compared) -> Page | None:
     if known is None:
         return None
     metric = asked.metric if asked.kind == "pretrain" else f"{BEST}{asked.metric}"
-    fields = [field for field in differing_fields([card.params for card in cards]) if field not in NO_AXES]
-    view = view_of(known, asked.kind, metric, asked.metric, fields)
+    view = view_of(known, asked.kind, metric, asked.metric, _axes([card.params for card in cards]))
     try:
         address = publish(known, f"raydiology-{compared.key}", view)
     except MlflowException:
         return None
     return Page(address, known.home if known.home and not is_served(known.server) else None)
+
+
+def _axes(params: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the fields that all runs have and in which they differ: methods and networks first, seeds last."""
+    fields = [field for field in differing_fields(params) if field not in NO_AXES]
+    shared = [field for field in fields if all(field in own for own in params)]
+    return sorted(shared, key=lambda field: (not field.endswith(KINDS), field in SEEDS))
+
+
+def page_of(folder: Path, home: str, metric: str) -> Page | None:
+    """Return MLflow's page of the runs of a table or a sweep on the metric that it is judged by."""
+    return page(compare(in_folders([folder], Path(home)), Request(metric=metric)))
 
 
 def _asked(kind: str, request: Request, rows: Sequence[Row], scores: Scores) -> Asked:

@@ -20,7 +20,7 @@ EMBEDDED = "sqlite:///"
 ANSWERS_WITHIN_S = 1.0
 SHARED_VIEW = "mlflow.sharedViewState."  # before the key of a view, in the tags of its experiment
 MOST_TAG_CHARS = 5000
-MOST_FIELDS = 6
+MOST_FIELDS = 4
 MOST_RUNS = 100
 SECTION = "raydiology"
 

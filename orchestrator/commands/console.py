@@ -3,12 +3,13 @@
 import argparse
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from data.spelling import did_you_mean
 from orchestrator import progress
 from orchestrator.progress import Phase
-from orchestrator.terminal import Terminal, as_called
+from orchestrator.terminal import Terminal, as_called, typed
 
 FAILED, REFUSED = 1, 2
 
@@ -93,6 +94,13 @@ def read(command: Command, words: Sequence[str]) -> argparse.Namespace:
 def say(text: str) -> None:
     """Print a line of progress, as it is."""
     progress.say(text)
+
+
+def show_page(address: str, home: Path | None) -> None:
+    """Print where MLflow's charts of some runs are, and the command that starts the page where nothing answers."""
+    if home:
+        out.print(f"MLflow: raydiology ui --home {typed(home)}", soft_wrap=True, highlight=False, markup=False)
+    out.print(f"charts: {address}", soft_wrap=True, highlight=False, markup=False)
 
 
 def loading() -> AbstractContextManager[Phase]:

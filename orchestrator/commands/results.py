@@ -1,10 +1,9 @@
 """Commands on what was trained: compare, export, ui."""
 
 import argparse
-import shlex
 from pathlib import Path
 
-from orchestrator.commands.console import Commands, add_command, loading, out
+from orchestrator.commands.console import Commands, add_command, loading, out, show_page
 from orchestrator.progress import phase
 
 
@@ -66,10 +65,7 @@ def _compare(arguments: argparse.Namespace) -> None:
         out.print(str(file), soft_wrap=True, highlight=False)
     out.print(f"MLflow: {compare.log(compared, files)}", soft_wrap=True, highlight=False, markup=False)
     if page := compare.page(compared):
-        out.print(f"charts: {page.address}", soft_wrap=True, highlight=False, markup=False)
-        if page.home:
-            start = f"start MLflow's page for it: raydiology ui --home {shlex.quote(str(page.home))}"
-            out.print(start, soft_wrap=True, highlight=False, markup=False)
+        show_page(page.address, page.home)
 
 
 def _add_export(commands: Commands) -> None:

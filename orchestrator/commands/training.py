@@ -2,10 +2,12 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 from rich.table import Table
 
-from orchestrator.commands.console import FAILED, Commands, add_command, loading, out, say, say_next
+from orchestrator.commands.console import FAILED, Commands, add_command, loading, out, say, say_next, show_page
+from orchestrator.progress import phase
 from orchestrator.terminal import typed
 
 
@@ -97,9 +99,7 @@ def _table(arguments: argparse.Namespace) -> int:
     table = tables.load(arguments.table, arguments.overrides, arguments.cohort)
     lines = tables.run(table, say)
     out.print(terminal(table.config, lines))
-    home = table.base.home
-    told = f"files:  {table.folder}\nMLflow: raydiology ui --home {typed(home)}"
-    out.print(told, soft_wrap=True, highlight=False, markup=False)
+    _show_results(table.folder, table.base.home, table.config.metric)
     say_next(f"raydiology compare {typed(table.folder.parent)}")
     return FAILED if any(line.failures for line in lines) else 0
 
@@ -125,9 +125,16 @@ def _sweep(arguments: argparse.Namespace) -> int:
         return 0
     ended = sweeps.run(sweep, say)
     out.print(standings.terminal(sweep.config, ended))
-    out.print(
-        f"files:  {sweep.folder}\nMLflow: raydiology ui --home {typed(sweep.base.home)}",
-        soft_wrap=True,
-        highlight=False,
-    )
+    _show_results(sweep.folder, sweep.base.home, sweep.config.objective.metric)
     return 0 if standings.best(sweep.config, ended) else FAILED
+
+
+def _show_results(folder: Path, home: str, metric: str) -> None:
+    """Print where the files of a table or a sweep are, and where MLflow shows its runs on its metric."""
+    from orchestrator.compare import page_of
+
+    out.print(f"files:  {folder}", soft_wrap=True, highlight=False, markup=False)
+    with phase("reading the runs for MLflow's page"):
+        page = page_of(folder, home, metric)
+    if page:
+        show_page(page.address, page.home)

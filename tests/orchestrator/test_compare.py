@@ -477,6 +477,9 @@ def test_an_mlflow_server_tells_the_same_as_the_folders(
     )
     assert [run.data.tags["row"] for run in listed] == ["a", "b"]
     assert found.home == tmp_path
+    assert [chart["selectedParams"] for chart in view["compareRunCharts"] if chart["type"] == "PARALLEL"] == [
+        ["downstream.seed"]
+    ]
     lower = page(compare(on_server(uri, "tiny", tmp_path), Request(kind="pretrain")))
     view = json.loads(
         MlflowClient(uri)
