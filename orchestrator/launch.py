@@ -22,7 +22,8 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from data.batch import Batch
-from data.files import join
+from data.files import is_file, join, read_bytes
+from data.shards import write_atomically
 from orchestrator import cluster, feed, stop
 from orchestrator.config import Resources
 from orchestrator.failure import RunError
@@ -72,11 +73,13 @@ def launch(job: Job, follow: Follow, say: Say) -> Saved:
     """
     progress, path = Progress(job.uri), job.folder / HISTORY
     begin = path.stat().st_size if path.exists() else 0
+    _fetch_history(job)
     newest = _resume(job, progress, say)
     if (done := newest.step if newest else 0) < job.plan.total_steps:
         _raise_stopped(job, done)
         stop.unmark(job.uri)
         _fit_followed(job, progress, partial(_pass_on, Tail(path, begin), follow), say)
+        _keep_history(job)
         _raise_fatal(Tail(path, begin))
         newest = progress.find().newest
         _raise_stopped(job, newest.step if newest else 0)
@@ -84,6 +87,21 @@ def launch(job: Job, follow: Follow, say: Say) -> Saved:
         follow(Tail(path, begin).read())
     assert newest is not None, "training ends with a checkpoint"
     return progress.best(newest) if job.keep_best else newest
+
+
+def _keep_history(job: Job) -> None:
+    """Copy the run's history to its checkpoints where they are elsewhere: curves and objectives are read from it."""
+    if "://" in job.storage:
+        write_atomically(join(job.storage, HISTORY), (job.folder / HISTORY).read_bytes())
+
+
+def _fetch_history(job: Job) -> None:
+    """Fetch that copy where this machine has lost the run's folder."""
+    kept, path = join(job.storage, HISTORY), job.folder / HISTORY
+    if "://" in job.storage and not path.exists() and is_file(kept):
+        temporary = path.with_name(HISTORY + ".new")
+        temporary.write_bytes(read_bytes(kept))
+        temporary.rename(path)
 
 
 def _resume(job: Job, progress: Progress, say: Say) -> Saved | None:

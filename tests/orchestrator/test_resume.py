@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from orchestrator.checkpoint import METHOD, OPTIMISER, State, Stream, restore, s
 from orchestrator.config import Optimiser, Resources
 from orchestrator.feed import FeedPlan
 from orchestrator.history import HISTORY, append, steps
-from orchestrator.launch import Job, _resume
+from orchestrator.launch import Job, _keep_history, _resume, launch
 from orchestrator.loop import Plan, Trainee
 from orchestrator.optimiser import Schedule
 from orchestrator.resume import SNAPSHOT, STATE, DamageError, Progress, name_of
@@ -198,6 +200,27 @@ def test_a_stage_that_is_done_or_begins_says_nothing(tmp_path: Path) -> None:
     write(Path(job.uri), TOTAL_STEPS)
     _resume(job, Progress(job.uri), said.append)
     assert said == []
+
+
+def test_a_stage_whose_folder_here_is_lost_is_found_done_in_its_bucket_with_its_best_scores_and_history(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    best = State(step=4, best={"score": 0.7, "dice_mean": 0.8}, best_step=4)
+    (local := tmp_path / "before").mkdir()
+    write(tmp_path / "stage", 4, best)
+    write(tmp_path / "stage", TOTAL_STEPS, State(step=TOTAL_STEPS, best=best.best, best_step=4))
+    bucket.upload(tmp_path / "stage", "lost/run/pretrain")
+    before = replace(job_in(local), storage=f"{bucket.uri}/lost/run", keep_best=True)
+    append(local / HISTORY, [{"stage": "pretrain", **entry} for entry in entries(0, TOTAL_STEPS)])
+    _keep_history(before)
+
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    lines: list[dict[str, Any]] = []
+    saved = launch(replace(before, folder=elsewhere), lines.extend, print)
+    assert (saved.uri, saved.step) == (f"{bucket.uri}/lost/run/pretrain/step_000000004", 4)
+    assert saved.state["best"] == {"score": 0.7, "dice_mean": 0.8}
+    assert [line["step"] for line in lines] == list(range(TOTAL_STEPS))
+    assert (elsewhere / HISTORY).read_bytes() == (local / HISTORY).read_bytes()
 
 
 def job_in(folder: Path) -> Job:

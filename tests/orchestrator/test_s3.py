@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -179,6 +180,9 @@ def test_scans_become_scores_through_a_bucket_and_a_killed_job_goes_on_from_ther
         killed.kill()
         killed.wait(30)
         said = _run(environment, "finetune", str(file), storage)
+        kept = history.read_bytes(), b"".join(_contents(home))
+        shutil.rmtree(home)  # as where a machine of a cloud is gone
+        again = _run(environment, "finetune", str(file), storage)
         logs = b"".join(_contents(Path(environment["RAY_TMPDIR"]), (".log", ".out", ".err")))
     assert re.search(r"dice_mean +0\.\d{4}", said)
     entries = [entry for entry in Tail(history).read() if "step" in entry]
@@ -189,8 +193,16 @@ def test_scans_become_scores_through_a_bucket_and_a_killed_job_goes_on_from_ther
     encoder = json.loads((history.parent / "result.json").read_text())["encoder"]
     assert encoder == f"{bucket.uri}/checkpoints/{history.parent.name}/pretrain/step_000000008"
     assert f"{encoder.removeprefix(bucket.uri + '/')}/encoder.safetensors" in bucket.keys("checkpoints")
-    kept = b"".join(_contents(home))
-    assert SECRET.encode() not in kept + logs + said.encode()
+    assert _scores(again) == _scores(said)
+    assert history.read_bytes() == kept[0]
+    assert SECRET.encode() not in b"".join([kept[1], *_contents(home), logs, said.encode(), again.encode()])
+
+
+def _scores(said: str) -> list[tuple[str, str]]:
+    """Return the scores that a fine-tuning has printed."""
+    found = re.findall(r"^([\w/]+) +(\d+\.\d{4})$", said, re.MULTILINE)
+    assert "dice_mean" in dict(found)
+    return found
 
 
 def _contents(folder: Path, suffixes: tuple[str, ...] = ()) -> list[bytes]:
