@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except stop.StoppedError as error:
         return _failed(subject, error, stop.exit_code())
     except KeyboardInterrupt:
-        err.print(f"{subject}: interrupted; the same command goes on from what was saved last")
+        said = f"{subject}: interrupted; the same command goes on from what was saved last"
+        err.print(said, highlight=False, markup=False, soft_wrap=True)
         return stop.exit_code()
 
 

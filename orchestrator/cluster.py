@@ -16,7 +16,7 @@ import ray
 from ray._private import worker
 
 from data.files import check_writable
-from orchestrator import clusterfile, progress, startup
+from orchestrator import clusterfile, progress, startup, stop
 from orchestrator.config import Resources
 
 # One reader, one spare for what Ray Data lists and splits with.
@@ -71,10 +71,13 @@ def _processes(all_processes: dict[str, Any]) -> list[psutil.Process]:
 
 @contextmanager
 def _own_handler() -> Iterator[None]:
-    """Keep what this process does on SIGTERM, in place of which Ray sets an exit."""
+    """Keep what this process does on SIGTERM, in place of which Ray sets an exit, also while the body runs."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit:
+        stop.request(signal.SIGTERM)
+        raise stop.Interrupted from None
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)

@@ -127,17 +127,22 @@ def test_only_what_is_missing_is_written_again(undisturbed, cohort, tmp_path):
     assert list(verify(str(out))) == []
 
 
-def test_a_killed_ingest_leaves_no_half_shard_and_continues_to_the_same_digest(ray_cluster, tmp_path):
-    # Seven bundles: the kill comes well before the last one, on a busy machine too.
+def test_an_ingest_that_is_ended_or_killed_leaves_no_half_shard_and_continues_to_the_same_digest(
+    ray_cluster, tmp_path
+):
+    # Seven bundles: both ends come well before the last one, on a busy machine too.
     cohort = write_cohort(tmp_path / "cohort", 1, num_unlabelled=55, seed=2, spacing_mm=COARSE_MM)
     out = tmp_path / "shards"
     program = (
-        "from tests.orchestrator.test_ingest import run, Path\n"
-        f"run(Path({str(cohort)!r}), Path({str(out)!r}), readers=1)"
+        "import sys\nfrom orchestrator import stop\nfrom tests.orchestrator.test_ingest import run, Path\n"
+        f"try:\n    with stop.heard():\n        run(Path({str(cohort)!r}), Path({str(out)!r}), readers=1)\n"
+        "except stop.Interrupted:\n    sys.exit(stop.exit_code())"
     )
-    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL) as victim:
-        wait_for((out / ".ingest" / "bundle-00000.json").exists, victim)
-        victim.send_signal(signal.SIGKILL)
+    for bundle, number, code in ((0, signal.SIGTERM, 143), (1, signal.SIGKILL, -signal.SIGKILL)):
+        with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL) as victim:
+            wait_for((out / ".ingest" / f"bundle-{bundle:05d}.json").exists, victim)
+            victim.send_signal(number)
+        assert victim.returncode == code
     assert not (out / "index.parquet").exists()
     for shard in out.rglob("*.parquet"):
         assert pq.ParquetFile(shard).metadata.num_rows > 0
