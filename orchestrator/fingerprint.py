@@ -4,7 +4,7 @@ As nnU-Net reads a dataset's fingerprint before it configures itself. Nothing is
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -45,6 +45,7 @@ class Fingerprint:
 
     split     whose samples they are; None for all
     extents   (n, nd) their spatial sizes
+    min_size  smaller samples along any axis are left out, ``num_small`` in all
     """
 
     uri: str
@@ -52,6 +53,8 @@ class Fingerprint:
     num_channels: int
     modalities: tuple[str, ...]
     extents: Int64[np.ndarray, "n nd"]
+    min_size: tuple[int, ...] | None = None
+    num_small: int = 0
 
     @classmethod
     def of(cls, shards: ShardSet) -> "Fingerprint":
@@ -64,6 +67,11 @@ class Fingerprint:
             )
         found = sorted({str(name) for name in shards.rows["modality"].unique().to_pylist() if name})
         return cls(shards.uri, split, shards.num_channels, tuple(found), extents)
+
+    def at_least(self, size: tuple[int, ...]) -> "Fingerprint":
+        """Return the fingerprint of the samples that have this size or more along each axis."""
+        kept = self.extents[(self.extents >= np.array(size)).all(axis=1)]
+        return replace(self, extents=kept, min_size=size, num_small=self.num_samples - len(kept))
 
     @property
     def spatial_dims(self) -> int:

@@ -27,6 +27,7 @@ from orchestrator.proposal import (
     size_of,
     task_crop_of,
     task_size_of,
+    without_outliers,
 )
 
 # What else lives in the memory: Ray's object store, other programs, the system.
@@ -90,6 +91,7 @@ def propose(shards: str, labelled: str | None, path: Path, machine: Machine) -> 
             f"{fingerprint.spatial_dims}D; ingest both with the same recipe"
         )
     size = size_of(fingerprint, machine)
+    fingerprint = without_outliers(fingerprint, size.crop)
     first, second = pretrainings(fingerprint, size)
     places = {"shards": shards, "labelled": labelled or shards}
     head = _Head(path, fingerprint, labels, machine, size, places)
@@ -125,7 +127,11 @@ def _batch(head: _Head, rows: Sequence[Pretraining]) -> Choice:
     for row in rows:
         tree = {
             "name": "fit",
-            "data": {"shards": fingerprint.uri, "split": fingerprint.split},
+            "data": {
+                "shards": fingerprint.uri,
+                "split": fingerprint.split,
+                "keep": {"min_size": fingerprint.min_size},
+            },
             "encoder": _encoder(head),
             "method": row.method,
             "optimiser": row.optimiser,
@@ -191,12 +197,17 @@ def _pretraining(head: _Head, first: Pretraining, batch: Choice) -> str:
     split = f"train # {fingerprint.num_samples:,} samples; nothing is pretrained on those that are held back"
     if fingerprint.split is None:
         split = f"null # all {fingerprint.num_samples:,} samples: there is no split named train"
+    keep = ""
+    if fingerprint.min_size:
+        everything = fingerprint.num_samples + fingerprint.num_small
+        why = f"leaves out {fingerprint.num_small:,} of {everything:,}, for which all crops would have to be small"
+        keep = f"  keep: {{min_size: {_flow(fingerprint.min_size)}}} # {why}\n"
     width = "MONAI's default" if head.machine.gpus else "narrow, for CPUs"
     epochs = size.steps * batch.value / fingerprint.num_samples
     return f"""data:
   shards: {_scalar(head.places["shards"])}
   split: {split}
-encoder:
+{keep}encoder:
   name: unet
   spatial_dims: {fingerprint.spatial_dims} # as the shards
   in_channels: {fingerprint.num_channels} # as the shards
@@ -265,10 +276,13 @@ def _classification(head: _Head, labels: LabelFacts) -> str:
     score = "auc" if several or labels.judged > 1 else "accuracy"
     kind = "multi_label # a sample may have several classes" if several else "single # each sample has one class"
     kept = "the checkpoint with the best one is kept"
+    grades = ""
+    if not several and all(re.search(r"\d\W*$", name) for name in labels.names.values()):
+        grades = "    grades: true # the names are numbers: kappa_quadratic weighs how far apart they are\n"
     return f"""  task:
     name: classification
 {_comment(f"Classes, with the samples that are trained on: {names}", indent=4)}    kind: {kind}
-    size: {size.value} # {size.reason}
+{grades}    size: {size.value} # {size.reason}
     hidden_dims: [64] # of the head
     class_weights: balanced # rare classes count as much as frequent ones
     score: {score} # {kept if score == "auc" else f"{kept}; the samples held back have one class: no AUC"}
@@ -335,7 +349,7 @@ def _check(text: str, rows: Sequence[dict[str, Any]], source: str) -> None:
     for changes in rows:
         experiment = config.resolve(config.merge(tree, changes), source=source)
         shards = ShardSet.open(experiment.data.shards)
-        pretrain.check(experiment, shards, shards.select(split=experiment.data.split))
+        pretrain.check(experiment, shards, experiment.data.selected(shards))
     if "downstream" in tree:
         finetune.check(config.resolve(tree, source=source))
 

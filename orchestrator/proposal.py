@@ -16,6 +16,7 @@ IOU = (0.3, 0.6)
 STRIDE = 16  # of the U-Net
 LEAST_CELL = 4  # voxels along an axis of a cell of a puzzle
 ENOUGH_VALIDATIONS = 4
+SMALL_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,21 @@ def crop_of(fingerprint: Fingerprint, most: int) -> Choice | None:
             return Choice(tuple(crop), f"{why}; multiples of {STRIDE}, the U-Net's stride")
         crop[crop.index(max(crop))] -= STRIDE
     return None
+
+
+def without_outliers(fingerprint: Fingerprint, most: int) -> Fingerprint:
+    """Leave out the few samples that are so small that all others would have to be cut into small crops for them.
+
+    Few are one in twenty along an axis, one in ten in all; small crops are those of half of the voxels, or none.
+    """
+    size = tuple(int(length) for length in np.percentile(fingerprint.extents, 100 * SMALL_SHARE, axis=0))
+    kept = fingerprint.at_least(size)
+    if kept.num_small == 0 or kept.num_small > 2 * SMALL_SHARE * fingerprint.num_samples:
+        return fingerprint
+    wanted, crop = crop_of(kept, most), crop_of(fingerprint, most)
+    if wanted is None or (crop is not None and prod(crop.value) * 2 > prod(wanted.value)):
+        return fingerprint
+    return kept
 
 
 def pretrainings(fingerprint: Fingerprint, size: Size) -> tuple[Pretraining, Pretraining]:

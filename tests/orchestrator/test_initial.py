@@ -15,7 +15,7 @@ from orchestrator import cli, config, estimate
 from orchestrator import table as tables
 from orchestrator.fingerprint import Fingerprint, Machine
 from orchestrator.initial import write
-from orchestrator.proposal import batch_of, crop_of
+from orchestrator.proposal import batch_of, crop_of, without_outliers
 from tests.shardsets import write_pictures, write_slices
 
 LAPTOP = Machine(cores=2, free_bytes=8 * 2**30)
@@ -28,7 +28,6 @@ def shards_of(
     classes: Sequence[tuple[int, ...] | None] = (None,) * 8,
     splits: Sequence[str] = ("train",) * 6 + ("val",) * 2,
     names: dict[int, str] | None = None,
-    spacing: float = 1.0,
 ) -> str:
     """Write a sample of noise for each split, of (C, *S) voxels, each of a patient of its own."""
     rng = np.random.default_rng(0)
@@ -38,12 +37,26 @@ def shards_of(
         for number, own in enumerate(splits):
             if own == split:
                 voxels = rng.integers(0, 200, shape, dtype=np.uint8)
-                scan = Scan(voxels=voxels, spacing_mm=(spacing,) * (len(shape) - 1), modality="MR", scale=1 / 255)
+                scan = Scan(voxels=voxels, spacing_mm=(1.0,) * (len(shape) - 1), modality="MR", scale=1 / 255)
                 name = f"{number:03d}"
                 rows.append(to_row(Sample(scan, f"s{name}", f"p{name}", f"v{name}", "t", split, classes[number])))
         if rows and (file := write_shard(str(folder), f"{split}-00000", [rows])):
             files.append(file)
     write_index(str(folder), files, IndexCard({"name": "test"}, class_names=names or {}))
+    return str(folder)
+
+
+def shards_of_sizes(folder: Path, sizes: Sequence[tuple[int, ...]]) -> str:
+    """Write an unlabelled sample of noise for each size, all to be trained on."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number, shape in enumerate(sizes):
+        voxels = rng.integers(0, 200, shape, dtype=np.uint8)
+        scan = Scan(voxels=voxels, spacing_mm=(1.0,) * (len(shape) - 1), modality="MR", scale=1 / 255)
+        rows.append(to_row(Sample(scan, f"s{number:03d}", f"p{number:03d}", f"v{number:03d}", "t", "train")))
+    file = write_shard(str(folder), "train-00000", [rows])
+    assert file is not None
+    write_index(str(folder), [file], IndexCard({"name": "test"}))
     return str(folder)
 
 
@@ -81,6 +94,7 @@ def test_classes_get_a_classification_that_names_them(tmp_path: Path) -> None:
     tree = written(write_pictures(tmp_path / "x"), tmp_path)
     assert tree["downstream"]["task"]["kind"] == "single"
     assert tree["downstream"]["task"]["score"] == "auc"
+    assert tree["downstream"]["task"]["grades"] is True
     assert "0 grade 0 (9), 1 grade 1 (9)" in (tmp_path / "x.yaml").read_text()
 
 
@@ -89,6 +103,7 @@ def test_several_labels_per_sample_get_a_classification_of_several(tmp_path: Pat
     shards = shards_of(tmp_path / "x", (3, 40, 40), classes, names={0: "effusion", 1: "mass"})
     tree = written(shards, tmp_path)
     assert (tree["encoder"]["in_channels"], tree["downstream"]["task"]["kind"]) == (3, "multi_label")
+    assert "grades" not in tree["downstream"]["task"]
 
 
 def test_where_the_samples_held_back_have_one_class_accuracy_is_the_score(tmp_path: Path) -> None:
@@ -138,6 +153,27 @@ def test_a_crop_leaves_room_for_pairs_in_the_smallest_sample() -> None:
     assert crop((35, 50, 35), 32) == (16, 32, 16)
     assert crop((300, 300, 300), 32) == (32, 32, 32)
     assert crop((30, 30), 96) is None
+
+
+def test_a_few_small_samples_are_left_out_by_a_filter_that_says_how_many() -> None:
+    extents = np.full((100, 2), 120)
+    extents[:3] = 20
+    kept = without_outliers(Fingerprint("x", "train", 1, (), extents), 96)
+    assert (kept.min_size, kept.num_small, kept.smallest) == ((120, 120), 3, (120, 120))
+    extents[:40] = 20
+    assert without_outliers(Fingerprint("x", "train", 1, (), extents), 96).min_size is None
+    extents[:] = 120
+    extents[:3] = 100
+    assert without_outliers(Fingerprint("x", "train", 1, (), extents), 96).min_size is None
+
+
+def test_the_filter_of_small_samples_stands_in_the_experiment(tmp_path: Path) -> None:
+    sizes = [(1, 12, 12)] + [(1, 60, 60)] * 29
+    shards = shards_of_sizes(tmp_path / "x", sizes)
+    tree = written(shards, tmp_path)
+    assert tree["data"]["keep"] == {"min_size": [60, 60]}
+    assert tree["method"]["name"] == "simsiam"
+    assert "leaves out 1 of 30," in (tmp_path / "x.yaml").read_text()
 
 
 def test_without_a_validation_split_the_patients_are_cross_validated(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from data.shardset import ShardSet
-from orchestrator import config
+from orchestrator import config, initial
 from orchestrator.finetune import Finetuned, finetune
+from orchestrator.fingerprint import Machine
 from orchestrator.ingest import ingest
 from orchestrator.ingest_request import load
 from orchestrator.pretrain import pretrain
@@ -74,6 +75,18 @@ def test_label_values_without_names_are_called_by_their_numbers(ingested: Ingest
     assert ingested("sarcoma").label_names == {1: "tumour"}
     assert ingested("hippocampus").label_names == {1: "anterior", 2: "posterior"}
     assert ingested("ct").label_names == {1: "tumour"}
+
+
+@pytest.mark.parametrize(
+    "name", ["brain", "ct_volumes", "fundus", "hippocampus", "mednist", "pneumoniamnist", "sarcoma"]
+)
+def test_a_first_experiment_fits_real_scans(name: str, ingested: Ingested, tmp_path: Path) -> None:
+    """It is checked as a dry run checks it; tests/orchestrator/test_initial.py holds what it says."""
+    shards = ingested(name)
+    files = initial.write(shards.uri, None, str(tmp_path), Machine(cores=2, free_bytes=8 * 2**30))
+    experiment = config.load(files[0])
+    assert experiment.encoder.spatial_dims == shards.spatial_dims
+    assert len(files) == (2 if experiment.downstream else 1)
 
 
 def test_sarcoma_is_segmented_after_pretraining_on_slices_of_all_ct(ingested: Ingested, tmp_path: Path) -> None:
