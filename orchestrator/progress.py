@@ -94,11 +94,22 @@ class Phase:
 
 @dataclass(frozen=True)
 class Note:
-    """What another process does: ``name`` is its note's file, ``said`` the lines that it wants printed."""
+    """What another process does, and the lines that it wants printed.
 
-    name: str
+    path   the note's file
+    about  what the process is called
+    over   whether it has ended
+    """
+
+    path: Path
     phases: tuple[Phase, ...]
     said: tuple[str, ...]
+    about: str
+    over: bool
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
 
 
 @dataclass(frozen=True)
@@ -116,9 +127,9 @@ class Others:
                 note = json.loads(path.read_text())
             except FileNotFoundError:
                 continue  # it has just ended
-            if psutil.pid_exists(note["pid"]):
+            if note["over"] or psutil.pid_exists(note["pid"]):
                 phases = (Phase(**{**phase, "counted": tuple(phase["counted"])}) for phase in note["phases"])
-                found.append(Note(str(path), tuple(phases), tuple(note["said"])))
+                found.append(Note(path, tuple(phases), tuple(note["said"]), note["about"], note["over"]))
         return found
 
 
@@ -136,10 +147,12 @@ class Display:
         self._phases: list[Phase] = []
         self._others: list[Others] = []
         self._said: list[str] = []
+        self._about = ""
         self._heard: dict[str, int] = {}
         self._told: dict[str, dict[str, float]] = {}
         self._noted_s = 0.0
         self._lock = threading.RLock()
+        self._listening = threading.Lock()
         self._spinner = Spinner("dots")
         self._live: Live | None = None
         self._over = threading.Event()
@@ -191,18 +204,23 @@ class Display:
         finally:
             with self._lock:
                 self._others.remove(others)
+            self._listen([others])
 
     @contextmanager
     def noted(self, path: Path) -> Iterator[None]:
         """Write phases into a note for another process while the body runs, in place of showing them."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.note, self._said = path, []
+        self.note, self._said, self._about = path, [], ""
         try:
             self._write_note()
             yield
         finally:
+            # What was said last may not have been heard yet: whoever hears it removes the note.
+            if self._said:
+                self._write_note(over=True)
+            else:
+                path.unlink(missing_ok=True)
             self.note = None
-            path.unlink(missing_ok=True)
 
     def render(self) -> Table:
         """Return what the terminal shows: a line for each phase, here and in other processes."""
@@ -224,6 +242,7 @@ class Display:
         with self._lock:
             self._phases.append(phase)
             if self.note:
+                self._about = self._about or phase.name
                 self._write_note()
                 return
             first = len(self._phases) == 1
@@ -270,9 +289,7 @@ class Display:
         while not over.wait(min(LOOK_EVERY_S, self.line_every_s)):
             with self._lock:
                 phases, others = list(self._phases), list(self._others)
-            notes = [note for one in others for note in one.notes()]
-            for note in notes:
-                self._hear(note)
+            notes = self._listen(others)
             if self.on_terminal or not phases:
                 continue
             if self._due("", phases[-1]):
@@ -281,12 +298,22 @@ class Display:
                 if note.phases and self._due(note.name, note.phases[-1]):
                     self._print(note.name, note.phases)
 
+    def _listen(self, others: Sequence[Others]) -> list[Note]:
+        """Read the notes of other processes, print what they have said since, and return the notes."""
+        with self._listening:
+            notes = [note for one in others for note in one.notes()]
+            for note in notes:
+                self._hear(note)
+        return notes
+
     def _hear(self, note: Note) -> None:
         """Print what another process has said since."""
-        about = f"{note.phases[0].name}: " if note.phases else ""
+        about = f"{note.about}: " if note.about else ""
         for text in note.said[self._heard.get(note.name, 0) :]:
             self.console.print(f"{about}{text}", highlight=False, markup=False, soft_wrap=True)
-        self._heard[note.name] = len(note.said)
+        self._heard[note.name] = 0 if note.over else len(note.said)
+        if note.over:
+            note.path.unlink(missing_ok=True)
 
     def _due(self, name: str, phase: Phase) -> bool:
         """Tell whether a log wants a line of a process: its phase has just begun, or none was printed for a while."""
@@ -303,10 +330,11 @@ class Display:
         told = [phase.text(now_s) if phase.total else phase.name for phase in outer]
         self.console.print("; ".join([*told, newest.text(now_s)]), highlight=False, markup=False, soft_wrap=True)
 
-    def _write_note(self) -> None:
+    def _write_note(self, over: bool = False) -> None:
         assert self.note is not None
         self._noted_s = time.time()
-        note = {"pid": os.getpid(), "phases": [asdict(phase) for phase in self._phases], "said": self._said}
+        phases = [] if over else [asdict(phase) for phase in self._phases]
+        note = {"pid": os.getpid(), "phases": phases, "said": self._said, "about": self._about, "over": over}
         temporary = self.note.with_suffix(".new")
         temporary.write_text(json.dumps(note))
         temporary.rename(self.note)

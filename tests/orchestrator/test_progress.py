@@ -186,6 +186,16 @@ def test_the_note_of_a_process_that_died_is_not_shown(tmp_path: Path, worker: su
     assert notes.notes() == []
 
 
+def test_what_a_process_said_last_is_heard_after_its_end_and_once(tmp_path: Path) -> None:
+    worker, _ = log()
+    with worker.noted(tmp_path / "1.json"), worker.phase("trial 1"):
+        worker.say("step 4 of 4 after 2 s")
+    display, file = log(0.05)
+    with display.phase("table t", 8, "trial"), display.others(tmp_path, "*.json"):
+        wait_for(lambda: not (tmp_path / "1.json").exists())
+    assert file.getvalue().count("trial 1: step 4 of 4 after 2 s\n") == 1
+
+
 def test_a_note_says_who_writes_it_and_only_while_it_works(tmp_path: Path) -> None:
     display, file = log()
     with display.noted(tmp_path / "1.json"), display.phase("pretrain", 40):
