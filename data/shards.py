@@ -12,6 +12,7 @@ import hashlib
 import uuid
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -226,8 +227,9 @@ class _HashingFile:
         self.closed = True
 
 
-def write_atomically(uri: str, content: bytes) -> None:
+def write_atomically(uri: str | Path, content: str | bytes) -> None:
     """Write a small file to a temporary name, then rename it; leave a file alone that has this content."""
+    uri, content = str(uri), content.encode() if isinstance(content, str) else content
     filesystem, path = locate(uri)
     if is_file(uri) and read_bytes(uri) == content:
         return
@@ -235,8 +237,13 @@ def write_atomically(uri: str, content: bytes) -> None:
     temporary = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}"
     with reaching(uri):
         filesystem.create_dir(folder, recursive=True)
-        with filesystem.open_output_stream(temporary) as stream:
-            stream.write(content)
+        try:
+            with filesystem.open_output_stream(temporary) as stream:
+                stream.write(content)
+        except OSError:  # a full disk must not be filled with attempts
+            with suppress(OSError):
+                filesystem.delete_file(temporary)
+            raise
         filesystem.move(temporary, path)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
+from data.shards import write_atomically
 from data.spelling import did_you_mean
 from orchestrator import charts, comparison, curve, identity
 from orchestrator.choose import GROUPS, Choice, counted, in_folders, select
@@ -110,7 +111,7 @@ def write(compared: Compared, folder: Path) -> list[Path]:
         **dict(_figures(compared)),
     }
     for name, content in files.items():
-        (folder / name).write_bytes(content)
+        write_atomically(folder / name, content)
     return [folder / name for name in files]
 
 

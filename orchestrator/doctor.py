@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import ray
 import torch
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from orchestrator import cluster
+from orchestrator.hindrance import FAULTS, hindrance_of
+from orchestrator.opening import existing
 from orchestrator.tracking import default_uri, hide_password, waiting
 
 PACKAGES = ("torch", "ray", "mlflow", "optuna", "monai", "nibabel", "pydicom", "pyarrow", "einops")
@@ -94,10 +94,13 @@ def _ray() -> Finding:
 def _mlflow(home: Path) -> Finding:
     uri = default_uri(home)
     try:
-        count = len(MlflowClient(uri).search_experiments())
-    except (MlflowException, OSError) as error:
-        found = f"{hide_password(uri)}: {type(error).__name__}"
-        return Finding("MLflow", found, "start the server, or unset MLFLOW_TRACKING_URI to use the embedded store")
+        client = existing(uri)
+        if client is None:
+            return Finding("MLflow", f"no store in {home} yet; the first run makes it")
+        count = len(client.search_experiments())
+    except FAULTS as error:
+        found = f"{hide_password(uri)}: {hindrance_of(error, uri).words}"
+        return Finding("MLflow", found, "mend that, or unset MLFLOW_TRACKING_URI to use the store of the home")
     return Finding("MLflow", f"{hide_password(uri)}, {count} experiments")
 
 

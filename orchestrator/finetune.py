@@ -12,6 +12,7 @@ from ray.train import Checkpoint
 from safetensors.torch import save_file
 
 from data.classes import pad_classes
+from data.shards import write_atomically
 from data.shardset import Selection, ShardSet
 from data.splits import folds, label_fraction
 from methods import METHODS
@@ -305,7 +306,7 @@ def _collect(best: Checkpoint, run: Run) -> Path:
     target.mkdir(exist_ok=True)
     with best.as_directory() as folder:
         for name in (NETWORK, NETWORK_CARD):
-            (target / name).write_bytes((Path(folder) / name).read_bytes())
+            write_atomically(target / name, (Path(folder) / name).read_bytes())
         for name in (PREDICTIONS, CONFUSIONS):
             if (Path(folder) / name).exists():
                 run.picture(name, (Path(folder) / name).read_bytes())

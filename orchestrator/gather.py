@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
-
+from orchestrator.hindrance import FAULTS
 from orchestrator.history import HISTORY, Once, Tail, metrics_of
+from orchestrator.opening import existing
 from orchestrator.pages import Known
 from orchestrator.run import RESULT
-from orchestrator.tracking import OUTBOX, Tracker, default_uri, posted
+from orchestrator.tracking import OUTBOX, Tracker, default_uri, located, posted
 
 Status = Literal["finished", "failed", "stopped", "pruned", "unfinished"]
 Curve = tuple[list[float], list[float]]
@@ -87,7 +86,8 @@ class Folders:
 
     def __init__(self, folders: Sequence[Path]) -> None:
         outboxes = {path for folder in folders for path in folder.rglob(OUTBOX)}
-        cards = {path.parent: _card(path.parent) for path in sorted(outboxes)}
+        folders_of_runs = [path.parent for path in sorted(outboxes) if posted(path.parent, ("start",))]
+        cards = {folder: _card(folder) for folder in folders_of_runs}
         self._cards = {str(place): replace(card, parents=_ancestors(card, cards)) for place, card in cards.items()}
 
     def cards(self) -> list[Card]:
@@ -107,23 +107,24 @@ class Folders:
     def log(self, place: str, files: Sequence[Path], into: str) -> str:
         if self._cards[place].status == "unfinished":
             return f"{self._cards[place].name} still runs"  # and its own process sends its outbox
-        tracker = Tracker(Path(place), self._uri(place))
+        tracker = Tracker(Path(place), self.uri(place))
         for file in files:
             tracker.artifact(file, into)
         return tracker.flush(force=True) or ""
 
     def known(self, cards: Sequence[Card]) -> Known | None:
-        uri = self._uri(cards[0].place)
+        uri = self.uri(cards[0].place)
         run_ids = tuple(filter(None, (Tracker(Path(card.place), uri).run_id for card in cards)))
         if not run_ids:
             return None
         try:
-            experiment = MlflowClient(uri).get_experiment_by_name(cards[0].experiment)
-        except MlflowException:
+            client = existing(uri)
+            experiment = client.get_experiment_by_name(cards[0].experiment) if client else None
+        except FAULTS:
             return None
         return Known(uri, experiment.experiment_id, run_ids) if experiment else None
 
-    def _uri(self, place: str) -> str:
+    def uri(self, place: str) -> str:
         """Return the MLflow that a run, or the runs of a table or sweep, were sent to: one named, or their home's."""
         cards = [card for card in self._cards.values() if place in (card.place, *card.parents)]
         settings = [Path(card.place) / EXPERIMENT for card in cards]
@@ -170,7 +171,7 @@ def _card(folder: Path) -> Card:
         status=status,
         params=params,
         tags=tags,
-        parents=(_here(start["parent"], folder, start["experiment"]),) if start["parent"] else (),
+        parents=(str(located(folder, start["parent"])),) if start["parent"] else (),
         remark=remark,
     )
 
@@ -178,12 +179,6 @@ def _card(folder: Path) -> Card:
 def _experiment(folder: Path, name: str) -> Path:
     """Return the folder of the experiment that a run's folder is in."""
     return next((above for above in folder.parents if above.name == name), folder.parent)
-
-
-def _here(parent: str, folder: Path, experiment: str) -> str:
-    """Return where a parent lies beside its child, as their home may have been copied since."""
-    _, found, below = parent.rpartition(f"/{experiment}/")
-    return str(_experiment(folder, experiment) / below) if found else parent
 
 
 def _ancestors(card: Card, cards: Mapping[Path, Card]) -> tuple[str, ...]:

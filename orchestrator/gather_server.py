@@ -14,6 +14,8 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.choose import Choice
 from orchestrator.gather import STATES, STATUSES, Card, Curve, judged
+from orchestrator.hindrance import in_words
+from orchestrator.opening import existing
 from orchestrator.pages import Known
 from orchestrator.tracking import hide_password
 
@@ -70,18 +72,17 @@ def on_server(uri: str, experiment: str | None, home: Path) -> Choice:
 
     Raises ValueError in words.
     """
-    client = MlflowClient(uri)
-    try:
-        names = {found.name: found.experiment_id for found in client.search_experiments()}
-        if experiment is None or experiment not in names:
-            raise ValueError(
-                f"--experiment {experiment}: MLflow at {hide_password(uri)} has {', '.join(sorted(names))}; name one"
-            )
-        source = Server(client, names[experiment], experiment)
-    except MlflowException as error:
+    with in_words(uri, "--uri"):
+        client = existing(uri)
+        names = {found.name: found.experiment_id for found in client.search_experiments()} if client else {}
+    if client is None:
+        raise ValueError(f"--uri {hide_password(uri)}: no such store; expected one that runs were sent to")
+    if experiment is None or experiment not in names:
         raise ValueError(
-            f"--uri {hide_password(uri)}: cannot be read ({type(error).__name__}); is the server running?"
-        ) from None
+            f"--experiment {experiment}: MLflow at {hide_password(uri)} has {', '.join(sorted(names))}; name one"
+        )
+    with in_words(uri, "--uri"):
+        source = Server(client, names[experiment], experiment)
     return Choice(source, tuple(source.cards()), experiment, home / experiment)
 
 

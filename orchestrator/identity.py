@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from data.shards import write_atomically
 from data.shardset import ShardSet
 from orchestrator.config import Experiment
 
@@ -20,10 +21,7 @@ def held(folder: Path) -> dict[str, Any] | None:
 
 def mark(folder: Path, identity: Mapping[str, Any]) -> None:
     """Write into a folder what it holds."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / (IDENTITY + ".new")
-    temporary.write_text(json.dumps(identity, indent=2))
-    temporary.rename(folder / IDENTITY)
+    write_atomically(folder / IDENTITY, json.dumps(identity, indent=2))
 
 
 def own(folder: Path, identity: Mapping[str, Any], remedy: str) -> None:

@@ -19,6 +19,7 @@ from orchestrator.pruning import Curve
 from orchestrator.search import Search, SweepConfig
 from orchestrator.space import Point, draw, first, grid, params
 from orchestrator.standings import Standing, State
+from orchestrator.store import sqlite_address
 
 STORE = "optuna.db"
 STATE, REASON, POINT, RUN = "state", "reason", "point", "run"
@@ -55,7 +56,7 @@ class Ledger:
         self.config = config
         self.base = base
         self.study = optuna.create_study(
-            storage=f"sqlite:///{folder.absolute() / STORE}",
+            storage=sqlite_address(folder / STORE),
             study_name=folder.name,
             direction="maximize" if config.objective.mode == "max" else "minimize",
             load_if_exists=True,

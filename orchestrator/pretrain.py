@@ -10,6 +10,7 @@ import torch
 from ray.train import Checkpoint
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from data.shards import write_atomically
 from data.shardset import Selection, ShardSet
 from methods import METHODS
 from methods.base import Method
@@ -55,7 +56,7 @@ def pretrain(experiment: Experiment, parent: Path | None = None, row: str | None
     run = Run(folder, experiment, kind="pretrain", key=key, parent=parent)
     with run.claimed():
         if (done := run.result()) is not None:
-            return Pretrained(folder, key, done["encoder"])
+            return Pretrained(folder, key, run.located(done["encoder"]))
         with cluster.connected():
             for stage in experiment.pretraining:
                 cluster.preflight(experiment.resources_of(stage))
@@ -172,7 +173,7 @@ def _run_stages(experiment: Experiment, shards: ShardSet, selection: Selection, 
             encoder = launch(job, follow, run.remark).uri
     with phase("collecting the encoder"):
         exported = _export(experiment, shards, encoder, run.folder)
-    run.finish({"encoder": encoder or str(exported)}, {}, [exported])
+    run.finish({"encoder": run.recorded(encoder or str(exported))}, {}, [exported])
     return encoder or str(exported)
 
 
@@ -228,7 +229,7 @@ def _export(experiment: Experiment, shards: ShardSet, encoder: str | None, folde
         return target
     with Checkpoint(encoder).as_directory() as source:
         for name in (checkpoints.ENCODER, checkpoints.ENCODER_CARD):
-            (target / name).write_bytes((Path(source) / name).read_bytes())
+            write_atomically(target / name, (Path(source) / name).read_bytes())
     return target
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.files import check_writable, join
+from data.shards import write_atomically
 from data.shardset import ShardSet
 from orchestrator import cluster, progress, stop
 from orchestrator.claim import claimed
@@ -40,7 +41,6 @@ class Run:
         check_writable(experiment.home, "home")
         uri = experiment.tracking.uri or default_uri(Path(experiment.home))
         self.tracker = Tracker(folder, uri)
-        self._warned = False
 
     @property
     def storage(self) -> str:
@@ -53,6 +53,15 @@ class Run:
         """Return what a finished run wrote, or None."""
         path = self.folder / RESULT
         return json.loads(path.read_text()) if path.exists() else None
+
+    def recorded(self, address: str) -> str:
+        """Return an address as a record of this run holds it: from its folder on where it lies there."""
+        inside = "://" not in address and Path(address).absolute().is_relative_to(self.folder.absolute())
+        return str(Path(address).absolute().relative_to(self.folder.absolute())) if inside else address
+
+    def located(self, record: str) -> str:
+        """Return the address that a record of this run holds, wherever the home is now."""
+        return record if "://" in record else str(self.folder / record)
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -68,7 +77,7 @@ class Run:
         """
         if stop.requested():
             raise stop.StoppedError(f"{self.kind}: not begun, as asked; the same command goes on from there")
-        (self.folder / "experiment.json").write_text(self.experiment.model_dump_json(indent=2))
+        write_atomically(self.folder / "experiment.json", self.experiment.model_dump_json(indent=2))
         tags = {
             "kind": self.kind,
             DESCRIPTION: caption.description,
@@ -78,18 +87,18 @@ class Run:
             "git_commit": git_commit(),
             **cluster.hardware(),
         }
-        self.tracker.start(self.experiment.name, caption.title, self.key, tags, self.parent)
-        self.tracker.params(flatten(params))
-        self.tracker.dataset(Path(shards.uri).name, shards.digest, shards.uri)
-        self.tracker.artifact(self.folder / "experiment.json")
         with progress.phase("opening the MLflow run"):
-            self.flush()
+            self.tracker.start(self.experiment.name, caption.title, self.key, tags, self.parent)
+            self.tracker.params(flatten(params))
+            self.tracker.dataset(Path(shards.uri).name, shards.digest, shards.uri)
+            self.tracker.artifact(self.folder / "experiment.json")
+            self.tracker.flush()
         try:
             with self.tracker.closing():
                 yield
         finally:
             with progress.phase("sending the rest to MLflow"):
-                self.flush(force=True)
+                self.tracker.flush(force=True)
 
     @contextmanager
     def stage(
@@ -105,7 +114,7 @@ class Run:
             def follow(lines: list[dict[str, Any]]) -> None:
                 if entries := [line for line in lines if "step" in line]:
                     show(entries)
-                self.flush()
+                self.tracker.flush()
 
             yield follow
 
@@ -118,7 +127,7 @@ class Run:
         """Keep a picture in the run's folder and log it."""
         path = self.folder / "pictures" / name
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(png)
+        write_atomically(path, png)
         self.tracker.artifact(path, "pictures")
 
     def finish(self, result: dict[str, Any], best: dict[str, float], artifacts: list[Path]) -> None:
@@ -127,17 +136,4 @@ class Run:
         for path in artifacts:
             for file in sorted(path.iterdir()) if path.is_dir() else [path]:
                 self.tracker.artifact(file, path.name if path.is_dir() else "")
-        temporary = self.folder / (RESULT + ".new")
-        temporary.write_text(json.dumps(result, indent=2))
-        temporary.rename(self.folder / RESULT)
-
-    def flush(self, force: bool = False) -> None:
-        """Send what waits for MLflow; say once where that fails, and go on."""
-        failure = self.tracker.flush(force)
-        if failure and not self._warned:
-            self._warned = True
-            progress.say(
-                f"{failure}; training goes on. What could not be sent is kept in the run's folder and sent as soon "
-                "as the server answers, or by `raydiology ui` later",
-                style="yellow",
-            )
+        write_atomically(self.folder / RESULT, json.dumps(result, indent=2))

@@ -1,27 +1,32 @@
 """Sending: what the lines of an outbox and of a history are to MLflow."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from orchestrator.claim import alone
+from orchestrator.hindrance import FAULTS, hindrance_of
 from orchestrator.history import HISTORY, TIME, Once, Tail, metrics_of
-from orchestrator.tracking import OUTBOX, Cursor
+from orchestrator.opening import artifacts_of, client_of
+from orchestrator.tracking import OUTBOX, Cursor, located
 
 LOCK = "sending.lock"
-REFUSED = "INVALID_PARAMETER_VALUE"
 MOST_PER_BATCH = 900  # MLflow takes 1000 metrics at once
 MOST_PARAMS = 100
 STEPS_AT_ONCE = 500
 # MLflow's page would otherwise open an experiment among its tools for language models.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 MOST_DIGEST_CHARS = 36
+MOST_NAME_CHARS = 250
+ALREADY_THERE = "RESOURCE_ALREADY_EXISTS"
 
 
 class Sender:
@@ -30,19 +35,21 @@ class Sender:
     def __init__(self, folder: Path, uri: str) -> None:
         self.folder = folder
         self.uri = uri
+        self.client: MlflowClient | None = None
+        self.cursor = Cursor()
         self.refused: list[str] = []
 
     def send(self) -> None:
-        """Send all that waits, while no other process sends from this folder."""
+        """Send all that waits, while no other process sends from this folder; raise what hinders that."""
         with alone(self.folder / LOCK):
-            self.cursor, self.client = Cursor.read(self.folder), MlflowClient(self.uri)
+            self.cursor, self.client = Cursor.read(self.folder), client_of(self.uri)
             self._send_outbox()
             self._send_steps()
 
     def _send_outbox(self) -> None:
         tail = Tail(self.folder / OUTBOX, self.cursor.offset)
         for line in tail.lines():
-            if line["op"] == "start" and self._begins_elsewhere(_start(self.client, line)):
+            if line["op"] == "start" and self._begins_elsewhere(self._start(line)):
                 # MLflow does not have what was sent before: another server was named, or the run was deleted.
                 self._send_outbox()
                 return
@@ -60,14 +67,39 @@ class Sender:
         self.cursor = Cursor(run_id)
         return True
 
-    def _send(self, line: dict[str, Any]) -> None:
+    def _start(self, line: dict[str, Any]) -> str:
+        """Return the id of the run that has the line's key; create it where there is none."""
+        experiment_id = self._experiment_id(line["experiment"])
+        runs = self._mlflow.search_runs([experiment_id], f"tags.run_key = '{line['key']}'", max_results=1)
+        if runs:
+            self._mlflow.update_run(runs[0].info.run_id, status="RUNNING")
+            return runs[0].info.run_id
+        tags = {"run_key": line["key"], **line["tags"]}
+        if line["parent"] and (parent := self._parent(located(self.folder, line["parent"]))):
+            tags["mlflow.parentRunId"] = parent
+        return self._mlflow.create_run(experiment_id, run_name=line["name"], tags=tags).info.run_id
+
+    def _parent(self, folder: Path) -> str | None:
+        """Return the id of the run that this one belongs to, which is sent first; None where its folder is gone."""
+        if Cursor.read(folder).run_id is None and (folder / OUTBOX).exists():
+            parent = Sender(folder, self.uri)
+            parent.send()
+            self.refused += parent.refused
+        return Cursor.read(folder).run_id
+
+    def _experiment_id(self, name: str) -> str:
+        if found := self._mlflow.get_experiment_by_name(name):
+            return found.experiment_id
         try:
-            _send(self.client, line, self.cursor.run_id)
+            return self._mlflow.create_experiment(name, artifacts_of(self.uri, name), EXPERIMENT_TAGS)
         except MlflowException as error:
-            if error.error_code != REFUSED:
+            found = self._mlflow.get_experiment_by_name(name)
+            if found is None or error.error_code != ALREADY_THERE:
                 raise
-            # It would be refused for ever and keep back all that waits behind it.
-            self.refused.append(f"MLflow refused {line['op']}: {str(error).splitlines()[0]}")
+            return found.experiment_id  # another process was faster
+
+    def _send(self, line: dict[str, Any]) -> None:
+        self._offer(line["op"], lambda: _send(self._mlflow, self.folder, line, self._run_id))
 
     def _send_steps(self) -> None:
         """Send the steps that the history holds and MLflow does not, some at a time."""
@@ -75,23 +107,59 @@ class Sender:
         new = Once(self.cursor.steps).new(tail.lines())
         while steps := list(islice(new, STEPS_AT_ONCE)):
             metrics = [
-                Metric(name, value, line.get(TIME, 0), step)
+                Metric(accepted(name), value, line.get(TIME, 0), step)
                 for step, line in steps
                 for name, value in metrics_of(line).items()
             ]
-            _send_metrics(self.client, metrics, self.cursor.run_id)
+            self._offer("metrics", partial(_send_metrics, self._mlflow, metrics, self._run_id))
             self.cursor.history = tail.offset
             self.cursor.write(self.folder)
         if self.cursor.history < tail.offset:  # lines of steps that were sent before
             self.cursor.history = tail.offset
             self.cursor.write(self.folder)
 
+    def _offer(self, what: str, request: Callable[[], None]) -> None:
+        """Make a request; note what MLflow would refuse for ever, and keep back nothing that waits behind it."""
+        try:
+            request()
+        except FAULTS as error:
+            hindrance = hindrance_of(error, self.uri)
+            if not (hindrance.lasting and self._run_is_there()):
+                raise
+            self.refused.append(
+                f"MLflow refused {what} of {self.folder.name}: {hindrance.words}; it is left out, all else is sent"
+            )
 
-def _send(client: MlflowClient, line: dict[str, Any], run_id: str | None) -> None:
-    """Do one line of the outbox; its ``start`` is done already."""
-    assert run_id is not None, "an outbox begins with its start"
+    def _run_is_there(self) -> bool:
+        """Tell whether MLflow has the run still: one that was deleted refuses all, and may be restored."""
+        try:
+            return self._mlflow.get_run(self._run_id).info.lifecycle_stage == LifecycleStage.ACTIVE
+        except MlflowException as error:
+            if hindrance_of(error, self.uri).lasting:
+                return False
+            raise
+
+    @property
+    def _mlflow(self) -> MlflowClient:
+        assert self.client is not None, "opened before anything is sent"
+        return self.client
+
+    @property
+    def _run_id(self) -> str:
+        assert self.cursor.run_id is not None, "an outbox begins with its start"
+        return self.cursor.run_id
+
+
+def accepted(name: str) -> str:
+    """Return a name of a metric or param as MLflow takes it: classes and regions may be called anything."""
+    parts = [re.sub(r"[^\w.\- :]", "_", part) for part in name.split("/")]
+    return "/".join("_" * max(1, len(part)) if part in ("", ".", "..") else part for part in parts)[:MOST_NAME_CHARS]
+
+
+def _send(client: MlflowClient, folder: Path, line: dict[str, Any], run_id: str) -> None:
+    """Do one line of an outbox; its ``start`` is done already."""
     if line["op"] == "params":
-        items = [Param(key, value) for key, value in line["params"].items()]
+        items = [Param(accepted(key), value) for key, value in line["params"].items()]
         for start in range(0, len(items), MOST_PARAMS):
             client.log_batch(run_id, params=items[start : start + MOST_PARAMS])
     elif line["op"] == "metrics":
@@ -100,7 +168,7 @@ def _send(client: MlflowClient, line: dict[str, Any], run_id: str | None) -> Non
     elif line["op"] == "summary":
         _send_metrics(client, _metrics([(0, line["values"])], line["timestamp"]), run_id)
     elif line["op"] == "artifact":
-        client.log_artifact(run_id, line["path"], line["into"] or None)
+        client.log_artifact(run_id, str(located(folder, line["path"])), line["into"] or None)
     elif line["op"] == "dataset":
         digest = line["digest"][:MOST_DIGEST_CHARS]
         dataset = Dataset(line["name"], digest, "shards", json.dumps({"uri": line["source"]}))
@@ -111,35 +179,12 @@ def _send(client: MlflowClient, line: dict[str, Any], run_id: str | None) -> Non
         client.set_terminated(run_id, line["status"])
 
 
-def _start(client: MlflowClient, line: dict[str, Any]) -> str:
-    """Return the id of the run that has the line's key; create it where there is none."""
-    experiment_id = _experiment_id(client, line["experiment"])
-    runs = client.search_runs([experiment_id], f"tags.run_key = '{line['key']}'", max_results=1)
-    if runs:
-        client.update_run(runs[0].info.run_id, status="RUNNING")
-        return runs[0].info.run_id
-    tags = {"run_key": line["key"], **line["tags"]}
-    if line["parent"]:
-        parent = Cursor.read(Path(line["parent"])).run_id
-        tags["mlflow.parentRunId"] = parent
-    return client.create_run(experiment_id, run_name=line["name"], tags=tags).info.run_id
-
-
-def _experiment_id(client: MlflowClient, name: str) -> str:
-    found = client.get_experiment_by_name(name)
-    if found:
-        return found.experiment_id
-    embedded = client.tracking_uri.removeprefix("sqlite:///")
-    # The embedded store would put artifacts into the folder where a command happens to run.
-    place = None if "://" in embedded else (Path(embedded).parent / "artifacts" / name).as_uri()
-    return client.create_experiment(name, artifact_location=place, tags=EXPERIMENT_TAGS)
-
-
 def _metrics(points: Sequence[tuple[int, dict[str, float]]], timestamp: int) -> list[Metric]:
-    return [Metric(name, value, timestamp, step) for step, values in points for name, value in values.items()]
+    return [
+        Metric(accepted(name), value, timestamp, step) for step, values in points for name, value in values.items()
+    ]
 
 
-def _send_metrics(client: MlflowClient, metrics: Sequence[Metric], run_id: str | None) -> None:
-    assert run_id is not None, "an outbox begins with its start"
+def _send_metrics(client: MlflowClient, metrics: Sequence[Metric], run_id: str) -> None:
     for start in range(0, len(metrics), MOST_PER_BATCH):
         client.log_batch(run_id, metrics=metrics[start : start + MOST_PER_BATCH])

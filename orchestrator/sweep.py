@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data.files import check_writable
+from data.shards import write_atomically
 from data.shardset import ShardSet
 from data.spelling import did_you_mean
 from orchestrator import cluster, config, finetune, identity, pretrain, progress, space, stop, trial
@@ -235,11 +236,11 @@ def _tracked(sweep: Sweep) -> Iterator[Tracker]:
 
 def _write(sweep: Sweep, standings: Sequence[Standing]) -> None:
     """Write the standings for people and for programs, and the best trial's experiment."""
-    (sweep.folder / "sweep.md").write_text(markdown(sweep.config, standings))
-    (sweep.folder / "sweep.csv").write_text(comma_separated(sweep.config, standings))
+    write_atomically(sweep.folder / "sweep.md", markdown(sweep.config, standings))
+    write_atomically(sweep.folder / "sweep.csv", comma_separated(sweep.config, standings))
     if winner := best(sweep.config, standings):
         tree = sweep.experiment(winner.point).model_dump(mode="json")
-        (sweep.folder / "best.yaml").write_text(experiment_file(sweep.config, winner, tree))
+        write_atomically(sweep.folder / "best.yaml", experiment_file(sweep.config, winner, tree))
 
 
 def _log(sweep: Sweep, standings: Sequence[Standing], tracker: Tracker) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data.files import check_writable
+from data.shards import write_atomically
 from data.shardset import ShardSet
 from data.spelling import did_you_mean
 from methods import METHODS
@@ -314,17 +315,17 @@ def _tracked(table: Table) -> Iterator[Tracker]:
 
 def _write(table: Table, lines: list[Line], results: Results) -> None:
     """Write Markdown, CSV and curves."""
-    (table.folder / "table.md").write_text(markdown(table.config, lines))
-    (table.folder / "table.csv").write_text(comma_separated(table.config, results.outcomes))
+    write_atomically(table.folder / "table.md", markdown(table.config, lines))
+    write_atomically(table.folder / "table.csv", comma_separated(table.config, results.outcomes))
     for metric in table.config.curves:
         curves = {row: _curve(*place, metric) for row, place in results.pretrainings.items()}
         if any(len(x) for x, _ in curves.values()):
             png = draw_curves(curves, f"{metric} while pretraining", "step", metric)
-            (table.folder / f"curve-{plain(metric)}.png").write_bytes(png)
+            write_atomically(table.folder / f"curve-{plain(metric)}.png", png)
     for metric in table.config.convergence:
         repeats = {row: results.convergence(row, metric) for row in results.finetunings}
         png = draw_bands(repeats, f"{metric} while fine-tuning", "epoch", metric)
-        (table.folder / f"curve-finetune-{plain(metric)}.png").write_bytes(png)
+        write_atomically(table.folder / f"curve-finetune-{plain(metric)}.png", png)
 
 
 def _curve(folder: Path, stages: list[str], metric: str) -> Curve:

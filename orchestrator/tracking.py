@@ -9,10 +9,14 @@ that are trained again after a failure are not sent again: they are the same sam
 and every other reader of the history keep the value that a step had first. A single number, such as ``best/...``, is
 sent again only where it changed. Sending a line twice after a crash is harmless: runs are found again by their key,
 MLflow drops metrics with equal step, time and value, and params and tags are equal.
+
+A run that MLflow can never take is refused before anything is trained. What it refuses later is said once, in its own
+words: a single line is left out, and where nothing can be sent, all is kept until someone has mended that.
+
+Records of a run name other files and runs relative to its folder: its home may be moved.
 """
 
 import json
-import logging
 import os
 import re
 import time
@@ -20,16 +24,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from data.shards import write_atomically
+from orchestrator import progress
 from orchestrator.history import HISTORY, append
 from orchestrator.stop import StoppedError
+from orchestrator.store import STORE, sqlite_address
+
+if TYPE_CHECKING:
+    from orchestrator.hindrance import Hindrance
 
 OUTBOX, CURSOR = "outbox.jsonl", "sent.json"
 MOST_PARAM_CHARS = 6000
 MOST_NUMBERS = 3
 RETRY_S = 30.0
-STORE = "mlflow.db"
 DESCRIPTION = "mlflow.note.content"
 
 # A dead server is noticed in seconds; the outbox does the retrying.
@@ -38,14 +47,24 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 # What a hospital trains on is nobody else's business.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# It announces each of the tables that a new store gets.
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+
+_said: set[str] = set()
+
+
+class UntrackableError(ValueError):
+    """A run that MLflow can never take; the message says why in MLflow's words, and what to do."""
+
+
+def say_once(text: str) -> None:
+    """Warn the person who waits for this process, unless it was said before."""
+    if text not in _said:
+        _said.add(text)
+        progress.say(text, style="yellow")
 
 
 def default_uri(home: Path) -> str:
     """Return ``MLFLOW_TRACKING_URI``, or the SQLite store under the home, at an absolute path."""
-    home.mkdir(parents=True, exist_ok=True)
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.absolute()}/{STORE}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(home / STORE)
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
@@ -95,20 +114,38 @@ class Tracker:
         self.folder = folder
         self.uri = uri
         self._retry_at = 0.0
-        self._last_error: str | None = None
+        self._hindrance: str | None = None
 
     def start(
         self, experiment: str, name: str, key: str, tags: dict[str, str] | None = None, parent: Path | None = None
     ) -> None:
-        """Open the run, or the run that has this key already."""
+        """Open the run, or the run that has this key already, at once where MLflow can be reached.
+
+        Raises UntrackableError where it can never be opened; nothing is kept of it then.
+        """
+        outbox = self.folder / OUTBOX
+        before = _size(outbox)
         self._post(
             op="start",
             experiment=experiment,
             name=name,
             key=key,
             tags=tags or {},
-            parent=str(parent) if parent else None,
+            parent=self._relative(parent) if parent else None,
         )
+        try:
+            self._send()
+        except _HinderedError as hindered:
+            if hindered.hindrance.lasting and Cursor.read(self.folder).offset <= before:
+                os.truncate(outbox, before)
+                if before == 0:
+                    outbox.unlink()
+                raise UntrackableError(
+                    f"MLflow at {hide_password(self.uri)} does not take run {name!r} of experiment {experiment!r}: "
+                    f"{hindered.hindrance.words}; expected a store or server that does; mend that, or name another "
+                    "one in tracking.uri or MLFLOW_TRACKING_URI"
+                ) from None
+            self._note(hindered.hindrance)
 
     def params(self, params: dict[str, str]) -> None:
         """Log what was decided before the run; values never change."""
@@ -134,7 +171,7 @@ class Tracker:
 
     def artifact(self, path: Path, into: str = "") -> None:
         """Log a file; it must stay where it is until it is sent."""
-        self._post(op="artifact", path=str(path), into=into)
+        self._post(op="artifact", path=self._relative(path), into=into)
 
     def tags(self, tags: dict[str, str]) -> None:
         """Set tags."""
@@ -147,15 +184,16 @@ class Tracker:
     @contextmanager
     def closing(self) -> Iterator[None]:
         """Close the run after the body: FAILED where it raised, KILLED where it was interrupted or asked to stop."""
-        status = "KILLED"
         try:
             yield
-            status = "FINISHED"
-        except (ValueError, RuntimeError, OSError) as error:
-            status = "KILLED" if isinstance(error, StoppedError) else "FAILED"
+        except BaseException as error:
+            failed = isinstance(error, ValueError | RuntimeError | OSError) and not isinstance(error, StoppedError)
+            try:
+                self.finish("FAILED" if failed else "KILLED")
+            except OSError as full:  # the first error is what a person must hear of
+                say_once(f"{self.folder.name}: its end could not be noted for MLflow ({full})")
             raise
-        finally:
-            self.finish(status)
+        self.finish("FINISHED")
 
     @property
     def run_id(self) -> str | None:
@@ -163,28 +201,67 @@ class Tracker:
         return Cursor.read(self.folder).run_id
 
     def flush(self, force: bool = False) -> str | None:
-        """Send what waits; return why it could not be sent, or None.
+        """Send what waits; say once, and return, why something could not be sent; None where all was.
 
         After a failure nothing is tried for 30 seconds unless ``force`` is given.
         """
         if not force and time.monotonic() < self._retry_at:
-            return self._last_error
-        # MLflow takes a second to import, which the workers of a run need not spend.
-        from mlflow.exceptions import MlflowException
+            return self._hindrance
+        self._hindrance = None
+        try:
+            refusals = self._send()
+        except _HinderedError as hindered:
+            return self._note(hindered.hindrance)
+        return refusals[-1] if refusals else None
 
+    def _send(self) -> list[str]:
+        """Send what waits; say and return what MLflow refused of it."""
+        # MLflow takes a second to import, which the workers of a run need not spend.
+        from orchestrator.hindrance import FAULTS, hindrance_of
         from orchestrator.sending import Sender
 
         sender = Sender(self.folder, self.uri)
         try:
             sender.send()
-        except (MlflowException, OSError) as error:
-            self._retry_at = time.monotonic() + RETRY_S
-            self._last_error = f"MLflow at {hide_password(self.uri)} cannot be reached ({type(error).__name__})"
-            return self._last_error
-        return sender.refused[-1] if sender.refused else None
+        except FAULTS as error:
+            raise _HinderedError(hindrance_of(error, self.uri, opening=sender.client is None)) from error
+        finally:
+            for refusal in sender.refused:
+                say_once(refusal)
+        return sender.refused
+
+    def _note(self, hindrance: "Hindrance") -> str:
+        """Say once why nothing can be sent for now; return it."""
+        self._retry_at = time.monotonic() + RETRY_S
+        how = f"MLflow at {hide_password(self.uri)}"
+        if hindrance.lasting:
+            self._hindrance = (
+                f"{how} takes nothing of {self.folder.name}: {hindrance.words}; what could not be sent is kept in "
+                "the run's folder: mend that, and `raydiology ui` sends it"
+            )
+        else:
+            self._hindrance = (
+                f"{how} cannot take anything now: {hindrance.words}; what could not be sent is kept in the runs' "
+                "folders, and sent as soon as it can, or by `raydiology ui` later"
+            )
+        say_once(self._hindrance)
+        return self._hindrance
+
+    def _relative(self, path: Path) -> str:
+        """Return where a file or folder lies, from the run's folder where both are in one home."""
+        home, place = self.folder.absolute().parents[1], path.absolute()
+        return os.path.relpath(place, self.folder.absolute()) if place.is_relative_to(home) else str(place)
 
     def _post(self, **line: Any) -> None:
         append(self.folder / OUTBOX, [line])
+
+
+class _HinderedError(Exception):
+    """Nothing more could be sent."""
+
+    def __init__(self, hindrance: "Hindrance") -> None:
+        super().__init__(hindrance.words)
+        self.hindrance = hindrance
 
 
 @dataclass
@@ -213,9 +290,7 @@ class Cursor:
 
     def write(self, folder: Path) -> None:
         """Keep it in a run's folder."""
-        temporary = folder / (CURSOR + ".new")
-        temporary.write_text(json.dumps(asdict(self)))
-        temporary.rename(folder / CURSOR)
+        write_atomically(folder / CURSOR, json.dumps(asdict(self)))
 
 
 def waiting(home: Path) -> list[Path]:
@@ -231,6 +306,11 @@ def posted(folder: Path, ops: Sequence[str]) -> list[dict[str, Any]]:
     begins = tuple(json.dumps({"op": op})[:-1].encode() for op in ops)
     with (folder / OUTBOX).open("rb") as file:
         return [json.loads(line) for line in file if line.startswith(begins) and line.endswith(b"\n")]
+
+
+def located(folder: Path, place: str) -> Path:
+    """Return the file or folder that a record of a run names."""
+    return Path(os.path.normpath(folder.absolute() / place))
 
 
 def _unsent(folder: Path) -> bool:

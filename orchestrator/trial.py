@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ray import tune
 
+from data.shards import write_atomically
 from data.shardset import ShardSet
 from data.spelling import did_you_mean
 from methods import METHODS
@@ -54,7 +55,7 @@ class Trial:
 def ask_to_end(folder: Path, state: State) -> None:
     """Ask a trial to save a checkpoint and end as ``pruned`` or ``stopped``."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARKER).write_text(state)
+    write_atomically(folder / MARKER, state)
 
 
 def run(trial: Trial) -> Ending:

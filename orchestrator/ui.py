@@ -8,24 +8,46 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
+from orchestrator.gather import Folders
+from orchestrator.hindrance import in_words
+from orchestrator.opening import client_of
+from orchestrator.store import STORE, sqlite_file
 from orchestrator.tracking import Tracker, default_uri, hide_password, waiting
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def serve(home: Path, port: int) -> int:
-    """Serve MLflow's page on 127.0.0.1 until interrupted, after sending what still waits; return its exit code."""
-    uri = default_uri(home)
+    """Serve MLflow's page on 127.0.0.1 until interrupted, after sending what still waits; return its exit code.
+
+    Raises ValueError in words where the home has no runs, or its store cannot be read.
+    """
+    uri, runs = default_uri(home), Folders([home])
+    elsewhere = {where for card in runs.cards() if (where := runs.uri(card.place)) != uri}
     for folder in waiting(home):
-        Tracker(folder, uri).flush(force=True)
-    if not uri.startswith("sqlite:"):
-        print(f"MLflow is at {hide_password(uri)}")
+        Tracker(folder, runs.uri(str(folder))).flush(force=True)
+    store = sqlite_file(uri)
+    if store is None or (elsewhere and not store.is_file()):
+        print(f"MLflow is at {' and '.join(sorted(map(hide_password, elsewhere or {uri})))}")
         return 0
+    if not store.is_file():
+        raise ValueError(
+            f"--home {home}: no runs there; expected a folder that a training, a table or a sweep has written"
+            f"{_did_you_mean(home)}"
+        )
+    with in_words(uri, "the store"):
+        page = _newest_page(client_of(uri))
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
     quiet = ["--workers", "1", "--uvicorn-opts", "--log-level warning"]
-    print(f"MLflow: http://127.0.0.1:{port}/{_newest_page(uri)} in some 20 seconds; Ctrl-C ends it", flush=True)
+    print(f"MLflow: http://127.0.0.1:{port}/{page} in some 20 seconds; Ctrl-C ends it", flush=True)
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "MLFLOW_LOGGING_LEVEL": "WARNING"}
     return _run_until_told([*command, "--port", str(port), *quiet], environment)
+
+
+def _did_you_mean(home: Path) -> str:
+    """Name the homes beside a folder that is none."""
+    beside = sorted(path.parent.name for path in home.absolute().parent.glob(f"*/{STORE}"))
+    return f"; did you mean {' or '.join(str(home.parent / name) for name in beside)}?" if beside else ""
 
 
 def _run_until_told(command: list[str], environment: dict[str, str]) -> int:
@@ -50,9 +72,9 @@ def _run_until_told(command: list[str], environment: dict[str, str]) -> int:
     return 0 if told else exit_code
 
 
-def _newest_page(uri: str) -> str:
+def _newest_page(client: MlflowClient) -> str:
     """Return the address of the runs of the experiment that was changed last."""
-    experiments = MlflowClient(uri).search_experiments(order_by=["last_update_time DESC"], max_results=1)
+    experiments = client.search_experiments(order_by=["last_update_time DESC"], max_results=1)
     return (
         f"#/experiments/{experiments[0].experiment_id}/runs?workflowType=machine_learning"
         if experiments

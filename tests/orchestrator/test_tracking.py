@@ -1,4 +1,7 @@
 import json
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -6,7 +9,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from orchestrator.history import HistoryWriter
-from orchestrator.tracking import OUTBOX, Cursor, Tracker, default_uri, flatten, waiting
+from orchestrator.opening import client_of
+from orchestrator.tracking import OUTBOX, Cursor, Tracker, UntrackableError, default_uri, flatten, waiting
 from tests.points import assert_points_equal_history, points_of_mlflow
 
 UNREACHABLE = "http://user:secret@127.0.0.1:9"  # the discard port: nothing listens there
@@ -87,7 +91,11 @@ def test_what_an_unreachable_server_missed_is_sent_later_in_order(store: str, tm
     offline.start("later", "pretrain", "k3")
     offline.metrics([{"step": step, "loss": float(step)} for step in range(3)])
     failure = offline.flush(force=True)
-    assert failure == "MLflow at http://127.0.0.1:9 cannot be reached (MlflowException)"
+    assert failure == (
+        "MLflow at http://127.0.0.1:9 cannot take anything now: Failed to establish a new connection: [Errno 111] "
+        "Connection refused; what could not be sent is kept in the runs' folders, and sent as soon as it can, or by "
+        "`raydiology ui` later"
+    )
     assert waiting(tmp_path) == [tmp_path / "run"]
     online = Tracker(tmp_path / "run", store)
     online.metrics([{"step": 3, "loss": 3.0}])
@@ -166,10 +174,89 @@ def test_what_mlflow_refuses_is_said_and_keeps_nothing_back(store: str, tmp_path
     tracker.summary({"score": 0.5})
     refusal = tracker.flush(force=True)
     assert refusal is not None
-    assert refusal.startswith("MLflow refused params: ")
+    assert refusal.startswith("MLflow refused params of run: ")
+    assert "Changing param values is not allowed" in refusal
     assert waiting(tmp_path) == []
     (run,) = _runs(store, "refused")
     assert (run.data.params, run.data.metrics) == ({"seed": "0"}, {"score": 0.5})
+
+
+def _untrackable(tmp_path: Path, uri: str, experiment: str = "hindered") -> str:
+    """Try to start a run that MLflow can never take; return why, once it is certain that nothing is left of it."""
+    with pytest.raises(UntrackableError) as refusal:
+        Tracker(tmp_path / "home" / "tiny" / "run", uri).start(experiment, "pretrain", "k1")
+    assert waiting(tmp_path) == []
+    assert not list(tmp_path.rglob(OUTBOX))
+    return str(refusal.value)
+
+
+def test_what_can_never_be_tracked_is_refused_in_mlflows_words_before_anything_is_trained(
+    store: str, tmp_path: Path
+) -> None:
+    assert "got unsupported URI 'htp://x'" in _untrackable(tmp_path, "htp://x")
+    assert "The filesystem tracking backend (e.g., './mlruns') is in maintenance mode" in _untrackable(
+        tmp_path, "runs"
+    )
+    (tmp_path / "mlflow.db").mkdir()
+    assert ": unable to open database file; expected" in _untrackable(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
+    (tmp_path / "scan.db").write_text("no database " * 1000)
+    assert ": file is not a database; expected" in _untrackable(tmp_path, f"sqlite:///{tmp_path}/scan.db")
+    (tmp_path / "file").write_text("")
+    assert "File exists" in _untrackable(tmp_path, f"sqlite:///{tmp_path}/file/mlflow.db")
+
+
+def test_an_old_schema_and_a_deleted_experiment_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    file = tmp_path / "own" / "mlflow.db"
+    uri = f"sqlite:///{file}"
+    client = client_of(uri)
+    client.delete_experiment(client.create_experiment("gone"))
+    assert "must be in the 'active' state" in _untrackable(tmp_path, uri, "gone")
+    old = shutil.copy(file, tmp_path / "old.db")
+    with closing(sqlite3.connect(old)) as database:
+        database.execute("UPDATE alembic_version SET version_num = '0'")
+        database.commit()
+    refusal = _untrackable(tmp_path, f"sqlite:///{old}")
+    assert "Detected out-of-date database schema (found version 0, but expected" in refusal
+    assert "mlflow db upgrade" in refusal
+
+
+def test_what_a_deleted_run_lacks_is_kept_until_it_is_restored(store: str, tmp_path: Path) -> None:
+    folder, client = tmp_path / "run", MlflowClient(store)
+    tracker = Tracker(folder, store)
+    tracker.start("restored", "pretrain", "k10")
+    assert tracker.run_id is not None
+    client.delete_run(tracker.run_id)
+    _train(folder, 0, 3)
+    hindrance = tracker.flush(force=True)
+    assert hindrance is not None
+    assert "must be in the 'active' state" in hindrance
+    assert hindrance.endswith("is kept in the run's folder: mend that, and `raydiology ui` sends it")
+    client.restore_run(tracker.run_id)
+    assert tracker.flush(force=True) is None
+    assert_points_equal_history(folder, store, steps=3)
+
+
+def test_classes_and_regions_may_be_called_anything(store: str, tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path / "run", store)
+    tracker.start("names", "finetune", "k11")
+    tracker.params({"downstream.task.regions.tumour (whole)": "[1, 2]"})
+    tracker.metrics([{"step": 0, "dice/Niere, links": 0.5, "dice/..": 0.25, "loss": 1.0}])
+    assert tracker.flush(force=True) is None
+    (run,) = _runs(store, "names")
+    assert run.data.params == {"downstream.task.regions.tumour _whole_": "[1, 2]"}
+    assert run.data.metrics == {"dice/Niere_ links": 0.5, "dice/__": 0.25, "loss": 1.0}
+
+
+def test_an_artifact_that_is_gone_is_said_and_keeps_nothing_back(store: str, tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path / "run", store)
+    tracker.start("gone", "finetune", "k12")
+    tracker.artifact(tmp_path / "run" / "deleted.png")
+    tracker.summary({"score": 0.5})
+    refusal = tracker.flush(force=True)
+    assert refusal is not None
+    assert refusal.startswith("MLflow refused artifact of run: [Errno 2] No such file or directory")
+    assert waiting(tmp_path) == []
+    assert _runs(store, "gone")[0].data.metrics == {"score": 0.5}
 
 
 def test_a_failed_flush_is_not_repeated_at_once(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from orchestrator import ui
+from orchestrator import cli, doctor, ui
 from orchestrator.tracking import Tracker, waiting
 
 
@@ -32,6 +32,24 @@ def test_the_page_opens_at_the_newest_experiment_and_what_waited_is_sent(tmp_pat
     assert waiting(tmp_path) == []
     (command,) = commands
     assert command[command.index("--backend-store-uri") + 1] == uri
+
+
+def test_a_mistyped_home_is_refused_by_name_and_none_is_made(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    Path("runs", "mlflow.db").touch()
+    assert cli.main(["ui", "--home", "rnus"]) == 2
+    assert capsys.readouterr().err == (
+        "ui: --home rnus: no runs there; expected a folder that a training, a table or a sweep has written; did you "
+        "mean runs?\n"
+    )
+    assert doctor._mlflow(Path("rnus")).found == "no store in rnus yet; the first run makes it"
+    assert doctor._outbox(Path("rnus")).well
+    assert cli.main(["compare", "--home", "rnus"]) == 2
+    assert cli.main(["compare", "--home", "rnus", "--uri", f"sqlite:///{tmp_path}/rnus/mlflow.db"]) == 2
+    assert "no such store; expected one that runs were sent to" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
 @pytest.mark.parametrize("told", ui.ENDING)
