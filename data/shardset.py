@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from data.files import join, reaching, read_bytes
+from data.files import join, locate, reaching, read_bytes
 from data.keep import Keep, is_any, passing
 from data.shards import SMALL_COLUMNS, SMALL_FIELDS, ShardError, ShardFile, open_shard, write_atomically
 
@@ -144,6 +144,19 @@ class ShardSet:
         if found != FORMAT:
             raise ShardError(f"shards {uri}: format {found}, expected {FORMAT}; run ingest again with --overwrite")
         return cls(uri, rows, hashlib.sha256(content).hexdigest())
+
+    def check_files(self) -> None:
+        """Raise ShardError where a shard of the index is missing or has another size; none is read."""
+        filesystem, base = locate(self.uri)
+        with reaching(self.uri):
+            infos = filesystem.get_file_info([f"{base}/{file.name}" for file in self.files])
+        bad = [file for file, info in zip(self.files, infos, strict=True) if info.size != file.num_bytes]
+        if bad:
+            raise ShardError(
+                f"shards {self.uri}: {len(bad)} of {len(self.files)} files are missing or cut off, the first is "
+                f"{bad[0].name}; expected {bad[0].num_bytes} bytes; put back what was deleted, or run the "
+                "same ingest again with --overwrite"
+            )
 
     @property
     def num_samples(self) -> int:

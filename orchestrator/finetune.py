@@ -161,6 +161,7 @@ def check(experiment: Experiment) -> Labelled:
                 f"encoder.{field} is {given}, the labelled shards have {have}; set encoder.{field}={have}, "
                 "or ingest them with the recipe of the pretraining's shards"
             )
+    shards.check_files()
     network = build_network(experiment, shards, None)
     prepare(network, experiment, labelled)
     check_chunks(experiment, task, network)

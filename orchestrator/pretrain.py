@@ -24,7 +24,7 @@ from orchestrator.launch import Job, launch
 from orchestrator.loop import Plan, Trainee, Watch
 from orchestrator.optimiser import Schedule
 from orchestrator.progress import phase
-from orchestrator.run import Caption, Run
+from orchestrator.run import RESULT, Caption, Run
 from orchestrator.watch import Evenly, HealthWatch, spread_out
 
 PREVIEWED_SAMPLES = 4
@@ -51,8 +51,7 @@ def pretrain(experiment: Experiment, parent: Path | None = None, row: str | None
         selection = experiment.data.selected(shards)
     with phase("checking that encoder, method and shards fit"):
         check(experiment, shards, selection)
-    key = experiment.pretrain_key(shards.digest)
-    folder = Path(experiment.home) / experiment.name / f"pretrain-{key}"
+    key, folder = experiment.pretrain_key(shards.digest), folder_of(experiment, shards.digest)
     run = Run(folder, experiment, kind="pretrain", key=key, parent=parent)
     with run.claimed():
         if (done := run.result()) is not None:
@@ -63,6 +62,11 @@ def pretrain(experiment: Experiment, parent: Path | None = None, row: str | None
             with run.opened(_caption(experiment, row), shards, _params(experiment)):
                 encoder = _run_stages(experiment, shards, selection, run)
                 return Pretrained(folder, key, encoder)
+
+
+def folder_of(experiment: Experiment, digest: str) -> Path:
+    """Return the folder of an experiment's pretraining on shards with a digest."""
+    return Path(experiment.home) / experiment.name / f"pretrain-{experiment.pretrain_key(digest)}"
 
 
 def check(experiment: Experiment, shards: ShardSet, selection: Selection) -> None:
@@ -81,7 +85,11 @@ def check(experiment: Experiment, shards: ShardSet, selection: Selection) -> Non
     if experiment.probe:
         from orchestrator.probing import ProbeSet
 
-        ProbeSet.open(experiment.probe).check(encoder)
+        probed = ProbeSet.open(experiment.probe)
+        probed.check(encoder)
+        probed.shards.check_files()
+    if not (folder_of(experiment, shards.digest) / RESULT).exists():
+        shards.check_files()
     for stage in experiment.pretraining:
         method = METHODS[stage.method.name](stage.method, encoder)
         check_chunks(experiment, stage, method)

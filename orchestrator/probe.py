@@ -64,6 +64,7 @@ def probe_set(experiment: Experiment) -> ProbeSet:
         raise ValueError(f"experiment {experiment.name}: no probe; add probe: with shards and size")
     samples = ProbeSet.open(experiment.probe)
     samples.check(build_encoder(experiment))
+    samples.shards.check_files()
     return samples
 
 

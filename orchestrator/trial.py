@@ -182,5 +182,4 @@ def _watched(trial: Trial) -> Path:
 
 
 def _pretraining(experiment: Experiment) -> Path:
-    key = experiment.pretrain_key(ShardSet.open(experiment.data.shards).digest)
-    return Path(experiment.home) / experiment.name / f"pretrain-{key}"
+    return pretrain.folder_of(experiment, ShardSet.open(experiment.data.shards).digest)
