@@ -19,7 +19,8 @@ def _files(folder: Path, shards: str, labelled: str) -> dict[str, Path]:
         "reference": "simsiam", "rows": [{"name": "simsiam", "pretrain_seeds": [0]}],
     }  # fmt: skip
     sweep = {
-        "name": "lr", "title": "Rates", "experiment": "experiment.yaml", "trials": 1, "space": {"optimiser.lr": {"choice": [0.05]}},
+        "name": "lr", "title": "Rates", "experiment": "experiment.yaml", "trials": 1,
+        "space": {"optimiser.lr": {"choice": [0.05]}},
         "objective": {"metric": "dice_mean", "mode": "max", "of": "finetune"},
     }  # fmt: skip
     trees: dict[str, Any] = {"experiment": tree, "table": table, "sweep": sweep}
