@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
-from urllib.parse import unquote
 from urllib.request import urlopen
 
 from mlflow import MlflowClient
 
 from orchestrator.direction import direction_of
+from orchestrator.store import sqlite_file
 from orchestrator.tracking import hide_password
 
 LOCAL = "http://127.0.0.1:5000"  # where `raydiology ui` serves a home's store
-EMBEDDED = "sqlite:///"
 ANSWERS_WITHIN_S = 1.0
 SHARED_VIEW = "mlflow.sharedViewState."  # before the key of a view, in the tags of its experiment
 MOST_TAG_CHARS = 5000
@@ -41,7 +40,8 @@ class Known:
     @property
     def home(self) -> Path | None:
         """The home whose store `raydiology ui` must serve; None where there is a server."""
-        return Path(unquote(self.uri.removeprefix(EMBEDDED))).parent if self.uri.startswith(EMBEDDED) else None
+        file = sqlite_file(self.uri)
+        return file.parent if file else None
 
 
 def publish(known: Known, key: str, view: dict[str, Any]) -> str:
