@@ -39,7 +39,7 @@ def client_of(uri: str) -> MlflowClient:
             database.execute("BEGIN IMMEDIATE")  # MLflow would try for minutes to write what cannot be written
             database.rollback()
         client = MlflowClient(uri)
-        _remove_undecoded_folder(uri, file)
+        _remove_undecoded_folders(uri, file)
         _follow_home(file)
     return client
 
@@ -56,12 +56,14 @@ def artifacts_of(uri: str, experiment: str) -> str | None:
     return (file.parent / ARTIFACTS / experiment).as_uri() if file else None
 
 
-def _remove_undecoded_folder(uri: str, file: Path) -> None:
-    """Remove the empty folder that MLflow makes because it does not decode the path in an address."""
+def _remove_undecoded_folders(uri: str, file: Path) -> None:
+    """Remove the empty folders that MLflow makes because it does not decode the path in an address."""
     undecoded = Path(uri.removeprefix("sqlite:///")).parent
-    if undecoded != file.parent:
+    for folder in (undecoded, *undecoded.parents):
+        if folder in file.parents:
+            return
         with suppress(OSError):
-            undecoded.rmdir()
+            folder.rmdir()
 
 
 def _follow_home(file: Path) -> None:

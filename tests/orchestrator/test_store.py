@@ -44,10 +44,11 @@ BEFORE = """
 
 
 def test_an_oddly_named_home_keeps_its_artifacts_when_it_is_moved(tmp_path: Path) -> None:
-    home, moved = tmp_path / ODD, tmp_path / "moved & renamed? 5%"
+    home, moved = tmp_path / ODD / "runs", tmp_path / "moved & renamed? 5%"
     subprocess.run([sys.executable, "-c", textwrap.dedent(BEFORE), str(home)], check=True, timeout=200)
     assert [path.name for path in tmp_path.iterdir()] == [ODD]
     home.rename(moved)
+    home.parent.rmdir()
     later = Tracker(moved / "tiny" / "pretrain-1", default_uri(moved))
     assert waiting(moved) == [later.folder]
     assert later.flush(force=True) is None
