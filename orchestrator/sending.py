@@ -43,29 +43,26 @@ class Sender:
         """Send all that waits, while no other process sends from this folder; raise what hinders that."""
         with alone(self.folder / LOCK):
             self.cursor, self.client = Cursor.read(self.folder), client_of(self.uri)
+            if self.cursor.run_id and self._starts_again() and not self._run_is_there():
+                # MLflow lacks all that was sent: another server was named, or the run was deleted.
+                self.cursor = Cursor()
             self._send_outbox()
             self._send_steps()
 
     def _send_outbox(self) -> None:
         tail = Tail(self.folder / OUTBOX, self.cursor.offset)
         for line in tail.lines():
-            if line["op"] == "start" and self._begins_elsewhere(self._start(line)):
-                # MLflow does not have what was sent before: another server was named, or the run was deleted.
-                self._send_outbox()
-                return
+            if line["op"] == "start":
+                self.cursor.run_id = self._start(line)
             if line["op"] == "finish":
                 self._send_steps()
             self._send(line)
             self.cursor.offset = tail.offset
             self.cursor.write(self.folder)
 
-    def _begins_elsewhere(self, run_id: str) -> bool:
-        """Note MLflow's run; tell whether lines were sent to another one before."""
-        before, self.cursor.run_id = self.cursor.run_id, run_id
-        if before in (None, run_id):
-            return False
-        self.cursor = Cursor(run_id)
-        return True
+    def _starts_again(self) -> bool:
+        """Tell whether a process has begun the run anew since the last line was sent."""
+        return any(line["op"] == "start" for line in Tail(self.folder / OUTBOX, self.cursor.offset).lines())
 
     def _start(self, line: dict[str, Any]) -> str:
         """Return the id of the run that has the line's key; create it where there is none."""

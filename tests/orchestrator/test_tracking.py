@@ -236,6 +236,25 @@ def test_what_a_deleted_run_lacks_is_kept_until_it_is_restored(store: str, tmp_p
     assert_points_equal_history(folder, store, steps=3)
 
 
+def test_a_run_that_was_deleted_in_mlflow_is_made_anew_with_all_that_it_has_when_it_goes_on(
+    store: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    tracker = Tracker(folder, store)
+    tracker.start("anew", "pretrain", "k13")
+    _train(folder, 0, 3)
+    assert tracker.flush(force=True) is None
+    assert tracker.run_id is not None
+    MlflowClient(store).delete_run(tracker.run_id)
+    tracker.finish("KILLED")
+    again = Tracker(folder, store)
+    again.start("anew", "pretrain", "k13")
+    _train(folder, 3, 5)
+    assert again.flush(force=True) is None
+    assert_points_equal_history(folder, store, steps=5)
+    assert [run.info.run_id for run in _runs(store, "anew")] == [again.run_id]
+
+
 def test_classes_and_regions_may_be_called_anything(store: str, tmp_path: Path) -> None:
     tracker = Tracker(tmp_path / "run", store)
     tracker.start("names", "finetune", "k11")
