@@ -29,7 +29,7 @@ from orchestrator.run import Run
 from orchestrator.search import Objective
 from orchestrator.statistics import confidence_interval, summarise, welch
 from orchestrator.stop import StoppedError
-from orchestrator.tracking import Tracker, posted
+from orchestrator.tracking import Tracker, located, posted
 from orchestrator.trial import Trial, closed, opened
 from orchestrator.typeset import comma_separated as table_csv
 from tests.shardsets import write_slices
@@ -385,7 +385,7 @@ def test_files_are_written_beside_the_runs_and_logged_to_the_table_that_all_belo
     assert compared.folder.parent == runs.home / "tiny"
     assert files[0].read_text().startswith("# tiny: score of 2 fine-tunings\n\n| row | score | 95 % interval |")
     assert log(compared, files) == "among the artifacts of 'First'"
-    assert [line["path"] for line in posted(table, ("artifact",))] == [str(file) for file in files]
+    assert [located(table, line["path"]) for line in posted(table, ("artifact",))] == files
     alone = runs.finetuned(runs.experiment(**{"downstream.seed": 3}), 0.4)
     assert log(runs.compare(alone.folder), files) == "not logged: the runs belong to no single table or sweep"
 

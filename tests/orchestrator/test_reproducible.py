@@ -1,34 +1,27 @@
 """The same samples and losses however a run is killed, spread or stored (CPU, fp32): real Ray, kills and S3."""
 
-import json
 import os
-import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import psutil
 import pytest
-import requests
 import yaml
 
 from orchestrator.cli import main
 from orchestrator.config import Experiment, resolve
 from orchestrator.history import HISTORY, Tail, steps
 from orchestrator.pretrain import pretrain
-from orchestrator.tracking import Tracker, waiting
 from tests import clusters
 from tests.buckets import served
 from tests.experiments import tiny_experiment
-from tests.full_disk import run_on_small_disk
 from tests.points import assert_points_equal_history
 from tests.shardsets import write_slices
-from tests.waiting import kill_tree, wait_for, wait_for_step
+from tests.waiting import kill_tree, wait_for_step
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -102,42 +95,11 @@ def is_descendant(process: psutil.Process) -> bool:
         return False
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-@contextmanager
-def mlflow_server(uri: str, folder: Path) -> Iterator[None]:
-    """Run MLflow's server at an address while the body runs."""
-    folder.mkdir()
-    command = [sys.executable, "-m", "mlflow", "server", "--port", uri.rpartition(":")[2], "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder)]
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    try:
-        wait_for(lambda: answers(uri), server)
-        yield
-    finally:
-        kill_tree(server)
-
-
-def answers(uri: str) -> bool:
-    try:
-        return requests.get(f"{uri}/health", timeout=5).ok
-    except requests.RequestException:
-        return False
-
-
-def test_a_killed_worker_and_an_absent_server_leave_no_trace_in_samples_losses_or_mlflow(
+def test_a_killed_worker_leaves_no_trace_in_samples_or_losses(
     shards: str, undisturbed: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     result: list[list[dict[str, Any]]] = []
-    absent = f"http://127.0.0.1:{free_port()}"
-    thread = threading.Thread(
-        target=lambda: result.append(run(shards, tmp_path, f"tracking.uri={absent}")), daemon=True
-    )
+    thread = threading.Thread(target=lambda: result.append(run(shards, tmp_path)), daemon=True)
     thread.start()
     history = wait_for_step(tmp_path, KILL_AFTER_STEP)
     kill_a_train_worker()
@@ -147,10 +109,7 @@ def test_a_killed_worker_and_an_absent_server_leave_no_trace_in_samples_losses_o
     lines = Tail(history).read()
     assert len(lines) > TOTAL_STEPS, "the steps since the checkpoint were trained twice"
     assert set(trace(lines)) == set(trace(undisturbed))
-    assert waiting(tmp_path) == [history.parent]
-    with mlflow_server(absent, tmp_path / "server"):
-        assert Tracker(history.parent, absent).flush(force=True) is None
-        assert_points_equal_history(history.parent, absent, steps=TOTAL_STEPS)
+    assert_points_equal_history(history.parent, steps=TOTAL_STEPS)
 
 
 def test_a_killed_job_started_again_by_the_same_command_leaves_no_trace_though_its_newest_checkpoint_is_cut_off(
@@ -172,49 +131,6 @@ def test_a_killed_job_started_again_by_the_same_command_leaves_no_trace_though_i
     assert f"goes on from step {done} of {TOTAL_STEPS}, checkpoint {before.name}" in said
     assert trace(steps(history.parent, "pretrain")) == trace(undisturbed)
     assert_points_equal_history(history.parent, steps=TOTAL_STEPS)
-
-
-# Fills the disk in the middle of a training, frees it once the training has failed, and starts it again.
-FULL_DISK = """
-import json, os, subprocess, sys
-from pathlib import Path
-from orchestrator.history import steps
-from tests.points import assert_points_equal_history
-from tests.waiting import wait_for_step
-
-file, home, after = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-command = [sys.executable, "-m", "orchestrator.cli", "pretrain", file]
-job = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-history = wait_for_step(home, after, job)
-ballast = os.open(home / "ballast", os.O_WRONLY | os.O_CREAT)
-try:
-    while os.write(ballast, bytes(2**16)):
-        pass
-except OSError:
-    pass
-said = job.communicate()[1]
-reached = len(steps(history.parent, "pretrain"))
-(home / "ballast").unlink()
-again = subprocess.run(command, capture_output=True, text=True)
-assert again.returncode == 0, again.stderr
-assert_points_equal_history(history.parent)
-print(json.dumps([job.returncode, said, reached, steps(history.parent, "pretrain")]))
-"""
-
-
-def test_a_full_disk_loses_no_step_in_the_history_or_in_mlflow(
-    shards: str, undisturbed: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    file, home = tmp_path / "disk.yaml", tmp_path / "disk"
-    tree = experiment_tree(shards, home)
-    tree["resources"] = {"max_failures": 0}
-    file.write_text(yaml.safe_dump(tree))
-    printed = run_on_small_disk(FULL_DISK, home, "12m", 800, str(file), str(home), str(KILL_AFTER_STEP))
-    exit_code, said, reached, found = json.loads(printed.splitlines()[-1])
-    assert exit_code == 1
-    assert "No space left on device" in said
-    assert reached < TOTAL_STEPS
-    assert trace(found) == trace(undisturbed)
 
 
 def test_two_workers_see_the_samples_that_one_sees(
