@@ -44,8 +44,8 @@ def test_a_run_s_processes_import_what_is_dear_only_where_it_is_used(module: str
     assert run.stdout.split() == []
 
 
-# Checkpoints and exports are new folders, which count once they are whole; a note is renamed where it is written.
-WRITES_IN_PLACE = {"checkpoint.py", "finetune.py", "export.py", "progress.py"}
+# Checkpoints, exports and first experiments are new files; a note is renamed where it is written.
+WRITES_IN_PLACE = {"checkpoint.py", "finetune.py", "export.py", "initial.py", "progress.py"}
 
 
 def test_no_file_of_a_home_is_overwritten_in_place() -> None:
