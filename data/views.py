@@ -128,7 +128,7 @@ def move(images: Float[Tensor, "b c *s"], drawn: Drawn, nearest: bool = False) -
     moved = np.flatnonzero((drawn.zoom != 1) | drawn.flip.any(axis=1) | (drawn.quarter_turns != 0))
     if len(moved) == 0:
         return images
-    grid = _sampling_grid(images.shape[2:], drawn, moved).to(images)
+    grid = _sampling_grid(images, drawn, moved)
     index = torch.from_numpy(moved).to(images.device)
     mode = "nearest" if nearest else "bilinear"
     sampled = F.grid_sample(images[index], grid, mode=mode, padding_mode="zeros", align_corners=False)
@@ -174,21 +174,26 @@ def add_noise(
     return images.index_add(0, torch.from_numpy(noisy).to(images.device), noise.to(images))
 
 
-def _sampling_grid(size: tuple[int, ...], drawn: Drawn, moved: np.ndarray) -> Float[Tensor, "b *s n"]:
-    """Return where each voxel of the moved samples comes from, in grid_sample's coordinates (last axis first)."""
+def _sampling_grid(images: Float[Tensor, "b c *s"], drawn: Drawn, moved: np.ndarray) -> Float[Tensor, "m *s n"]:
+    """Return where each voxel of the moved samples comes from, in grid_sample's coordinates (last axis first).
+
+    Along an axis, all voxels of one index come from one coordinate: only these are computed on the host and copied;
+    what is as large as the views is filled on their device.
+    """
+    size, turns = images.shape[2:], drawn.quarter_turns[moved]
     n = len(size)
-    turns = drawn.quarter_turns[moved]
     # Undoing k quarter-turns takes H from (H, W, -H, -W) and W from (W, -H, -W, H) for k = 0 .. 3.
     turned = {n - 2: turns >= 2, n - 1: (turns == 1) | (turns == 2)}
-    swapped = torch.from_numpy(turns % 2 == 1).view(-1, *[1] * n)
-    grid = torch.empty((len(moved), *size, n))
+    odd = turns % 2 == 1
+    swapped = torch.from_numpy(odd).to(images.device).view(-1, *[1] * n)
+    grid = images.new_empty((len(moved), *size, n))
     for axis, length in enumerate(size):
         position = np.broadcast_to(np.arange(length), (len(moved), length))
         mirrored = drawn.flip[moved, axis] ^ turned.get(axis, False)
         position = np.where(mirrored[:, None], length - 1 - position, position)
         source = torch.from_numpy((2 * _unzoom(position, length, drawn.zoom[moved]) + 1) / length - 1)
-        along = source.view(-1, *(length if k == axis else 1 for k in range(n)))
-        if axis >= n - 2 and swapped.any():
+        along = source.float().to(images).view(-1, *(length if k == axis else 1 for k in range(n)))
+        if axis >= n - 2 and odd.any():
             along = torch.where(swapped, along.transpose(-1, -2), along)
         grid[..., n - 1 - axis] = along
     return grid

@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 from monai.transforms import Flip, GaussianSmooth, Rotate90, Zoom
 from scipy.ndimage import gaussian_filter
 from scipy.stats import binom, kstest
+from torch.nn.functional import grid_sample
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from data.batch import Batch
 from data.boxes import boxes_at
 from data.rng import SampleRng
 from data.views import Augmentation, Drawn, augment, cut, draw, move, move_labels, smooth
+from tests.references.sampling_grid import sampling_grid
 
 # Where a voxel comes from is a float32 coordinate in [-1, 1]: off by about 1e-5 voxels for 96 of them.
 RESAMPLING_TOLERANCE = 2e-5
@@ -117,6 +120,44 @@ def test_zoom_then_flip_then_turn_equals_monai_in_that_order(factor, size, axis,
     turn = Rotate90(turns, (len(size) - 2, len(size) - 1))
     expected = torch.stack([torch.as_tensor(turn(Flip(axis)(zoom(image)))) for image in images])
     torch.testing.assert_close(move(images, drawn), expected, rtol=0, atol=RESAMPLING_TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [(24, 24), (16, 31), (9, 8, 8)])
+def test_voxels_come_from_where_a_grid_that_is_built_voxel_by_voxel_says_bit_for_bit(size, dtype):
+    images, drawn = images_of(size, count=40).to(dtype), draw(EVERYTHING, size, streams(40))
+    moved = np.flatnonzero((drawn.zoom != 1) | drawn.flip.any(axis=1) | (drawn.quarter_turns != 0))
+    assert 30 < len(moved) < 40
+    grid = sampling_grid(size, drawn, moved).to(images)
+    expected = images.clone()
+    expected[moved] = grid_sample(images[moved], grid, padding_mode="zeros", align_corners=False)
+    assert torch.equal(move(images, drawn), expected)
+
+
+class Copies(TorchDispatchMode):
+    """Counts the bytes that leave the host. The device is torch's ``meta``, which has shapes and no memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.device.type == "meta":
+            self.num_bytes += sum(part.nbytes for part in args if isinstance(part, torch.Tensor) and not part.is_meta)
+        return out
+
+
+@pytest.mark.parametrize("size", [(96, 96), (96, 96, 96)])
+def test_only_a_few_numbers_per_sample_are_copied_to_the_device(size):
+    images, labels = torch.empty((32, 1, *size), device="meta"), torch.empty((32, *size), device="meta").long()
+    quiet = EVERYTHING.model_copy(update={"noise_prob": 0.0})  # whose generators are the device's own
+    drawn = draw(quiet, size, streams(32))
+    with Copies() as copies:
+        assert augment(images, drawn).shape == images.shape
+        assert move_labels(labels, drawn).shape == labels.shape
+    numbers = copies.num_bytes / 4 / 32
+    assert sum(size) < numbers < 5 * sum(size)
 
 
 def test_labels_move_with_their_image_and_keep_their_values():
