@@ -12,7 +12,7 @@ Shapes: B samples, n crops of each, C channels, *s spatial axes (D, H, W) or (H,
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from methods.parts.chunks import in_chunks
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
 from methods.parts.variants import with_flags
 
+Length = Annotated[int, Field(gt=0)]
 STORED_LABEL_VALUES = 2**16  # shards hold labels as uint8 or uint16
 _PAPER: dict[str, Any] = {
     "flip_axes": ("H",),
@@ -56,7 +57,8 @@ class Segmentation(Task):
     class Config(Frozen):
         """Settings of fine-tuning; the defaults are the thesis'. ``variant`` fills in what ``augment`` does not say.
 
-        crop_size            voxels per axis; also the sliding window's. Smaller samples are padded with 0
+        crop_size            voxels per axis, or one number for all axes; also the sliding window's. Samples that are
+                             smaller are padded with 0
         organ_prob           share of crops whose middle voxel is labelled; which one: see ``crops.py``
         background_in_loss   of classes; regions have no background
         labels               label values to learn as classes, the others count as background; None: all that the
@@ -67,7 +69,7 @@ class Segmentation(Task):
 
         name: Literal["segmentation"] = "segmentation"
         variant: Literal["paper", "released"] = "paper"
-        crop_size: tuple[int, ...] = (96, 96)
+        crop_size: Length | tuple[Length, ...] = 96
         crops_per_sample: int = Field(default=2, gt=0)
         organ_prob: float = Field(default=0.5, ge=0, le=1)
         centre: Centre = "voxel"
@@ -117,9 +119,9 @@ class Segmentation(Task):
         self.target = _target(config, names)
         self.class_names = self.target.names
         self.network = segmentation_network(encoder, self.target.num_outputs)
-        crop_size = per_axis(config.crop_size, encoder.spatial_dims, "downstream.task.crop_size")
-        check_stride(crop_size, encoder.stride, "downstream.task.crop_size")
-        check_coarsest(crop_size, encoder.stride, "downstream.task.crop_size")
+        self.crop_size = per_axis(config.crop_size, encoder.spatial_dims, "downstream.task.crop_size")
+        check_stride(self.crop_size, encoder.stride, "downstream.task.crop_size")
+        check_coarsest(self.crop_size, encoder.stride, "downstream.task.crop_size")
         self._num_chunks = 1
         class_of = torch.zeros(STORED_LABEL_VALUES, dtype=torch.int32)  # gloo broadcasts no int16
         values = torch.tensor(self.target.values)
@@ -140,9 +142,9 @@ class Segmentation(Task):
 
     def check_extent(self, extent: tuple[int, ...]) -> None:
         """Raise ValueError where samples have another number of axes than the crop; smaller ones are padded."""
-        if len(extent) != len(self.config.crop_size):
+        if len(extent) != len(self.crop_size):
             raise ValueError(
-                f"downstream.task.crop_size {self.config.crop_size} has {len(self.config.crop_size)} axes, samples "
+                f"downstream.task.crop_size {self.crop_size} has {len(self.crop_size)} axes, samples "
                 f"of size {extent} have {len(extent)}; give one number per spatial axis"
             )
 
@@ -154,9 +156,9 @@ class Segmentation(Task):
         for number in range(config.crops_per_sample):
             stream = rng.fold(number)
             box = draw_centred_boxes(
-                classes, batch.extents, config.crop_size, config.organ_prob, config.centre, stream.fold("box")
+                classes, batch.extents, self.crop_size, config.organ_prob, config.centre, stream.fold("box")
             )
-            drawn = draw(config.augment, config.crop_size, stream.fold("augmentation"))
+            drawn = draw(config.augment, self.crop_size, stream.fold("augmentation"))
             images.append(augment(cut_padded(intensities, box, batch.extents), drawn))
             masks.append(move_labels(cut_padded(classes, box, batch.extents).long(), drawn))
             boxes.append(box)
@@ -173,7 +175,7 @@ class Segmentation(Task):
         from monai.inferers.inferer import SlidingWindowInferer
 
         slide = SlidingWindowInferer(
-            self.config.crop_size,
+            self.crop_size,
             sw_batch_size=self.config.window_batch,
             overlap=self.config.window_overlap,
             mode=self.config.window_blend,

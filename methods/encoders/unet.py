@@ -27,15 +27,16 @@ class UNetEncoder(Encoder):
     class Config(Frozen):
         """``features`` are BasicUNet's six: five levels of the encoder, and the decoder's last map.
 
-        norm   instance, BasicUNet's default, leaves each channel of a map with nearly the same mean for every image.
-               Methods that average the last map (SimSiam, VoCo) learn next to nothing from that: give them batch
+        norm   batch works with every method. instance, BasicUNet's default, leaves each channel of a map with nearly
+               the same mean for every image: what averages the last map (SimSiam, VoCo, a pooled classifier, a probe)
+               learns next to nothing from that
         """
 
         name: Literal["unet"] = "unet"
         spatial_dims: Literal[2, 3]
         in_channels: int = Field(default=1, gt=0)
         features: tuple[int, int, int, int, int, int] = (32, 32, 64, 128, 256, 32)
-        norm: Literal["instance", "batch"] = "instance"
+        norm: Literal["instance", "batch"] = "batch"
 
     def __init__(self, config: Config) -> None:
         from monai.networks.nets.basic_unet import Down, TwoConv

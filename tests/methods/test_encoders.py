@@ -10,6 +10,7 @@ from monai.networks.nets.swin_unetr import SwinUNETR
 from safetensors.torch import load_file, save_file
 
 from methods.encoders import ENCODERS, DenseNetEncoder, SwinEncoder, UNetEncoder
+from methods.encoders.unet import norm_layer
 
 SIZES = {2: (64, 96), 3: (32, 64, 32)}
 SWIN = {"feature_size": 12, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 3, 4), "window_size": 5}
@@ -38,13 +39,14 @@ def test_swin_weights_load_strictly_into_swin_unetr_and_give_the_same_features(d
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_unet_weights_load_into_basic_unet_and_give_the_same_features(dims: int, tmp_path: Path):
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_unet_weights_load_into_basic_unet_and_give_the_same_features(norm: str, dims: int, tmp_path: Path):
     torch.manual_seed(0)
-    encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=dims, **UNET)).eval()
+    encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=dims, norm=norm, **UNET)).eval()
     save_file(encoder.state_dict(), tmp_path / "encoder.safetensors")
 
     torch.manual_seed(1)
-    network = BasicUNet(spatial_dims=dims, in_channels=1, out_channels=3, **UNET).eval()
+    network = BasicUNet(spatial_dims=dims, in_channels=1, out_channels=3, norm=norm_layer(norm), **UNET).eval()
     left = network.load_state_dict(load_file(tmp_path / "encoder.safetensors"), strict=False)
     assert left.unexpected_keys == []
     assert {key.split(".")[0] for key in left.missing_keys} == {

@@ -9,6 +9,7 @@ from methods.downstream.networks import SegmentationEncoder, segmentation_networ
 from methods.downstream.unet import UNet
 from methods.encoders import DenseNetEncoder, SwinEncoder, UNetEncoder
 from methods.encoders.pooled_unet import TwoConvolutions
+from methods.encoders.unet import norm_layer
 
 CLASSES = 3
 WIDTHS = (4, 4, 8, 8, 16, 4)
@@ -22,10 +23,11 @@ def encoder_of(kind: str, dims: int, **fields: object) -> SegmentationEncoder:
     return SwinEncoder(SwinEncoder.Config(spatial_dims=dims, **small))
 
 
-def monai_network(kind: str, dims: int, **fields: object) -> nn.Module:
+def monai_network(kind: str, dims: int, norm: str = "instance") -> nn.Module:
     """Build MONAI's class by hand, as a script without this project would."""
     if kind == "unet":
-        return BasicUNet(spatial_dims=dims, in_channels=1, out_channels=CLASSES, features=WIDTHS, **fields)
+        layer = norm_layer(norm)
+        return BasicUNet(spatial_dims=dims, in_channels=1, out_channels=CLASSES, features=WIDTHS, norm=layer)
     return SwinUNETR(
         in_channels=1,
         out_channels=CLASSES,
@@ -38,7 +40,9 @@ def monai_network(kind: str, dims: int, **fields: object) -> nn.Module:
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize(("kind", "fields"), [("swin_unetr", {}), ("unet", {}), ("unet", {"norm": "batch"})])
+@pytest.mark.parametrize(
+    ("kind", "fields"), [("swin_unetr", {}), ("unet", {"norm": "instance"}), ("unet", {"norm": "batch"})]
+)
 def test_a_network_loads_strictly_into_monai_s_class_and_predicts_the_same(kind, fields, dims) -> None:
     network = segmentation_network(encoder_of(kind, dims, **fields), CLASSES).eval()
     theirs = monai_network(kind, dims, **fields).eval()

@@ -25,7 +25,9 @@ STORED = 40  # a voxel of label v is stored as v * STORED
 
 def method_of(dims: int = 2, names: dict[int, str] = NAMES, **fields: Any) -> Segmentation:
     torch.manual_seed(0)
-    encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=dims, in_channels=1, features=(8, 8, 16, 16, 16, 8)))
+    # Batch norm would need more than these few steps for its running statistics.
+    widths = (8, 8, 16, 16, 16, 8)
+    encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=dims, features=widths, norm="instance"))
     config = {"crop_size": (32,) * dims, "augment": Augmentation(), "regions": BRATS, **fields}
     return Segmentation(Segmentation.Config(**config), encoder, names)
 

@@ -198,7 +198,7 @@ def test_sliding_window_prediction_equals_the_network_everywhere_even_on_small_i
 def test_slices_are_reassembled_to_volumes_across_batches() -> None:
     volumes = ["v-1", "v-2", "v-1", "v-2", "v-1"]
     batch = batch_of([(40, 40), (36, 50), (40, 40), (36, 50), (40, 40)], volumes)
-    method = method_of()
+    method = method_of().eval()
     together = count(method, batch)
     apart = merge([count(method, part(batch, [3, 0])), count(method, part(batch, [1, 2, 4]))])
     assert list(together) == list(apart) == ["v-1", "v-2"]

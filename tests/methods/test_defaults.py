@@ -1,0 +1,114 @@
+"""Defaults work together: every method, and every downstream task, on every encoder, in 2D and 3D, as they come.
+
+Sizes are the papers', too large to compute here: shapes are followed on torch's ``meta`` device, which has no memory.
+"""
+
+from contextlib import nullcontext
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from data.batch import Batch
+from methods import METHODS
+from methods.base import Method, Views
+from methods.downstream import TASKS
+from methods.downstream.segmentation import Segmentation
+from methods.encoders import ENCODERS, Encoder, UNetEncoder
+from methods.parts.flat_map import mean_features
+from methods.simsiam import SimSiam
+from tests.batches import eight_bit_batch
+from tests.methods.test_contract import batch_of, sgd, take_steps, tiny_config
+
+EXTENTS = {2: (256, 256), 3: (192, 192, 192)}
+META = torch.device("meta")
+CLASSES = {0: "none", 1: "some", 2: "many"}
+
+
+@cache
+def default_encoder(name: str, dims: int) -> Encoder:
+    return ENCODERS[name](ENCODERS[name].Config(spatial_dims=dims)).to(META)
+
+
+def on_meta(views: Views) -> Views:
+    targets = {name: target.to(META) for name, target in views.targets.items()}
+    return Views(tuple(image.to(META) for image in views.images), views.boxes, targets)
+
+
+@cache
+def sample(dims: int) -> Batch:
+    voxels = np.random.default_rng(0).integers(0, 255, (2, 1, *EXTENTS[dims]), dtype=np.uint8)
+    return eight_bit_batch(torch.from_numpy(voxels), [EXTENTS[dims]] * 2, ("a", "b"))
+
+
+@cache
+def default_views(name: str, dims: int) -> Views:
+    """Return what a method's defaults cut; it needs no real encoder, but its stride."""
+    light = UNetEncoder(UNetEncoder.Config(spatial_dims=dims, features=(1, 1, 1, 1, 1, 1))).to(META)
+    with META:
+        method = METHODS[name](METHODS[name].Config(), light)
+    for key, buffer in method.named_buffers():
+        if buffer.dtype == torch.int64 and "permutations" in key:  # views look at its values
+            method.permutations = torch.arange(buffer.shape[1]).expand(buffer.shape)
+    method.check_extent(EXTENTS[dims])
+    batch = sample(dims)
+    return on_meta(method.views(batch, batch.rng(0)))
+
+
+def loss_shape(method: Method, views: Views) -> torch.Size:
+    with torch.no_grad():
+        return method.to(META).loss(views).total.shape
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if kind.trains])
+def test_a_method_takes_an_encoder_as_both_come(name, encoder, dims, monkeypatch):
+    monkeypatch.setattr("methods.voco._health", lambda *given: {})  # it looks at values
+    network = default_encoder(encoder, dims)
+    with META:
+        method = METHODS[name](METHODS[name].Config(), network)
+    assert loss_shape(method, default_views(name, dims)) == ()
+    assert network.means_differ or not method.averages
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_takes_an_encoder_as_both_come(name, encoder, dims):
+    # MONAI's SwinUNETR looks at values while it is built.
+    with nullcontext() if (name, encoder) == ("segmentation", "swin_unetr") else META:
+        task = TASKS[name](TASKS[name].Config(), default_encoder(encoder, dims), CLASSES)
+    size = task.crop_size if isinstance(task, Segmentation) else task.fitting.size
+    classes = torch.zeros(1, 2, *size).long() if isinstance(task, Segmentation) else torch.eye(3).bool()[:2]
+    views = Views((torch.zeros(2, 1, *size),), (), {"classes": classes})
+    assert loss_shape(task, on_meta(views)) == ()
+
+
+def unet(norm: str, dims: int, seed: int) -> Encoder:
+    torch.manual_seed(seed)
+    return UNetEncoder(UNetEncoder.Config(spatial_dims=dims, features=(4, 6, 8, 12, 16, 4), norm=norm)).train()
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("dims", [2, 3])
+def test_means_of_a_u_net_differ_between_images_as_its_config_says(dims, seed):
+    """How far the images' means lie from their common mean, as a share of their length."""
+    batch, spread = batch_of(dims, 8), {}
+    for norm in ("instance", "batch"):
+        encoder = unet(norm, dims, seed)
+        method = SimSiam(tiny_config("simsiam paper", dims, encoder.stride), encoder)
+        with torch.no_grad():
+            means = mean_features(encoder, method.views(batch, batch.rng(0)).images[0])
+        spread[norm] = float((means - means.mean(0)).norm() / means.norm())
+        assert encoder.means_differ == (spread[norm] > 0.2)
+    assert spread["batch"] > 5 * spread["instance"]
+
+
+@pytest.mark.parametrize("norm", [UNetEncoder.Config.model_fields["norm"].default, "instance"])
+def test_simsiam_learns_on_the_default_u_net_and_hardly_on_one_with_instance_norm(norm):
+    encoder, batch = unet(norm, 2, seed=0), batch_of(2, 16)
+    method = SimSiam(tiny_config("simsiam paper", 2, encoder.stride), encoder)
+    losses = take_steps(method, sgd(method), batch, range(30))
+    assert (np.mean(losses[-5:]) < -0.2) == encoder.means_differ
