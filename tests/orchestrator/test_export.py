@@ -9,6 +9,7 @@ import torch
 
 from methods.encoders import ENCODERS
 from orchestrator.checkpoint import CheckpointError, export_encoder, load_encoder
+from orchestrator.cli import main
 from orchestrator.export import export
 
 CONFIGS: list[dict[str, Any]] = [
@@ -93,3 +94,14 @@ def test_loading_gives_the_encoder_the_exported_weights(tmp_path: Path) -> None:
     assert load_encoder(tmp_path / "encoder", other) == []
     for name, value in encoder.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
+
+
+def test_export_is_typed_with_a_run_and_a_folder_and_names_what_it_wrote(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "run", CONFIGS[2])
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    written = capsys.readouterr().out.split()
+    assert [Path(name).parent for name in written] == [tmp_path / "out"] * len(written)
+    assert all(Path(name).stat().st_size > 0 for name in written)
+    assert main(["export", str(tmp_path), "--out", str(tmp_path / "other")]) == 2

@@ -157,7 +157,8 @@ def started() -> Iterator[Started]:
 def test_without_the_token_nothing_is_submitted_or_shown(
     cluster: str, no_token: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["submit", "--address", cluster, "--", "pretrain", "experiments/quickstart.yaml"]
+    places = ["home=/runs", "data.shards=s3://bucket/set", "downstream.shards=s3://bucket/set"]
+    command = ["submit", "--address", cluster, "--", "pretrain", "experiments/quickstart.yaml", *places]
     assert main(command) == 2
     assert "it asks for a token, none was found; " in (refusal := capfd.readouterr().err)
     assert "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, or put the cluster's token into ~/.ray/auth_token" in refusal
