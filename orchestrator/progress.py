@@ -232,8 +232,9 @@ class Display:
         for phase in phases:
             grid.add_row(*self._bar(phase, phase.name, phase.details(now_s)))
         for note in notes:
-            inner = [note.phases[-1].text(now_s)] if len(note.phases) > 1 else note.phases[0].details(now_s)
-            grid.add_row(*self._bar(note.phases[-1], note.phases[0].name, inner))
+            first, last = note.phases[0], note.phases[-1]
+            inner = first.details(now_s) if last is first else [last.text(now_s)]
+            grid.add_row(*self._bar(last, first.name, inner))
         if others and not notes:
             grid.add_row(Text(STARTING), self._spinner)
         return grid
