@@ -99,9 +99,7 @@ def _fetch_history(job: Job) -> None:
     """Fetch that copy where this machine has lost the run's folder."""
     kept, path = join(job.storage, HISTORY), job.folder / HISTORY
     if "://" in job.storage and not path.exists() and is_file(kept):
-        temporary = path.with_name(HISTORY + ".new")
-        temporary.write_bytes(read_bytes(kept))
-        temporary.rename(path)
+        write_atomically(path, read_bytes(kept))
 
 
 def _resume(job: Job, progress: Progress, say: Say) -> Saved | None:
