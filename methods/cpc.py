@@ -13,6 +13,8 @@ Variants:  each flag is a field of the config or of ``patches`` and can be set o
            patches.gap       1                                   0: at jitter 4, one pair of neighbours in 25 touches
            The paper predicts from l = 0 on, a patch that its context holds: here the first is always disjoint from
            the context. In 2D the released code has overlap 0.5, skip_rows 1 and border zero.
+           The negative of ``binary`` is another column of the same sample. The released code draws it from the whole
+           batch, which is the same at its batch of one volume and at no other.
            The grid lies inside the random crop; the released code pads the crop and each patch with black to their
            old sizes, and a black border tells where a patch lies. Here patches are resized.
 Shapes:    B samples, K patches of each, Q columns of the grid (its lines along the first axis), T patches in a
