@@ -1,11 +1,17 @@
 """The files for clusters: Ray's launcher takes them, and what it would not take is named."""
 
 import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from orchestrator import clusterfile
 from orchestrator.clusterfile import ClusterFileError
@@ -52,6 +58,24 @@ def test_every_request_needs_the_token_which_the_file_does_not_hold() -> None:
     starts = [*content["head_start_ray_commands"], *content["worker_start_ray_commands"]]
     assert all("RAY_AUTH_MODE=token ray start" in line for line in starts if "ray start" in line)
     assert not re.search(r"RAY_AUTH_TOKEN=|[0-9a-f]{32}", (ROOT / "cluster.yaml").read_text())
+
+
+def test_the_packages_are_installed_from_the_files_that_are_copied(tmp_path: Path) -> None:
+    """The wheel is built as the set-up builds it, but from what this machine has, so that no network is needed."""
+    folder, content = "/home/ray/raydiology/", tree()
+    copied = {there: here for there, here in content["file_mounts"].items() if there.startswith(folder)}
+    for there, here in copied.items():
+        shutil.copy(ROOT / here, tmp_path / there.removeprefix(folder))
+    assert content["setup_commands"] == ["pip install -q -c ~/raydiology/constraints.txt ~/raydiology"]
+    offline = ["--no-deps", "--no-build-isolation", "--no-index"]
+    command = [sys.executable, "-m", "pip", "wheel", "-q", *offline, "-w", str(tmp_path / "wheels"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = (tmp_path / "wheels").glob("*.whl")
+    (distribution,) = distributions(path=[str(wheel)])
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    found = {Requirement(line) for line in distribution.requires or [] if "extra ==" not in line}
+    assert found == {Requirement(line) for line in asked}
 
 
 def test_the_dashboard_listens_to_the_head_alone() -> None:
