@@ -51,7 +51,9 @@ def append(path: Path, lines: list[dict[str, Any]]) -> None:
     with path.open("a+b", buffering=0) as file:
         # Whoever writes holds the lock: a line that is incomplete now will never be completed.
         fcntl.flock(file, fcntl.LOCK_EX)
-        end = _cut_torn_line(file, path)
+        end, said = _cut_torn_line(file, path)
+        if said:
+            logger.warning(said)
         try:
             while data:
                 data = data[file.write(data) :]
@@ -61,8 +63,17 @@ def append(path: Path, lines: list[dict[str, Any]]) -> None:
             raise
 
 
-def _cut_torn_line(file: io.FileIO, path: Path) -> int:
-    """Cut what follows the last whole line of a file, and say so; return the size that is left."""
+def mend(path: Path) -> str | None:
+    """Cut off the torn line that ``append`` would cut off; return what there is to say of it, or None."""
+    if not path.exists():
+        return None
+    with path.open("r+b", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return _cut_torn_line(file, path)[1]
+
+
+def _cut_torn_line(file: io.FileIO, path: Path) -> tuple[int, str | None]:
+    """Cut what follows the last whole line of a file; return the size that is left, and what there is to say."""
     size = end = file.seek(0, os.SEEK_END)
     while end > 0:
         start = max(0, end - BLOCK_BYTES)
@@ -71,13 +82,13 @@ def _cut_torn_line(file: io.FileIO, path: Path) -> int:
         end = start + newline + 1
         if newline >= 0:
             break
-    if end < size:
-        file.truncate(end)
-        logger.warning(
-            "%s ended in the middle of a line, as a kill or a full disk leaves it; its last %d bytes were cut off",
-            path, size - end,
-        )  # fmt: skip
-    return end
+    if end == size:
+        return end, None
+    file.truncate(end)
+    return end, (
+        f"{path} ended in the middle of a line, as a kill or a full disk leaves it; its last {size - end} bytes were "
+        "cut off"
+    )
 
 
 class Tail:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.shards import write_atomically
 from orchestrator import progress
-from orchestrator.history import HISTORY, append
+from orchestrator.history import HISTORY, append, mend
 from orchestrator.stop import StoppedError
 from orchestrator.store import STORE, sqlite_address
 
@@ -121,8 +121,12 @@ class Tracker:
     ) -> None:
         """Open the run, or the run that has this key already, at once where MLflow can be reached.
 
-        Raises UntrackableError where it can never be opened; nothing is kept of it then.
+        Says where an earlier process left one of its files torn. Raises UntrackableError where it can never be
+        opened; nothing is kept of it then.
         """
+        for name in (OUTBOX, HISTORY):
+            if said := mend(self.folder / name):
+                progress.say(said, style="yellow")
         outbox = self.folder / OUTBOX
         before = _size(outbox)
         self._post(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.history import HISTORY, Once, Tail, append, steps
+from orchestrator.history import HISTORY, Once, Tail, append, mend, steps
 
 WHOLE = [{"stage": "pretrain", "step": step, "loss": -step / 3, "name": "ö"} for step in range(3)]
 
@@ -25,10 +25,14 @@ def test_a_line_torn_at_any_byte_is_cut_off_said_once_and_written_again(
         append(path, [WHOLE[-1]])
         append(path, [])
         assert path.read_text() == before + last
-        assert [record.getMessage() for record in caplog.records] == [
+        said = (
             f"{path} ended in the middle of a line, as a kill or a full disk leaves it; its last {kept} bytes were "
             "cut off"
-        ]
+        )
+        assert [record.getMessage() for record in caplog.records] == [said]
+        path.write_text(before + last[:kept])
+        assert [mend(path), mend(path)] == [said, None]
+        assert path.read_text() == before
 
 
 def test_a_file_that_is_one_torn_line_longer_than_a_block_becomes_empty(tmp_path: Path) -> None:
