@@ -36,7 +36,7 @@ def variants_of(name: str) -> list[str]:
 TRAINED = [case for name, method in METHODS.items() if method.trains for case in variants_of(name)]
 TINY_ENCODERS = {
     "swin_unetr": {"feature_size": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 4), "window_size": 3},
-    "unet": {"features": (4, 6, 8, 12, 16, 4)},
+    "unet": {"features": (4, 6, 8, 12, 16, 4), "norm": "instance"},
     "pooled_unet": {"features": (4, 6, 8, 12, 16), "dropout": 0.0},
     "densenet": {"growth_rate": 4, "block_config": (1, 1, 1, 1), "init_features": 4},
 }
