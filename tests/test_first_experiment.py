@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.documents import ROOT, blocks_of
+from tests.waiting import kill_tree
 
 WITHIN_S = 400
 DOCUMENT = ROOT / "docs" / "first_experiment.md"
@@ -26,6 +27,19 @@ def is_named(typed: str, named: list[str]) -> bool:
     return any(shlex.split(typed)[: len(words)] == words for words in map(shlex.split, named))
 
 
+def type_in_shell(line: str, folder: Path, environment: dict[str, str]) -> tuple[int, str, str]:
+    """Run a command; return its exit code, output and errors; kill all that it started if it takes too long."""
+    job = subprocess.Popen(
+        line, cwd=folder, env=environment, shell=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        output, errors = job.communicate(timeout=WITHIN_S)
+    except subprocess.TimeoutExpired:
+        kill_tree(job)
+        raise
+    return job.returncode, output, errors
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_from_a_folder_of_scans_to_a_table_by_the_commands_of_the_document(tmp_path: Path) -> None:
@@ -37,12 +51,9 @@ def test_from_a_folder_of_scans_to_a_table_by_the_commands_of_the_document(tmp_p
     for verb, line in zip(verbs, TYPED, strict=True):
         if verb not in ("phantom", "ingest"):  # which stand for scans and words of one's own
             assert is_named(line, named), (line, named)
-        run = subprocess.run(
-            line, cwd=tmp_path, env=shell, shell=True, capture_output=True, text=True, timeout=WITHIN_S, check=False
-        )
-        assert run.returncode == 0, run.stderr
-        said[verb] = run.stdout
-        named = names_next(run.stdout) or named
+        code, said[verb], errors = type_in_shell(line, tmp_path, shell)
+        assert code == 0, errors
+        named = names_next(said[verb]) or named
     written = {path.name for path in tmp_path.iterdir()}
     assert written == {"scans", "shards", "scans.yaml", "scans_table.yaml", "runs", "keys"}
     for verb in ("table", "compare"):

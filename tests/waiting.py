@@ -38,7 +38,7 @@ def wait_for_step(home: Path, step: int, job: subprocess.Popen[Any] | None = Non
     return wait_for(look, job)
 
 
-def kill_tree(job: subprocess.Popen[bytes]) -> None:
+def kill_tree(job: subprocess.Popen[Any]) -> None:
     """Kill a job with all processes that it started, as a machine that loses power does."""
     for process in [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]:
         try:
