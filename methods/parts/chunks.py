@@ -1,10 +1,10 @@
-"""Chunks: images that pass a network a few at a time, so that the activations of only these few are held at once.
+"""Chunks: pass images through a network a few at a time, so that only their activations are held at once.
 
-The outputs are put together again, so that heads and losses see all images, and value and gradient are those of one
-pass: a network may only treat each image on its own, as one with batch norm does not. Activations are computed anew
-in the backward pass, chunk by chunk, in which each chunk's gradient is added up.
+The outputs are joined again, so that heads and losses see all images. Value and gradient equal those of one pass,
+provided that the network treats each image on its own, which a network with batch norm does not. The backward pass
+computes the activations again, chunk by chunk, and adds up the gradients.
 
-Dropout and drop-path draw for each chunk on its own: other masks than those of one pass, of the same distribution.
+Dropout and drop-path draw separate masks for each chunk: not the masks of one pass, but of the same distribution.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 class InChunks(nn.Module):
-    """A network whose images pass it in ``num_chunks`` chunks."""
+    """A network that takes its images in ``num_chunks`` chunks."""
 
     num_chunks: int = 1
 
@@ -30,9 +30,9 @@ Outputs = TypeVar("Outputs", Tensor, list[Tensor])
 def in_chunks(
     network: nn.Module, function: Callable[[Tensor], Outputs], images: Float[Tensor, "n c *s"], num_chunks: int
 ) -> Outputs:
-    """Return what a function of ``network`` makes of images that pass it in so many chunks.
+    """Return a function's outputs when the images pass ``network`` in ``num_chunks`` chunks.
 
-    What is judged, in evaluation mode and without gradients, holds no activations and passes whole.
+    In evaluation mode without gradients, no activations are held, and the images pass all at once.
     """
     judged = not (network.training or torch.is_grad_enabled())
     if num_chunks == 1 or judged:
@@ -40,7 +40,7 @@ def in_chunks(
     outputs = [_pass(network, function, chunk) for chunk in images.chunk(num_chunks)]
     first = outputs[0]
     if isinstance(first, Tensor):
-        return torch.cat(outputs)  # pyright: ignore[reportReturnType, reportArgumentType]  # all are what the first is
+        return torch.cat(outputs)  # pyright: ignore[reportReturnType, reportArgumentType]  # all of one type
     return [torch.cat(maps) for maps in zip(*outputs, strict=True)]  # pyright: ignore[reportReturnType]
 
 
@@ -59,11 +59,11 @@ def _pass(network: nn.Module, function: Callable[[Tensor], Outputs], chunk: Tens
 
 @contextmanager
 def _statistics_kept(network: nn.Module) -> Iterator[None]:
-    """Keep running statistics as they are: those of a chunk that is computed anew count already."""
+    """Leave running statistics unchanged: a chunk that is computed again has already been counted."""
     norms = [norm for norm in network.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        # Not put back after the pass: torch holds the buffers for the gradient, and refuses those that were changed.
+        # Not restored after the pass: torch keeps the buffers for the gradient, and refuses changed ones.
         norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield

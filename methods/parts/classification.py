@@ -1,4 +1,4 @@
-"""Classification: the head of proxy tasks whose answer is one of several labels, and its loss."""
+"""Classification: head and loss of proxy tasks whose answer is one of several labels."""
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -11,8 +11,8 @@ from methods.parts.precision import Head, full_precision
 def classifier(in_dim: int, hidden_dims: tuple[int, ...], num_classes: int, dropout: float) -> Head:
     """Return linear, ReLU, batch norm and dropout for each hidden layer, then a linear layer.
 
-    Reference: HealthML/self-supervised-3d-tasks @ ecc86ef, ``big_fully``; where it has Keras' epsilon and momentum of
-    batch norm (0.001 and 0.99), this has torch's.
+    Reference: HealthML/self-supervised-3d-tasks @ ecc86ef, ``big_fully``; with torch's epsilon and
+    momentum of batch norm instead of Keras' (0.001 and 0.99).
     """
     layers: list[nn.Module] = []
     for width in hidden_dims:
@@ -23,6 +23,6 @@ def classifier(in_dim: int, hidden_dims: tuple[int, ...], num_classes: int, drop
 
 @full_precision()
 def classification_losses(logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"]) -> Losses:
-    """Return the mean cross-entropy, and the share of labels that are found."""
+    """Return the mean cross-entropy, and the share of labels predicted correctly."""
     found = (logits.detach().argmax(1) == labels).to(logits).mean()
     return Losses(F.cross_entropy(logits, labels), {"accuracy": found})

@@ -1,4 +1,4 @@
-"""Fitting: whole samples of any size, resized and cut to the one size that a network takes."""
+"""Fitting: resize and cut whole samples of any size to the one size that a network takes."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from methods.parts.sizes import per_axis
 
 @dataclass(frozen=True)
 class Fitting:
-    """How samples are brought to ``size``: resized to ``resize_to``, where None keeps an axis as it is, and cut."""
+    """How samples are brought to ``size``: resized to ``resize_to`` (None keeps an axis as it is), then cut."""
 
     size: tuple[int, ...]
     resize_to: tuple[int | None, ...]
@@ -31,7 +31,7 @@ class Fitting:
     ) -> "Fitting":
         """Build it from a config's fields ``size`` and ``resize_to`` (None: to ``size``) of ``field``.
 
-        Raises ValueError where these have another number of axes, or samples would be resized to less than is cut.
+        Raises ValueError where these have another number of axes, or ``resize_to`` is smaller than ``size``.
         """
         sizes = per_axis(size, spatial_dims, f"{field}.size")
         lengths = resize_to if isinstance(resize_to, tuple) else (resize_to,) * spatial_dims
@@ -47,10 +47,10 @@ class Fitting:
         return cls(sizes, lengths)
 
     def apply(self, batch: Batch, rng: SampleRng | None) -> tuple[Float[Tensor, "b c *s"], Int[np.ndarray, "b 2 n"]]:
-        """Return the samples as float32 intensities of one size, and which voxels of the stored ones they show.
+        """Return the samples as float32 intensities of one size, and the boxes of stored voxels that they show.
 
-        What is cut lies anywhere in the resized sample, or without ``rng`` in its middle. Along an axis on which the
-        sample is shorter, it lies in the middle of what is returned, and beyond it there is 0.
+        The cut lies anywhere in the resized sample; without ``rng``, in its middle. Along an axis on which the sample
+        is shorter than ``size``, it is centred and padded with 0.
         """
         fixed = np.array([length is not None for length in self.resize_to])
         lengths = np.where(fixed, [length or 0 for length in self.resize_to], batch.extents)
@@ -69,12 +69,12 @@ class Fitting:
 
 
 def resize(sample: Float[Tensor, "c *s"], size: tuple[int, ...]) -> Float[Tensor, "c *t"]:
-    """Resize linearly along each axis; where that makes it smaller, a voxel is a mean of those that it replaces."""
+    """Resize linearly along each axis; when shrinking, a voxel is the mean of the voxels that it replaces."""
     if tuple(sample.shape[1:]) == size:
         return sample
     if len(size) == 2:
         return _interpolate(sample[None], size)[0]
-    # torch has this for planes only: first along H and W, then along D with H and W taken as one.
+    # torch does this for planes only: first resize H and W, then D with H and W merged into one axis.
     planes = _interpolate(sample, size[1:])
     return _interpolate(planes.flatten(2)[:, None], (size[0], size[1] * size[2]))[:, 0].unflatten(2, size[1:])
 
@@ -84,7 +84,7 @@ def _interpolate(images: Float[Tensor, "b c h w"], size: tuple[int, ...]) -> Flo
 
 
 def _paste(image: Float[Tensor, "c *s"], whole: Float[Tensor, "c *t"], low: list[int]) -> None:
-    """Fill an image with what it shows of ``whole``, of which it begins at ``low``."""
+    """Fill an image with the part of ``whole`` that begins at ``low``."""
     pairs = list(zip(low, image.shape[1:], whole.shape[1:], strict=True))
     source = (..., *(slice(max(a, 0), min(a + size, length)) for a, size, length in pairs))
     target = (..., *(slice(max(-a, 0), min(length - a, size)) for a, size, length in pairs))

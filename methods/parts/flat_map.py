@@ -1,4 +1,4 @@
-"""The encoder's last map as one vector per image: flattened, for heads that must know what is where, or averaged."""
+"""The encoder's last map as one vector per image: flattened, for heads that need positions, or averaged."""
 
 from math import prod
 
@@ -10,12 +10,12 @@ from methods.parts.precision import at_least_float32
 
 
 def flat_dim(encoder: Encoder, size: tuple[int, ...]) -> int:
-    """Return the length of the vector of images of this size, which ``stride`` must divide."""
+    """Return the length of the flattened last map for images of this size, which ``stride`` must divide."""
     return encoder.channels[-1] * prod(length // encoder.stride for length in size)
 
 
 def flat_features(encoder: Encoder, images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b f"]:
-    """Return each image's last map, flattened, at least in float32: what follows is small, and bf16 is coarse."""
+    """Return each image's last map, flattened, at least in float32: the next layers are small, and bf16 is coarse."""
     return at_least_float32(encoder.features(images)[-1]).flatten(1)
 
 

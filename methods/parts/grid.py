@@ -1,4 +1,4 @@
-"""A grid that cuts samples into equal boxes, and boxes of the same size that lie anywhere.
+"""Grid: equal boxes that tile a sample, and boxes of the same size at random positions.
 
 Lists of a grid follow the spatial axes, (D, H, W) or (H, W). A sample's size must be a multiple of the grid, so that
 the boxes tile it; samples of a batch may differ in size, and then so do their boxes.
@@ -11,7 +11,7 @@ from data.rng import SampleRng
 
 
 def check_tiles(grid: tuple[int, ...], extent: tuple[int, ...]) -> None:
-    """Raise ValueError, in words, where a grid does not cut samples of this size into equal boxes."""
+    """Raise ValueError where a grid does not cut samples of this size into equal boxes."""
     if len(grid) != len(extent):
         raise ValueError(
             f"method.grid {grid} has {len(grid)} axes, samples of size {extent} have {len(extent)}; "

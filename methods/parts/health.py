@@ -1,4 +1,4 @@
-"""Health: what features tell of themselves, without labels.
+"""Health: measures of the quality of features that need no labels.
 
 Paper: Garrido et al., "RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised Representations by
        Their Rank", ICML 2023; Wang and Isola, "Understanding Contrastive Representation Learning through Alignment

@@ -1,6 +1,6 @@
-"""Patches: boxes of a grid over a sample, each somewhere in its own cell, cut and brought to one size.
+"""Patches: boxes at random positions in the cells of a grid, cut out of a sample and resized to one size.
 
-  cell     cell     cell       jitter: voxels by which a patch is shorter than its cell, and can move in it
+  cell     cell     cell       jitter: voxels by which a patch is shorter than its cell, and can move in the cell
 [ ####  ][  #### ][####   ]    gap:    voxels that always stay free between one patch and the next
 """
 
@@ -23,13 +23,13 @@ Count = Annotated[int, Field(gt=0)]
 
 
 class Patches(Frozen):
-    """A grid of equal cells somewhere in a sample, a patch in each; sizes of samples may differ.
+    """A grid of equal cells at a random place of a sample, with a patch in each; sample sizes may differ.
 
     grid        cells per axis, or one number for all axes
     size        voxels per axis that every patch is resized to, or one number for all axes
     span        share of a sample's length that the grid takes along each axis
     overlap     share of a cell that the next one repeats
-    normalise   bring each channel of each patch to mean 0 and deviation 1, so that brightness does not tell where a
+    normalise   bring each channel of each patch to mean 0 and deviation 1, so that brightness does not reveal where a
                 patch was, as under a bias field or vignetting (Noroozi and Favaro, ECCV 2016, section 4.2)
     """
 
@@ -44,15 +44,17 @@ class Patches(Frozen):
     @model_validator(mode="after")
     def _agree(self) -> "Patches":
         if self.gap > self.jitter:
-            raise ValueError(f"gap {self.gap} exceeds jitter {self.jitter}: a patch has no more room; raise jitter")
+            raise ValueError(
+                f"gap {self.gap} exceeds jitter {self.jitter}: a cell leaves no more than jitter free; raise jitter"
+            )
         return self
 
     def gridded(self, spatial_dims: int) -> tuple[int, ...]:
-        """Return the cells per axis; ValueError where they are for another number of axes."""
+        """Return the cells per axis; raise ValueError where ``grid`` has another number of axes."""
         return per_axis(self.grid, spatial_dims, "method.patches.grid")
 
     def sized(self, encoder: Encoder) -> tuple[int, ...]:
-        """Return the size of a patch with one number per axis; ValueError where the encoder cannot take it."""
+        """Return a patch's size with one number per axis; raise ValueError where the encoder cannot take it."""
         size = per_axis(self.size, encoder.spatial_dims, "method.patches.size")
         check_stride(size, encoder.stride, "method.patches.size")
         return size
@@ -70,7 +72,7 @@ class Patches(Frozen):
     def draw(self, extents: Int[np.ndarray, "b n"], rng: SampleRng) -> Int[np.ndarray, "b k 2 n"]:
         """Draw the boxes of all patches, the last axis fastest; ``check_extent`` must hold for every sample.
 
-        The grid's corner is uniform over the positions where the grid fits, each patch's over those in its cell.
+        The grid's corner is uniform over the positions at which the grid fits, a patch's corner over those in its cell.
         """
         n = extents.shape[1]
         grid = self.gridded(n)

@@ -1,8 +1,8 @@
 """Permutations: sets of orders of a puzzle's pieces, far apart from each other or drawn at random.
 
-The distance of two permutations is Hamming's: in how many places they differ.
+The distance of two permutations is Hamming's: the number of places in which they differ.
 Paper: Noroozi and Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles", ECCV 2016,
-       section 4: one after the other, always the one that is farthest from the nearest of those chosen before.
+       section 4: permutations are chosen one by one, each the farthest from its nearest predecessor.
 """
 
 from functools import lru_cache
@@ -12,12 +12,12 @@ from math import factorial
 import numpy as np
 from jaxtyping import Int
 
-LISTED = 7  # up to so many pieces, every permutation is looked at
+LISTED = 7  # up to this number of pieces, every permutation is compared
 TRIALS = 100
 
 
 def min_distance(chosen: Int[np.ndarray, "p k"]) -> int:
-    """Return the distance of the two permutations that are nearest to each other."""
+    """Return the smallest distance between any two permutations."""
     first, second = np.triu_indices(len(chosen), 1)
     return int((chosen[first] != chosen[second]).sum(axis=1).min())
 
@@ -34,10 +34,11 @@ def random_permutations(count: int, length: int, seed: int) -> Int[np.ndarray, "
 
 @lru_cache(maxsize=16)
 def greedy_permutations(count: int, length: int, seed: int) -> Int[np.ndarray, "p k"]:
-    """Choose ``count`` permutations, each as far as possible from the nearest of those before; the first at random.
+    """Choose ``count`` permutations: the first at random, each other as far as possible from its nearest predecessor.
 
-    All n! permutations are compared up to 7 pieces. For more, the farthest of 100 that are sought is taken: of 9
-    pieces, 100 are then at least 6 apart, as with a comparison of all, and of 27 at least 23 (at most 26 can be).
+    Up to 7 pieces, all n! permutations are compared. For more pieces, the farthest of 100 candidates is taken: 100
+    permutations of 9 pieces are then at least 6 apart, as if all were compared, and of 27 pieces at least 23 (the
+    maximum is 26).
     """
     _check(count, length)
     rng = np.random.default_rng(seed)
@@ -50,16 +51,16 @@ def greedy_permutations(count: int, length: int, seed: int) -> Int[np.ndarray, "
 
 
 def _choose(listed: Int[np.ndarray, "q k"], chosen: Int[np.ndarray, "p k"]) -> Int[np.ndarray, " k"]:
-    """Return the listed permutation whose nearest chosen one is farthest; of several, the farthest on average."""
+    """Return the listed permutation farthest from its nearest chosen one; of several, the farthest on average."""
     distances = np.stack([(listed != one).sum(axis=1) for one in chosen])
     return listed[np.lexsort((distances.sum(axis=0), distances.min(axis=0)))[-1]]
 
 
 def _seek(chosen: Int[np.ndarray, "p k"], rng: np.random.Generator) -> Int[np.ndarray, " k"]:
-    """Return the farthest of some permutations that share few places with those chosen.
+    """Return the farthest of some candidate permutations that share few places with the chosen ones.
 
-    Each is an assignment of pieces to places, where a piece costs the weights of the permutations that have it there;
-    those that come too near weigh more the next time.
+    Each candidate solves an assignment of pieces to places, in which putting a piece in a place costs the weights of
+    the chosen permutations that have it there; chosen permutations that come too near weigh more the next time.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -89,7 +90,7 @@ def _check(count: int, length: int) -> None:
 
 
 def _fixed(chosen: Int[np.ndarray, "p k"]) -> Int[np.ndarray, "p k"]:
-    """Return what may be kept and given out again: nobody can change it."""
+    """Return the array, read-only, so that it can be cached and shared."""
     chosen = chosen.astype(np.int64)
     chosen.flags.writeable = False
     return chosen

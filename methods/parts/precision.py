@@ -1,6 +1,6 @@
-"""Precision: what computes in float32 although a training runs under autocast: heads and losses.
+"""Precision: heads and losses compute in float32 even when training runs under autocast.
 
-Under autocast each layer casts its own inputs, so that a cast before it changes nothing: autocast has to be off.
+Under autocast each layer casts its own inputs, so an earlier cast has no effect: autocast has to be off.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ DEVICES = ("cpu", "cuda")
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Switch autocast off; as a decorator, for a whole function."""
+    """Switch autocast off for a block, or, as a decorator, for a whole function."""
     with ExitStack() as stack:
         for device in DEVICES:
             if torch.is_autocast_enabled(device):
@@ -23,12 +23,12 @@ def full_precision() -> Iterator[None]:
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Return values in float32, or in float64 where they are."""
+    """Return values in float32; float64 values stay float64."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class InFloat32(nn.Module):
-    """Mixed into a module of one input, has it compute at least in float32, also under autocast."""
+    """Mixin by which a module of one input computes at least in float32, even under autocast."""
 
     @full_precision()
     def forward(self, x: Tensor) -> Tensor:
@@ -36,14 +36,14 @@ class InFloat32(nn.Module):
 
 
 class Head(InFloat32, nn.Sequential):
-    """Layers one after the other that turn features into embeddings, logits or predictions."""
+    """A sequence of layers that turns features into embeddings, logits or predictions."""
 
 
 class LinearHead(InFloat32, nn.Linear):
-    """A head of one linear layer."""
+    """A head that is a single linear layer."""
 
 
 def keep_in_float32(layer: nn.Module) -> None:
-    """Have a layer that others have built compute as ``InFloat32`` does; keys and weights stay the same."""
+    """Make a layer from another library compute as ``InFloat32`` does; keys and weights stay the same."""
     kind = type(layer)
     layer.__class__ = type(kind.__name__, (InFloat32, kind), {})

@@ -1,7 +1,7 @@
-"""Ranks: sums and rows over all of them.
+"""Ranks: gather sums and rows over all ranks.
 
-Losses take those through which gradients flow back to the rank that they came from. What is logged takes the others:
-its value is that of the whole batch, whatever the number of ranks.
+Losses use the functions through which gradients flow back to the rank that they came from. Logged values use the
+others: they are values of the whole batch, whatever the number of ranks.
 """
 
 import torch
@@ -27,14 +27,14 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 def sum_over_ranks(summand: Tensor) -> Tensor:
-    """Return the sum over the ranks of a process group, which there must be."""
+    """Return the sum over the ranks of a process group, which must exist."""
     total = _SumOverRanks.apply(summand)
     assert isinstance(total, Tensor)
     return total
 
 
 def rows_of_all_ranks(rows: Float[Tensor, "b d"]) -> Float[Tensor, "n d"]:
-    """Return the rows of all ranks, in the order of the ranks, without gradients; ranks hold equally many."""
+    """Return the rows of all ranks, in the order of the ranks, without gradients; all ranks hold the same number."""
     rows = rows.detach()
     if not _several():
         return rows
@@ -44,7 +44,7 @@ def rows_of_all_ranks(rows: Float[Tensor, "b d"]) -> Float[Tensor, "n d"]:
 
 
 def share_over_ranks(name: str, part: Tensor, whole: Tensor) -> dict[str, Tensor]:
-    """Return, by its name, what share ``part`` is of ``whole``, both counted over all ranks; nothing of nothing."""
+    """Return the share of ``part`` in ``whole`` over all ranks, under its name; nothing where ``whole`` is 0."""
     counts = torch.stack([part.detach(), whole.detach()]).double()
     if _several():
         dist.all_reduce(counts)
@@ -68,5 +68,5 @@ def from_next_sample(rows: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
             mine.index_copy(0, torch.arange(first, first + len(rows), device=rows.device), rows)
         )
     if len(everyone) < 2:
-        raise ValueError("batch of 1 sample: there is no other one to tell it from; raise budget.batch_size to 2")
+        raise ValueError("batch of 1 sample: it has no other sample to differ from; raise budget.batch_size to 2")
     return everyone.roll(-1, 0)[first : first + len(rows)]

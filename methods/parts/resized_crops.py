@@ -1,4 +1,4 @@
-"""Crops of any size, brought to the one size that a network takes."""
+"""Resized crops: crops of any size, resized to the one size that a network takes."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from data.batch import Batch
 def cut_resized(batch: Batch, boxes: Int[np.ndarray, "v b 2 n"], size: tuple[int, ...]) -> Float[Tensor, "v b c *s"]:
     """Cut v boxes out of each sample, as float32 intensities on the batch's device, resized to one size.
 
-    The boxes of one sample are of one size. A box of the wanted size is cut as it is stored; any other is resized
+    All boxes of a sample have the same size. A box of the wanted size is cut as it is stored; any other is resized
     (bi/tri)linearly, corner voxels onto corner voxels, as VoCo's released code does.
     """
     mode = "bilinear" if batch.spatial_dims == 2 else "trilinear"

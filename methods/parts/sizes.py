@@ -2,7 +2,7 @@
 
 
 def per_axis(size: int | tuple[int, ...], spatial_dims: int, field: str) -> tuple[int, ...]:
-    """Return a size with one number per axis; ValueError, naming the config's field, where it has other axes."""
+    """Return a size with one number per axis; raise ValueError, naming the config's field, for other axes."""
     sizes = (size,) * spatial_dims if isinstance(size, int) else size
     if len(sizes) != spatial_dims:
         raise ValueError(
@@ -22,7 +22,7 @@ def check_stride(sizes: tuple[int, ...], stride: int, field: str) -> None:
 
 
 def check_coarsest(sizes: tuple[int, ...], stride: int, field: str) -> None:
-    """Raise ValueError, naming the config's field, where the coarsest map of such images could not be normalised."""
+    """Raise ValueError, naming the config's field, where an image's coarsest map cannot be normalised."""
     if all(length == stride for length in sizes):
         raise ValueError(
             f"{field} {sizes}: the coarsest map would be a single voxel, which instance normalisation cannot take; "

@@ -1,4 +1,4 @@
-"""SkipBlocks: the residual blocks through which Swin UNETR's decoder takes the image and the encoder's maps.
+"""SkipBlocks: the residual blocks between the image, the encoder's maps and Swin UNETR's decoder.
 
 Paper:     Hatamizadeh et al., "Swin UNETR", BrainLes 2021.
 Reference: MONAI's ``SwinUNETR``, its encoder1, encoder2, encoder3, encoder4 and encoder10.
@@ -13,7 +13,7 @@ from methods.encoders import Encoder
 
 
 class SkipBlocks(nn.Module):
-    """One block on the image and on each map but the last but one, which the decoder takes as it is.
+    """One block for the image and for each map except the last but one, which the decoder takes as it is.
 
     out_channels   of all blocks together
     """

@@ -1,9 +1,9 @@
-"""Standardise: images whose brightness and contrast tell nothing."""
+"""Standardise: remove brightness and contrast from images."""
 
 from jaxtyping import Float
 from torch import Tensor
 
-FLAT = 1e-6  # the least deviation that is divided by: an even image becomes 0
+FLAT = 1e-6  # smallest divisor: an image of one brightness becomes 0
 
 
 def standardise(images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:

@@ -1,7 +1,7 @@
 """SyncBatchNorm: batch normalisation over all ranks, on CPU as on GPU (torch's own refuses CPU tensors).
 
-Mean and variance are sums over the ranks; the backward pass adds up gradients the
-same way, so that k ranks equal one rank with the whole batch, in value and in gradient.
+Mean and variance come from sums over the ranks, and the backward pass sums gradients over
+the ranks, so that k ranks equal one rank with the whole batch, in value and in gradient.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Teacher: a copy of a network that no gradient reaches and that follows it by an exponential moving average.
+"""Teacher: a copy of a network that takes no gradient and follows it by an exponential moving average.
 
 A teacher that is registered as a submodule is saved and restored with its method.
 """
@@ -19,10 +19,10 @@ def frozen_copy(network: Network) -> Network:
 
 @torch.no_grad()
 def redraw(network: nn.Module) -> None:
-    """Give a network other random weights: the values of each parameter change places.
+    """Give a network new random weights by shuffling the values of each parameter.
 
-    Initial weights of one parameter are independent draws, so any order of them is as likely; what is constant,
-    such as the scales and biases of norms, stays so. It needs no knowledge of how a network was initialised.
+    Initial weights of one parameter are independent draws, so every order of them is equally likely; constants,
+    such as the scales and biases of norms, stay constant. How a network was initialised need not be known.
     """
     for parameter in network.parameters():
         order = torch.randperm(parameter.numel(), device=parameter.device)
@@ -31,6 +31,6 @@ def redraw(network: nn.Module) -> None:
 
 @torch.no_grad()
 def follow(teacher: nn.Module, student: nn.Module, decay: float) -> None:
-    """Move the teacher's parameters: ``decay`` of its own, the rest of the student's. Buffers are left alone."""
+    """Move each teacher parameter to ``decay`` of itself plus the rest of the student's; leave buffers alone."""
     for own, other in zip(teacher.parameters(), student.parameters(), strict=True):
         own.lerp_(other, 1 - decay)

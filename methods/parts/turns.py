@@ -1,4 +1,4 @@
-"""Turns: the rotations by multiples of a right angle about each axis, by which cubes and squares are turned.
+"""Turns: rotations of cubes and squares by multiples of a right angle about each axis.
 
 Paper:     Taleb et al., "3D Self-Supervised Methods for Medical Imaging", NeurIPS 2020 (seed 004), section 3.4: four
            angles about each of three axes, the angle of 0 only once.
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# How many right angles, from the first to the second of two spatial axes.
+# (number of right angles, (first axis, second axis)): turns go from the first spatial axis to the second.
 Turn = tuple[int, tuple[int, int]]
 TURNS: dict[int, tuple[Turn, ...]] = {
     2: ((0, (0, 1)), (1, (0, 1)), (2, (0, 1)), (3, (0, 1))),
@@ -30,7 +30,7 @@ TURNS: dict[int, tuple[Turn, ...]] = {
 
 
 def turn(images: Float[Tensor, "b c *s"], numbers: Int[np.ndarray, " b"]) -> Float[Tensor, "b c *s"]:
-    """Turn each image by its own entry of ``TURNS``; all axes are of one length. Voxels move, none is resampled."""
+    """Turn each image by its own entry of ``TURNS``, without resampling; all axes have the same length."""
     turned = images.clone()
     for number in np.unique(numbers).tolist():
         count, (first, second) = TURNS[images.ndim - 2][number]

@@ -1,13 +1,13 @@
-"""Variants: named sets of flags, which fill in the fields of a config that are not given."""
+"""Variants: named sets of flags that fill in the fields missing from a config."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def with_flags(fields: Any, variants: Mapping[str, Mapping[str, Any]], default: str = "paper") -> Any:
-    """Return a config's fields with the flags of its ``variant`` where they are not given, nested ones one by one.
+    """Return a config's fields; missing ones, also nested ones, come from the flags of its ``variant``.
 
-    What is not a mapping, or names no variant, is left for pydantic to refuse.
+    Fields that are not a mapping, or that name no variant, are left for pydantic to refuse.
     """
     if not isinstance(fields, dict):
         return fields

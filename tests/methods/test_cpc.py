@@ -158,7 +158,7 @@ def test_the_networks_of_the_paper_have_the_known_widths():
 
 def test_a_context_that_contains_what_is_to_be_predicted_is_refused():
     for grid in (2, 3):
-        with pytest.raises(ValueError, match=r"the context of column \(0,\) contains what is to be predicted"):
+        with pytest.raises(ValueError, match=r"the context of column \(0,\) contains a patch to be predicted"):
             tiny("released", 2, {"grid": grid})
     with pytest.raises(ValueError, match=r"shares voxels with .*more method\.skip_rows or less"):
         tiny("paper", 2, skip_rows=0)
