@@ -1,4 +1,4 @@
-"""What a pretrained encoder is judged by: tasks that are trained on labels, and their scores."""
+"""Downstream tasks: they are trained on labels, and their scores judge a pretrained encoder."""
 
 from methods.downstream.base import Task
 from methods.downstream.classification import Classification

@@ -20,7 +20,7 @@ Evidence = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Judged:
-    """What a batch told: evidence, and for pictures (index in the batch, truth, prediction) of each sample."""
+    """The judgement of a batch: evidence, and for pictures (index in the batch, truth, prediction) of each sample."""
 
     evidence: Evidence
     seen: list[tuple[int, Tensor, Tensor]]
@@ -28,14 +28,14 @@ class Judged:
 
 @dataclass(frozen=True)
 class TaskScores:
-    """Metrics by name, ``score`` among them (higher is better), and what must be said about them in words."""
+    """Metrics by name, ``score`` among them (higher is better), and remarks on them."""
 
     metrics: dict[str, float]
     remarks: tuple[str, ...] = ()
 
 
 def merge(parts: Iterable[Evidence]) -> Evidence:
-    """Add up evidence, of which every part may hold some of a unit; sorted by unit."""
+    """Add up evidence by unit, sorted by unit; a unit's evidence may lie in several parts."""
     merged: Evidence = {}
     for part in parts:
         for unit, counts in part.items():
@@ -47,7 +47,7 @@ class Task(Method):
     """A network that contains an encoder; built from a config, the encoder, and the names of the label values.
 
     needs          which samples count as labelled: those with a label map, or those with classes
-    class_names    of the classes that are told apart
+    class_names    names of the classes that the network distinguishes
     """
 
     needs: ClassVar[Literal["label_map", "class"]]
@@ -57,11 +57,11 @@ class Task(Method):
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        # A tuple hides modules from the registry: they are the network's already.
+        # A tuple hides the modules from torch's registry: the network registers them already.
         self._encoder = (encoder,)
         self._num_held: int | None = 0
         self._held_until = 0.0
-        # As precise as the loop's own progress: rounded, modules and gradients would be let go at different steps.
+        # As precise as the loop's own progress: if rounded, modules and gradients would thaw at different steps.
         self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
 
     @property
@@ -77,13 +77,13 @@ class Task(Method):
         """Score the evidence of all batches and ranks together."""
 
     def see_classes(self, trained_on: Int[np.ndarray, "n m"], judged_on: Int[np.ndarray, "k l"]) -> None:
-        """Look at the classes of all samples, filled up with -1, before anything starts.
+        """Inspect the classes of all samples, padded with -1, before anything starts.
 
-        Raises ValueError where they do not fit the task.
+        Raises ValueError where the classes do not fit the task.
         """
 
     def confusions(self, evidence: Evidence) -> Int[np.ndarray, "true predicted"] | None:
-        """Count samples by true and predicted class; None where that says nothing."""
+        """Count samples by true and predicted class; None where such counts have no meaning."""
         return None
 
     def card(self) -> dict[str, Any]:
@@ -91,9 +91,9 @@ class Task(Method):
         return {"class_names": list(self.class_names)}
 
     def freeze(self, num_levels: int | None, until: float = 1.0) -> None:
-        """Keep the encoder's first levels (None: all of it) from learning until some progress in [0, 1].
+        """Freeze the encoder's first levels (None: all of it) until some progress in [0, 1].
 
-        Their normalisation and dropout work as in evaluation meanwhile. Raises ValueError where there are fewer
+        Meanwhile their normalisation and dropout work as in evaluation. Raises ValueError where the encoder has fewer
         levels.
         """
         levels = self.encoder.levels()
@@ -109,7 +109,7 @@ class Task(Method):
                 module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "Task":
-        """Set the training mode of everything that is not held."""
+        """Set the training mode of all modules that are not frozen."""
         super().train(mode)
         if float(self.progress) < self._held_until:
             for module in self._held():
@@ -117,17 +117,17 @@ class Task(Method):
         return self
 
     def trained_in_chunks(self) -> Iterator[nn.Module]:
-        """Yield the parts of what passes in chunks, without those that are held to the end."""
+        """Yield the parts of what images pass in chunks, without the levels that stay frozen to the end."""
         until_the_end = self._held() if self._held_until >= 1 else []
         held = {id(part) for module in until_the_end for part in module.modules()}
         return (part for part in self.chunked().modules() if id(part) not in held)
 
     def _held(self) -> list[nn.Module]:
-        """Return the levels that are held, as they are now: modules inside them may have been replaced."""
+        """Return the frozen levels as they are now: modules inside them may have been replaced."""
         return [self.encoder] if self._num_held is None else self.encoder.levels()[: self._num_held]
 
     def param_groups(self) -> list[ParamGroup]:
-        """Return what is held for a while in groups of its own, which start later."""
+        """Return the parameters; temporarily frozen ones form groups of their own, which start later."""
         held = {id(p) for module in self._held() for p in module.parameters()}
         groups = []
         for group in super().param_groups():
@@ -138,5 +138,5 @@ class Task(Method):
         return groups
 
     def after_step(self, progress: float) -> None:
-        """Remember the progress: it is saved with the weights, and a restart goes on from it."""
+        """Record the progress: it is saved with the weights, and a restart resumes from it."""
         self.progress.fill_(progress)

@@ -1,7 +1,7 @@
 """Losses of classification: one class of several, grades in an order, or any number of classes; and class weights.
 
-Each loss is divided by the number of samples, not by the sum of their weights as torch does: so the mean over ranks
-is the mean over the batch.
+Each loss is divided by the number of samples, not by the sum of their weights as in torch, so that the mean over
+ranks is the mean over the batch.
 """
 
 from typing import Literal
@@ -40,15 +40,15 @@ def ordinal_loss(
 def multi_label_loss(
     logits: Float[Tensor, "b k"], has: Bool[Tensor, "b k"], weights: Float[Tensor, " k"]
 ) -> Float[Tensor, ""]:
-    """Return the mean binary cross-entropy, in which a class counts by its weight where a sample has it."""
+    """Return the mean binary cross-entropy; a class's weight multiplies the terms of the samples that have it."""
     return F.binary_cross_entropy_with_logits(logits, has.to(logits), pos_weight=weights)
 
 
 def balanced_weights(counts: Int[np.ndarray, " k"], num_samples: int, kind: Kind) -> Float[np.ndarray, " k"]:
-    """Return weights by which every class counts alike; 1 for a class that no sample has.
+    """Return weights that give every class equal influence; 1 for a class that no sample has.
 
-    Classes that exclude each other: samples / (classes that occur * samples of this one). Else: samples without it /
-    samples with it.
+    If classes exclude each other: samples / (classes that occur * samples of the class). Otherwise: samples without
+    the class / samples with the class.
     """
     occurs = counts > 0
     share = (
@@ -58,10 +58,10 @@ def balanced_weights(counts: Int[np.ndarray, " k"], num_samples: int, kind: Kind
 
 
 def read_grades(levels: Float[Tensor, "b k"]) -> tuple[Int[Tensor, " b"], Float[Tensor, "b k"]]:
-    """Return the predicted grade, and each grade's probability, from those of reaching each grade.
+    """Return the predicted grade, and each grade's probability, from the probabilities of reaching each grade.
 
-    The former counts, as released. For the latter, reaching a grade is never likelier than reaching one below it,
-    and the lowest is always reached.
+    The predicted grade is a count, as in the released code. For the probabilities, reaching a grade is never likelier
+    than reaching a lower grade, and the lowest grade is always reached.
     """
     grade = ((levels > REACHED).sum(1) - 1).clamp(min=0)
     reached = torch.cat([torch.ones_like(levels[:, :1]), levels[:, 1:]], dim=1).cummin(1).values

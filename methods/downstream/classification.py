@@ -1,13 +1,13 @@
-"""Classification: fine-tune an encoder, with a head on it, to tell which classes a picture or a volume has.
+"""Classification: fine-tune an encoder with a head to predict the classes of a picture or a volume.
 
 Paper:     Taleb et al., "3D Self-Supervised Methods for Medical Imaging", NeurIPS 2020 (seed 004), section 4.3:
            grades of diabetic retinopathy from fundus photographs.
 Reference: HealthML/self-supervised-3d-tasks @ 902d9f8 (configs/finetune) and 6a1494c (data/kaggle_retina_data.py).
 Variants:  the flag is a field of the config and can be set on its own.
            kind     paper: single, the grades "define a classification task"; released: ordinal, grade k of K is
-                    k + 1 ones and then zeros, each learnt by binary cross-entropy, and the number of outputs above
-                    one half, less 1, is the grade that is predicted
-           Head, flips and zoom are the released ones: the paper describes none. There, zoom is drawn for each axis.
+                    k + 1 ones and then zeros, each learnt by binary cross-entropy, and the predicted grade is the
+                    number of outputs above one half, less 1
+           Head, flips and zoom are the released ones: the paper describes none. The released zoom is per axis.
 Shapes:    B samples, K classes, C channels, *s spatial axes (D, H, W) or (H, W).
 """
 
@@ -71,20 +71,20 @@ class Classification(Task):
     class Config(Frozen):
         """``variant`` fills in the flag that is not given.
 
-        kind           single: each sample has one class; ordinal: one, and classes are grades in order of their
-                       numbers; multi_label: any number of them
+        kind           single: each sample has one class; ordinal: each has one, and classes are grades in order of
+                       their numbers; multi_label: each has any number of classes
         grades         whether classes are grades in order of their numbers, however they are learnt:
-                       ``kappa_quadratic`` then weighs how far off a prediction is, where ``kappa`` counts all errors
-                       of kinds alike. By default true for ``kind: ordinal`` only
+                       ``kappa_quadratic`` then weighs how far off a prediction is; without grades, ``kappa`` counts
+                       all errors alike. True by default for ``kind: ordinal`` only
         size           voxels per axis that the network sees
-        resize_to      what a whole sample is resized to before ``size`` is cut out of it, anywhere in training, in
-                       the middle when judged; by default ``size``, so that all of it is seen. None for an axis: it
-                       keeps its voxels, and beyond the ends of one that is shorter than ``size`` there is 0
+        resize_to      size of a whole sample after resizing, before ``size`` is cut out of it: anywhere in training,
+                       in the middle in evaluation; by default ``size``, so that the whole sample is seen. None for
+                       an axis keeps its voxels; if it is shorter than ``size``, it is padded with 0
         feature        the encoder's last map, averaged over space or flattened
         hidden_dims    widths of the head's hidden layers; none: the head is linear
-        class_weights  none, ``balanced`` by how often each class is trained on, or one number per class, in order of
-                       their numbers: see the losses
-        score          the metric that the best checkpoint is chosen by, see ``classification_metrics.py``
+        class_weights  none, ``balanced`` by each class's frequency in training, or one number per class, in order of
+                       the class numbers: see the losses
+        score          the metric that selects the best checkpoint, see ``classification_metrics.py``
         """
 
         name: Literal["classification"] = "classification"
@@ -118,14 +118,14 @@ class Classification(Task):
                     "label_accuracy" if self.kind == "multi_label" else "kappa_quadratic" if self.grades else "kappa"
                 )
                 raise ValueError(
-                    f"score {self.score!r} with kind {self.kind!r} and grades {str(self.grades).lower()}: there is "
-                    f"no such metric; choose {own}, accuracy, auc, f1 or another that these classes have"
+                    f"score {self.score!r} with kind {self.kind!r} and grades {str(self.grades).lower()}: no such "
+                    f"metric is defined; choose {own}, accuracy, auc, f1 or another that these classes have"
                 )
             return self
 
         @property
         def lacks(self) -> tuple[str, ...]:
-            """The metrics that classes like these do not have."""
+            """The metrics that are not defined for classes of this kind."""
             if self.kind == "multi_label":
                 return ("kappa", "kappa_quadratic")
             return ("label_accuracy", "kappa" if self.grades else "kappa_quadratic")
@@ -152,10 +152,10 @@ class Classification(Task):
         self.balanced = config.class_weights != "balanced"
 
     def see_classes(self, trained_on: Int[np.ndarray, "n m"], judged_on: Int[np.ndarray, "k l"]) -> None:
-        """Set balanced class weights, where they are asked for, from the classes of the training samples.
+        """Set balanced class weights, if the config asks for them, from the classes of the training samples.
 
-        Raises ValueError where samples have not one class each, unless they may have several, or where those that are
-        judged on cannot have a score.
+        Raises ValueError where a sample does not have exactly one class although classes exclude each other, or where
+        ``score`` is not defined on the samples that are judged.
         """
         trained, judged = (
             (classes[:, :, None] == np.array(self.class_numbers)).any(1) for classes in (trained_on, judged_on)
@@ -164,8 +164,8 @@ class Classification(Task):
             odd = int((has.sum(1) != 1).sum())
             if self.config.kind != "multi_label" and odd:
                 raise ValueError(
-                    f"classification: {odd} of the {len(has)} samples that are {split} on have not exactly 1 class; "
-                    "set downstream.task.kind to multi_label, or ingest with one class per sample"
+                    f"classification: {odd} of the {len(has)} samples that are {split} on do not have exactly 1 "
+                    "class; set downstream.task.kind to multi_label, or ingest with one class per sample"
                 )
         if self.config.score in ("auc", "kappa", "kappa_quadratic") and not (judged.any(0) & ~judged.all(0)).any():
             raise _undefined(self.config.score, len(judged), ("no class tells any two of them apart",))
@@ -175,7 +175,7 @@ class Classification(Task):
             self.balanced = True
 
     def card(self) -> dict[str, Any]:
-        """Say which number each class has, and what the outputs mean."""
+        """Describe the number of each class, and the meaning of the outputs."""
         return {**super().card(), "class_numbers": list(self.class_numbers), "kind": self.config.kind}
 
     def check_extent(self, extent: tuple[int, ...]) -> None:
@@ -183,13 +183,13 @@ class Classification(Task):
         per_axis(extent, len(self.fitting.size), "samples of size")
 
     def views(self, batch: Batch, rng: SampleRng) -> Views:
-        """Fit and augment the samples; ``targets["classes"]`` is (B, K), true for the classes that each has."""
+        """Fit and augment the samples; ``targets["classes"]`` is (B, K), true for the classes that a sample has."""
         images, boxes = self.fitting.apply(batch, rng.fold("window"))
         images = augment(images, draw(self.config.augment, self.fitting.size, rng.fold("augmentation")))
         return Views((images,), (boxes,), {"classes": self._decode(batch)})
 
     def loss(self, views: Views) -> Losses:
-        """Compute the loss of the config's kind; ``training_accuracy`` is the share that is told right."""
+        """Compute the loss of the config's kind; ``training_accuracy`` is the share of correct predictions."""
         assert self.balanced, "`see_classes` sets the weights before training"
         logits = self.network(views.images[0])
         has = views.targets["classes"]
@@ -207,9 +207,9 @@ class Classification(Task):
     def judge(self, batch: Batch) -> Judged:
         """Predict each sample from its middle.
 
-        Seen are (K,) which classes it has, and (2, K) which of them are predicted and how probable each is.
-        The evidence of a sample is a row of its class, the predicted one and the probabilities; where it may have
-        several, of 0 or 1 for each class and the probabilities.
+        To be shown are the true classes (K,), and the predicted classes with their probabilities (2, K). A sample's
+        evidence is one row: its class, the predicted class and the probabilities; or, where it may have several
+        classes, 0 or 1 for each class and the probabilities.
         """
         has = self._decode(batch)
         logits = self.network(self.fitting.apply(batch, None)[0]).double()
@@ -229,7 +229,7 @@ class Classification(Task):
         return Judged(evidence, list(zip(range(len(batch)), has, predictions, strict=True)))
 
     def scores(self, evidence: Evidence) -> TaskScores:
-        """Return ``score`` and all metrics that the samples have; characters that MLflow refuses become underscores.
+        """Return ``score`` and all metrics defined on the samples; characters that MLflow refuses become underscores.
 
         Raises ValueError where ``score`` is not defined on these samples.
         """
@@ -254,7 +254,7 @@ class Classification(Task):
         return count_pairs(truth, predicted, len(self.class_names))
 
     def _decode(self, batch: Batch) -> Bool[Tensor, "b k"]:
-        """Return which classes each sample has."""
+        """Return the classes of each sample as (B, K) booleans."""
         if batch.classes is None:
             raise ValueError(
                 f"classification: the {len(batch)} samples of a batch have no classes; expected some for each; "
@@ -283,7 +283,7 @@ def _check_classes(config: Classification.Config, names: tuple[str, ...]) -> Non
     if len(names) < least:
         raise ValueError(
             f"classification: the shards name {len(names)} classes, expected at least {least}; ingest with classes "
-            "(`raydiology shards show` tells which there are)"
+            "(`raydiology shards show` lists them)"
         )
     if isinstance(config.class_weights, tuple) and len(config.class_weights) != len(names):
         raise ValueError(

@@ -2,15 +2,15 @@
 
 Each class is scored against the rest: precision, recall, specificity, F1 and AUC, as scikit-learn defines them, and
 their means over the classes (macro; the mean recall is the balanced accuracy). With two classes that exclude each
-other, the AUC is that of the second. Beside these, where classes exclude each other, there are accuracy and Cohen's
-kappa: ``kappa`` of kinds, whose errors all count alike, and ``kappa_quadratic`` of grades, whose errors count by the
-square of how far off they are. Where classes do not exclude each other, there are accuracy (a sample counts where all
-its classes are right) and label accuracy (each class of each sample counts).
+other, the AUC is that of the second. Classes that exclude each other also have accuracy and Cohen's kappa: ``kappa``
+of kinds, whose errors all count alike, and ``kappa_quadratic`` of grades, whose errors count by the square of their
+distance. Classes that do not exclude each other have accuracy (a sample counts if all its classes are right) and
+label accuracy (each class of each sample counts).
 
-0 / 0 is no number: a class has no recall where it does not occur, no specificity and no AUC where it always or never
-does, no precision and no F1 where it neither occurs nor is predicted. What a class has not is left out of the mean,
-and what no class has is left out altogether. One convention is scikit-learn's: a class that occurs but is never
-predicted has a precision of 0. Whatever is left out, or counts by convention, is said in words.
+A metric of 0 / 0 is undefined: a class has no recall if it does not occur, no specificity if it always occurs, no
+AUC if it always or never occurs, and no precision and no F1 if it neither occurs nor is predicted. An undefined value
+is left out of the mean, and a metric that no class has is left out altogether. One convention is scikit-learn's: a
+class that occurs but is never predicted has a precision of 0. Remarks name what is left out or counts by convention.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ BY_CLASS = ("precision", "recall", "specificity", "f1", "auc")
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Metrics by name, a class's own as ``recall/<class>``; and in words, what is missing or counts by convention."""
+    """Metrics by name, a class's own as ``recall/<class>``; and remarks on missing or conventional values."""
 
     metrics: dict[str, float]
     remarks: tuple[str, ...]
@@ -56,7 +56,7 @@ def score_single(
                 "of these is predicted"
             )
     classes = np.arange(len(names))
-    # The two columns of a pair sum to 1 up to rounding: taken apart, saturated ones would tie in one column only.
+    # Two columns sum to 1 up to rounding: scored separately, saturated probabilities would tie in one column only.
     ranks = probabilities if len(names) != 2 else probabilities[:, 1:] * [-1, 1]
     one_vs_rest = _score_classes(truth[:, None] == classes, chosen[:, None] == classes, ranks, names)
     metrics = {"accuracy": float((truth == chosen).mean())}
@@ -76,7 +76,7 @@ def score_multi_label(
 ) -> ClassScores:
     """Score samples of any number of classes each; a class is predicted where its probability is above one half.
 
-    Raises ValueError where there is no sample, or a probability is no number.
+    Raises ValueError where there is no sample, or a probability is not a finite number.
     """
     _check(probabilities, names)
     predicted = probabilities > THRESHOLD
@@ -96,11 +96,11 @@ def unweighted_kappa(truth: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " 
 
 
 def quadratic_kappa(truth: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"]) -> float | None:
-    """Return Cohen's kappa of grades with quadratic weights; None where both are one and the same grade throughout.
+    """Return Cohen's kappa of grades with quadratic weights; None where all are one and the same grade.
 
     It is 1 - E[(t - p)**2] / E[(t - p')**2] with t and p' drawn independently, hence the variances below.
-    scikit-learn weighs the positions of the grades that occur, so that one that is missing brings its neighbours
-    closer.
+    scikit-learn weighs the positions of the grades that occur, so that a missing grade brings its neighbours closer
+    together.
     """
     by_chance = truth.var() + predicted.var() + (truth.mean() - predicted.mean()) ** 2
     return None if by_chance == 0 else float(1 - ((truth - predicted) ** 2).mean() / by_chance)
@@ -140,10 +140,10 @@ def _score_classes(
 def _score_one(
     truth: Bool[np.ndarray, " n"], predicted: Bool[np.ndarray, " n"], ranks: Float[np.ndarray, " n"]
 ) -> dict[str, float]:
-    """Return the metrics that a class has."""
+    """Return the metrics that are defined for a class."""
     from sklearn.metrics import precision_recall_fscore_support, recall_score, roc_auc_score
 
-    undefined: Any = np.nan  # scikit-learn's own types know texts only
+    undefined: Any = np.nan  # scikit-learn's type annotations allow only strings
     precision, recall, f1, _ = precision_recall_fscore_support(
         truth, predicted, average="binary", zero_division=undefined
     )
@@ -160,7 +160,7 @@ def _score_one(
 def _remarks(
     subject: str, truth: Bool[np.ndarray, " n"], predicted: Bool[np.ndarray, " n"], ranks: Float[np.ndarray, " n"]
 ) -> list[str]:
-    """Say what a class has not, and what counts by convention."""
+    """List the metrics that a class lacks or that count by convention."""
     everyone, occurs, hits = _samples(len(truth)), int(truth.sum()), int(predicted.sum())
     remarks = []
     if occurs == hits == 0:
@@ -180,7 +180,7 @@ def _remarks(
     if occurs == len(truth):
         remarks.append(f"{subject} occurs in all of {everyone}: it is left out of the means of specificity and AUC")
     elif occurs and ranks.min() == ranks.max():
-        remarks.append(f"{subject} has the same probability in all of {everyone}: its AUC of 0.5 tells nothing")
+        remarks.append(f"{subject} has the same probability in all of {everyone}: its AUC of 0.5 means nothing")
     return remarks
 
 
@@ -196,6 +196,6 @@ def _check(probabilities: Float[np.ndarray, "n k"], names: Sequence[str]) -> Non
         )
     if bad := int((~np.isfinite(probabilities).all(1)).sum()):
         raise ValueError(
-            f"classification scores: {_samples(bad)} of {len(probabilities)} have a probability that is no number; "
+            f"classification scores: {_samples(bad)} of {len(probabilities)} with a probability that is not finite; "
             "the network has diverged: lower downstream.optimiser.lr or set its clip_norm"
         )

@@ -1,4 +1,4 @@
-"""Organ-centred crops: boxes whose middle voxel carries a label with a given probability, and cutting them out."""
+"""Organ-centred crops: draw boxes whose middle voxel carries a label with a given probability, and cut them out."""
 
 from typing import Literal
 
@@ -23,11 +23,11 @@ def draw_centred_boxes(
 ) -> Int[np.ndarray, "b 2 n"]:
     """Draw one box per sample around a labelled voxel with ``organ_prob``, around a background voxel otherwise.
 
-    ``classes`` is 0 for background and for the batch's padding. The labelled voxel is uniform over all of them
-    (``voxel``: large organs are met more often) or over those of a label that is drawn first (``label``: every
-    label present is met alike). A sample without labels, or without background, gets a box around what it has. A
-    box that would leave the sample is moved inside, so near the border the drawn voxel is not its middle; along
-    an axis that is shorter than the box, the box begins at 0.
+    ``classes`` is 0 for background and for the batch's padding. The labelled voxel is uniform over all labelled
+    voxels (``voxel``: large organs are drawn more often) or over the voxels of a label that is drawn first
+    (``label``: all labels present are drawn equally often). A sample without labels gets a box around background, a
+    sample without background a box around a label. A box that would leave the sample is moved inside, so near the
+    border the drawn voxel is not its middle. Along an axis that is shorter than the box, the box begins at 0.
     """
     foreground, background = classes > 0, _inside(classes, extents) & (classes == 0)
     wanted = foreground if centre == "voxel" else _one_label(classes, rng.fold("label"))
@@ -43,7 +43,7 @@ def draw_centred_boxes(
 def cut_padded(
     x: Num[Tensor, "b *s"], boxes: Int[np.ndarray, "b 2 n"], extents: Int[np.ndarray, "b n"]
 ) -> Num[Tensor, "b *t"]:
-    """Cut one box per sample out of the last axes; what lies beyond the sample's far end is 0."""
+    """Cut one box per sample out of the last axes; voxels beyond the sample's far end are 0."""
     n = boxes.shape[-1]
     out = x.new_zeros((*x.shape[: x.ndim - n], *(boxes[0, 1] - boxes[0, 0]).tolist()))
     for target, sample, (low, high) in zip(out, x, np.minimum(boxes, extents[:, None]).tolist(), strict=True):
@@ -53,7 +53,7 @@ def cut_padded(
 
 
 def _inside(classes: Int[Tensor, "b *s"], extents: Int[np.ndarray, "b n"]) -> Bool[Tensor, "b *s"]:
-    """Mark the voxels that are no padding."""
+    """Mark the voxels that are not padding."""
     inside = torch.ones_like(classes, dtype=torch.bool)
     ends = torch.from_numpy(extents).to(classes.device)
     for axis, length in enumerate(classes.shape[1:]):

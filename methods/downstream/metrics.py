@@ -9,7 +9,7 @@ What a mean Dice means differs between papers, so every choice is a field of ``C
 ``thesis``  the IoU-based-positives thesis' released code (dittohed/exploring-ssl-for-ct, MONAI's DiceMetric with
             background over single slices): one score per slice and label, labels that are absent from the truth
             are skipped even where they are predicted. Mean over the labels of each slice, then over the slices.
-``brats``   the BraTS challenge's, as Isensee et al. ("nnU-Net for Brain Tumor Segmentation", BrainLes 2020) tell it:
+``brats``   the BraTS challenge's, as in Isensee et al. ("nnU-Net for Brain Tumor Segmentation", BrainLes 2020):
             as ``volume``, but a region that is neither in the truth nor in the prediction scores 1.
 """
 
@@ -27,12 +27,12 @@ ConventionName = Literal["volume", "thesis", "brats"]
 
 @dataclass(frozen=True)
 class Convention:
-    """How counts become one number.
+    """The rules by which counts become one number.
 
-    unit            what is scored on its own
+    unit            volumes or slices: each is scored on its own
     background      whether class 0 counts as a label
     false_alarms    whether a label that is predicted but absent from the truth scores 0 (else it is skipped)
-    average_first   which mean is taken first: of a label over units, or of a unit over labels
+    average_first   the mean that is taken first: of a label over units, or of a unit over labels
     silence         whether a label that is neither predicted nor there scores 1 (else it is skipped)
     """
 
@@ -54,7 +54,7 @@ CONVENTIONS: dict[ConventionName, Convention] = {
 class Scores:
     """Dice and IoU in [0, 1]: a value per label that could be scored, and their means.
 
-    ``num_units`` counts the volumes or slices behind each label's value. ``remarks`` says in words which labels
+    ``num_units`` counts the volumes or slices behind each label's value. ``remarks`` names the labels that
     have no score, or a score of 0 by false alarms alone.
     """
 
@@ -109,7 +109,7 @@ def score(
     label_names: Sequence[str],
     convention: ConventionName = "volume",
 ) -> Scores:
-    """Score counts whose units are what the convention asks for (volumes or slices).
+    """Score counts of the convention's units (volumes or slices).
 
     ``label_names`` names every class, background first. Raises ValueError where nothing can be scored.
     """
@@ -125,7 +125,7 @@ def score_regions(
     names: Sequence[str],
     convention: ConventionName = "volume",
 ) -> Scores:
-    """Score regions, each by its own (true, predicted) counts of voxels where it is not (0) and where it is (1).
+    """Score regions, each by its own (true, predicted) counts of voxels outside (0) and inside it (1).
 
     ``names`` names every region. Raises ValueError where nothing can be scored.
     """
@@ -160,7 +160,7 @@ def _scores(
 
 
 def _mean(values: Float[np.ndarray, "units labels"], rules: Convention) -> float:
-    """Average what is not NaN, over one axis and then over the other."""
+    """Average the values that are not NaN, over one axis and then over the other."""
     first, second = (0, 1) if rules.average_first == "units" else (1, 0)
     some = ~np.isnan(values).all(first)
     kept = values.compress(some, axis=second)
@@ -175,7 +175,7 @@ def _by_label(values: Float[np.ndarray, "units labels"], names: Sequence[str]) -
 def _remarks(
     true: Int[np.ndarray, "units labels"], num_scored: Int[np.ndarray, "labels"], names: list[str], rules: Convention
 ) -> tuple[str, ...]:
-    """Say which labels occur in no unit, and what that does to their score."""
+    """List the labels that occur in no unit, and the effect on their scores."""
     where = f"none of the {len(true)} {rules.unit}s"
     remarks = []
     for name, voxels, scored in zip(names, true.sum(0), num_scored, strict=True):

@@ -1,4 +1,4 @@
-"""Segmentation networks: MONAI's own classes with an encoder put into them, and our own where MONAI has none.
+"""Segmentation networks: MONAI's own classes with our encoders inside, and our own networks where MONAI has none.
 
 Paper:     Hatamizadeh et al., "Swin UNETR", BrainLes 2021; Falk et al., "U-Net", Nature Methods 2019.
 Reference: MONAI's ``SwinUNETR`` and ``BasicUNet``. Their networks are instances of them, so a fine-tuned state dict
@@ -78,15 +78,15 @@ def basic_unet(encoder: UNetEncoder, num_classes: int) -> "BasicUNet":
 
 
 def pooled_unet(encoder: PooledUNetEncoder, num_classes: int) -> UNet:
-    """Put a decoder of the encoder's own widths on it; its last, pooled map is for pretraining and is left out."""
+    """Add a decoder with the encoder's widths; the encoder's last, pooled map is for pretraining and is left out."""
     widths = encoder.config.features
     return UNet(encoder, len(widths), widths[-2::-1], encoder.config.dropout, num_classes)
 
 
 def dense_unet(encoder: DenseNetEncoder, num_classes: int) -> UNet:
-    """Put a decoder on a DenseNet: its widths halve from a quarter of the coarsest map's, 256 to 16 for DenseNet-121.
+    """Add a decoder to a DenseNet; its widths halve from a quarter of the coarsest map's, 256 to 16 for DenseNet-121.
 
-    A DenseNet's finest map has half the image's size, so the last block sees what is upsampled only.
+    A DenseNet's finest map has half the image's size, so the last block sees only the upsampled map.
     """
     widths = tuple(max(1, encoder.channels[-1] // 4 // 2**level) for level in range(len(encoder.channels)))
     return UNet(encoder, len(encoder.channels), widths, encoder.config.dropout, num_classes)

@@ -1,12 +1,12 @@
-"""Segmentation: fine-tune an encoder, with a decoder on it, to label every voxel of slices or volumes.
+"""Segmentation: fine-tune an encoder with a decoder to label every voxel of slices or volumes.
 
 Paper: the thesis on IoU-based positives (seed 001), sections 4.4 and 4.5 and Table 4.1.
 Reference: dittohed/exploring-ssl-for-ct @ 3d345a6.
 Variants: each is a field of ``augment`` and can be set on its own.
     flip_axes    paper: the X axis, which it says spans back to front (H here); released: every axis
     noise_sigma  paper: 0.01; released: drawn from [0, 0.01]
-    The orders of both differ from that of ``data/views.py``; this changes nothing but the effect of the zeros beyond
-    the border where a crop is both shifted and smoothed.
+    Paper and released code augment in other orders than ``data/views.py``; this only changes the effect of the
+    zeros beyond the border where a crop is both shifted and smoothed.
 Shapes: B samples, n crops of each, C channels, *s spatial axes (D, H, W) or (H, W).
 """
 
@@ -59,10 +59,10 @@ class Segmentation(Task):
 
         crop_size            voxels per axis, or one number for all axes; also the sliding window's. Samples that are
                              smaller are padded with 0
-        organ_prob           share of crops whose middle voxel is labelled; which one: see ``crops.py``
-        background_in_loss   of classes; regions have no background
-        labels               label values to learn as classes, the others count as background; None: all that the
-                             shards name
+        organ_prob           share of crops whose middle voxel is labelled; see ``crops.py`` for the choice of voxel
+        background_in_loss   whether classes' loss includes the background; regions have no background
+        labels               label values to learn as classes, the others count as background; None: all values that
+                             the shards name
         regions              name -> label values: regions to learn instead of classes; they may overlap
         convention           how Dice and IoU are averaged, see ``metrics.py``
         """
@@ -98,7 +98,7 @@ class Segmentation(Task):
                 )
             if unfit := [name for name in self.regions if not re.fullmatch(r"[\w -]+", name)]:
                 raise ValueError(
-                    f"regions.{unfit[0]}: letters, digits, spaces, - and _ only are expected, as MLflow takes them; "
+                    f"regions.{unfit[0]}: expected only letters, digits, spaces, - and _, which MLflow accepts; "
                     "rename it"
                 )
             if empty := [name for name, values in self.regions.items() if not values]:
@@ -129,7 +129,7 @@ class Segmentation(Task):
         self.register_buffer("class_of", class_of, persistent=False)
 
     def pass_in_chunks(self, num_chunks: int) -> None:
-        """Have crops pass the whole network in so many chunks: its decoder holds more than the encoder."""
+        """Pass crops through the whole network in chunks: its decoder holds more memory than the encoder."""
         self._num_chunks = num_chunks
 
     def chunked(self) -> nn.Module:
@@ -137,7 +137,7 @@ class Segmentation(Task):
         return self.network
 
     def card(self) -> dict[str, Any]:
-        """Say which label values each output stands for."""
+        """Describe the label values that each output stands for."""
         return self.target.card()
 
     def check_extent(self, extent: tuple[int, ...]) -> None:
@@ -165,13 +165,13 @@ class Segmentation(Task):
         return Views(tuple(images), tuple(boxes), {"classes": torch.stack(masks)})
 
     def loss(self, views: Views) -> Losses:
-        """Dice loss plus cross-entropy over all crops."""
+        """Compute Dice loss plus cross-entropy over all crops."""
         logits = in_chunks(self.network, self.network, torch.cat(views.images), self._num_chunks)
         return self.target.loss(logits, views.targets["classes"].flatten(0, 1))
 
     @torch.no_grad()
     def predict(self, images: Float[Tensor, "b c *s"]) -> Tensor:
-        """Return what the target decides on every voxel; images are normalised, of one size, and of any size."""
+        """Return the target's decision on every voxel of normalised images; all have one size, which may be any."""
         from monai.inferers.inferer import SlidingWindowInferer
 
         slide = SlidingWindowInferer(
@@ -185,7 +185,7 @@ class Segmentation(Task):
         return self.target.decide(logits)
 
     def judge(self, batch: Batch) -> Judged:
-        """Predict each sample and count its voxels; what is seen are indices of ``class_names``, without padding."""
+        """Predict each sample and count its voxels; pictures hold indices of ``class_names``, without padding."""
         compared = list(self._compare(batch))
         evidence = [self._count(batch, *one) for one in compared]
         paint = self.target.paint
@@ -210,7 +210,7 @@ class Segmentation(Task):
         return TaskScores(metrics, scores.remarks)
 
     def _compare(self, batch: Batch) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Predict each sample of a batch; yield its index, and what is true and predicted of it, without padding."""
+        """Predict each sample of a batch; yield its index, its truth and its prediction, without padding."""
         intensities, classes = self._decode(batch)
         sizes, group = np.unique(batch.extents, axis=0, return_inverse=True)
         for number, size in enumerate(sizes.tolist()):
@@ -220,7 +220,7 @@ class Segmentation(Task):
             yield from zip(indices.tolist(), self.target.true(classes[indices][inside]), predictions, strict=True)
 
     def _count(self, batch: Batch, index: int, true: Tensor, predicted: Tensor) -> Evidence:
-        """Count a sample's voxels under the id of the volume or slice that is scored: which, the convention says."""
+        """Count a sample's voxels under the id of its volume or of its slice, whichever the convention scores."""
         counts = self.target.count(true, predicted)
         if CONVENTIONS[self.config.convention].unit == "volume":
             return {batch.volumes[index]: counts.sum(0)}
@@ -241,7 +241,7 @@ class Segmentation(Task):
 
 
 def _target(config: Segmentation.Config, label_names: Mapping[int, str]) -> Classes | Regions:
-    """Return what is to be learnt; ValueError where the shards' labels do not have it."""
+    """Return the classes or regions to learn; raise ValueError where the shards' labels lack them."""
     known = sorted(value for value in label_names if value != 0)
     if not known:
         raise ValueError(
@@ -257,8 +257,8 @@ def _target(config: Segmentation.Config, label_names: Mapping[int, str]) -> Clas
 
 
 def _check_known(wanted: Sequence[int], known: list[int], field: str) -> None:
-    """Raise ValueError where there is nothing to learn, or not what is wanted."""
+    """Raise ValueError where there is no label to learn, or a wanted label value is unknown."""
     unknown = sorted(set(wanted) - set(known))
     if unknown or not wanted:
         subject = f"value {unknown[0]}" if unknown else f"{list(wanted)}"
-        raise ValueError(f"{field}: {subject} is none of the shards' labels {known}; name some of them")
+        raise ValueError(f"{field}: {subject} is not among the shards' labels {known}; name some of them")

@@ -1,7 +1,7 @@
-"""Targets: what a segmentation's outputs mean: classes, of which a voxel has one, or regions, which may overlap.
+"""Targets: the meaning of a segmentation's outputs: classes, one per voxel, or regions, which may overlap.
 
-A target knows the label values that are learnt (``values``; the i-th is class index i + 1, what is not learnt is 0),
-the ``names`` in pictures (the background first), and the number of outputs per voxel.
+A target knows the label values to learn (``values``; the i-th is class index i + 1, all other values are 0), the
+``names`` in pictures (the background first), and the number of outputs per voxel.
 Shapes: B samples, K classes (0 is background), R regions, *s spatial axes (D, H, W) or (H, W).
 """
 
@@ -55,7 +55,7 @@ class Classes(nn.Module):
         self.background_in_loss = background_in_loss
 
     def card(self) -> dict[str, Any]:
-        """Say which label value each output stands for, the background being the first output."""
+        """Describe the label value that each output stands for; the first output is the background."""
         return {"class_names": list(self.names), "label_values": list(self.values)}
 
     def loss(self, logits: Float[Tensor, "b k *s"], classes: Int[Tensor, "b *s"]) -> Losses:
@@ -67,7 +67,7 @@ class Classes(nn.Module):
         return logits.argmax(1)
 
     def true(self, classes: Int[Tensor, "b *s"]) -> Int[Tensor, "b *s"]:
-        """Return what ``decide`` should say."""
+        """Return the correct result of ``decide``."""
         return classes
 
     def paint(self, classes: Int[Tensor, "*s"]) -> Int[Tensor, "*s"]:
@@ -82,15 +82,15 @@ class Classes(nn.Module):
         return count_confusions(planes[0], planes[1], self.num_outputs)
 
     def score(self, counts: Int[np.ndarray, "units true predicted"], convention: ConventionName) -> Scores:
-        """Score what was counted."""
+        """Score the counts."""
         return score(counts, self.names, convention)
 
 
 class Regions(nn.Module):
-    """Named unions of label values: a sigmoid each, and what is above one half.
+    """Named unions of label values: a sigmoid each, thresholded at one half.
 
-    Outputs come in the order of falling numbers of label values, whatever order they are given in: in pictures, what
-    lies inside another region is drawn over it.
+    Outputs are sorted by number of label values, largest first, whatever their order in the config: in pictures, a
+    region inside another one is drawn over it.
     """
 
     members: Tensor
@@ -105,7 +105,7 @@ class Regions(nn.Module):
         self.register_buffer("members", torch.tensor(members), persistent=False)
 
     def card(self) -> dict[str, Any]:
-        """Say which label values each output stands for."""
+        """Describe the label values that each output stands for."""
         regions = {name: sorted(set(values)) for name, values in self.regions.items()}
         return {"class_names": list(self.regions), "regions": regions}
 
@@ -114,26 +114,26 @@ class Regions(nn.Module):
         return _sum(*dice_bce_loss(logits, self.true(classes)))
 
     def decide(self, logits: Float[Tensor, "b r *s"]) -> Bool[Tensor, "b r *s"]:
-        """Return whether each region is at every voxel: whether its probability exceeds one half."""
+        """Tell for every voxel and region whether the voxel lies inside: whether its probability exceeds one half."""
         return logits > 0
 
     def true(self, classes: Int[Tensor, "b *s"]) -> Bool[Tensor, "b r *s"]:
-        """Return what ``decide`` should say."""
+        """Return the correct result of ``decide``."""
         return self.members[:, classes.long()].movedim(0, 1)
 
     def paint(self, regions: Bool[Tensor, "r *s"]) -> Int[Tensor, "*s"]:
-        """Return an index of ``names`` for each voxel of a sample: that of the last region which is there."""
+        """Return an index of ``names`` for each voxel of a sample: that of the last region that contains it."""
         number = torch.arange(1, self.num_outputs + 1, device=regions.device)
         return (regions * number.view(-1, *[1] * (regions.ndim - 1))).amax(0)
 
     def count(
         self, true: Bool[Tensor, "r *s"], predicted: Bool[Tensor, "r *s"]
     ) -> Int[np.ndarray, "one regions true predicted"]:
-        """Count the voxels of a sample by whether each region is, and is said to be, there."""
+        """Count a sample's voxels for each region by whether they lie, and are predicted to lie, inside it."""
         return count_confusions(true.int(), predicted.int(), 2)[None]
 
     def score(self, counts: Int[np.ndarray, "units regions true predicted"], convention: ConventionName) -> Scores:
-        """Score what was counted."""
+        """Score the counts."""
         return score_regions(counts, self.names[1:], convention)
 
 

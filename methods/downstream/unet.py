@@ -1,4 +1,4 @@
-"""UNet: a U-Net's expanding path, with batch norm and dropout, on an encoder for which MONAI has no network.
+"""UNet: a U-Net's expanding path, with batch norm and dropout, for encoders without a network in MONAI.
 
 Paper:     Taleb et al., "3D Self-Supervised Methods for Medical Imaging", NeurIPS 2020 (seed 004).
 Reference: HealthML/self-supervised-3d-tasks @ ecc86ef: a new decoder of 128, 64, 32 and 16 channels for fine-tuning.
@@ -16,9 +16,9 @@ from methods.parts.precision import keep_in_float32
 
 
 class UNet(nn.Module):
-    """The encoder itself, and for each width a transposed convolution, the encoder's map of that size and a block.
+    """The encoder itself, and per width a transposed convolution, a block, and the encoder's map of that size.
 
-    num_maps   of the encoder, finest first, that are taken; each is twice as fine as the next
+    num_maps   number of the encoder's maps that are used, finest first; each is twice as fine as the next
     widths     channels of the blocks, coarsest first; those beyond the encoder's finest map have no map to take
     """
 

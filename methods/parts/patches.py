@@ -45,7 +45,7 @@ class Patches(Frozen):
     def _agree(self) -> "Patches":
         if self.gap > self.jitter:
             raise ValueError(
-                f"gap {self.gap} exceeds jitter {self.jitter}: a cell leaves no more than jitter free; raise jitter"
+                f"gap {self.gap} exceeds jitter {self.jitter}: a gap is part of the jitter; raise jitter"
             )
         return self
 
@@ -72,7 +72,7 @@ class Patches(Frozen):
     def draw(self, extents: Int[np.ndarray, "b n"], rng: SampleRng) -> Int[np.ndarray, "b k 2 n"]:
         """Draw the boxes of all patches, the last axis fastest; ``check_extent`` must hold for every sample.
 
-        The grid's corner is uniform over the positions at which the grid fits, a patch's corner over those in its cell.
+        The grid's corner is uniform over the positions where the grid fits, a patch's over the positions in its cell.
         """
         n = extents.shape[1]
         grid = self.gridded(n)

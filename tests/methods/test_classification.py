@@ -246,10 +246,10 @@ def test_balanced_weights_are_set_from_the_training_samples() -> None:
 def test_samples_whose_classes_do_not_fit_are_refused_before_anything_starts() -> None:
     fitting, several, alike = np.array([[0], [2]]), np.array([[0, 5], [2, -1], [-1, -1]]), np.array([[2], [2]])
     with pytest.raises(
-        ValueError, match=r"2 of the 3 samples that are trained on have not exactly 1 class; set .*kind"
+        ValueError, match=r"2 of the 3 samples that are trained on do not have exactly 1 class; set .*kind"
     ):
         task_of().see_classes(several, fitting)
-    with pytest.raises(ValueError, match=r"2 of the 3 samples that are judged on have not exactly 1 class"):
+    with pytest.raises(ValueError, match=r"2 of the 3 samples that are judged on do not have exactly 1 class"):
         task_of().see_classes(fitting, several)
     for metric in ("auc", "kappa"):
         with pytest.raises(

@@ -225,7 +225,7 @@ def test_a_network_that_tells_all_samples_the_same_is_said_to_have_an_auc_that_t
     scores = score_multi_label(np.array([[1, 0], [0, 1], [1, 1]], bool), np.full((3, 2), 0.6), NAMES[:2])
     assert scores.metrics["auc"] == 0.5
     assert scores.remarks == tuple(
-        f"class {name} has the same probability in all of 3 samples: its AUC of 0.5 tells nothing"
+        f"class {name} has the same probability in all of 3 samples: its AUC of 0.5 means nothing"
         for name in NAMES[:2]
     )
 
@@ -259,5 +259,5 @@ def test_no_sample_at_all_is_refused():
 
 
 def test_probabilities_that_are_no_numbers_are_refused():
-    with pytest.raises(ValueError, match=r"1 sample of 2 have a probability that is no number; .* lower .*lr"):
+    with pytest.raises(ValueError, match=r"1 sample of 2 with a probability that is not finite; .* lower .*lr"):
         score_single(np.array([0, 1]), np.array([[0.5, 0.5], [np.nan, 1.0]]), NAMES[:2])

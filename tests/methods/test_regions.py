@@ -202,13 +202,16 @@ def test_a_short_training_finds_regions_that_overlap() -> None:
         ({"labels": (1,)}, r"labels \(1,\) beside regions \['whole tumour'.*give one of the two"),
         ({"regions": {"core": ()}}, r"regions\.core has 0 label values; give one or more, as \[1, 2, 4\]"),
         ({"regions": {}}, r"at least 1 item after validation, not 0"),
-        ({"regions": {"core/rim": (1,)}}, r"regions\.core/rim: letters, digits, spaces, - and _ only.*rename it"),
+        (
+            {"regions": {"core/rim": (1,)}},
+            r"regions\.core/rim: expected only letters, digits, spaces, - and _.*rename it",
+        ),
         ({"convention": "thesis"}, r"convention thesis scores the background.*set convention=volume or"),
         (
             {"regions": {"core": (1, 3)}},
-            r"regions\.core: value 3 is none of the shards' labels \[1, 2, 4\]; name some",
+            r"regions\.core: value 3 is not among the shards' labels \[1, 2, 4\]; name some",
         ),
-        ({"regions": {"all": (0, 1)}}, r"regions\.all: value 0 is none of the shards' labels \[1, 2, 4\]"),
+        ({"regions": {"all": (0, 1)}}, r"regions\.all: value 0 is not among the shards' labels \[1, 2, 4\]"),
     ],
 )
 def test_regions_that_cannot_work_are_refused_in_words(fields: dict[str, Any], message: str) -> None:

@@ -277,7 +277,7 @@ def mean_dice(method: Segmentation, batch: Batch) -> float:
         ({"crop_size": (32, 40)}, r"crop_size \(32, 40\): 40 is not a multiple of .* stride 16; use 32"),
         ({"crop_size": (16, 16)}, r"crop_size \(16, 16\): .* single voxel.* make one of the sizes 32"),
         ({"crop_size": (32,)}, r"crop_size \(32,\) has 1 axes, the encoder has 2; give one number"),
-        ({"labels": (3, 5)}, r"labels: value 5 is none of the shards' labels \[3, 7\]; name some of them"),
+        ({"labels": (3, 5)}, r"labels: value 5 is not among the shards' labels \[3, 7\]; name some of them"),
         ({"names": {0: "air"}}, r"0 labels to learn, expected at least one; ingest scans together with label maps"),
     ],
 )
