@@ -1,4 +1,4 @@
-"""Pretraining methods, one file each: how views are drawn, and what the loss is. No Ray, no files, no logging."""
+"""Pretraining methods, one file each: how to draw views and compute the loss. No Ray, no files, no logging."""
 
 from methods.base import Method
 from methods.cpc import CPC

@@ -22,11 +22,11 @@ class Frozen(BaseModel):
 
 @dataclass(frozen=True)
 class Views:
-    """What ``loss`` needs, cut and augmented.
+    """The cut and augmented inputs of ``loss``.
 
     images   tensors (B, C, *size) float32
-    boxes    one (B, 2, n) int64 host array per image: low and high corners in the stored sample, for pictures
-    targets  tensors that a pretext task or a downstream task is trained against
+    boxes    one (B, 2, n) int64 host array per image: low and high corners in the stored sample, to draw pictures
+    targets  tensors that a pretext task or a downstream task has to predict
     """
 
     images: tuple[Tensor, ...]
@@ -36,7 +36,7 @@ class Views:
 
 @dataclass(frozen=True)
 class Losses:
-    """The scalar that is minimised, and named scalars that are logged beside it (detached)."""
+    """The scalar to minimise, and named, detached scalars to log beside it."""
 
     total: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Losses:
 
 @dataclass(frozen=True)
 class ParamGroup:
-    """Parameters that share weight decay and learning-rate schedule, and learn from some progress in [0, 1] on."""
+    """Parameters that share weight decay, learning-rate schedule and the progress at which they start to learn."""
 
     params: list[nn.Parameter]
     decay: bool = True
@@ -55,15 +55,15 @@ class ParamGroup:
 class Method(nn.Module, ABC):
     """One pretraining method. It never sees Ray, a device, the optimiser, the logger, files or epochs.
 
-    Under ``precision: bf16`` the loop calls it under autocast. What computes on maps follows autocast: the encoder, a
-    decoder, skip blocks. Heads and losses compute in float32 all the same: a head is whatever turns the last map into
-    embeddings, logits or voxels, and of a dense network the last layer, the one that gives logits. Heads are built
-    from ``parts/precision.py``, losses are functions under its ``full_precision``.
+    Under ``precision: bf16`` the loop calls a method under autocast. Modules that compute on maps follow autocast:
+    encoder, decoder, skip blocks. Heads and losses compute in float32 nevertheless. A head turns the last map into
+    embeddings, logits or voxels; the head of a dense network is its last layer, which computes the logits. Heads are
+    built from ``parts/precision.py``, losses are functions under its ``full_precision``.
 
     State that must survive a restart (queue, memory bank, teacher) is registered as buffers or modules.
     ``trains`` is False for ``scratch``, which has nothing to optimise. ``positives`` says that the first two images
-    of ``views`` show the same in two ways, so that their features should be alike. ``averages`` says that the loss
-    sees no more of an encoder's map than its mean over space.
+    of ``views`` are two views of a sample, whose features should be alike. ``averages`` says that the loss sees only
+    the mean over space of an encoder's map.
     """
 
     Config: ClassVar[type[Frozen]]
@@ -81,28 +81,28 @@ class Method(nn.Module, ABC):
         """Compute the loss: tensors in, tensors out."""
 
     def check_extent(self, extent: tuple[int, ...]) -> None:
-        """Raise ValueError, in words, where samples of this spatial size cannot be trained on."""
+        """Raise ValueError where samples of this spatial size cannot be trained on."""
 
     def param_groups(self) -> list[ParamGroup]:
         """Return every trainable parameter once; by default no decay on norms and biases (1-D tensors)."""
         return split_decay(p for p in self.parameters() if p.requires_grad)
 
     def pass_in_chunks(self, num_chunks: int) -> None:
-        """Have images pass the encoder in so many chunks, so that less memory holds activations."""
+        """Pass images through the encoder in ``num_chunks`` chunks, to save memory for activations."""
         for module in self.modules():
             if isinstance(module, InChunks):
                 module.num_chunks = num_chunks
 
     def chunked(self) -> nn.Module:
-        """Return what images pass in chunks."""
+        """Return the network that images pass in chunks."""
         return self.encoder
 
     def trained_in_chunks(self) -> Iterator[nn.Module]:
-        """Yield the parts of what images pass in chunks."""
+        """Yield the modules of the network that images pass in chunks."""
         return self.chunked().modules()
 
     def after_step(self, progress: float) -> None:
-        """Update what is not learnt by gradient (a teacher, say); ``progress`` in [0, 1] is the budget spent."""
+        """Update what no gradient trains, such as a teacher; ``progress`` in [0, 1] is the budget spent."""
 
     def forward(self, views: Views) -> Losses:
         """Call ``loss``: torch's data-parallel wrapper hooks ``forward``."""

@@ -1,4 +1,4 @@
-"""CPC: from patches above, a network predicts the codes of the patches below, and tells them from others.
+"""CPC: a network predicts the codes of patches from the patches above them, and distinguishes them from others.
 
 Paper:     Taleb et al., "3D Self-Supervised Methods for Medical Imaging", NeurIPS 2020 (seed 004), section 3.1; after
            van den Oord, Li and Vinyals, "Representation Learning with Contrastive Predictive Coding", 2018.
@@ -11,14 +11,14 @@ Variants:  each flag is a field of the config or of ``patches`` and can be set o
            skip_rows         1: the row below shares voxels      0
                              with the context
            patches.gap       1                                   0: at jitter 4, one pair of neighbours in 25 touches
-           The paper predicts from l = 0 on, a patch that its context holds: here the first is always disjoint from
-           the context. In 2D the released code has overlap 0.5, skip_rows 1 and border zero.
+           The paper predicts from l = 0 on, which is a patch inside the context: here, the first predicted patch is
+           always disjoint from the context. In 2D the released code has overlap 0.5, skip_rows 1 and border zero.
            The negative of ``binary`` is another column of the same sample. The released code draws it from the whole
-           batch, which is the same at its batch of one volume and at no other.
+           batch, which is the same only for its batch of one volume.
            The grid lies inside the random crop; the released code pads the crop and each patch with black to their
            old sizes, and a black border tells where a patch lies. Here patches are resized.
 Shapes:    B samples, K patches of each, Q columns of the grid (its lines along the first axis), T patches in a
-           context, R rows that are predicted, C channels, *s spatial axes of a patch, d dimensions of a code.
+           context, R predicted rows, C channels, *s spatial axes of a patch, d dimensions of a code.
 """
 
 from typing import Annotated, Any, Literal
@@ -54,7 +54,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def infonce_loss(
     predicted: Float[Tensor, "b q r d"], codes: Float[Tensor, "b k d"], positives: Int[Tensor, "q r"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Return eq. 1, in which every other patch of the sample is a negative, and the share of positives found."""
+    """Return eq. 1 with every other patch of the sample as a negative, and the share of positives found."""
     logits = torch.einsum("bqrd,bkd->bqrk", predicted, codes).flatten(0, 2)
     labels = positives.flatten().repeat(len(codes))
     return F.cross_entropy(logits, labels), (logits.detach().argmax(1) == labels).to(logits).mean()
@@ -64,22 +64,22 @@ def infonce_loss(
 def binary_loss(
     predicted: Float[Tensor, "b q r d"], positive: Float[Tensor, "b q r d"], negative: Float[Tensor, "b q r d"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Return the binary cross-entropy of each column's positive and negative, and the share told rightly."""
+    """Return the binary cross-entropy of each column's positive and negative, and the share classified correctly."""
     near, far = ((predicted * codes).mean((2, 3)) for codes in (positive, negative))
     right = torch.stack([near.detach() > 0, far.detach() <= 0]).to(near).mean()
     return (F.softplus(-near) + F.softplus(far)).mean() / 2, right
 
 
 class CPC(Method):
-    """An encoder of single patches, a code of each, a GRU over a context, and a prediction for each row below."""
+    """An encoder of single patches, a code for each, a GRU over a context, and a predictor for each row below."""
 
     class Config(Frozen):
-        """``variant`` fills in the flags that are not given; what results is what is kept.
+        """``variant`` fills in the flags that are not given; the completed config is kept.
 
-        flip_prob     of mirroring a patch along the first axis, each patch on its own
+        flip_prob     probability, for each patch, of mirroring it along the first axis
         levels        rows of the context above its own patch; None: all there are, at least one
-        skip_rows     rows between the context and the first that is predicted
-        border        what a context has beyond the grid: its mirror image, or codes that are 0
+        skip_rows     rows between the context and the first predicted row
+        border        what a context holds beyond the grid: the grid's mirror image, or codes of 0
         projector_dim, context_dim   dimensions of a code, and of a context
         """
 
@@ -132,7 +132,7 @@ class CPC(Method):
         return Views(tuple(images), tuple(boxes.swapaxes(0, 1)), {"negatives": negatives})
 
     def loss(self, views: Views) -> Losses:
-        """Compute the loss. Every patch is encoded once, whatever number of contexts it is part of."""
+        """Compute the loss. Every patch is encoded once, however many contexts hold it."""
         codes = self.projector(flat_features(self.encoder, torch.cat(views.images)))
         codes = rearrange(codes, "(k b) d -> b k d", k=len(views.images))
         predicted = self._predict(codes)
@@ -146,7 +146,7 @@ class CPC(Method):
 
     @full_precision()
     def _predict(self, codes: Float[Tensor, "b k d"]) -> Float[Tensor, "b q r d"]:
-        """Return what each column's context says of the codes below it; entry K of a context is a code of 0."""
+        """Return each column's predictions of the codes below its context; entry K of a context is a code of 0."""
         padded = F.pad(codes, (0, 0, 0, 1))
         seen = padded[:, self.contexts].flatten(0, 1)
         _, last = self.context(seen)
@@ -155,6 +155,6 @@ class CPC(Method):
 
 
 def draw_others(count: int, rng: SampleRng) -> Int[np.ndarray, "b q"]:
-    """Draw for each of so many columns another one, each as likely as any other."""
+    """Draw another column for each column, uniformly."""
     steps = 1 + (rng.uniform(count) * (count - 1)).astype(np.int64)
     return (np.arange(count) + steps) % count

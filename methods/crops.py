@@ -1,4 +1,4 @@
-"""Crops: where the two views of a two-view method are cut. The IoU interval is a policy that any of them takes."""
+"""Crops: where the two views of a two-view method are cut; any such method can set the interval of their IoU."""
 
 from typing import Annotated
 
@@ -29,7 +29,7 @@ class Crops(Frozen):
         return BoxPairs((1, 1), iou).iou
 
     def sized(self, spatial_dims: int) -> tuple[int, ...]:
-        """Return the size of a crop with one number per axis; ValueError where it has another number of axes."""
+        """Return a crop's size with one number per axis; raise ValueError where ``size`` has other axes."""
         return per_axis(self.size, spatial_dims, "method.crops.size")
 
     def check_encoder(self, spatial_dims: int, stride: int) -> None:
@@ -37,7 +37,7 @@ class Crops(Frozen):
         check_stride(self.sized(spatial_dims), stride, "method.crops.size")
 
     def check_extent(self, extent: tuple[int, ...]) -> None:
-        """Raise ValueError where samples of this size hold no such pair."""
+        """Raise ValueError where samples of this size hold no pair of crops in the interval."""
         BoxPairs(self.sized(len(extent)), self.iou).check(extent)
 
     def draw(

@@ -1,4 +1,4 @@
-"""Exemplar: a sample and its transformed version are brought together, and kept apart from another sample.
+"""Exemplar: a network embeds a sample and its transformed version close together, and away from another sample.
 
 Paper:     Taleb et al., "3D Self-Supervised Methods for Medical Imaging", NeurIPS 2020 (seed 004), section 3.5; after
            Dosovitskiy et al., "Discriminative Unsupervised Feature Learning", NIPS 2014.
@@ -9,12 +9,12 @@ Variants:  each flag is a field of the config and can be set on its own.
            anchor     original: the positive is       transformed: the positive is the original
                       transformed
            distance   l2                              mean_square: with sigmoids it is below 1, so that the hinge
-                                                      never rests
-           The last map is flattened and embedded by one layer and a sigmoid, as released: the paper says neither.
+                                                      is always active
+           The last map is flattened and embedded by one layer and a sigmoid, as released: the paper names neither.
            The negative is the next sample of the batch, over all ranks. For volumes the released code draws it from
-           all samples; batches are in random order here, so that this is such a draw, too.
-           Samples are turned by right angles about any axis. The released code turns every other one of these by any
-           angle, which leaves black corners.
+           all samples; the next sample is such a draw too, as batches are in random order here.
+           Samples are turned by right angles about any axis. The released code turns every second one of them
+           by an arbitrary angle, which leaves black corners.
 Shapes:    B samples, C channels, *s spatial axes, d dimensions of the embedding.
 """
 
@@ -60,29 +60,29 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @full_precision()
 def distances(first: Float[Tensor, "b d"], second: Float[Tensor, "b d"], kind: Distance) -> Float[Tensor, " b"]:
-    """Return how far apart the embeddings of each pair are."""
+    """Return the distance between the embeddings of each pair."""
     difference = first - second
     return torch.linalg.vector_norm(difference, dim=1) if kind == "l2" else difference.square().mean(1)
 
 
 @full_precision()
 def triplet_loss(near: Float[Tensor, " b"], far: Float[Tensor, " b"], margin: float) -> Float[Tensor, ""]:
-    """Return eq. 3: by how much positives are not nearer than negatives by the margin."""
+    """Return eq. 3: the amount by which positives fail to be nearer than negatives by the margin."""
     return F.relu(near - far + margin).mean()
 
 
 class Exemplar(Method):
-    """An encoder, whose last map is flattened, and one head or three."""
+    """An encoder, whose last map is flattened, and one or three heads."""
 
     positives: ClassVar[bool] = True
 
     class Config(Frozen):
-        """``variant`` fills in the flags that are not given; what results is what is kept.
+        """``variant`` fills in the flags that are not given; the completed config is kept.
 
         side        voxels per axis of the cube (the square) that is cut out of a sample, anywhere
-        turn_prob   of a turn by a multiple of a right angle about any axis
+        turn_prob   probability of a turn by a multiple of a right angle about any axis
         margin      the paper's alpha
-        normalise   bring each image to mean 0 and deviation 1, so that its brightness does not tell whose it is
+        normalise   bring each image to mean 0 and deviation 1, so that brightness does not identify the sample
         """
 
         name: Literal["exemplar"] = "exemplar"
@@ -119,7 +119,7 @@ class Exemplar(Method):
         check_fits(self.size, extent, "method.side")
 
     def views(self, batch: Batch, rng: SampleRng) -> Views:
-        """Cut one cube per sample: as it is, and transformed."""
+        """Cut one cube per sample, and return it as it is and transformed."""
         boxes = uniform_boxes(batch.extents, self.size, rng.fold("box"))
         original = cut(batch, boxes)
         others = 1 + rng.fold("turn").integers(len(TURNS[batch.spatial_dims]) - 1)

@@ -1,4 +1,4 @@
-"""Jigsaw: the patches of a sample are shuffled, and the network says by which permutation of a fixed set.
+"""Jigsaw: a network predicts by which permutation of a fixed set the patches of a sample were shuffled.
 
 Paper:     Taleb et al., "3D Self-Supervised Methods for Medical Imaging", NeurIPS 2020 (seed 004), section 3.3; in 2D
            Noroozi and Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles", ECCV 2016.
@@ -6,12 +6,12 @@ Reference: HealthML/self-supervised-3d-tasks @ ecc86ef; the printed numbers came
 Variants:  each flag is a field of the config or of ``patches`` and can be set on its own.
                           paper                             released
            permutations   greedy: far apart                 random: a file of random ones, 19 apart or more; here
-                                                            others are drawn
+                                                            new ones are drawn
            patches.gap    1: there is jitter, so that       0: at jitter 3, one pair of neighbours in 16 touches
                           edges do not give it away
-           Patches are resized to what the encoder takes, where the released encoder's pooling leaves their ends out.
-           The last maps are flattened, and the classifier is the released one: the paper describes neither, nor how
-           many permutations there are (100, as released).
+           Patches are resized to the encoder's size; the released encoder's pooling drops their ends instead.
+           The last maps are flattened, and the classifier is the released one: the paper describes neither, nor the
+           number of permutations (100, as released).
 Shapes:    B samples, K patches of each, P permutations, C channels, *s spatial axes of a patch.
 """
 
@@ -40,12 +40,12 @@ VARIANTS: dict[str, dict[str, Any]] = {"paper": _PAPER, "released": {"permutatio
 
 
 class Jigsaw(Method):
-    """An encoder of single patches, and a classifier of all their last maps in the order in which they are shown."""
+    """An encoder of single patches, and a classifier of their last maps, in the shuffled order."""
 
     class Config(Frozen):
-        """``variant`` fills in the flags that are not given; what results is what is kept.
+        """``variant`` fills in the flags that are not given; the completed config is kept.
 
-        permutation_seed   of the set of permutations, which does not change with the run's seed
+        permutation_seed   seed of the set of permutations, which does not change with the run's seed
         hidden_dims        widths of the classifier's hidden layers
         """
 
@@ -81,7 +81,7 @@ class Jigsaw(Method):
         self.config.patches.check_extent(extent)
 
     def views(self, batch: Batch, rng: SampleRng) -> Views:
-        """Cut all patches, shuffled: patch i of a permutation's entry j is shown in place j."""
+        """Cut all patches and shuffle them: place j shows the patch that the permutation's entry j names."""
         boxes = self.config.patches.draw(batch.extents, rng.fold("boxes"))
         labels = rng.fold("permutation").integers(self.config.num_permutations)
         shuffled = boxes[np.arange(len(batch))[:, None], self.permutations.cpu().numpy()[labels]]

@@ -1,6 +1,6 @@
-"""Papers' sizes: on which images, with which encoder and with which settings of size each method was published.
+"""Papers' sizes: the images, the encoder and the settings of size with which each method was published.
 
-Said once, here: `raydiology methods` counts parameters from it. What is not named is the configs' default.
+They are stated only here: `raydiology methods` counts parameters from them. Other fields are the configs' defaults.
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from methods.encoders import DenseNetEncoder, PooledUNetEncoder, SwinEncoder
 class PaperSize:
     """One pretraining of a paper.
 
-    fields   of the method's config; the variant comes on top
+    fields   fields of the method's config, besides the variant
     """
 
     images: str
@@ -23,7 +23,7 @@ class PaperSize:
 
 
 def _proxy_sizes(volumes: dict[str, Any], pictures: dict[str, Any]) -> tuple[PaperSize, ...]:
-    """Return seed 004's: cubes of 128 voxels by the paper's U-Net, and pictures of 224 pixels by DenseNet-121."""
+    """Return seed 004's sizes: cubes of 128 voxels for its U-Net, pictures of 224 pixels for DenseNet-121."""
     cubes = (("pancreas CT", 1), ("UK Biobank brains, T1 and FLAIR", 2), ("BraTS brains, four sequences", 4))
     fundus = DenseNetEncoder.Config(spatial_dims=2, in_channels=3)
     return (
@@ -32,9 +32,9 @@ def _proxy_sizes(volumes: dict[str, Any], pictures: dict[str, Any]) -> tuple[Pap
     )
 
 
-# Seed 001, section 4.2; seed 002, Table 9; seed 004, sections 3 and 4. Seed 004's patches are of 39 voxels (32 in
-# CPC) and of 66 pixels (74 in CPC), of which its encoders see 32 and 64. SimMIM is a rival in seed 002, there with
-# UNETR's transformer: what is counted has the encoder of its other rows.
+# Seed 001, section 4.2; seed 002, Table 9; seed 004, sections 3 and 4. Seed 004's patches measure 39 voxels (32 in
+# CPC) and 66 pixels (74 in CPC); its encoders see 32 and 64 of them. SimMIM is a rival in seed 002, there with
+# UNETR's transformer: parameters are counted with the encoder of its other rows.
 PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
     "simsiam": (
         PaperSize(

@@ -1,14 +1,14 @@
-"""Patch location: two patches of a sample, and the network says where the one lies relative to the other.
+"""Patch location: a network predicts the position of one patch of a sample relative to another.
 
 Paper:     Taleb et al., "3D Self-Supervised Methods for Medical Imaging", NeurIPS 2020 (seed 004), section 3.2; in 2D
            Doersch, Gupta and Efros, "Unsupervised Visual Representation Learning by Context Prediction", ICCV 2015.
 Reference: HealthML/self-supervised-3d-tasks @ ecc86ef; the printed numbers came from it.
 Variants:  each flag is a field of ``patches`` and can be set on its own.
                   paper                                       released
-           span   0.95: the grid lies "at random locations",  1: the grid fills the sample; what is left over, fewer
+           span   0.95: the grid lies "at random locations",  1: the grid fills the sample; the remainder, fewer
                   no size given                               voxels than cells, is at its end, here on both sides
            gap    1: there are gaps between neighbours        0: at jitter 3, one pair of neighbours in 16 touches
-           Patches are resized to what the encoder takes, where the released encoder's pooling leaves their ends out.
+           Patches are resized to the encoder's size; the released encoder's pooling drops their ends instead.
            The last maps are flattened, and the classifier is the released one: the paper describes neither.
 Shapes:    B samples, K cells of the grid, C channels, *s spatial axes of a patch.
 """
@@ -35,16 +35,16 @@ VARIANTS: dict[str, dict[str, Any]] = {"paper": _PAPER, "released": {"patches": 
 
 
 def draw_queries(num_cells: int, rng: SampleRng) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"]]:
-    """Draw a cell other than the middle one; return it, and its label: its place among the others."""
+    """Draw a cell other than the middle one; return it and its label, which is its place among those cells."""
     labels = rng.integers(num_cells - 1)
     return labels + (labels >= num_cells // 2), labels
 
 
 class PatchLocation(Method):
-    """An encoder of single patches, and a classifier of the two last maps side by side."""
+    """An encoder of single patches, and a classifier of the two last maps, concatenated."""
 
     class Config(Frozen):
-        """``variant`` fills in the flags that are not given; what results is what is kept.
+        """``variant`` fills in the flags that are not given; the completed config is kept.
 
         hidden_dims   widths of the classifier's hidden layers
         """
@@ -65,7 +65,7 @@ class PatchLocation(Method):
             grid = self.patches.grid
             cells = (grid,) if isinstance(grid, int) else grid
             if any(number % 2 == 0 for number in cells) or max(cells) == 1:
-                raise ValueError(f"patches.grid {grid} has no middle cell with others around; give odd numbers, as 3")
+                raise ValueError(f"patches.grid {grid} has no middle cell among others; give odd numbers, such as 3")
             return self
 
     def __init__(self, config: Config, encoder: Encoder) -> None:

@@ -1,4 +1,4 @@
-"""Rotation: a sample is turned by a multiple of a right angle, and the network says by which.
+"""Rotation: a network predicts by which multiple of a right angle a sample was turned.
 
 Paper:     Taleb et al., "3D Self-Supervised Methods for Medical Imaging", NeurIPS 2020 (seed 004), section 3.4; in 2D
            Gidaris, Singh and Komodakis, "Unsupervised Representation Learning by Predicting Image Rotations", 2018.
@@ -8,12 +8,12 @@ Variants:  each flag is a field of the config and can be set on its own.
            num_versions   several of each sample, no        1
                           number given: 2, of two labels
            last_turned    all ten turns of volumes are      label 9 was left unturned by mistake: it looks like
-                          turned                            label 0, and at most 90 % can be told. Images have no
-                                                            such label
+                          turned                            label 0, and accuracy cannot exceed 90 %. Images have
+                                                            no such label
            The last map is flattened, and the classifier is the released one: the paper describes neither.
 Shapes:    B samples, V versions of each, K turns (4 of images, 10 of volumes), C channels, *s spatial axes.
 
-Voxels that are longer along one axis give turns away by their sharpness: resample volumes to cubic voxels first.
+Voxels that are longer along one axis reveal turns by their blur: resample volumes to cubic voxels first.
 """
 
 from typing import Annotated, Any, Literal
@@ -43,7 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def draw_labels(num_turns: int, num_versions: int, rng: SampleRng) -> Int[np.ndarray, "b v"]:
-    """Draw the labels of a sample's versions, none of them twice; each label is as likely as any other."""
+    """Draw the labels of a sample's versions, uniformly and without repetition."""
     return rng.uniform(num_turns).argsort(axis=1)[:, :num_versions]
 
 
@@ -51,7 +51,7 @@ class Rotation(Method):
     """An encoder, whose last map is flattened, and a classifier."""
 
     class Config(Frozen):
-        """``variant`` fills in the flags that are not given; what results is what is kept.
+        """``variant`` fills in the flags that are not given; the completed config is kept.
 
         side          voxels per axis of the cube (the square) that is cut out of a sample, anywhere, and turned
         hidden_dims   widths of the classifier's hidden layers
@@ -78,7 +78,7 @@ class Rotation(Method):
         if config.num_versions > self.num_turns:
             raise ValueError(
                 f"method.num_versions {config.num_versions}: there are {self.num_turns} turns in "
-                f"{encoder.spatial_dims}D, and no two versions of a sample are alike; give at most {self.num_turns}"
+                f"{encoder.spatial_dims}D, and a sample's versions must all differ; give at most {self.num_turns}"
             )
         self.config = config
         self.encoder: Encoder = encoder

@@ -1,7 +1,7 @@
-"""Scratch: no pretraining at all, the baseline that every table needs.
+"""Scratch: no pretraining, the baseline that every table needs.
 
 Paper:     any; a pretraining that does not beat it was not worth it.
-Shapes:    none: it is never fed.
+Shapes:    none: it receives no batch.
 """
 
 from typing import Literal
@@ -27,9 +27,9 @@ class Scratch(Method):
         self.encoder = encoder
 
     def views(self, batch: Batch, rng: SampleRng) -> Views:
-        """Raise: there is nothing to look at."""
+        """Raise ValueError: there are no views."""
         raise ValueError("scratch: it trains nothing and takes no views; check Method.trains before feeding a method")
 
     def loss(self, views: Views) -> Losses:
-        """Raise: there is no loss."""
+        """Raise ValueError: there is no loss."""
         raise ValueError("scratch: it trains nothing and has no loss; check Method.trains before training a method")

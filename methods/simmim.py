@@ -1,15 +1,15 @@
-"""SimMIM: random blocks of a crop are hidden, and one linear layer on the last map says what they hold.
+"""SimMIM: one linear layer on the last map predicts the voxels of random hidden blocks of a crop.
 
-Paper:     Xie et al., "SimMIM: A Simple Framework for Masked Image Modeling", CVPR 2022; with volumes as VoCo (seed
-           002, Tables 1 and 4) is compared with it, numbers which it takes from Chen et al., WACV 2023.
+Paper:     Xie et al., "SimMIM: A Simple Framework for Masked Image Modeling", CVPR 2022; for volumes as in VoCo's
+           comparison (seed 002, Tables 1 and 4), whose numbers are from Chen et al., WACV 2023.
 Reference: microsoft/SimMIM @ 0e71746.
 Variants:  each flag is a field of the config and can be set on its own.
                         paper                          volumes
            mask_ratio   0.6                            0.75
            block        32 pixels                      16 voxels, a patch of UNETR's
-           The paper's networks are ViT and Swin, and a learnt vector takes the place of a hidden patch's embedding.
-           Encoders here may have no embedding: a learnt value per channel takes the place of hidden voxels.
-           Crops keep the scale of the scan; the released code brings 67 to 100 % of a photograph to one size.
+           The paper's networks are ViT and Swin, and a learnt vector replaces a hidden patch's embedding. Encoders
+           here may have no embedding: a learnt value per channel replaces hidden voxels.
+           Crops keep the scale of the scan; the released code resizes 67 to 100 % of a photograph to one size.
 Shapes:    B samples, C channels, *g blocks of a crop along each axis, *s spatial axes, *m those of the last map.
 """
 
@@ -42,13 +42,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def draw_hidden(blocks: tuple[int, ...], count: int, rng: SampleRng) -> Bool[np.ndarray, "b *g"]:
-    """Draw which blocks of each sample are hidden: so many, each as likely as any other."""
+    """Draw which blocks of each sample are hidden: ``count`` of them, uniformly."""
     ranks = rng.uniform(prod(blocks)).argsort(axis=1).argsort(axis=1)
     return (ranks < count).reshape(-1, *blocks)
 
 
 def enlarge(hidden: Bool[Tensor, "b *g"], block: tuple[int, ...]) -> Bool[Tensor, "b 1 *s"]:
-    """Give each voxel what its block has."""
+    """Give each voxel the value of its block."""
     for axis, length in enumerate(block, start=1):
         hidden = hidden.repeat_interleave(length, axis)
     return hidden[:, None]
@@ -63,7 +63,7 @@ def hidden_error(
 
 
 class Pixels(nn.Module):
-    """One linear layer from each voxel of the last map to all voxels of the input that it stands for."""
+    """One linear layer from each voxel of the last map to all input voxels that it stands for."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Pixels(nn.Module):
         self.layer = LinearHead(encoder.channels[-1], cube * encoder.in_channels)
 
     def forward(self, last: Float[Tensor, "b d *m"]) -> Float[Tensor, "b c *s"]:
-        """Predict, and put each map voxel's cube where it belongs."""
+        """Predict the cube of each map voxel, and put it in its place."""
         cubes = self.layer(last.movedim(1, -1))
         if last.ndim == 4:
             return rearrange(cubes, "b h w (c p q) -> b c (h p) (w q)", p=self.stride, q=self.stride)
@@ -81,12 +81,12 @@ class Pixels(nn.Module):
 
 
 class SimMIM(Method):
-    """An encoder, a learnt value in place of hidden voxels, and a linear layer."""
+    """An encoder, a learnt value that replaces hidden voxels, and a linear layer."""
 
     class Config(Frozen):
-        """``variant`` fills in the flags that are not given; what results is what is kept.
+        """``variant`` fills in the flags that are not given; the completed config is kept.
 
-        crop_size    voxels per axis that are cut out of a sample, anywhere, or one number for all axes
+        crop_size    voxels per axis of a crop at a random place, or one number for all axes
         mask_ratio   share of a crop's blocks that is hidden, rounded up to whole blocks
         block        voxels per axis of a block, or one number for all axes
         """
@@ -131,7 +131,7 @@ class SimMIM(Method):
         check_fits(self.size, extent, "method.crop_size")
 
     def views(self, batch: Batch, rng: SampleRng) -> Views:
-        """Cut one crop per sample, and hide blocks of it: what is seen, with 0 where it is hidden, and the whole."""
+        """Cut one crop per sample; return it with random blocks set to 0, and whole."""
         boxes = uniform_boxes(batch.extents, self.size, rng.fold("box"))
         whole = augment(cut(batch, boxes), draw(self.config.augment, self.size, rng.fold("augment")))
         drawn = draw_hidden(self.blocks, self.num_hidden, rng.fold("hidden"))
@@ -140,7 +140,7 @@ class SimMIM(Method):
         return Views((seen, whole), (boxes, boxes), {"hidden": hidden})
 
     def loss(self, views: Views) -> Losses:
-        """Compute the error of hidden voxels, and beside it that of taking them for the mean of the seen ones."""
+        """Compute the error of hidden voxels, and for comparison that of predicting the mean of seen voxels."""
         seen, whole = views.images
         hidden = enlarge(views.targets["hidden"], self.block)
         token = self.token.view(1, -1, *[1] * len(self.size)).to(seen)

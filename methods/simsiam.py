@@ -52,7 +52,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def simsiam_loss(
     p1: Float[Tensor, "b d"], p2: Float[Tensor, "b d"], z1: Float[Tensor, "b d"], z2: Float[Tensor, "b d"]
 ) -> Float[Tensor, ""]:
-    """Return eq. 4.1: half the negative cosine of p1 and z2 plus half that of p2 and z1, z being constants."""
+    """Return eq. 4.1: half the negative cosine of p1 and z2 plus half that of p2 and z1, with z as constants."""
     first = F.cosine_similarity(p1, z2.detach()).mean()
     second = F.cosine_similarity(p2, z1.detach()).mean()
     return -0.5 * (first + second)
@@ -65,7 +65,7 @@ class SimSiam(Method):
     averages: ClassVar[bool] = True
 
     class Config(Frozen):
-        """``variant`` fills in the fields of ``augment`` that are not given; what results is what is kept."""
+        """``variant`` fills in the fields of ``augment`` that are not given; the completed config is kept."""
 
         name: Literal["simsiam"] = "simsiam"
         variant: Literal["paper", "released"] = "paper"

@@ -1,9 +1,9 @@
-"""VoCo: a random crop tells where it was taken by its similarity to the crops of a fixed grid, the bases.
+"""VoCo: the similarities of a random crop to the crops of a fixed grid, the bases, predict its position.
 
 Paper:     Wu, Zhuang and Chen, "VoCo: A Simple-yet-Effective Volume Contrastive Learning Framework for 3D Medical
            Image Analysis", CVPR 2024 (seed 002), section 3 and Table 9.
 Reference: Luffy03/VoCo @ ba7b7bd is ``released``: a later method, with a teacher. The printed numbers most likely
-           came from ``cvpr``, code that its author gave out by a link (Luffy03/VoCo, issue 15).
+           came from ``cvpr``, code that its author shared by a link (Luffy03/VoCo, issue 15).
 Variants:  each flag is a field of the config and can be set on its own.
                            cvpr                      paper                      released
            prediction      split: positives and      entropy: eq. 3, the mean   weighted: positives weighted by
@@ -100,8 +100,8 @@ def prediction_loss(
 ) -> Float[Tensor, ""]:
     """Compare similarities with overlaps; a mean over samples, so that k ranks equal one.
 
-    ``entropy`` is eq. 3. The other two take it for the bases that a crop overlaps, as they are or weighted by the
-    overlap, and add the mean square of the similarities to the bases that it does not overlap.
+    ``entropy`` is eq. 3. The other two apply it to the bases that a crop overlaps, unweighted or weighted by the
+    overlap, and add the mean square of the similarities to the bases that the crop does not overlap.
     """
     closeness = 1 - (shares - logits).abs()
     entropy = -torch.log(closeness.clamp(min=0) + FLOOR)
@@ -114,7 +114,7 @@ def prediction_loss(
 
 @full_precision()
 def regularisation_loss(q: Float[Tensor, "b k d"], kind: Regularisation, one_sided: bool) -> Float[Tensor, ""]:
-    """Return how alike the bases of a sample are, as a mean over pairs: eq. 5, or the square of what is positive."""
+    """Return the similarity of a sample's bases as a mean over pairs: eq. 5, or the squares of positive values."""
     first, second = torch.triu_indices(q.shape[1], q.shape[1], 1, device=q.device)
     others = q[:, second].detach() if one_sided else q[:, second]
     cosines = F.cosine_similarity(q[:, first], others, dim=-1)
@@ -126,7 +126,7 @@ def _weighted_mean(values: Float[Tensor, "b r k"], weights: Float[Tensor, "b r k
 
 
 class Embedding(nn.Module):
-    """From an image and its feature maps to one embedding: the projector is a head, skip blocks are a decoder's."""
+    """Network from an image and its maps to one embedding: the projector is a head, skip blocks are a decoder's."""
 
     def __init__(self, encoder: Encoder, features: str, pool: str, dim: int) -> None:
         super().__init__()
@@ -153,12 +153,12 @@ class Teacher(nn.Module):
 
 
 class VoCo(Method):
-    """An encoder and a head, trained to say which bases a crop overlaps, while the bases are kept apart."""
+    """An encoder and a head, trained to predict which bases a crop overlaps, and to keep the bases apart."""
 
     averages: ClassVar[bool] = True
 
     class Config(Frozen):
-        """``variant`` fills in the flags that are not given; what results is what is kept.
+        """``variant`` fills in the flags that are not given; the completed config is kept.
 
         grid            bases along D, H and W; the paper's 4 x 4 x 1 is (1, 4, 4). An image takes the last two
         crop_size       voxels per axis that every crop is resized to, or one number for all axes
@@ -202,7 +202,7 @@ class VoCo(Method):
             return self
 
         def gridded(self, spatial_dims: int) -> tuple[int, ...]:
-            """Return the bases per axis; ValueError where they are for another number of axes."""
+            """Return the bases per axis; raise ValueError where the grid has another number of axes."""
             extra, grid = self.grid[:-spatial_dims], self.grid[-spatial_dims:]
             if len(grid) != spatial_dims or any(number != 1 for number in extra):
                 raise ValueError(
@@ -224,7 +224,7 @@ class VoCo(Method):
         self.teacher = Teacher(encoder, self.head) if config.teacher_decay is not None else None
         if self.teacher is not None and config.teacher_start == "random":
             redraw(self.teacher)
-            self.after_step(0.0)  # the released code moves the teacher before its first look, too
+            self.after_step(0.0)  # the released code, too, moves the teacher before its first use
 
     def check_extent(self, extent: tuple[int, ...]) -> None:
         """Raise ValueError where the grid does not cut samples of this size into equal bases."""
@@ -233,7 +233,7 @@ class VoCo(Method):
     def views(self, batch: Batch, rng: SampleRng) -> Views:
         """Cut random crops and then the bases, and augment each independently.
 
-        A crop is of a base's size and may lie anywhere; the released draw leaves out the last position.
+        A crop has a base's size and may lie anywhere; the released code never draws the last position.
         """
         crops = uniform_tiles(batch.extents, self.grid, self.config.num_crops, rng.fold("crops"))
         bases = tiles(batch.extents, self.grid)
@@ -266,7 +266,7 @@ class VoCo(Method):
         return Losses(prediction + config.lambda_reg * regularisation, parts)
 
     def after_step(self, progress: float) -> None:
-        """Let the teacher follow: what the released code does before the next step's teacher looks."""
+        """Move the teacher, as the released code does before it uses the teacher in the next step."""
         if self.teacher is not None:
             assert self.config.teacher_decay is not None
             follow(self.teacher.encoder, self.encoder, self.config.teacher_decay)
@@ -286,7 +286,7 @@ class VoCo(Method):
 def _health(
     cosines: Float[Tensor, "b r k"], logits: Float[Tensor, "b r k"], shares: Float[Tensor, "b r k"]
 ) -> dict[str, Tensor]:
-    """Return how many crops find the base that they overlap most, and how many overlaps the ReLU keeps silent."""
+    """Return the share of crops that find the base that they overlap most, and of overlaps that the ReLU silences."""
     positive = shares > 0
     return {
         "position_accuracy": (cosines.argmax(-1) == shares.argmax(-1)).to(cosines).mean(),

@@ -1,10 +1,10 @@
-"""Encoders: what a pretraining trains and a downstream task builds on.
+"""Encoders: the networks that a pretraining trains and a downstream task builds on.
 
 Each has ``features(x) -> maps, finest first``, ``channels`` of these maps, ``spatial_dims``, ``in_channels``, and
-``stride``, which input sizes must be a multiple of. State dicts of MONAI's networks carry MONAI's own keys.
+``stride``, of which input sizes must be multiples. State dicts of MONAI's networks carry MONAI's own keys.
 
-MONAI takes seconds to import, more than torch, and every process of a run imports this package: here and wherever
-else it is used, it is imported by what needs it.
+MONAI takes seconds to import, more than torch, and every process of a run imports this package: here and
+elsewhere, the functions that need MONAI import it.
 """
 
 from methods.encoders.base import Encoder

@@ -1,4 +1,4 @@
-"""Encoder: what every encoder exposes to pretraining methods and downstream tasks."""
+"""Encoder: the interface of every encoder to pretraining methods and downstream tasks."""
 
 from abc import ABC, abstractmethod
 
@@ -12,9 +12,9 @@ class Encoder(InChunks, ABC):
     """A network from images to feature maps.
 
     maps           the feature maps of images, each on its own, finest first
-    channels       of the maps
-    stride         which input sizes must be a multiple of
-    means_differ   whether a channel's mean over the last map tells images apart; after instance norm it hardly does
+    channels       channels of the maps
+    stride         the number of which input sizes must be multiples
+    means_differ   whether a channel's mean over the last map differs between images: not after instance norm
     """
 
     spatial_dims: int
@@ -28,9 +28,9 @@ class Encoder(InChunks, ABC):
         """Compute the feature maps in one pass, finest first."""
 
     def features(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
-        """Return the feature maps, finest first, computed in as many chunks as was asked for."""
+        """Return the feature maps, finest first, computed in ``num_chunks`` chunks."""
         return in_chunks(self, self.maps, x, self.num_chunks)
 
     @abstractmethod
     def levels(self) -> list[nn.Module]:
-        """Return the parts that images pass one after the other, first the one that sees them."""
+        """Return the parts that images pass one after the other, from the input on."""

@@ -15,7 +15,7 @@ from methods.base import Frozen
 from methods.encoders.base import Encoder
 
 Count = Annotated[int, Field(gt=0)]
-# From one ReLU to the next, across MONAI's transitions. The last is MONAI's class layers' own, and holds no weights.
+# From one ReLU to the next, across MONAI's transitions. The last ReLU is the class layers' and has no weights.
 LEVELS = (
     ("conv0", "norm0", "relu0"),
     ("pool0", "denseblock1", "transition1.norm", "transition1.relu"),
@@ -34,7 +34,7 @@ class DenseNetEncoder(Encoder):
         growth_rate     channels that each layer of a block adds
         block_config    layers per block
         init_features   channels of the first convolution
-        dropout         after each layer of a block
+        dropout         probability, after each layer of a block
         """
 
         name: Literal["densenet"] = "densenet"
@@ -58,7 +58,7 @@ class DenseNetEncoder(Encoder):
             block_config=config.block_config,
             dropout_prob=config.dropout,
         )
-        # MONAI keeps its layers in ``features``, which is what every encoder here calls its method.
+        # MONAI keeps its layers in ``features``, but every encoder here has a method of that name.
         for name, layer in network.features.named_children():
             self.add_module(name, layer)
         self.config = config
@@ -80,7 +80,7 @@ class DenseNetEncoder(Encoder):
 
 
 def _channels(config: DenseNetEncoder.Config) -> tuple[int, ...]:
-    """Return the channels of the maps: what a block takes and adds; a transition passes half of them on."""
+    """Return the channels of the maps: a block adds to its input's; a transition passes half of them on."""
     channels, taken = [config.init_features], config.init_features
     for layers in config.block_config:
         channels.append(taken + layers * config.growth_rate)

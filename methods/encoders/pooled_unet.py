@@ -41,9 +41,9 @@ class PooledUNetEncoder(Encoder):
     class Config(Frozen):
         """Defaults are the paper's.
 
-        dropout  of a channel's values, before the second convolution. It shifts averaged features between training
-                 and judging; a head whose batch norm magnifies their small differences may then give one answer to
-                 all: use 0 where training's accuracy is far above the judged one's
+        dropout  probability of a value, before the second convolution. Dropout shifts averaged features between
+                 training and evaluation; a head whose batch norm magnifies small differences may then give the
+                 same answer to all samples: use 0 where accuracy is far higher in training than in evaluation
         """
 
         name: Literal["pooled_unet"] = "pooled_unet"

@@ -1,8 +1,8 @@
 """SwinEncoder: the Swin transformer inside Swin UNETR, in 2D and 3D.
 
 Paper:     Hatamizadeh et al., "Swin UNETR", BrainLes 2021; in 2D as Konieczkowicz (AGH 2024, section 4.2) uses it.
-Reference: MONAI's ``SwinUNETR.swinViT``, whose parts these are: the state dict has its keys, so that weights load
-           strictly, and SwinUNETR takes this in its place.
+Reference: MONAI's ``SwinUNETR.swinViT``, made of the same parts: the state dict has the same keys, so that weights
+           load strictly, and SwinUNETR accepts this encoder in its place.
 """
 
 from typing import Literal
@@ -23,7 +23,7 @@ class SwinEncoder(Encoder):
     class Config(Frozen):
         """Defaults are those of both papers; the rest are MONAI's.
 
-        drop_path   stochastic depth's largest rate; the thesis pretrains with 0.1 and fine-tunes with 0
+        drop_path   largest rate of stochastic depth; the thesis pretrains with 0.1 and fine-tunes with 0
         """
 
         name: Literal["swin_unetr"] = "swin_unetr"

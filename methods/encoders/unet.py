@@ -1,7 +1,7 @@
 """UNetEncoder: the contracting path of a U-Net, in 2D and 3D.
 
 Paper:     Falk et al., "U-Net: deep learning for cell counting, detection, and morphometry", Nature Methods 2019.
-Reference: MONAI's ``BasicUNet``, whose ``conv_0`` and ``down_1`` ... ``down_4`` these are, under the same keys.
+Reference: MONAI's ``BasicUNet``, its parts ``conv_0`` and ``down_1`` ... ``down_4`` under the same keys.
 """
 
 from typing import Literal
@@ -17,7 +17,7 @@ ACTIVATION = ("LeakyReLU", {"negative_slope": 0.1, "inplace": True})
 
 
 def norm_layer(kind: str) -> tuple[str, dict[str, bool]]:
-    """Return what MONAI calls a normalisation with weights."""
+    """Return MONAI's name and arguments for a normalisation with weights."""
     return kind, {"affine": True}
 
 
@@ -28,8 +28,8 @@ class UNetEncoder(Encoder):
         """``features`` are BasicUNet's six: five levels of the encoder, and the decoder's last map.
 
         norm   batch works with every method. instance, BasicUNet's default, leaves each channel of a map with nearly
-               the same mean for every image: what averages the last map (SimSiam, VoCo, a pooled classifier, a probe)
-               learns next to nothing from that
+               the same mean for every image: methods that average the last map (SimSiam, VoCo, a pooled classifier, a
+               probe) learn next to nothing from such means
         """
 
         name: Literal["unet"] = "unet"

@@ -133,7 +133,7 @@ def test_the_paper_asks_for_one_of_26_places_of_volumes_and_of_8_of_images():
 
 def test_misfits_are_refused():
     for grid in (2, 1, (3, 3, 4)):
-        with pytest.raises(ValidationError, match=r"has no middle cell with others around; give odd numbers, as 3"):
+        with pytest.raises(ValidationError, match=r"has no middle cell among others; give odd numbers, such as 3"):
             PatchLocation.Config.model_validate({"patches": {"grid": grid}})
     with pytest.raises(ValueError, match=r"jitter 3: the cells of samples of size \(12, 30\) are 3 voxels"):
         tiny("paper", 2).check_extent((12, 30))
