@@ -1,1 +1,1 @@
-"""Everything that runs: the only package that imports Ray and MLflow."""
+"""Everything that runs experiments: the only package that imports Ray and MLflow."""

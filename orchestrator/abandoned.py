@@ -1,4 +1,4 @@
-"""Abandoned: MLflow runs whose process was ended at once, and could not close them itself."""
+"""Abandoned: MLflow runs whose process was killed before it could close them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from orchestrator.tracking import OUTBOX, Tracker, default_uri, posted
 
 @contextmanager
 def closing_abandoned(experiment: Experiment) -> Iterator[None]:
-    """Where the body is interrupted, end the processes that it started, and close what they leave open in MLflow."""
+    """On an interrupt in the body, end the processes that it started and close the MLflow runs they leave open."""
     try:
         yield
     except stop.Interrupted:
@@ -27,7 +27,7 @@ def closing_abandoned(experiment: Experiment) -> Iterator[None]:
 
 
 def abandoned(place: Path) -> list[Path]:
-    """Return the folders below a place whose MLflow run is open although no process has them."""
+    """Return the run folders below a place whose MLflow run is open although no process works on them."""
     folders = [path.parent for path in sorted(place.rglob(OUTBOX))]
     return [folder for folder in folders if _is_open(folder) and is_free(folder)]
 

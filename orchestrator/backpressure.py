@@ -1,4 +1,4 @@
-"""Backpressure: block numbers are made as readers ask for them.
+"""Backpressure: make block numbers only as readers ask for them.
 
 Ray Data's own policies count bytes, and a number has eight: without this one, the numbers of a whole budget would be
 made at once, each at the price of milliseconds in the process that also schedules the reading. Private to Ray's
@@ -18,10 +18,10 @@ _MAKES_NUMBERS = "StreamingRepartition"
 
 
 class FewNumbersWait(BackpressurePolicy):
-    """Stops the making of numbers while ``MOST_WAITING`` are not yet given to a reader."""
+    """Stops making numbers while ``MOST_WAITING`` of them still wait for a reader."""
 
     def max_task_output_bytes_to_read(self, op: PhysicalOperator) -> int | None:
-        """Return 0, "nothing now", while enough numbers wait."""
+        """Return 0 ("read nothing now") while enough numbers wait."""
         if not op.name.startswith(_MAKES_NUMBERS):
             return None
         return 0 if self._topology[op].total_enqueued_output_blocks() >= MOST_WAITING else None

@@ -1,4 +1,4 @@
-"""Blocks: how a run's samples are cut into pieces that Ray Data reads, and the reading of one piece.
+"""Blocks: cut a run's samples into pieces for Ray Data, and read one piece.
 
 Step s of a run takes the global sample numbers [s G, (s + 1) G), whatever the number W of ranks; rank r takes the
 r-th part of them. A rank's samples, step after step, are its stream. A block is a stretch of one stream: block b
@@ -25,7 +25,7 @@ from orchestrator.sharing import Shares
 
 @dataclass(frozen=True)
 class FeedPlan:
-    """Which samples a run is fed, and how they are cut; plain values, so that any process can rebuild the feed.
+    """The samples that feed a run, and how they are cut; plain values, so that any process can rebuild the feed.
 
     shards, digest       where the shards are and what they must hold
     seed                 of the order
@@ -84,7 +84,7 @@ class FeedPlan:
 
 @dataclass(frozen=True)
 class Source:
-    """A plan with the shards that it names, opened."""
+    """A plan with its shards opened."""
 
     plan: FeedPlan
     shards: ShardSet
@@ -92,7 +92,7 @@ class Source:
 
     @classmethod
     def open(cls, plan: FeedPlan) -> "Source":
-        """Open the shards of a plan; raise ShardError where they are not those that the run began with."""
+        """Open a plan's shards; raise ShardError where they differ from the shards that the run began with."""
         shards = ShardSet.open(plan.shards)
         if shards.digest != plan.digest:
             raise ShardError(
@@ -112,13 +112,13 @@ class Source:
 
     @cached_property
     def bytes_per_sample(self) -> float:
-        """Mean raw bytes of the selected samples: voxels, and a byte per voxel of label maps that are read."""
+        """Mean raw bytes per selected sample: its voxels, and a byte per voxel of label maps if they are read."""
         voxel_bytes = self.shards.voxel_bytes[self.selection.row_ids]
         return float((voxel_bytes + self.plan.with_labels * self.selection.extents.prod(axis=1)).mean())
 
     @property
     def num_blocks(self) -> int:
-        """Blocks of all ranks together."""
+        """Number of blocks of all ranks together."""
         return -(-self.plan.samples_per_rank // self.block_size) * self.plan.world
 
     def numbers(self, block: int) -> Int64[np.ndarray, " n"]:
@@ -139,7 +139,7 @@ class BlockReader:
         self._unused = ["classes"] if classless else []
 
     def __call__(self, numbers: pa.Table) -> pa.Table:
-        """Read the block whose number is the only value of a table; so Ray Data asks for it."""
+        """Read the block whose number is the only value of a table, which is how Ray Data asks for a block."""
         return self.read(numbers["id"][0].as_py())
 
     def read(self, block: int) -> pa.Table:
@@ -153,6 +153,6 @@ class BlockReader:
 
 
 def _runs(numbers: Int64[np.ndarray, " n"]) -> list[tuple[int, int]]:
-    """Return the stretches [start, stop) without gaps that rising numbers are made of."""
+    """Split rising numbers into stretches [start, stop) without gaps."""
     pieces = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
     return [(int(piece[0]), int(piece[-1]) + 1) for piece in pieces]

@@ -1,4 +1,4 @@
-"""Catalogue: what there is to choose from, read from the registries and the configs themselves."""
+"""Catalogue: everything that a user can choose, read from the registries and the configs themselves."""
 
 import json
 from functools import cache
@@ -18,7 +18,7 @@ from methods.papers import PAPER_SIZES
 
 
 def catalogue() -> dict[str, list[dict[str, Any]]]:
-    """Return methods, encoders, tasks and recipes with what they are and their fields' defaults, as JSON values.
+    """Return methods, encoders, tasks and recipes, each with its description and defaults, as JSON values.
 
     Methods have ``parameters``, too: how many are trained, of the encoder and of each head, in each of the method's
     variants at each of the paper's sizes.
@@ -56,7 +56,7 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parameters(name: str, kind: type[Method]) -> list[dict[str, Any]]:
-    """Count what each variant of a method trains at the paper's sizes; nothing for what no paper trained."""
+    """Count the parameters of each variant of a method at its paper's sizes; empty where no paper trained it."""
     variant = kind.Config.model_fields.get("variant")
     entries = []
     for size in PAPER_SIZES.get(name, ()):

@@ -1,4 +1,4 @@
-"""Charts: numbers of runs as PNG bytes: curves over steps, scores with their intervals."""
+"""Charts: draw the numbers of runs as PNG bytes: curves over steps, and scores with their intervals."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ FAINT = 0.25
 
 @dataclass(frozen=True)
 class ScoredRow:
-    """Repeated runs' scores, and the interval of their mean where there is one."""
+    """Scores of repeated runs, and the interval of their mean if it exists."""
 
     name: str
     values: Sequence[float]
@@ -43,7 +43,7 @@ def draw_scores(rows: Sequence[ScoredRow], title: str, metric: str) -> bytes:
 
 
 def bands_figure(curves: Mapping[str, Sequence[Curve]], title: str, x_label: str, y_label: str) -> Figure:
-    """Draw each name's mean over its runs with a band of one sample deviation, and the single runs faintly.
+    """Draw each name's mean over its runs with a band of one sample deviation, and each run faintly.
 
     Mean and band are drawn where all runs of a name have a value: one that ended early does not bend them. Long
     curves are smoothed to 200 points.
@@ -68,7 +68,7 @@ def bands_figure(curves: Mapping[str, Sequence[Curve]], title: str, x_label: str
 
 
 def scores_figure(rows: Sequence[ScoredRow], title: str, metric: str) -> Figure:
-    """Draw a line per row, from above: its runs as dots, their mean as a bar, the mean's interval as a line.
+    """Draw one line per row, from top to bottom: runs as dots, their mean as a bar, its interval as a line.
 
     An interval that is much wider than the scores, as that of two runs is, leaves the picture at its sides.
     """
@@ -90,7 +90,7 @@ def scores_figure(rows: Sequence[ScoredRow], title: str, metric: str) -> Figure:
 
 @dataclass(frozen=True)
 class MeanCurve:
-    """The mean of curves at the places that all of them have, and their sample deviation (0 for a single one)."""
+    """The mean of curves at the places that they share, and their sample deviation (0 for a single curve)."""
 
     x: np.ndarray
     y: np.ndarray
@@ -107,7 +107,7 @@ def mean_curve(curves: Sequence[Curve]) -> MeanCurve:
 
 
 def _thinned(*columns: Sequence[float] | np.ndarray) -> list[np.ndarray]:
-    """Return the means of at most 200 pieces of columns of equal length."""
+    """Split the columns into at most 200 pieces of equal length and return the mean of each."""
     pieces = np.array_split(np.arange(len(columns[0])), min(MOST_POINTS, max(1, len(columns[0]))))
     arrays = [np.asarray(column, dtype=float) for column in columns]
     return [np.array([array[piece].mean() for piece in pieces if len(piece)]) for array in arrays]

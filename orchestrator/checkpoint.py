@@ -1,4 +1,4 @@
-"""Checkpoint: what a restart needs, and the exported encoder that other tools take.
+"""Checkpoint: the state that a restart needs, and the exported encoder for other tools.
 
 A checkpoint is a folder: ``method.safetensors`` (weights and buffers), ``optimiser.pt`` (read back with
 ``weights_only``), ``encoder.safetensors`` with ``encoder.json``, and ``state.json``: where training stands, the steps
@@ -27,12 +27,12 @@ ENCODER, ENCODER_CARD = "encoder.safetensors", "encoder.json"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint or an encoder that does not fit; the message says what was found, expected and to do."""
+    """A checkpoint or encoder does not fit; the message names the value found, the value expected, and a remedy."""
 
 
 @dataclass(frozen=True)
 class State:
-    """Where training stands: steps done, the metrics of the best evaluation, and after how many steps it was.
+    """How far training is: steps done, the metrics of the best evaluation, and the step after which it was taken.
 
     Random numbers need no state: views are keyed by sample and epoch, and the generator of drop-path and its like
     is seeded anew for each step.
@@ -61,7 +61,7 @@ def save(
     stream: Stream,
     history: Sequence[dict[str, Any]] = (),
 ) -> None:
-    """Write a checkpoint into a folder that holds nothing but what else belongs to it."""
+    """Write a checkpoint into a folder that holds nothing but other files of the same checkpoint."""
     save_file(_contiguous(method.state_dict()), folder / METHOD)
     torch.save(optimiser.state_dict(), folder / OPTIMISER)
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
@@ -84,12 +84,12 @@ def restore(folder: Path, method: Method, optimiser: torch.optim.Optimizer, stre
 
 
 def _read_optimiser(folder: Path) -> dict[str, Any]:
-    """Read an optimiser's state onto the CPU: the GPU that wrote it may not be there, or be another rank's."""
+    """Read an optimiser's state onto the CPU: the GPU that wrote it may be missing, or belong to another rank."""
     return torch.load(folder / OPTIMISER, map_location="cpu", weights_only=True)
 
 
 def export_encoder(folder: Path, encoder: nn.Module, card: dict[str, Any]) -> None:
-    """Write the encoder's weights under its own names, and a card that says what they are.
+    """Write the encoder's weights under its own names, and a card that describes them.
 
     ``card`` holds at least the encoder's config; the recipe and digest tell a later user how to prepare scans.
     """

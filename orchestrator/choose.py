@@ -1,4 +1,4 @@
-"""Choose: the runs that a person means by folders, an experiment, names and a kind."""
+"""Choose: find the runs that a person names by folders, an experiment, names and a kind."""
 
 import fnmatch
 import os
@@ -33,7 +33,7 @@ class Choice:
 
 
 def in_folders(folders: Sequence[Path], home: Path, experiment: str | None = None) -> Choice:
-    """Choose the runs of the folders given, else those of an experiment of a home.
+    """Choose the runs in the given folders, else the runs of an experiment in a home.
 
     A folder may be a run's, a table's, a sweep's, an experiment's or a home. Raises ValueError where there are none.
     """
@@ -62,7 +62,7 @@ def in_folders(folders: Sequence[Path], home: Path, experiment: str | None = Non
 
 
 def select(choice: Choice, kind: str | None, names: Sequence[str]) -> tuple[str, list[Card]]:
-    """Return the kind of run that is compared, by default the one that is judged, and its runs in order.
+    """Return the kind of run to compare (by default the kind that is judged) and its runs in order.
 
     ``names`` are patterns of which a run's name, row or folder matches one. Raises ValueError, saying what there is,
     where no run is left.
@@ -88,7 +88,7 @@ def counted(name: str) -> list[tuple[bool, float | str]]:
 
 
 def _experiment(home: Path, experiment: str | None) -> Path:
-    """Return the folder of an experiment of a home; of the only one, where none is named."""
+    """Return the folder of an experiment in a home; where no experiment is named, of the only one there."""
     names = sorted({path.relative_to(home).parts[0] for path in home.glob(f"*/*/{OUTBOX}")})
     if not names:
         raise ValueError(f"--home {home}: no runs there; give the folder that runs were written to")
@@ -102,7 +102,7 @@ def _experiment(home: Path, experiment: str | None) -> Path:
 
 
 def _around(place: Path) -> Path:
-    """Return the folder whose runs belong together: the experiment's of a run, a table or a sweep."""
+    """Return the folder whose runs belong together: the experiment folder of a run, a table or a sweep."""
     runs = [above for above in (place, *place.parents) if (above / OUTBOX).exists()]
     return runs[-1].parent if runs else place
 
@@ -112,7 +112,7 @@ def _belongs(card: Card, place: Path) -> bool:
 
 
 def _in_its_trial(card: Card, everyone: Mapping[str, Card]) -> Card:
-    """Name a sweep's training by its trial, which also knows whether it was pruned."""
+    """Name a sweep's training after its trial; the trial also knows whether it was pruned."""
     trials = [everyone[place] for place in card.parents if place in everyone and everyone[place].kind == "trial"]
     if not trials:
         return card

@@ -1,4 +1,4 @@
-"""Claim: one process at a time in a folder.
+"""Claim: let one process at a time work in a folder.
 
 Two trials of a sweep or a table may ask for the same training, such as one pretraining under two learning rates of
 the fine-tuning. The second waits, and finds it done. What is started twice waits likewise.
@@ -18,7 +18,7 @@ LOOK_EVERY_S = 0.5
 
 @contextmanager
 def claimed(folder: Path, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
-    """Wait until no other process has the folder, and keep it while the body runs; a process that dies lets go.
+    """Wait until the folder is free, and hold it while the body runs; a process that dies releases it.
 
     Raises StoppedError where this process was asked to end its trainings while it waited.
     """
@@ -32,14 +32,14 @@ def claimed(folder: Path, say: Callable[[str], None] = lambda text: None) -> Ite
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Let one process or thread at a time run the body, which must be short; ``path`` is the file that is locked."""
+    """Let one process or thread at a time run the body, which must be short; ``path`` is the file to lock."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def is_free(folder: Path) -> bool:
-    """Tell whether no process has a folder."""
+    """Tell whether a folder is free."""
     if not (folder / LOCK).exists():
         return True
     with (folder / LOCK).open("w") as file:

@@ -21,7 +21,7 @@ from orchestrator.terminal import NAME
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; turn what can go wrong into a message in words and an exit code."""
+    """Run one command; turn an error into a readable message and an exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     subject = words[0] if words and words[0] in commands() else NAME
     stop.withdraw()

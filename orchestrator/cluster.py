@@ -1,4 +1,4 @@
-"""Cluster: join Ray or start it on this machine, and refuse in words what cannot be placed."""
+"""Cluster: join Ray or start it on this machine, and refuse jobs that cannot be placed."""
 
 import itertools
 import logging
@@ -31,7 +31,7 @@ class PlacementError(ValueError):
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Join the cluster that ``RAY_ADDRESS`` names, or start Ray here; shut down only what was started."""
+    """Join the cluster that ``RAY_ADDRESS`` names, or start Ray here; shut down only a Ray that was started here."""
     if ray.is_initialized():
         yield
         return
@@ -46,7 +46,7 @@ def connected() -> Iterator[None]:
 
 
 def leave() -> None:
-    """Leave the cluster; of a Ray that was started here, no process is left when this returns."""
+    """Leave the cluster; if Ray was started here, all its processes have ended when this returns."""
     node, worker._global_node = worker._global_node, None
     started = _processes(node.all_processes) if node else []
     ray.shutdown()
@@ -60,7 +60,7 @@ def leave() -> None:
 
 
 def _processes(all_processes: dict[str, Any]) -> list[psutil.Process]:
-    """Return the processes of a Ray, and all that they started."""
+    """Return the processes of a Ray, and all processes that they started."""
     found: list[psutil.Process] = []
     for info in itertools.chain.from_iterable(all_processes.values()):
         with suppress(psutil.NoSuchProcess):
@@ -71,7 +71,7 @@ def _processes(all_processes: dict[str, Any]) -> list[psutil.Process]:
 
 @contextmanager
 def _own_handler() -> Iterator[None]:
-    """Keep what this process does on SIGTERM, in place of which Ray sets an exit, also while the body runs."""
+    """Keep this process's SIGTERM handler while the body runs: Ray would replace it by an exit."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -85,7 +85,7 @@ def _own_handler() -> Iterator[None]:
 
 @contextmanager
 def _deaf_children() -> Iterator[None]:
-    """Have the processes that start while the body runs, and theirs, never hear of what asks this one to end.
+    """Shield processes that start while the body runs, and their children, from signals that ask this one to end.
 
     Slurm and systemd send SIGTERM to every process of a job, and a terminal that closes SIGHUP to every one that it
     started: a Ray that ended then could not save what this process waits for. They end with this process.
@@ -133,7 +133,7 @@ def _connect() -> None:
 
 
 def set_up_train() -> None:
-    """Set what Ray Train reads from the environment of each process that starts a training, where it is not set yet.
+    """Set the environment variables that Ray Train reads in each process that starts a training, if they are unset.
 
     Ray Train hands it on to its controller and its workers.
     """
@@ -160,7 +160,7 @@ def _logical_cpus() -> int:
 
 
 def _runtime_env(umask: int) -> dict[str, Any]:
-    """Return what every worker process must have: our packages, one thread per pool, Train's settings, the umask.
+    """Return the environment of every worker process: our packages, one thread per pool, Train's settings, the umask.
 
     Workers inherit the umask of the Ray that starts them; the shards and run files that they write are the person's.
     """
@@ -206,14 +206,14 @@ def preflight(resources: Resources) -> None:
 
 
 def capacity() -> dict[str, float]:
-    """Return the resources of the cluster: those of its nodes, or of the nodes that its autoscaler may start."""
+    """Return the resources of the cluster's nodes, or of the nodes that its autoscaler may start."""
     have = ray.cluster_resources()
     grown = clusterfile.capacity_here() if os.environ.get("RAY_ADDRESS") else {}
     return {name: max(have.get(name, 0.0), grown.get(name, 0.0)) for name in {*have, *grown}}
 
 
 def fitting(resources: Resources) -> int:
-    """Return how many such jobs run at once on this cluster, at least one: ``preflight`` refuses what never fits."""
+    """Return how many such jobs fit on this cluster at once, at least one: ``preflight`` refuses larger jobs."""
     have = capacity()
     jobs = have.get("CPU", 0.0) // _cpus(resources)
     if resources.gpu:
@@ -222,7 +222,7 @@ def fitting(resources: Resources) -> int:
 
 
 def concurrency(resources: Resources, asked: int | None) -> int:
-    """Return how many such jobs to run at once: what was asked for where it fits, else what fits.
+    """Return how many such jobs to run at once: as many as requested, but no more than fit.
 
     The CPUs of a Ray that was started here are logical ones: without GPUs one job keeps them busy.
     """

@@ -1,4 +1,4 @@
-"""Clusterfile: what a file for Ray's cluster launcher says, checked without a cloud.
+"""Clusterfile: check a file for Ray's cluster launcher without a cloud.
 
 Ray has no public way to check such a file offline; this is the only place that uses its private one.
 """
@@ -36,7 +36,7 @@ def check(path: Path) -> dict[str, Any]:
 
 
 def capacity(tree: dict[str, Any]) -> dict[str, float]:
-    """Return the resources of a cluster whose launcher has started all nodes that it may, the head among them.
+    """Return a cluster's resources once its launcher has started all nodes that it may, the head included.
 
     Of machines of one's own, whose file names no types, nothing is known: an empty dictionary.
     """
@@ -50,6 +50,6 @@ def capacity(tree: dict[str, Any]) -> dict[str, float]:
 
 
 def capacity_here() -> dict[str, float]:
-    """Return what the cluster can grow to, where this is the head of one that the launcher started; else nothing."""
+    """Return the resources that the cluster can grow to if this is the head of a launched cluster; else nothing."""
     path = ON_HEAD.expanduser()
     return capacity(yaml.safe_load(path.read_text())) if path.is_file() else {}

@@ -29,7 +29,7 @@ WRITERS: dict[str, Callable[..., Any]] = {
 
 
 class Cohort(Frozen):
-    """What a cohort's file says.
+    """The contents of a cohort's file.
 
     kind, labelled, unlabelled, seed   of the phantoms, see ``raydiology phantom``
     ingest      an ingest's fields but for ``source`` and ``out``; its shards stand for all that a table names
@@ -50,22 +50,22 @@ class Cohort(Frozen):
     seeds: Seeds | None = Field(default=None, min_length=1)
 
     def folder(self, home: str) -> Path:
-        """Return where its scans and shards are, named by what they depend on."""
+        """Return the folder of its scans and shards, named by the settings that they depend on."""
         core = self.model_dump(mode="json", exclude={"overrides", "rows", "seeds"})
         digest = hashlib.sha256(json.dumps(core, sort_keys=True).encode()).hexdigest()[:12]
         return Path(home) / "cohorts" / f"{self.kind}-{digest}"
 
     def place(self, home: str, shards: str) -> str:
-        """Return the cohort's shards that stand for some shards of a table."""
+        """Return the cohort's shards that replace the given shards of a table."""
         return str(_out(self.folder(home), shards if shards in self.also else ""))
 
     def changes(self, home: str) -> dict[str, Any]:
-        """Return the changes of a table's experiment, dotted: its overrides, and where its shards are."""
+        """Return the changes to a table's experiment by dotted names: the cohort's overrides and its shards."""
         shards = self.place(home, "")
         return {**self.overrides, "data.shards": shards, "downstream.shards": shards}
 
     def prepare(self, home: str) -> None:
-        """Write and ingest the phantoms, unless that is done."""
+        """Write and ingest the phantoms, unless that is done already."""
         folder = self.folder(home)
         missing = [request for request in self.requests(folder) if not (Path(request.out) / INDEX).is_file()]
         if missing:
@@ -74,7 +74,7 @@ class Cohort(Frozen):
             ingest(request)
 
     def requests(self, folder: Path) -> list[IngestConfig]:
-        """Return the request of each ingest; raise ConfigError where the file asks for what does not exist."""
+        """Return the request of each ingest; raise ConfigError where the file names something that does not exist."""
         asked = []
         for name, fields in {"": self.ingest, **self.also}.items():
             tree = {"source": str(folder / "scans"), "out": str(_out(folder, name)), **fields}

@@ -1,4 +1,4 @@
-"""Compare: any runs side by side, as a table, a CSV and figures, beside the table or sweep that they were run for."""
+"""Compare: any runs side by side, as a table, a CSV and figures, stored beside the table or sweep of the runs."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ NO_AXES = ("name", "pretrained", "data.shards", "downstream.shards")
 
 @dataclass(frozen=True)
 class Request:
-    """What a person asks to see.
+    """The comparison that a person asks for.
 
     names   patterns of which a run's name, row or folder matches one; none: all runs
     by      fields, or ``row``, by which runs are put together; none: by whatever differs but for seeds
@@ -47,7 +47,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Compared:
-    """A comparison in numbers; ``scores`` are those of every finished run, by its place."""
+    """A comparison in numbers; ``scores`` holds the scores of every finished run, by its place."""
 
     choice: Choice
     request: Request
@@ -67,18 +67,18 @@ class Compared:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The request and its folders: the same request is the same comparison, whatever runs exist by then."""
+        """The request and its folders: an equal request is the same comparison, whichever runs exist by then."""
         return {"experiment": self.choice.folder.name, "folders": self.choice.asked, **asdict(self.request)}
 
     @property
     def folder(self) -> Path:
-        """Where it is written unless another folder is asked for."""
+        """The folder of the comparison, unless another is given."""
         scope = plain(Path(self.choice.group).name) + "-" if self.choice.group else ""
         return self.choice.folder / f"comparison-{scope}{self.key}"
 
     @property
     def key(self) -> str:
-        """The same comparison has the same key."""
+        """The comparison's key; equal comparisons have equal keys."""
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -116,7 +116,7 @@ def write(compared: Compared, folder: Path) -> list[Path]:
 
 
 def log(compared: Compared, files: Sequence[Path]) -> str:
-    """Log files to the table or sweep that all the runs belong to, if there is one; say where, or why not."""
+    """Log files to the table or sweep that all runs belong to, if any; say where they are, or why they are not."""
     choice = compared.choice
     shared = set.intersection(*(set(card.parents) for line in compared.lines for card in line.row.cards))
     groups = [card for card in choice.source.cards() if card.kind in GROUPS]
@@ -129,7 +129,7 @@ def log(compared: Compared, files: Sequence[Path]) -> str:
 
 @dataclass(frozen=True)
 class Page:
-    """MLflow's page of a comparison; ``home`` is whose store must be served for it, where nothing answers yet."""
+    """MLflow's page of a comparison; ``home`` is the home to serve first, if nothing answers yet."""
 
     address: str
     home: Path | None
@@ -163,7 +163,7 @@ def page_of(folder: Path, home: str, metric: str) -> Page | None:
 
 
 def _asked(kind: str, request: Request, rows: Sequence[Row], scores: Scores) -> Asked:
-    """Settle the metric and the reference; raise ValueError where a metric is none of the runs' scores."""
+    """Settle the metric and the reference; raise ValueError where no run has a score of the metric's name."""
     known = sorted({name for of_run in scores.values() for name in of_run})
     usual = USUAL_METRICS.get(kind, "score")
     metric = request.metric or (usual if usual in known or not known else known[0])
@@ -214,7 +214,7 @@ def _figures(compared: Compared) -> Iterator[tuple[str, bytes]]:
 
 
 def _starts(cards: Sequence[Card], known: Mapping[str, Card]) -> list[Card]:
-    """Return the pretrainings among some runs, those that the runs start from, and those of trials among them."""
+    """Return the pretrainings among some runs, the pretrainings that they start from, and those of their trials."""
     keys = {card.key if card.kind == "pretrain" else card.pretrained for card in cards}
     trials = {card.place for card in cards if card.kind == "trial"}
     return [card for key, card in known.items() if key in keys or trials.intersection(card.parents)]

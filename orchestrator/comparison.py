@@ -1,4 +1,4 @@
-"""Comparison: rows of runs as numbers, with notes on what the numbers do not show. Pure: nothing is read here."""
+"""Comparison: rows of runs as numbers, with notes on facts that the numbers hide. Pure: nothing is read here."""
 
 import csv
 import io
@@ -31,7 +31,7 @@ Scores = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Asked:
-    """What is compared: a kind of run, a metric, further ones beside it, and the row that p is against, if any."""
+    """The subject: a kind of run, its metric, further metrics, and the reference row of p, if any."""
 
     kind: str
     metric: str
@@ -45,7 +45,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Line:
-    """One row in numbers. ``scored`` are the runs behind ``summary``; the others are in ``row`` alone.
+    """One row in numbers. ``scored`` holds the runs behind ``summary``; runs without a score are in ``row`` only.
 
     comparison  Welch's test against the reference; None for the reference itself and where there is none
     """
@@ -63,7 +63,7 @@ class Line:
 
 
 def lines_of(asked: Asked, rows: Sequence[Row], scores: Scores) -> list[Line]:
-    """Summarise each row, and test it against the reference; ``scores`` are those of finished runs, by place.
+    """Summarise each row, and test it against the reference; ``scores`` holds the scores of finished runs, by place.
 
     Raises ValueError where no row has the reference's name.
     """

@@ -22,7 +22,7 @@ NOTES = "progress"  # the folder in which each job tells how far it is
 
 
 class Worker:
-    """Does one job after the other, so that what they import is imported once.
+    """Does one job after the other, so that their imports are paid once.
 
     folder  where the job that runs is asked to end early, by ``stop.mark``
     """
@@ -42,7 +42,7 @@ class Worker:
 
 
 class Crew:
-    """Idle workers, and busy ones by the reference to their job's result."""
+    """Idle workers, and busy workers by the reference to their job's result."""
 
     def __init__(self, size: int, folder: str) -> None:
         here = {f"node:{ray.util.get_node_ip_address()}": SLIVER}
@@ -56,7 +56,7 @@ class Crew:
         self.busy[worker.do.remote(place, job)] = place, worker
 
     def ended(self) -> Generator[tuple[int, Any]]:
-        """Yield the results that arrive within a moment; a job that was asked to end early has none."""
+        """Yield the results that arrive within a moment; a job that was asked to end early has no result."""
         for reference in ray.wait(list(self.busy), timeout=LOOK_EVERY_S)[0]:
             place, worker = self.busy.pop(reference)
             try:
@@ -76,7 +76,7 @@ class Crew:
                 yield place, result
 
     def dismiss(self) -> None:
-        """End the workers' processes, with what is left of their jobs."""
+        """End the workers' processes, and with them any unfinished jobs."""
         for worker in (*self.idle, *(worker for _, worker in self.busy.values())):
             ray.kill(worker)
 

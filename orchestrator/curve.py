@@ -1,4 +1,4 @@
-"""Curve: a training's metric as a sweep sees it: some hundred points at most, each the mean since the one before."""
+"""Curve: a training's metric as a sweep sees it: at most some hundred points, each the mean since the last."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +29,7 @@ class Curve:
     _values: list[float] = field(default_factory=list)
 
     def points(self, lines: list[dict[str, Any]]) -> list[tuple[int, float]]:
-        """Return the points that lines complete; steps trained again after a failure are passed over.
+        """Return the points that the lines complete; skip steps that were trained again after a failure.
 
         Where the metric is not among those of a line that should have it, ``missing`` names what is.
         """
@@ -54,6 +54,6 @@ def every(total_steps: int) -> int:
 
 
 def end(values: list[float]) -> float:
-    """Return the last point of a whole curve of such a training: what a sweep judges it by."""
+    """Return the last point of such a training's whole curve, by which a sweep judges it."""
     apart = every(len(values))
     return float(np.mean(values[(len(values) - 1) // apart * apart :]))

@@ -1,4 +1,4 @@
-"""Direction: whether a metric is better higher or lower, and what that makes of rows of numbers.
+"""Direction: whether higher or lower values of a metric are better, and which values are best.
 
 The one place that knows: tables, sweeps, comparisons and links to MLflow ask here.
 """
@@ -22,7 +22,7 @@ PLACES = ("best", "initial", "health", "probe", "mean")
 
 
 def direction_of(metric: str) -> Direction | None:
-    """Return whether a metric is better higher or lower; None of one that is neither, as the learning rate."""
+    """Return whether higher or lower values are better; None for a metric such as the learning rate."""
     parts = metric.split("/")
     while len(parts) > 1 and parts[0] in PLACES:
         parts = parts[1:]
@@ -35,18 +35,18 @@ def direction_of(metric: str) -> Direction | None:
 
 
 def best_first(values: Sequence[float | None], direction: Direction | None) -> list[int]:
-    """Return the places of values from the best to the worst, those without one last; as given for no direction."""
+    """Return the places of values from best to worst, missing values last; in the given order without a direction."""
     sign = {"max": -1, "min": 1, None: 0}[direction]
     return sorted(range(len(values)), key=lambda place: (values[place] is None, sign * (values[place] or 0.0)))
 
 
 def best(values: Sequence[float | None], direction: Direction | None) -> int | None:
-    """Return the place of the best of several values, of equals the first; None where there is nothing to choose."""
+    """Return the place of the best value, the first of equals; None where there is nothing to choose."""
     if direction is None or sum(value is not None for value in values) < 2:
         return None
     return best_first(values, direction)[0]
 
 
 def words(direction: Direction) -> str:
-    """Say which end of a metric is the good one."""
+    """Say whether higher or lower is better."""
     return "higher is better" if direction == "max" else "lower is better"

@@ -1,4 +1,4 @@
-"""Doctor: does this machine have what a run needs? Each finding says what to do where it does not."""
+"""Doctor: does this machine have everything that a run needs? Each failed check names its remedy."""
 
 import shutil
 import sys
@@ -23,7 +23,7 @@ LEAST_DISK_GIB = 5
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: what was looked at, what was found, and the remedy where it is not well."""
+    """One check: its subject, its finding, and the remedy if something is wrong."""
 
     subject: str
     found: str

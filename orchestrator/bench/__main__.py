@@ -1,4 +1,4 @@
-"""Run all benchmarks, print them beside what is asked for, and write the figures to build/bench.json."""
+"""Run all benchmarks, print the figures beside their targets, and write them to build/bench.json."""
 
 import json
 import os
@@ -23,7 +23,7 @@ VOLUMES, VOLUME_BATCH, VOLUME_STEPS = 48, 4, 480
 
 
 def main() -> int:
-    """Measure, print and write."""
+    """Measure, print and write all figures."""
     console = Console()
     torch.set_num_threads(1)
     # Ray lowers its workers' priority below that of a DataLoader's; beside each other they are to be equal.

@@ -1,4 +1,4 @@
-"""Drawing: what an IoU-bounded pair of crops costs per image, beside two plain random crops."""
+"""Drawing: the cost per image of an IoU-bounded pair of crops, beside two plain random crops."""
 
 import time
 from collections.abc import Callable

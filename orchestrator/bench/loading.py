@@ -35,7 +35,7 @@ READERS = 2
 
 @dataclass(frozen=True)
 class Speed:
-    """What a consumer got: raw megabytes and samples per second, and the wait for its first batch."""
+    """Raw megabytes and samples per second that a consumer received, and its wait for the first batch."""
 
     mb_per_s: float
     samples_per_s: float
@@ -43,7 +43,7 @@ class Speed:
 
 
 class StepDataset(IterableDataset):
-    """The steps of a plan of one rank, each a batch; workers take them in turn."""
+    """The steps of a one-rank plan, each as a batch; workers take the steps in turn."""
 
     def __init__(self, plan: FeedPlan) -> None:
         self.plan = plan
@@ -79,7 +79,7 @@ def compare(uri: str, batch_size: int, num_steps: int) -> dict[str, Any]:
 
 
 def dataloader(plan: FeedPlan, workers: int) -> Iterator[Batch]:
-    """Yield the batches of a plan of one rank from torch's DataLoader."""
+    """Yield the batches of a one-rank plan from torch's DataLoader."""
     step_bytes = plan.batch_size * Source.open(plan).bytes_per_sample
     return iter(
         DataLoader(
@@ -97,7 +97,7 @@ def _feed(plan: FeedPlan) -> Iterator[Batch]:
 
 
 def time_middle(start: Callable[[], Iterator[Batch]], num_steps: int) -> Speed:
-    """Measure the middle of a stream, and take the rest: Ray complains of readers that are left in the middle."""
+    """Measure the middle of a stream, then read the rest: Ray complains of readers that stop in the middle."""
     began = time.perf_counter()
     stream = start()
     next(stream)

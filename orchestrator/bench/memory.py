@@ -1,4 +1,4 @@
-"""Memory: the peak of a command and all its processes, shared memory counted once."""
+"""Memory: the peak of a command with all its processes, counting shared memory once."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ class BenchError(RuntimeError):
 
 
 def peak_mb(arguments: Sequence[str], log: Path) -> float:
-    """Run a raydiology command and return the greatest sum of its processes' proportional memory, in MB."""
+    """Run a raydiology command and return the peak of its processes' summed proportional memory, in MB."""
     with log.open("wb") as sink:
         command = [sys.executable, "-c", _MAIN, *arguments]
         process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=_environment())
@@ -33,7 +33,7 @@ def peak_mb(arguments: Sequence[str], log: Path) -> float:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment without the cluster of this process: the command starts its own."""
+    """Return the environment without this process's cluster: the command starts a cluster of its own."""
     return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
 
 

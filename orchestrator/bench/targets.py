@@ -1,4 +1,4 @@
-"""Targets: what the figures of a benchmark are to be."""
+"""Targets: the values that a benchmark's figures should reach."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Target:
-    """What a figure is to be; ``met`` says whether it is."""
+    """The value that a figure should reach; ``met`` says whether it does."""
 
     figure: str
     value: float
@@ -15,7 +15,7 @@ class Target:
 
 
 def reached(figures: dict[str, Any]) -> list[Target]:
-    """Compare figures with what they are to be."""
+    """Compare figures with their targets."""
     targets = []
     for kind in ("slices", "volumes"):
         ratio = figures[kind]["feed_over_dataloader"]

@@ -43,7 +43,7 @@ def measure(folder: Path, num_scans: Sequence[int] = NUM_SCANS) -> dict[str, Any
 
 
 def _experiment(shards: Path, home: Path) -> dict[str, Any]:
-    """Return a small pretraining, that of the quickstart."""
+    """Return the quickstart's small pretraining."""
     return {
         "name": "bench",
         "home": str(home),

@@ -1,1 +1,1 @@
-"""The commands of `raydiology`, by what they are about; they import what they need when they run."""
+"""The commands of `raydiology`, grouped by subject; each imports its dependencies when it runs."""

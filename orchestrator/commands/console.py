@@ -1,4 +1,4 @@
-"""What commands share: where they print, how they are added and read, exit codes."""
+"""Everything that commands share: printing, adding and reading commands, exit codes."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Command(Parser):
-    """The parser of a command. Options may stand anywhere; what is wrong is raised as UsageError.
+    """The parser of a command. Options may stand anywhere; mistakes raise UsageError.
 
     What the command does is kept beside the parsed arguments, where no argument can replace it.
     """
@@ -81,7 +81,7 @@ def add_command(commands: Commands, name: str, help_: str, run: Run) -> Command:
 
 
 def read(command: Command, words: Sequence[str]) -> argparse.Namespace:
-    """Parse the words after a command's name; raise UsageError for what it does not know."""
+    """Parse the words after a command's name; raise UsageError for unknown words."""
     arguments, unknown = command.parse_known_args(words)
     if unknown:
         option = unknown[0].partition("=")[0]
@@ -97,14 +97,14 @@ def say(text: str) -> None:
 
 
 def show_page(address: str, home: Path | None) -> None:
-    """Print where MLflow's charts of some runs are, and the command that starts the page where nothing answers."""
+    """Print the address of MLflow's charts of some runs, below the command that serves them if nothing answers."""
     if home:
         out.print(f"MLflow: raydiology ui --home {typed(home)}", soft_wrap=True, highlight=False, markup=False)
     out.print(f"charts: {address}", soft_wrap=True, highlight=False, markup=False)
 
 
 def loading() -> AbstractContextManager[Phase]:
-    """Show that what a command needs is being imported, which takes seconds."""
+    """Show that a command's dependencies are being imported, which takes seconds."""
     return progress.phase("loading PyTorch and Ray")
 
 

@@ -56,7 +56,7 @@ def _submit(arguments: argparse.Namespace) -> int:
 
 
 def _check_job(job: list[str], folder: Path) -> list[str]:
-    """Refuse here, before anything is uploaded, what would fail there; return the files that the command names."""
+    """Refuse, before anything is uploaded, a command that would fail on the cluster; return the files it names."""
     from orchestrator import config, sweep, table
     from orchestrator.cli import parse
     from orchestrator.provenance import as_in_job
@@ -103,7 +103,7 @@ def _follow(client: Any, job: str, address: str) -> int:
 
 
 def _write(text: str) -> None:
-    """Write a job's output as it is: it was laid out where it was printed."""
+    """Write a job's output unchanged: its lines were laid out where they were printed."""
     sys.stdout.write(text)
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""Commands on what there is: doctor, methods, schema."""
+"""Commands on this installation: doctor, methods, schema."""
 
 import argparse
 import json
@@ -51,7 +51,7 @@ def _methods(arguments: argparse.Namespace) -> None:
 
 
 def _sizes(methods: list[dict[str, Any]]) -> Table:
-    """Return what methods train at their papers' sizes, in one row where variants train the same."""
+    """Return the parameters that methods train at their papers' sizes, in one row where variants agree."""
     variants: dict[tuple[str, ...], list[str]] = {}
     for method in methods:
         for entry in method["parameters"]:

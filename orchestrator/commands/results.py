@@ -1,4 +1,4 @@
-"""Commands on what was trained: compare, export, ui."""
+"""Commands on results: compare, export, ui."""
 
 import argparse
 from pathlib import Path

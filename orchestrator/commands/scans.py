@@ -110,7 +110,7 @@ def _add_ingest(commands: Commands) -> None:
 
 
 def _option_help(name: str, field: FieldInfo) -> str:
-    """Say what an option of the layouts means, which layouts take it, and its default."""
+    """Explain an option of the layouts: its meaning, the layouts that take it, and its default."""
     layouts = SourceOptions.layouts(name)
     taken = "all layouts" if set(layouts) == set(LAYOUTS) else ", ".join(layouts)
     default = f"; default: {field.default}" if field.default else ""
