@@ -23,7 +23,7 @@ def read_picture(uri: str) -> Scan:
             pixels = _pixels(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise BadStudy(
-            "a file that Pillow does not know as a picture",
+            "no picture that Pillow can read",
             "a JPEG, PNG, TIFF or BMP file",
             "convert it, or remove it from the source",
         ) from None
