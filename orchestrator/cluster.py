@@ -101,6 +101,9 @@ def _connect() -> None:
     # A Ray that starts here writes its token, its logs and the voxels that it spills with the process's umask.
     umask = os.umask(0o077)
     set_up_train()
+    if not progress.console.is_terminal:
+        # Ray prints its own remarks with a colour, which a log would hold as control characters.
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     if not os.environ.get("RAY_ADDRESS"):
         # One process less to start per training: nobody announces that this machine will go away.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")

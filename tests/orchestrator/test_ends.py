@@ -4,6 +4,7 @@ A job that a cluster's scheduler ends is told by SIGTERM to every process of it,
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -119,6 +120,7 @@ def test_each_way_to_end_leaves_a_checkpoint_that_the_same_command_goes_on_from_
         assert f"goes on from step {step} of {LONGER_THAN_ANY_TEST}, checkpoint step_{step:09d}" in said
     assert "pretrain: interrupted; the same command goes on from what was saved last" in said
     assert "Traceback" not in said
+    assert not re.search(r"^\x1b", said, re.MULTILINE), "what Ray remarks has no colour in a log"
 
 
 def test_runs_that_an_interruption_leaves_open_are_closed_but_not_those_that_another_process_has(
