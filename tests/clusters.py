@@ -62,7 +62,7 @@ def head(cpus: int, token: str) -> Iterator[tuple[str, dict[str, str]]]:
         own = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         own |= {**SPARING, "RAY_TMPDIR": scratch, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
         own["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"
-        dashboard, client = _free_ports(2)
+        dashboard, client = free_ports(2)
         ports = ["--port=0", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
         ports += ["--dashboard-agent-listen-port=0"]
         command = ["ray", "start", "--head", "--block", "--disable-usage-stats", f"--temp-dir={scratch}", *ports]
@@ -79,7 +79,7 @@ def head(cpus: int, token: str) -> Iterator[tuple[str, dict[str, str]]]:
             end(holder, started, within_s=3)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))

@@ -1,6 +1,7 @@
 """Jobs: what travels, what is refused in words, and a real job on a separately started Ray that asks for a token."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import yaml
 
 from orchestrator import submit
 from orchestrator.cli import main
+from orchestrator.commands import console
 from orchestrator.config import ConfigError, resolve
 from orchestrator.history import Tail
 from orchestrator.ingest_plan import IngestConfig
@@ -25,7 +27,7 @@ from tests.shardsets import write_slices
 from tests.waiting import wait_for, wait_for_step
 
 TOKEN = "the-token-of-the-test-cluster"
-TOTAL_STEPS = 40  # more than pass while a line of the output comes and a stop goes
+TOTAL_STEPS = 200  # more than pass while a line of the output comes and a stop goes
 STOP_AFTER_STEP = 3
 
 Started = Callable[[subprocess.Popen[bytes]], subprocess.Popen[bytes]]
@@ -173,8 +175,14 @@ def test_without_the_token_nothing_is_submitted_or_shown(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_stopped_job_saves_a_checkpoint_and_the_same_submit_goes_on(
-    cluster: str, with_token: None, started: Started, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    cluster: str,
+    with_token: None,
+    started: Started,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(console.out, "width", 200)
     folder, home = checkout(tmp_path / "checkout"), tmp_path / "home"
     (folder / "job.yaml").write_text(yaml.safe_dump(experiment(write_slices(tmp_path / "slices"), home)))
     command = [sys.executable, "-m", "orchestrator.cli", "submit", "--address", cluster]
@@ -182,9 +190,11 @@ def test_a_stopped_job_saves_a_checkpoint_and_the_same_submit_goes_on(
     with (tmp_path / "output").open("wb") as output:
         first = started(subprocess.Popen(command, cwd=clusters.ROOT, stdout=output, stderr=output))
     history = wait_for_step(home, STOP_AFTER_STEP, first)
-    wait_for(lambda: "pretrain pretrain: step" in (tmp_path / "output").read_text(), first)
+    wait_for(lambda: "pretrain: step" in (tmp_path / "output").read_text(), first)
+    capfd.readouterr()
+    assert main(["job", "list", "--address", cluster]) == 0
     (job,) = submit.jobs(submit.connect(cluster))
-    assert job.status == "RUNNING"
+    assert re.search(rf"{job.id} .*RUNNING .*pretrain job.yaml", capfd.readouterr().out)
 
     assert main(["job", "stop", job.id, "--address", cluster]) == 0
     assert first.wait(30) == 143
@@ -192,8 +202,21 @@ def test_a_stopped_job_saves_a_checkpoint_and_the_same_submit_goes_on(
     assert STOP_AFTER_STEP < done < TOTAL_STEPS
     said = (tmp_path / "output").read_text()
     assert f"stopped after step {done} of {TOTAL_STEPS}, as asked; the same command goes on from there" in said
-
     capfd.readouterr()
+    assert main(["job", "status", job.id, "--address", cluster]) == 0
+    assert re.search(rf"{job.id} .*STOPPED", capfd.readouterr().out)
+    assert main(["job", "logs", job.id, "--address", cluster]) == 143
+    shown = capfd.readouterr().out
+    assert shown in said
+    assert re.search(rf"^pretrain: step \d+ of {TOTAL_STEPS}", shown, re.MULTILINE)
+    ours = [line for line in shown.splitlines() if not line.startswith("(raylet)")]
+    assert [line for line in ours if re.search(r"[\x00-\x08\x0b-\x1f]", line)] == [], (
+        "a log holds no control characters"
+    )
+
     assert main(command[3:]) == 0
-    assert "encoder: " in capfd.readouterr().out
+    shown = capfd.readouterr().out
+    assert f"goes on from step {done} of {TOTAL_STEPS}, checkpoint" in shown
+    assert re.search(rf"^pretrain: step {TOTAL_STEPS} of {TOTAL_STEPS} after .*, loss -?\d", shown, re.MULTILINE)
+    assert "encoder: " in shown
     assert [entry["step"] for entry in Tail(history).read()] == list(range(TOTAL_STEPS)), "no step was trained twice"
