@@ -1,6 +1,7 @@
-"""Two workers equal one, with and without micro-batches: the loop in two processes, and fine-tunings through Ray."""
+"""Two workers equal one, with and without micro-batches: the loop in two processes, and commands through Ray."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,18 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+import yaml
 from torch import multiprocessing as mp
 
 from data.batch import Batch
 from data.shardset import ShardSet
 from orchestrator import feed, finetune, pretrain
+from orchestrator.cli import main
 from orchestrator.config import Experiment, resolve
 from orchestrator.feed import FeedPlan
-from orchestrator.history import steps
+from orchestrator.history import HISTORY, steps
 from orchestrator.loop import Plan, Trainee, World, train
+from orchestrator.run import RESULT
 from tests.experiments import POOLED_UNET, UNET, tiny_experiment, tiny_segmentation
 from tests.shardsets import write_pictures, write_slices
 
@@ -26,10 +30,15 @@ PRETRAININGS = {
 }
 FINETUNINGS = ("segmentation", "classification")
 SIZES = (None, 1)
+IN_CHUNKS = {**UNET, "norm": "instance"}  # micro-batches would divide the statistics of batch norm
 NOT_COMPARED = ("samples_per_s", "data_wait_share")
 
 
 def experiment_of(case: str, folder: Path, workers: int, micro_batch_size: int | None) -> Experiment:
+    return resolve(tree_of(case, folder, workers, micro_batch_size))
+
+
+def tree_of(case: str, folder: Path, workers: int, micro_batch_size: int | None) -> dict[str, Any]:
     pictures, slices = str(folder / "pictures"), str(folder / "slices")
     resources = {"workers": workers, "micro_batch_size": micro_batch_size}
     # Batch norm after instance norm magnifies how sums round: with longer steps, runs would drift apart.
@@ -47,7 +56,7 @@ def experiment_of(case: str, folder: Path, workers: int, micro_batch_size: int |
             "optimiser": sgd,
             "budget": {"steps": 4, "batch_size": 12},
         }
-    return resolve(tiny_experiment(case, pictures, folder / "runs", steps=4, encoder=UNET, **changes))
+    return tiny_experiment(case, pictures, folder / "runs", steps=4, encoder=IN_CHUNKS, **changes)
 
 
 def of(experiment: Experiment) -> tuple[Trainee, Plan, FeedPlan]:
@@ -111,17 +120,47 @@ def ranks(folder: Path) -> list[dict[str, list[dict[str, Any]]]]:
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
 
 
+def written(case: str, folder: Path, micro_batch_size: int | None = None) -> str:
+    """Write the experiment of two workers into a file."""
+    file = folder / f"{case}.yaml"
+    file.write_text(yaml.safe_dump(tree_of(case, folder, 2, micro_batch_size)))
+    return str(file)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "micro_batch_size"), [("segmentation", 2), ("classification", None)])
-def test_a_fine_tuning_by_two_workers_of_ray_scores_as_one_by_one_worker(case, micro_batch_size, folder, ray_cluster):
+def test_a_fine_tuning_by_two_workers_of_ray_scores_as_one_by_one_worker(
+    case, micro_batch_size, folder, ray_cluster, capsys
+):
     alone = trained(case, folder, World())
-    done = finetune.finetune(experiment_of(case, folder, 2, micro_batch_size))
-    found = steps(done.folder, finetune.STAGE)
+    assert main(["finetune", written(case, folder, micro_batch_size), "method={name: scratch}"]) == 0
+    (run,) = (folder / "runs" / case).glob("finetune-*")
+    found = steps(run, finetune.STAGE)
     assert [entry["samples"] for entry in found] == [entry["samples"] for entry in alone]
     assert [entry["loss"] for entry in found] == pytest.approx([entry["loss"] for entry in alone], abs=1e-5)
-    assert done.scores == pytest.approx(
-        {**{name: alone[-1][name] for name in alone[-1]["judged"]}, "best_step": 4}, abs=1e-6
-    )
+    expected = {**{name: alone[-1][name] for name in alone[-1]["judged"]}, "best_step": 4}
+    scores = json.loads((run / RESULT).read_text())["scores"]
+    assert scores == pytest.approx(expected, abs=1e-6)
+    printed = dict(re.findall(r"^(.+?) +(\d+\.\d{4})$", capsys.readouterr().out, re.MULTILINE))
+    assert {name: float(printed[name]) for name in scores} == pytest.approx(scores, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_pretraining_by_two_workers_of_ray_is_probed_as_one_by_one_worker(folder, ray_cluster, capsys):
+    alone = trained("simsiam", folder, World())
+    file = written("simsiam", folder)
+    assert main(["pretrain", file]) == 0
+    (run,) = (folder / "runs" / "simsiam").glob("pretrain-*")
+    assert f"encoder: {run / 'encoder'}\n" in capsys.readouterr().out
+    found = steps(run, "pretrain")
+    assert [entry["samples"] for entry in found] == [entry["samples"] for entry in alone]
+    assert [entry["loss"] for entry in found] == pytest.approx([entry["loss"] for entry in alone], abs=1e-5)
+    history = (run / HISTORY).read_bytes()
+    assert main(["probe", file]) == 0
+    assert (run / HISTORY).read_bytes() == history, "it was not trained again"
+    (probed,) = (folder / "runs" / "simsiam").glob(f"probe-*/{RESULT}")
+    metrics = json.loads(probed.read_text())["pretrained"]["metrics"]
+    assert metrics == pytest.approx({name: alone[-1][name] for name in metrics}, abs=1e-5)
 
 
 def compared(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
