@@ -140,6 +140,13 @@ def _voxels(content: bytes, layout: _Layout, num_channels: int) -> np.ndarray:
         raise BadStudy(
             f"{max(have, 0)} bytes of voxels", f"{needed} bytes for {shape} {layout.dtype.name}", _EXPORT_AGAIN
         )
+    # A few bytes of padding are harmless. A whole plane more means that the header does not belong to these voxels.
+    if have - needed >= needed // max(shape):
+        raise BadStudy(
+            f"{have} bytes of voxels, {have - needed} more than its header tells of",
+            f"{needed} bytes for {shape} {layout.dtype.name}",
+            _EXPORT_AGAIN,
+        )
     flat = np.frombuffer(content, layout.dtype, count, layout.offset)
     grid = flat.reshape(shape[::-1] if channelled else (1, *shape[::-1]))
     return _native(grid)

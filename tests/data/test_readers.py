@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813 (the name that its own documents use)
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nibabel.affines import from_matvec
 from PIL import Image
@@ -99,6 +99,7 @@ def test_an_mgh_voxel_lies_where_its_affine_says(tmp_path: Path) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(place=st.integers(0, 347), byte=st.integers(0, 255))
+@example(place=42, byte=1)  # a grid of one column, beside voxels of seven
 def test_a_header_with_any_wrong_byte_is_read_or_refused_and_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, place: int, byte: int
 ) -> None:
