@@ -34,19 +34,19 @@ from orchestrator.sharing import Shares
 if TYPE_CHECKING:
 
     class MethodConfig(Frozen):
-        """What every method's config has."""
+        """The fields that every method's config has."""
 
         name: str
 
     class EncoderConfig(Frozen):
-        """What every encoder's config has."""
+        """The fields that every encoder's config has."""
 
         name: str
         spatial_dims: int
         in_channels: int
 
     class TaskConfig(Frozen):
-        """What every downstream task's config has."""
+        """The fields that every downstream task's config has."""
 
         name: str
 
@@ -58,7 +58,7 @@ else:
 
 
 class Samples(Frozen):
-    """Samples of some shards; ``keep`` leaves out those that do not meet its criteria."""
+    """Samples of some shards; ``keep`` leaves out samples that do not meet its criteria."""
 
     part: ClassVar[str]
     shards: str
@@ -68,7 +68,7 @@ class Samples(Frozen):
 
     @model_serializer(mode="wrap")
     def _without_an_empty_filter(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out a filter that keeps everything: it decides nothing, so it is no part of a run key."""
+        """Leave out a filter that keeps everything: it decides nothing, so it does not belong to a run key."""
         tree = dump(self)
         return tree if self.keep.criteria else {name: value for name, value in tree.items() if name != "keep"}
 
@@ -79,7 +79,7 @@ class Samples(Frozen):
         patients: Collection[str] | None = None,
         having: Having | None = None,
     ) -> Selection:
-        """Select samples of a split that the filter keeps; raise ValueError for a filter that keeps none of them."""
+        """Select samples of a split that the filter keeps; raise ValueError for a filter that keeps none."""
         try:
             selection = shards.select(split, patients, having, self.keep)
         except ValueError as error:
@@ -93,7 +93,7 @@ class Samples(Frozen):
 
 
 class Data(Samples):
-    """Which samples a pretraining sees."""
+    """The samples that a pretraining sees."""
 
     part = "data"
     split: str | None = "train"
@@ -147,7 +147,7 @@ class Budget(Frozen):
         return round(exact(epochs) * self.steps_per_epoch(num_samples))
 
     def steps_per_epoch(self, num_samples: int) -> Fraction:
-        """Return the number of steps in which ``num_samples`` samples are seen once; it is not always whole."""
+        """Return the number of steps in which ``num_samples`` samples are seen once; the number need not be whole."""
         return Fraction(num_samples, self.batch_size)
 
 
@@ -161,7 +161,7 @@ class Stage(Frozen):
 
 
 class Resources(Frozen):
-    """Where it runs; none of this changes results.
+    """Where a run computes; nothing here changes results.
 
     workers           at most so many train: the largest number over which the batch can be shared out evenly
     micro_batch_size  samples of a worker that pass the network at once, so that less memory holds activations; none:
@@ -275,14 +275,14 @@ class Probe(Samples):
 
 
 class Tracking(Frozen):
-    """Which MLflow; None is the SQLite store under ``home``, or ``MLFLOW_TRACKING_URI`` where it is set."""
+    """The MLflow to use; None is the SQLite store under ``home``, or ``MLFLOW_TRACKING_URI`` where it is set."""
 
     uri: str | None = None
     pictures: bool = True
 
 
 class Experiment(Frozen):
-    """What a YAML file of ``experiments/`` says, complete.
+    """The complete contents of a YAML file of ``experiments/``.
 
     ``method``, ``optimiser`` and ``budget`` at the top are the short form of a single stage.
     """
@@ -308,7 +308,7 @@ class Experiment(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _inherit_resources(cls, fields: Any) -> Any:
-        """Complete ``downstream.resources`` by the experiment's own, so that what is resolved holds all of them."""
+        """Complete ``downstream.resources`` from the experiment's own, so that a resolved experiment shows all."""
         match fields:
             case {"downstream": {"resources": dict(own), **task}, "resources": dict(inherited)}:
                 return {**fields, "downstream": {**task, "resources": {**inherited, **own}}}
@@ -337,7 +337,7 @@ class Experiment(Frozen):
 
     @property
     def pretraining(self) -> tuple[Stage, ...]:
-        """The stages, whichever form they were given in."""
+        """The stages, whether given as ``stages`` or as one ``method``."""
         if self.stages:
             return self.stages
         assert self.method is not None, "held by _one_form"
@@ -350,7 +350,7 @@ class Experiment(Frozen):
         return (*self.pretraining, *([self.downstream] if self.downstream else []))
 
     def resources_of(self, training: Stage | Downstream) -> Resources:
-        """Return what a stage or the fine-tuning runs on, with only the workers that its batch is shared out over."""
+        """Return the resources of a stage or the fine-tuning, with only as many workers as share its batch."""
         return self._given_resources(training).model_copy(update={"workers": self.shares_of(training).workers})
 
     def shares_of(self, training: Stage | Downstream) -> Shares:
@@ -368,7 +368,7 @@ class Experiment(Frozen):
         return own or self.resources
 
     def pretrain_key(self, digest: str) -> str:
-        """Name a pretraining by what decides its result: config, dataset digest and seed."""
+        """Name a pretraining by everything that decides its result: config, dataset digest and seed."""
         return _key("pretrain", self._core(), digest)
 
     def finetune_key(self, pretrained: str, digest: str) -> str:
@@ -401,7 +401,7 @@ class Experiment(Frozen):
 
 
 def absolute(uri: str) -> str:
-    """Return a local path as an absolute one; leave s3:// and its like alone (Ray changes workers' folders).
+    """Return a local path as an absolute one; leave addresses such as s3:// alone (Ray changes workers' folders).
 
     Raises ValueError for a relative path in a submitted job, whose folder is a copy that Ray deletes.
     """

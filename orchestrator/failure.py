@@ -1,5 +1,5 @@
-"""Failure: a run that ended without its result. A module of its own, as it is named where nothing is trained."""
+"""Failure: a run that ended without its result. A module of its own, for code that trains nothing imports it."""
 
 
 class RunError(RuntimeError):
-    """A run that ended without its result; the message says why in words."""
+    """A run that ended without its result; the message says why."""

@@ -34,7 +34,7 @@ CPUS_PER_READER = 0.5
 
 
 class FeedError(RuntimeError):
-    """A feed that delivered other samples than its plan says."""
+    """A feed delivered other samples than its plan names."""
 
 
 def build_dataset(plan: FeedPlan) -> Dataset:
@@ -67,7 +67,7 @@ def build_dataset(plan: FeedPlan) -> Dataset:
 
 
 def data_config() -> DataConfig:
-    """Return how Train is to split the feed: in order, one block for each rank in turn."""
+    """Return how Train should split the feed: in order, one block for each rank in turn."""
     return DataConfig(execution_options=_execution_options(), enable_shard_locality=False)
 
 
@@ -99,7 +99,7 @@ def local_batches(plan: FeedPlan, rank: int) -> Iterator[Batch]:
 
 
 def bytes_in_flight(plan: FeedPlan) -> int:
-    """Return about how many voxel bytes are held at once for the whole run: being read, waiting and collated."""
+    """Estimate the voxel bytes that the whole run holds at once: being read, waiting and collated."""
     source = Source.open(plan)
     block_bytes = min(source.block_size, plan.samples_per_rank) * source.bytes_per_sample
     blocks = plan.num_readers * BLOCKS_PER_READER + plan.world * (PREFETCHED_BLOCKS + 1)
@@ -108,7 +108,7 @@ def bytes_in_flight(plan: FeedPlan) -> int:
 
 
 def _tables(iterator: DataIterator) -> Iterator[pa.Table]:
-    """Yield a rank's blocks; raise what a reader raised rather than Ray's account of it."""
+    """Yield a rank's blocks; raise a reader's own error rather than Ray's wrapper of it."""
     try:
         yield from iterator.iter_batches(
             batch_size=None,  # pyright: ignore[reportArgumentType]  # documented: whole blocks, not copied
@@ -132,7 +132,7 @@ def _collated(tables: Iterator[pa.Table], plan: FeedPlan, pin: bool) -> Generato
 
 
 def _checked(stream: Iterator[Batch], plan: FeedPlan, rank: int) -> Iterator[Batch]:
-    """Yield the batches, having compared their sample numbers with the plan's."""
+    """Yield the batches after comparing their sample numbers with the plan's."""
     size = plan.samples_per_step
     for step in range(plan.first_step, plan.last_step):
         start = (step - plan.first_step) * size

@@ -1,4 +1,4 @@
-"""Finetune: one downstream task on an encoder, pretrained or not, and the scores that come out of it."""
+"""Finetune: train an encoder, pretrained or not, on one downstream task, and score it."""
 
 import json
 from collections.abc import Callable, Hashable, Mapping
@@ -50,7 +50,7 @@ class Finetuned:
 
 @dataclass(frozen=True)
 class Labelled:
-    """The labelled samples of a fine-tuning: what it is trained on, and what it is judged by."""
+    """The labelled samples of a fine-tuning: those for training and those for validation."""
 
     shards: ShardSet
     train: Selection
@@ -93,7 +93,7 @@ def downstream_of(experiment: Experiment) -> Downstream:
 
 
 def labelled_samples(task: Downstream) -> Labelled:
-    """Select labelled samples: of the training patients (a fraction of them) and of those that are validated on."""
+    """Select labelled samples of (a fraction of) the training patients, and of the validation patients."""
     shards, having = ShardSet.open(task.shards), TASKS[task.task.name].needs
     everyone = _patients(shards, task.train_split, task)
     held_out = folds(everyone, task.num_folds, LABEL_SEED)[task.fold] if task.num_folds else frozenset[str]()
@@ -121,7 +121,7 @@ def _patients(shards: ShardSet, split: str, task: Downstream) -> Mapping[str, Ha
 
 
 def build_network(experiment: Experiment, shards: ShardSet, encoder_path: str | None) -> Task:
-    """Build the task's network: initial weights from ``downstream.seed``, the encoder's from where it was saved."""
+    """Build the task's network: initial weights from ``downstream.seed``, the encoder's from its saved weights."""
     task = downstream_of(experiment)
     torch.manual_seed(task.seed)
     config = experiment.downstream_encoder
@@ -135,7 +135,7 @@ def build_network(experiment: Experiment, shards: ShardSet, encoder_path: str | 
 
 
 def _load_encoder(folder: Path, encoder: Encoder, config: EncoderConfig) -> None:
-    """Load what an encoder of ``config`` learnt; weights that meet other channels keep their initial values."""
+    """Load the weights of an encoder of ``config``; weights whose channels differ keep their initial values."""
     if encoder.in_channels == config.in_channels:
         checkpoints.load_encoder(folder, encoder)
         return
@@ -147,7 +147,7 @@ def _load_encoder(folder: Path, encoder: Encoder, config: EncoderConfig) -> None
 
 
 def check(experiment: Experiment) -> Labelled:
-    """Return the labelled samples; raise ValueError in words where encoder, task and samples do not fit.
+    """Return the labelled samples; raise ValueError where encoder, task and samples do not fit.
 
     It needs no pretraining, so that a fine-tuning that cannot work is refused before one.
     """
@@ -170,7 +170,7 @@ def check(experiment: Experiment) -> Labelled:
 
 
 def prepare(network: Task, experiment: Experiment, labelled: Labelled) -> None:
-    """Show a network the classes of its samples; keep the encoder's levels that the task names from learning."""
+    """Show a network the classes of its samples; freeze the encoder's levels that the task names."""
     task, num_samples = downstream_of(experiment), labelled.train.num_samples
     classes = labelled.shards.rows["classes"]
     network.see_classes(*(pad_classes(classes.take(part.row_ids)) for part in (labelled.train, labelled.val)))
@@ -204,7 +204,7 @@ def plan_of(experiment: Experiment, labelled: Labelled) -> Plan:
 
 
 def feed_of(experiment: Experiment, labelled: Labelled, plan: Plan) -> FeedPlan:
-    """Say which labelled samples the fine-tuning is fed."""
+    """Plan the feed of labelled samples for the fine-tuning."""
     task = downstream_of(experiment)
     resources = experiment.resources_of(task)
     return FeedPlan(
@@ -268,7 +268,7 @@ def validation_of(experiment: Experiment, labelled: Labelled) -> Validation:
 
 
 def rhythm_of(experiment: Experiment, labelled: Labelled) -> Rhythm:
-    """Say when the task is validated."""
+    """Return when the task is validated."""
     task = downstream_of(experiment)
     return Rhythm(
         steps_per_epoch=task.budget.steps_per_epoch(labelled.train.num_samples),
@@ -315,7 +315,7 @@ def _collect(best: Checkpoint, run: Run) -> Path:
 
 
 def _preview(experiment: Experiment, shards: ShardSet, plan: FeedPlan, run: Run) -> None:
-    """Log a picture of the first samples' crops over what is stored."""
+    """Log a picture of the first samples' crops, drawn over the stored samples."""
     method = build_network(experiment, shards, None)
     batch = next(feed.local_batches(replace(plan, batch_size=PREVIEWED_SAMPLES, world=1, last_step=1), rank=0))
     with torch.no_grad():

@@ -20,7 +20,7 @@ TaskKind = Literal["segmentation", "one class", "several classes"]
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to train with; ``gpu_bytes`` is the memory of the smallest GPU."""
+    """The hardware to train with; ``gpu_bytes`` is the memory of the smallest GPU."""
 
     cores: int
     free_bytes: int
@@ -29,7 +29,7 @@ class Machine:
 
     @classmethod
     def here(cls) -> "Machine":
-        """Look at this machine."""
+        """Describe this machine."""
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         sizes = [torch.cuda.get_device_properties(number).total_memory for number in range(gpus)]
         return cls(len(os.sched_getaffinity(0)), psutil.virtual_memory().available, gpus, min(sizes, default=0))
@@ -58,7 +58,7 @@ class Fingerprint:
 
     @classmethod
     def of(cls, shards: ShardSet) -> "Fingerprint":
-        """Read the fingerprint of the training samples, or of all where there is no such split."""
+        """Read the fingerprint of the training samples, or of all samples where there is no training split."""
         split = "train" if shards.select("train").num_samples else None
         extents = shards.select(split).extents
         if len(extents) < 2:
@@ -69,7 +69,7 @@ class Fingerprint:
         return cls(shards.uri, split, shards.num_channels, tuple(found), extents)
 
     def at_least(self, size: tuple[int, ...]) -> "Fingerprint":
-        """Return the fingerprint of the samples that have this size or more along each axis."""
+        """Return the fingerprint of the samples that have at least this size along each axis."""
         kept = self.extents[(self.extents >= np.array(size)).all(axis=1)]
         return replace(self, extents=kept, min_size=size, num_small=self.num_samples - len(kept))
 
@@ -124,7 +124,7 @@ class LabelFacts:
 
     @classmethod
     def of(cls, shards: ShardSet) -> "LabelFacts | None":
-        """Read what is labelled, or return None for nothing; label maps come before classes.
+        """Read the facts of the labelled samples, None where there are none; label maps come before classes.
 
         Raises ValueError where nothing can be held back.
         """
@@ -160,7 +160,7 @@ class LabelFacts:
 
     @property
     def median(self) -> tuple[int, ...]:
-        """The median size along each axis of those that are trained on."""
+        """The median size of the training samples along each axis."""
         return tuple(int(length) for length in np.median(self.extents, axis=0))
 
 

@@ -1,4 +1,4 @@
-"""Gallery: what of a validation is pictured: the same few samples each time, with truth and prediction."""
+"""Gallery: pictures of a validation: the same few samples each time, with truth and prediction."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -15,7 +15,7 @@ PICTURED_PER_CLASS, PICTURED_SAMPLES = 3, 16
 
 
 class Gallery(Protocol):
-    """Is offered every judged sample, and draws some."""
+    """Looks at every judged sample, and draws some."""
 
     def offer(self, batch: Batch, index: int, true: Tensor, predicted: Tensor) -> None: ...
 
@@ -70,14 +70,14 @@ def _masked_slice(
 
 @dataclass
 class ClassGallery:
-    """Keeps a few samples of each class (of several, the first counts), those whose ids come first."""
+    """Keeps the few samples of each class whose ids come first (of several classes, a sample's first counts)."""
 
     kept: dict[int, dict[str, JudgedImage]] = field(default_factory=dict)
 
     def offer(
         self, batch: Batch, index: int, true: Bool[Tensor, " k"], predicted: Float[Tensor, "told_and_probable k"]
     ) -> None:
-        """Look at one judged sample: which classes it has, which are predicted, and how probable each is."""
+        """Look at one judged sample: its true classes, its predicted classes, and their probabilities."""
         truth = tuple(true.nonzero().flatten().tolist())
         alike = self.kept.setdefault(truth[0] if truth else -1, {})
         name = batch.sample_ids[index]
@@ -88,7 +88,7 @@ class ClassGallery:
             del alike[max(alike)]
 
     def draw(self, class_names: tuple[str, ...]) -> bytes | None:
-        """Draw what is chosen; None where there is nothing."""
+        """Draw the chosen samples; None where there are none."""
         chosen = self.chosen()
         return draw_judged(chosen, class_names) if chosen else None
 

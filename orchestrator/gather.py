@@ -1,4 +1,4 @@
-"""Gather: what runs say of themselves, read from the folders that they wrote.
+"""Gather: read runs' settings, states and metrics from the folders that they wrote.
 
 A run's folder is the first-hand source: MLflow is sent a copy of it, later or, while its server is down, not at all,
 and is told no reasons. Runs whose folders are elsewhere are read from the server, see ``gather_server.py``.
@@ -29,7 +29,7 @@ EXPERIMENT = "experiment.json"
 
 @dataclass(frozen=True)
 class Card:
-    """What a run is and how it ended.
+    """A run's identity, and how it ended.
 
     place    its folder, or its id in MLflow
     row      the row of the table that it was run for
@@ -58,14 +58,14 @@ class Card:
 
 
 class Source(Protocol):
-    """Where runs are read from: folders, or an MLflow server."""
+    """A place to read runs from: folders, or an MLflow server."""
 
     def cards(self) -> list[Card]:
-        """Return all runs that there are."""
+        """Return all runs."""
         ...
 
     def scores(self, card: Card) -> dict[str, float]:
-        """Return what a finished run is judged by: its best checkpoint's scores, or a pretraining's last metrics."""
+        """Return the scores of a finished run: its best checkpoint's, or a pretraining's last metrics."""
         ...
 
     def curve(self, card: Card, metric: str) -> Curve:
@@ -73,11 +73,11 @@ class Source(Protocol):
         ...
 
     def log(self, place: str, files: Sequence[Path], into: str) -> str:
-        """Log files to a run in MLflow; return what hinders it, or nothing."""
+        """Log files to a run in MLflow; return the hindrance, or nothing."""
         ...
 
     def known(self, cards: Sequence[Card]) -> Known | None:
-        """Tell where MLflow knows runs of one experiment; None where it does not, or cannot be reached."""
+        """Return where MLflow knows runs of one experiment; None where it does not know them or cannot be reached."""
         ...
 
 
@@ -125,7 +125,7 @@ class Folders:
         return Known(uri, experiment.experiment_id, run_ids) if experiment else None
 
     def uri(self, place: str) -> str:
-        """Return the MLflow that a run, or the runs of a table or sweep, were sent to: one named, or their home's."""
+        """Return the MLflow that received a run, or a table's or sweep's runs: the configured one, or their home's."""
         cards = [card for card in self._cards.values() if place in (card.place, *card.parents)]
         settings = [Path(card.place) / EXPERIMENT for card in cards]
         named = [json.loads(path.read_text())["tracking"]["uri"] for path in settings if path.exists()]
@@ -133,13 +133,13 @@ class Folders:
 
 
 def judged(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return what MLflow calls ``best/...``, by its own name, where there is any, else all metrics."""
+    """Return the metrics that MLflow calls ``best/...``, without the prefix; all metrics where there are none."""
     best = {name.removeprefix(BEST): value for name, value in metrics.items() if name.startswith(BEST)}
     return best or dict(metrics)
 
 
 def members(folder: Path) -> dict[str, str]:
-    """Return the rows of a table's runs by folder, as its CSV tells them.
+    """Return the rows of a table's runs by folder, from its CSV.
 
     Runs that a table found done are children of the run that they were first run for: only the CSV names them.
     """
@@ -177,7 +177,7 @@ def _card(folder: Path) -> Card:
 
 
 def _experiment(folder: Path, name: str) -> Path:
-    """Return the folder of the experiment that a run's folder is in."""
+    """Return the experiment's folder that holds a run's folder."""
     return next((above for above in folder.parents if above.name == name), folder.parent)
 
 
@@ -191,7 +191,7 @@ def _ancestors(card: Card, cards: Mapping[Path, Card]) -> tuple[str, ...]:
 
 
 def _status(folder: Path, lines: Sequence[dict[str, Any]], tags: Mapping[str, str]) -> tuple[Status, str]:
-    """Return how a run ended, and why where it failed; a training's result is the last that it writes."""
+    """Return how a run ended, and why if it failed; a training writes its result last."""
     if (folder / RESULT).exists():
         return "finished", ""
     if lines[-1]["op"] != "finish":

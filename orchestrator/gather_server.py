@@ -1,4 +1,4 @@
-"""Gather from a server: the runs of an experiment as MLflow was told of them, where their folders are out of reach.
+"""Gather from a server: read an experiment's runs from MLflow where their folders are out of reach.
 
 What a cluster's runs have written lies on its head node. MLflow knows the same but for the reasons of failures, and
 as far as it was sent.

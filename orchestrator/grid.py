@@ -22,7 +22,7 @@ Seeds = tuple[int, ...]
 
 
 class Printed(Frozen):
-    """What the paper prints for a row."""
+    """The numbers that the paper prints for a row."""
 
     mean: float
     deviation: float | None = None
@@ -44,7 +44,7 @@ class Row(Frozen):
 
 
 class TableConfig(Frozen):
-    """A table file: which experiment, its rows, their repeats, and what is compared with what.
+    """A table file: its experiment, its rows, their repeats, and the comparison between them.
 
     ``experiment`` is relative to the table's file. ``reference`` names the row that the others are tested against.
     ``also`` names further metrics whose mean and deviation are shown, such as ``dice/liver``.
@@ -128,7 +128,7 @@ class TableConfig(Frozen):
         return self.model_copy(update={"name": f"{self.name}-{name}", "title": title, "rows": tuple(changed)})
 
     def seeds(self, row: Row) -> tuple[Seeds, Seeds]:
-        """Return a row's pretraining and fine-tuning seeds, the table's where it gives none."""
+        """Return a row's pretraining and fine-tuning seeds; where it gives none, the table's."""
         pretrain = self.pretrain_seeds if row.pretrain_seeds is None else row.pretrain_seeds
         return pretrain, row.finetune_seeds or self.finetune_seeds
 
@@ -153,7 +153,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a trial: its value and those of further metrics, or the reason why it has none.
+    """The result of a trial: its value and the values of further metrics, or the reason why it has none.
 
     ``run`` names the folder of its fine-tuning.
     """

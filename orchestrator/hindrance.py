@@ -1,4 +1,4 @@
-"""Hindrance: why MLflow did not take something, in its own words, and whether it can later."""
+"""Hindrance: why MLflow refused something, in MLflow's own words, and whether a later try can succeed."""
 
 import errno
 import re
@@ -30,14 +30,14 @@ _CAUSE = re.compile(r"\(Caused by \w+\(.*?\): (.*?)[\"']?\)\)$")
 
 @dataclass(frozen=True)
 class Hindrance:
-    """What hinders: MLflow's words, and whether the same request would fail for ever."""
+    """MLflow's words for a failure, and whether the same request would fail for ever."""
 
     words: str
     lasting: bool
 
 
 def hindrance_of(error: BaseException, uri: str, opening: bool = False) -> Hindrance:
-    """Return what one of the ``FAULTS`` says; ``opening`` says that MLflow at ``uri`` was only being opened.
+    """Explain one of the ``FAULTS``; ``opening`` says that MLflow at ``uri`` was only being opened.
 
     A client of a server is opened without a request: what MLflow says against that will not change.
     """
@@ -50,7 +50,7 @@ def hindrance_of(error: BaseException, uri: str, opening: bool = False) -> Hindr
 
 @contextmanager
 def in_words(uri: str, given: str) -> Iterator[None]:
-    """Raise ValueError, in MLflow's words, where MLflow at an address cannot be read by the body."""
+    """Raise ValueError, in MLflow's words, where the body cannot read MLflow at an address."""
     try:
         yield
     except FAULTS as error:

@@ -1,4 +1,4 @@
-"""Identity: what a folder of results holds, so that other results never overwrite it."""
+"""Identity: record whose results a folder holds, so that other results never overwrite them."""
 
 import hashlib
 import json
@@ -14,18 +14,18 @@ IDENTITY = "identity.json"
 
 
 def held(folder: Path) -> dict[str, Any] | None:
-    """Return what a folder says that it holds; None where it says nothing."""
+    """Return the identity that a folder records; None where it records none."""
     path = folder / IDENTITY
     return json.loads(path.read_text()) if path.exists() else None
 
 
 def mark(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Write into a folder what it holds."""
+    """Record an identity in a folder."""
     write_atomically(folder / IDENTITY, json.dumps(identity, indent=2))
 
 
 def own(folder: Path, identity: Mapping[str, Any], remedy: str) -> None:
-    """Mark a folder as holding this; raise ValueError where it holds something else, and say what differs."""
+    """Mark a folder with an identity; raise ValueError, naming the differences, where it has another."""
     asked: dict[str, Any] = json.loads(json.dumps(identity))
     found = held(folder)
     if found is not None and found != asked:
@@ -36,7 +36,7 @@ def own(folder: Path, identity: Mapping[str, Any], remedy: str) -> None:
 
 
 def settings(experiment: Experiment, used: Collection[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return what decides an experiment's results, without its shards, and the digests of those shards.
+    """Return the settings that decide an experiment's results, and the digests of its shards in place of their addresses.
 
     ``used`` names the shards that count, by address; the others need not exist.
     """
@@ -49,7 +49,7 @@ def settings(experiment: Experiment, used: Collection[str]) -> tuple[dict[str, A
 
 
 def key(experiment: Experiment, used: Collection[str]) -> str:
-    """Name an experiment by what decides its results."""
+    """Name an experiment by the settings that decide its results."""
     tree, digests = settings(experiment, used)
     text = json.dumps({"experiment": tree, "digests": digests}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -32,7 +32,7 @@ _MOST_REASONS = 10
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What an ingest did. ``shards`` is None where too many studies were bad, so that no index was written."""
+    """The result of an ingest. ``shards`` is None where too many bad studies prevented the index."""
 
     config: IngestConfig
     shards: ShardSet | None
@@ -48,7 +48,7 @@ class IngestReport:
         return len(self.rejects) > self.config.max_bad * self.num_studies
 
     def summary(self) -> str:
-        """Return the report in words, one line per subject."""
+        """Return the report as text, one line per subject."""
         bad, total = len(self.rejects), self.num_studies
         lines = [f"{total - bad} of {total} studies written, {bad} quarantined" + (f": {QUARANTINE}" if bad else "")]
         lines += _by_reason(self.rejects)
@@ -80,7 +80,7 @@ class IngestReport:
 
 
 def _by_reason(rejects: Sequence[Reject]) -> list[str]:
-    """Group rejected studies by reason: how many there are, why, and what to do."""
+    """Group rejected studies by reason: their number, the reason, and the remedy."""
     reasons = Counter((_PSEUDONYM.sub("another study", reject.found), reject.remedy) for reject in rejects)
     lines = [f"  {count} x {reason}: {remedy}" for (reason, remedy), count in reasons.most_common(_MOST_REASONS)]
     if len(reasons) > _MOST_REASONS:
@@ -121,7 +121,7 @@ def ingest(config: IngestConfig) -> IngestReport:
 
 
 def _run_all(plan: IngestPlan, config: IngestConfig) -> tuple[dict[int, Manifest], int]:
-    """Run the bundles that are not done, then again those that hold copies; return manifests and how many ran."""
+    """Run the unfinished bundles, then rerun bundles that hold copies; return manifests and how many ran."""
     manifests, tally = done_bundles(plan), Tally(len(plan.studies))
     for number, manifest in manifests.items():
         _note(plan.bundles[number], manifest, config, tally)
@@ -143,7 +143,7 @@ def _run_all(plan: IngestPlan, config: IngestConfig) -> tuple[dict[int, Manifest
 
 
 def _note(bundle: Bundle, manifest: Manifest, config: IngestConfig, tally: Tally) -> None:
-    """Count a bundle that is done; with ``strict``, stop at what it rejected."""
+    """Count a finished bundle; with ``strict``, stop at its first rejected study."""
     tally.count(len(bundle.studies), len(manifest.rejects) + len(manifest.excluded))
     _stop_if_strict(config, manifest.rejects)
 
@@ -158,7 +158,7 @@ def _stop_if_strict(config: IngestConfig, rejects: Sequence[Reject]) -> None:
 
 
 def _unfinished(plan: IngestPlan, manifests: Mapping[int, Manifest]) -> list[Bundle]:
-    """Return the bundles to run now: those without a manifest, else those whose copies are not yet left out."""
+    """Return the bundles to run now: bundles without a manifest, else bundles whose copies are not yet left out."""
     missing = [bundle for bundle in plan.bundles if bundle.number not in manifests]
     if missing:
         return missing

@@ -1,4 +1,4 @@
-"""The folder that an ingest writes: which request it belongs to, which bundles are done, and how it is completed."""
+"""The folder that an ingest writes: claim it for a request, find its finished bundles, and complete it."""
 
 import json
 import re
@@ -53,7 +53,7 @@ def _identity(out: str) -> dict[str, str] | None:
 
 
 def _delete(job: Job) -> None:
-    """Delete what an ingest writes, the index first, and nothing else."""
+    """Delete the files that an ingest writes, the index first, and no others."""
     filesystem, base = locate(job.out)
     ours = [name for name in _sizes(job.out) if _SHARD.fullmatch(name) or name in (IDENTITY, QUARANTINE)]
     for name in (INDEX, *ours):

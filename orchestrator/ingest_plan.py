@@ -54,7 +54,7 @@ class Source(BaseModel):
 
 
 class IngestConfig(BaseModel):
-    """What is asked of an ingest.
+    """The request for an ingest.
 
     also            further sources into the same shards
     recipe          preprocessing by name; ``changes`` replaces some of its fields
@@ -105,7 +105,7 @@ class IngestConfig(BaseModel):
 
 @dataclass(frozen=True)
 class IngestPlan:
-    """Studies in their stable order, their bundles, and what the shards will say of themselves.
+    """Studies in their stable order, their bundles, and the description that the shards will carry.
 
     ``identity`` tells whether shards in a folder are those that were asked for; it holds no name. ``remarks`` say how
     the sources were understood.
@@ -122,7 +122,7 @@ class IngestPlan:
 
 
 def make_plan(config: IngestConfig) -> IngestPlan:
-    """Find the studies of all sources, split them by patient and lay out bundles; raise ValueError in words."""
+    """Find the studies of all sources, split them by patient and lay out bundles; raise ValueError where that fails."""
     key = load_key()
     studies = [study for part in config.sources for study in find_studies(part.source, part.layout, part.options)]
     studies.sort(key=lambda study: (study.dataset, study.key))
@@ -154,7 +154,7 @@ def make_plan(config: IngestConfig) -> IngestPlan:
 
 
 def _remarks(sources: Sequence[Source]) -> tuple[str, ...]:
-    """Say how each source was understood, and which source is meant where there are several."""
+    """Say how each source was understood, naming the source where there are several."""
     said = [
         (f"source {number}: " if len(sources) > 1 else "") + remark
         for number, part in enumerate(sources, 1)
@@ -204,7 +204,7 @@ def _given_splits(studies: Sequence[Study], pseudonymiser: Pseudonymiser) -> dic
 
 
 def _strata(studies: Sequence[Study]) -> dict[str, str | None]:
-    """Map each patient to what is spread over the splits; None for one without labels.
+    """Map each patient to the stratum that is spread over the splits; None for a patient without labels.
 
     That is the class that the fewest patients have, of those that the patient has (of two such, the higher); else
     that there are no classes, or that there is a label map.
@@ -224,7 +224,7 @@ def _strata(studies: Sequence[Study]) -> dict[str, str | None]:
 
 
 def lay_out_bundles(studies: Sequence[Study], splits: Mapping[str, str], seed: int) -> list[Bundle]:
-    """Deal studies in a seeded order into bundles whose size depends on their kind and number alone."""
+    """Deal studies in a seeded order into bundles; a bundle's size depends only on the studies' kind and number."""
     order = sorted(studies, key=lambda study: _draw(seed, study))
     size = min(MOST_VOLUMES_PER_BUNDLE, max(LEAST_VOLUMES_PER_BUNDLE, -(-len(order) // BUNDLES_WANTED)))
     if all(study.kind in ("picture", "array") for study in order):
@@ -241,7 +241,7 @@ def _draw(seed: int, study: Study) -> bytes:
 
 
 def _fingerprint(studies: Sequence[Study], pseudonymiser: Pseudonymiser) -> str:
-    """Return what changes when a study is added or removed, or its dataset, patient, files, label, class or split."""
+    """Hash the studies: the hash changes with their number, datasets, patients, files, labels, classes and splits."""
     lines = []
     for s in studies:
         described = (
@@ -277,7 +277,7 @@ def _class_names(studies: Sequence[Study]) -> dict[int, str]:
 
 
 def _unused_files(sources: Sequence[Source], studies: Sequence[Study]) -> dict[str, int]:
-    """Count the files that belong to no study, by suffix; a suffix that is not well known could be part of a name."""
+    """Count the files that belong to no study, by suffix; an unfamiliar suffix could be part of a name."""
     used = {uri for study in studies for uri in (*study.image, study.label)}
     unused: Counter[str] = Counter()
     for part in {source.source: source for source in sources}.values():

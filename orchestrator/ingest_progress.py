@@ -23,7 +23,7 @@ class Tally:
         self._phase = None
 
     def count(self, studies: int, quarantined: int) -> None:
-        """Count the studies of a bundle that is done; negative numbers take one back that is done again."""
+        """Count the studies of a finished bundle; negative numbers take back a bundle that is run again."""
         self._done += studies
         self._quarantined += quarantined
         if self._phase:

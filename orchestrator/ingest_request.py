@@ -13,7 +13,7 @@ from orchestrator.refusal import validated
 
 
 def load(asked: dict[str, Any], path: str | None = None) -> IngestConfig:
-    """Read an ingest file, overlay what the command line gives, and validate; raise ConfigError in words.
+    """Read an ingest file, overlay what the command line gives, and validate; raise ConfigError for mistakes.
 
     ``$NAME`` in the file stands for an environment variable, so that a file does not name one machine's folders.
     """

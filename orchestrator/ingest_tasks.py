@@ -43,7 +43,7 @@ def run_bundles(job: Job, bundles: Sequence[Bundle], readers: int | None) -> Ite
 
 
 def _cores() -> int:
-    """Return how many tasks read at once: all CPUs of a cluster; alone, the real cores and not the declared ones."""
+    """Return how many tasks read at once: all CPUs of a cluster; on one machine, its real, not declared, cores."""
     return int(ray.cluster_resources().get("CPU", 1)) if len(ray.nodes()) > 1 else os.cpu_count() or 1
 
 

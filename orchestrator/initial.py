@@ -77,7 +77,7 @@ def write(shards: str, labelled: str | None, out: str | None, machine: Machine) 
 
 
 def propose(shards: str, labelled: str | None, path: Path, machine: Machine) -> Initial:
-    """Decide, measure and check a first experiment that is to lie at ``path``."""
+    """Decide, measure and check a first experiment for a file at ``path``."""
     pool, judged_by = ShardSet.open(config.absolute(shards)), ShardSet.open(config.absolute(labelled or shards))
     fingerprint, labels = Fingerprint.of(pool), LabelFacts.of(judged_by)
     if labelled and labels is None:
@@ -104,7 +104,7 @@ def propose(shards: str, labelled: str | None, path: Path, machine: Machine) -> 
 
 @dataclass(frozen=True)
 class _Head:
-    """All that the parts of the file are written from."""
+    """The decisions from which the parts of the file are written."""
 
     path: Path
     fingerprint: Fingerprint
@@ -119,7 +119,7 @@ class _Head:
 
 
 def _batch(head: _Head, rows: Sequence[Pretraining]) -> Choice:
-    """Choose the batch by the memory that two real samples need, of the method that needs more."""
+    """Choose the batch by the memory that two real samples need under the hungrier method."""
     machine, fingerprint = head.machine, head.fingerprint
     kind = "gpu" if machine.gpus else "cpu"
     usable = USABLE_SHARE[kind] * (machine.gpu_bytes if machine.gpus else machine.free_bytes)
@@ -344,7 +344,7 @@ finetune_seeds: [0, 1]
 
 
 def _check(text: str, rows: Sequence[dict[str, Any]], source: str) -> None:
-    """Raise ValueError in words where a row could not run."""
+    """Raise ValueError where a row could not run."""
     tree = yaml.safe_load(text)
     for changes in rows:
         experiment = config.resolve(config.merge(tree, changes), source=source)
@@ -355,7 +355,7 @@ def _check(text: str, rows: Sequence[dict[str, Any]], source: str) -> None:
 
 
 def _comment(text: str, indent: int = 0) -> str:
-    """Return a comment, broken into lines; those after the first stand below what follows ``Name:``."""
+    """Return a comment, broken into lines; later lines are indented to the text after ``Name:``."""
     hang = re.match(r"\w+: +", text)
     later = " " * len(hang.group()) if hang else ""
     lines, line = [], ""

@@ -1,4 +1,4 @@
-"""Knobs: the kinds of values that a sweep's field can take, and how one is drawn. Pure: no Ray, no Optuna."""
+"""Knobs: the kinds of values that a sweep's field can take, and how a value is drawn. Pure: no Ray, no Optuna."""
 
 import json
 from abc import ABC, abstractmethod
@@ -14,7 +14,7 @@ Scalar = str | float | int | bool | None
 
 
 class Suggests(Protocol):
-    """Whatever draws numbers: one of Optuna's trials, or a test."""
+    """A source of drawn numbers: one of Optuna's trials, or a test."""
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
@@ -26,7 +26,7 @@ class Suggests(Protocol):
 
 
 class Knob(Frozen, ABC):
-    """One field's values. ``when`` names what other fields must be for it to be drawn: {"method.name": "voco"}."""
+    """One field's values. ``when`` gives the values that other fields must have: {"method.name": "voco"}."""
 
     when: dict[str, Any] = Field(default_factory=dict)
 
@@ -47,7 +47,7 @@ class Knob(Frozen, ABC):
         """Tell whether a value can be drawn."""
 
     def params(self, field: str, value: Any) -> dict[str, Scalar]:
-        """Return what a value is drawn from: plain numbers or words, for Optuna and for MLflow's charts."""
+        """Return the plain numbers or words that a value is drawn from, for Optuna and for MLflow's charts."""
         return {field: value}
 
 
@@ -81,7 +81,7 @@ class Choice(Knob):
 
 
 class Uniform(Knob):
-    """A number between two; with ``step`` one of evenly spaced ones."""
+    """A number between two bounds; with ``step``, one of evenly spaced numbers."""
 
     uniform: tuple[float, float]
     step: float | None = Field(default=None, gt=0)
@@ -106,7 +106,7 @@ class Uniform(Knob):
 
 
 class LogUniform(Knob):
-    """A number between two, whose logarithm is uniform: learning rates, weight decays."""
+    """A number between two bounds whose logarithm is uniform: learning rates, weight decays."""
 
     log_uniform: tuple[float, float]
 
@@ -131,7 +131,7 @@ class LogUniform(Knob):
 
 
 class Integer(Knob):
-    """A whole number between two, both included."""
+    """A whole number between two bounds, both included."""
 
     integer: tuple[int, int]
     step: int = Field(default=1, gt=0)
@@ -229,14 +229,14 @@ AnyKnob = Annotated[
 
 
 def agrees(given: Any, value: Any) -> bool:
-    """Tell whether a value is the given one; of mappings, whether it has the given fields."""
+    """Tell whether a value equals the given value; for mappings, whether it has the given fields."""
     if isinstance(given, Mapping) and isinstance(value, Mapping):
         return all(key in value and agrees(part, value[key]) for key, part in given.items())
     return _plain(given) == _plain(value)
 
 
 def label(value: Any) -> Scalar:
-    """Return a value as Optuna and MLflow take it: plain ones as they are, the rest as JSON."""
+    """Return a value as Optuna and MLflow take it: plain values unchanged, others as JSON."""
     return value if isinstance(value, Scalar) else json.dumps(_plain(value), sort_keys=True)
 
 
