@@ -125,7 +125,7 @@ class Folders:
         return Known(uri, experiment.experiment_id, run_ids) if experiment else None
 
     def uri(self, place: str) -> str:
-        """Return the MLflow that received a run, or a table's or sweep's runs: the configured one, or their home's."""
+        """Return the MLflow that received a run or a table's or sweep's runs: the named one, or their home's."""
         cards = [card for card in self._cards.values() if place in (card.place, *card.parents)]
         settings = [Path(card.place) / EXPERIMENT for card in cards]
         named = [json.loads(path.read_text())["tracking"]["uri"] for path in settings if path.exists()]

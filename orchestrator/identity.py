@@ -36,7 +36,7 @@ def own(folder: Path, identity: Mapping[str, Any], remedy: str) -> None:
 
 
 def settings(experiment: Experiment, used: Collection[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the settings that decide an experiment's results, and the digests of its shards in place of their addresses.
+    """Return the settings that decide an experiment's results, and its shards' digests in place of addresses.
 
     ``used`` names the shards that count, by address; the others need not exist.
     """

@@ -122,7 +122,7 @@ class IngestPlan:
 
 
 def make_plan(config: IngestConfig) -> IngestPlan:
-    """Find the studies of all sources, split them by patient and lay out bundles; raise ValueError where that fails."""
+    """Find the studies of all sources, split them by patient, lay out bundles; raise ValueError where that fails."""
     key = load_key()
     studies = [study for part in config.sources for study in find_studies(part.source, part.layout, part.options)]
     studies.sort(key=lambda study: (study.dataset, study.key))

@@ -1,4 +1,4 @@
-"""Launch: one stage on Ray Train, from the newest checkpoint that there is, to its end."""
+"""Launch: run one stage on Ray Train, from its newest checkpoint, if any, to its end."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -65,7 +65,7 @@ class Job:
 
 
 def launch(job: Job, follow: Follow, say: Say) -> Saved:
-    """Train a stage and return its checkpoint: the best scored where ``keep_best``, else the newest.
+    """Train a stage and return its checkpoint: the best by score if ``keep_best``, else the newest.
 
     ``follow`` is handed the history as it grows. A stage that was interrupted goes on where its last whole checkpoint
     stands; ``say`` tells a person so. Raises RunError in words, and StoppedError where this process was asked to end
@@ -90,7 +90,7 @@ def launch(job: Job, follow: Follow, say: Say) -> Saved:
 
 
 def _keep_history(job: Job) -> None:
-    """Copy the run's history to its checkpoints where they are elsewhere: curves and objectives are read from it."""
+    """Copy the run's history beside checkpoints stored elsewhere: curves and objectives are read from it."""
     if "://" in job.storage:
         write_atomically(join(job.storage, HISTORY), (job.folder / HISTORY).read_bytes())
 
@@ -103,7 +103,7 @@ def _fetch_history(job: Job) -> None:
 
 
 def _resume(job: Job, progress: Progress, say: Say) -> Saved | None:
-    """Return the checkpoint that a stage goes on from, if any, once the history has all that led to it."""
+    """Return the checkpoint from which a stage continues, if any, once the history holds every step up to it."""
     found = progress.find()
     for damage in found.damages:
         say(f"stage {job.stage}: {damage}; the checkpoint before it is used")
@@ -154,7 +154,7 @@ def _fit(job: Job, progress: Progress) -> None:
 
 
 def _work(config: dict[str, Any]) -> None:
-    """Train on one rank; this is what Ray Train runs in each worker."""
+    """Train on one rank; Ray Train runs this in each worker."""
     job: Job = config["job"]
     progress: Progress = config["progress"]
     context = ray.train.get_context()
@@ -192,7 +192,7 @@ def _report(world: World, metrics: dict[str, Any], checkpoint: Path | None = Non
 
 
 def _fit_followed(job: Job, progress: Progress, follow: Callable[[], None], say: Say) -> None:
-    """Train, follow the history meanwhile, and carry a request to stop to the workers.
+    """Train; meanwhile follow the history, and pass a request to stop on to the workers.
 
     Train runs in a thread of its own: in the main one it would answer Ctrl-C itself, and end without a checkpoint.
     """

@@ -1,4 +1,4 @@
-"""Ledger: every trial of a sweep in an Optuna study on disk, the only memory that a sweep has.
+"""Ledger: every trial of a sweep in an Optuna study on disk, which is the sweep's only memory.
 
 What is not in it did not happen: a sweep that is killed opens it again, hands out first what was begun and did not
 end, and repeats nothing that did.
@@ -70,7 +70,7 @@ class Ledger:
         return self.config.trials or len(self._given)
 
     def take(self) -> tuple[int, Point] | None:
-        """Hand out a trial that was begun and not ended, else a new one, or None where all have been."""
+        """Hand out a trial that was begun but not ended, else a new trial; None where all trials have ended."""
         while self._unfinished:
             number = self._unfinished.pop(0)
             if number < self.total:
@@ -89,13 +89,13 @@ class Ledger:
         return number, self._draw(trial)
 
     def observe(self, number: int, step: int, value: float) -> None:
-        """Write down a point of a trial's curve, unless it is known already or is not a number."""
+        """Record a point of a trial's curve, unless it is recorded already or is not a number."""
         trial = self._trial(number)
         if math.isfinite(value) and step not in self._frozen(number).intermediate_values:
             trial.report(value, step)
 
     def end(self, number: int, ending: Ending) -> None:
-        """Write down how a trial ended."""
+        """Record how a trial ended."""
         trial = self._trial(number)
         trial.set_user_attr(REASON, ending.reason)
         trial.set_user_attr(RUN, ending.run)
@@ -156,7 +156,7 @@ class Ledger:
 
 
 def given(config: SweepConfig, base: dict[str, Any]) -> list[Point]:
-    """Return the points that are not searched but given: a grid's, or the experiment's own."""
+    """Return the points that are given, not searched: a grid's points, or the experiment's own point."""
     if config.search.name == "grid":
         return grid(config.space, base)
     return [first(config.space, base)] if config.start_from_experiment else []

@@ -53,7 +53,7 @@ class Evaluation(Protocol):
 
 
 class Watch(Protocol):
-    """A look at what is trained that changes nothing of it, on all ranks together."""
+    """A measurement on all ranks together that leaves the trained network unchanged."""
 
     def due(self, step: int) -> bool:
         """Tell whether to look after ``step`` steps."""
@@ -66,7 +66,7 @@ class Watch(Protocol):
 
 @dataclass(frozen=True)
 class Trainee:
-    """What is trained, and how it is judged on the way; ``export`` adds files to each checkpoint folder."""
+    """The modules to train, and how they are judged on the way; ``export`` adds files to each checkpoint folder."""
 
     method: Method
     evaluation: Evaluation | None = None
@@ -76,7 +76,7 @@ class Trainee:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how to train; ``num_chunks`` in which a rank's share of a batch passes the network."""
+    """How long and how to train; a rank's share of a batch passes the network in ``num_chunks`` chunks."""
 
     schedule: Schedule
     stream: Stream
@@ -93,7 +93,7 @@ class Plan:
 
 
 class Report(Protocol):
-    """Hand metrics, and a checkpoint folder where there is one, to whoever keeps them; called by every rank."""
+    """Hand metrics, and a checkpoint folder if there is one, to their keeper; called by every rank."""
 
     def __call__(self, metrics: dict[str, Any], checkpoint: Path | None = None) -> None: ...
 
@@ -111,7 +111,7 @@ def train(
     checkpoint: Path | None = None,
     asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> State:
-    """Train to the end of the plan, or to early stopping, from a checkpoint where one is given.
+    """Train to the end of the plan, or to early stopping, from a checkpoint if one is given.
 
     ``feed`` takes the first step and yields this rank's batch of every step from there. ``asked_to_stop`` is looked
     at before each report; what any rank is told ends all of them, with a checkpoint.
@@ -176,7 +176,7 @@ def _step(
     step: int,
     since: float,
 ) -> dict[str, Any]:
-    """Take one optimiser step; return what is logged of it.
+    """Take one optimiser step; return its metrics for the log.
 
     ``samples`` is a checksum of which samples, of which epoch, the step saw on all ranks together. Its speed counts
     all the time since the step before it ended: what was reported, saved and judged in between, too.
@@ -215,7 +215,7 @@ def _step(
 
 
 def _evaluate(trainee: Trainee, method: Method, world: World, state: State, entry: dict[str, Any]) -> State:
-    """Add the evaluation's metrics to the step's entry, and which they are; remember the best evaluation."""
+    """Add the evaluation's metrics and their names to the step's entry; remember the best evaluation."""
     assert trainee.evaluation is not None
     method.eval()
     metrics = trainee.evaluation.run(method, world)
@@ -226,7 +226,7 @@ def _evaluate(trainee: Trainee, method: Method, world: World, state: State, entr
 
 
 def _metrics(history: list[dict[str, Any]], state: State) -> dict[str, Any]:
-    """Return what a report carries: the best score, by which Ray keeps its checkpoint, stands at the top."""
+    """Return a report's metrics; the best score, by which Ray keeps its checkpoint, is at the top level."""
     best = {"score": state.best["score"]} if state.best and state.best_step == state.step else {}
     return {"history": history, **best}
 
@@ -248,7 +248,7 @@ def _report_due(plan: Plan, step: int, reported: float, world: World) -> bool:
 
 
 def _any_rank(flag: bool, world: World) -> bool:
-    """Tell, the same on every rank, whether any rank says so."""
+    """Tell every rank whether the flag is set on any rank."""
     if world.size == 1:
         return flag
     total = torch.tensor(int(flag), device=world.device)

@@ -27,7 +27,7 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 @lru_cache(maxsize=16)
 def client_of(uri: str) -> MlflowClient:
-    """Return a client; make the store of a home where there is none yet.
+    """Return a client; create the home's store if it does not exist yet.
 
     Raises what MLflow, SQLAlchemy, SQLite or the disk raise, see ``hindrance.py``.
     """
@@ -45,7 +45,7 @@ def client_of(uri: str) -> MlflowClient:
 
 
 def existing(uri: str) -> MlflowClient | None:
-    """Return a client for reading; None where the store of a home was never made."""
+    """Return a client for reading; None where the home's store does not exist."""
     file = sqlite_file(uri)
     return client_of(uri) if file is None or file.is_file() else None
 
@@ -67,7 +67,7 @@ def _remove_undecoded_folders(uri: str, file: Path) -> None:
 
 
 def _follow_home(file: Path) -> None:
-    """Correct the addresses of artifacts that lay beside the store where the home was before it was moved."""
+    """Correct the addresses of artifacts beside the store after the home was moved."""
     with closing(sqlite3.connect(file, timeout=BUSY_S)) as database:
         known = database.execute("SELECT experiment_id, name, artifact_location FROM experiments").fetchall()
         for experiment_id, name, before in known:

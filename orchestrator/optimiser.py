@@ -59,7 +59,7 @@ def set_rate(optimiser: torch.optim.Optimizer, schedule: Schedule, step: int) ->
 
 
 def hold(optimiser: torch.optim.Optimizer, progress: float) -> None:
-    """Drop the gradients of groups that do not learn yet: neither momentum nor decay moves them."""
+    """Drop the gradients of groups that do not learn yet, so that neither momentum nor decay moves them."""
     for group in optimiser.param_groups:
         if progress < group["starts_at"]:
             for parameter in group["params"]:

@@ -1,4 +1,4 @@
-"""Package: what of a working directory travels with a job: the code that it needs, and nothing else.
+"""Package: the files of a working directory that travel with a job: the code that it needs, and nothing else.
 
 What travels is listed, not what stays: a folder of scans may have any name, and scans any suffix or none. In a git
 checkout only files that git tracks travel, and the experiment files that the command names.
@@ -48,7 +48,7 @@ class Package:
         return sum((self.folder / name).stat().st_size for name in self.files)
 
     def remarks(self) -> list[str]:
-        """Say what travels, and what does not although a job could need it."""
+        """Say which files travel, and which stay behind although a job could need them."""
         size = f"{self.num_bytes / 2**20:.1f} MiB"
         lines = [f"working directory: {len(self.files)} files, {size} (code and experiments, no other files)"]
         if not self.tracked:
@@ -106,13 +106,13 @@ def _could_be_needed(name: str) -> bool:
 
 
 def _is_plain(folder: Path, name: str) -> bool:
-    """Tell whether a file is there and is none that only points to another place, such as a scan's."""
+    """Tell whether a file exists and is not a link to another place, such as a scan."""
     path = folder / name
     return path.is_file() and path.resolve() == folder.resolve() / name
 
 
 def _git(folder: Path, *words: str) -> list[str] | None:
-    """Return the names that a git command lists; None where the folder is no checkout."""
+    """Return the names that a git command lists; None where the folder is not a checkout."""
     try:
         listed = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
@@ -128,13 +128,13 @@ def _walked(folder: Path) -> Iterator[str]:
 
 
 def _behind(folder: Path, config: str) -> Iterator[str]:
-    """Yield a config of a command and the files that it builds on; raise PackageError where one lies elsewhere."""
+    """Yield a command's config and the files that it builds on; raise PackageError where one lies elsewhere."""
     path = folder / config
     name = Path(config) if not Path(config).is_absolute() else None
     inside = path.resolve().is_relative_to(folder.resolve())
     if name is None or not inside:
         raise PackageError(
-            f"{config}: lies outside of the working directory {folder}, which is all that travels; expected a path "
+            f"{config}: lies outside the working directory {folder}, which is all that travels; expected a path "
             "relative to it; copy the file to experiments/"
         )
     yield path.resolve().relative_to(folder.resolve()).as_posix()

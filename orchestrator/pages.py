@@ -26,7 +26,7 @@ SECTION = "raydiology"
 
 @dataclass(frozen=True)
 class Known:
-    """Where MLflow knows some runs: its address or store, their experiment's id and their own."""
+    """Where MLflow holds some runs: its address or store, and the ids of their experiment and of the runs."""
 
     uri: str
     experiment_id: str
@@ -45,14 +45,14 @@ class Known:
 
 
 def publish(known: Known, key: str, view: dict[str, Any]) -> str:
-    """Keep a view in MLflow, where its page finds it by its key; return the page's address."""
+    """Store a view in MLflow, whose page finds it by its key; return the page's address."""
     MlflowClient(known.uri).set_experiment_tag(known.experiment_id, f"{SHARED_VIEW}{key}", json.dumps(view))
     runs = f"{known.server}/#/experiments/{known.experiment_id}/runs"
     return f"{runs}?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={key}"
 
 
 def view_of(known: Known, kind: str, metric: str, curve: str, fields: Sequence[str]) -> dict[str, Any]:
-    """Describe MLflow's charts of runs as its page keeps them: bars of a metric, its curve, parallel coordinates.
+    """Describe charts of runs as MLflow's page stores them: bars of a metric, its curve, parallel coordinates.
 
     The runs are listed from the best to the worst. ``curve`` is the metric's name while a run trains, ``fields`` are
     the params in which the runs differ.

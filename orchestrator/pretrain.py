@@ -1,4 +1,4 @@
-"""Pretrain: the stages of an experiment, one after the other, and the encoder that comes out of them."""
+"""Pretrain: run the stages of an experiment, one after the other, and keep the resulting encoder."""
 
 import json
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ PREVIEWED_SAMPLES = 4
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A finished pretraining: its run's folder, its key, and where its encoder lies for workers to read."""
+    """A finished pretraining: its run's folder, its key, and the address from which workers read its encoder."""
 
     folder: Path
     key: str
@@ -65,12 +65,12 @@ def pretrain(experiment: Experiment, parent: Path | None = None, row: str | None
 
 
 def folder_of(experiment: Experiment, digest: str) -> Path:
-    """Return the folder of an experiment's pretraining on shards with a digest."""
+    """Return the folder of an experiment's pretraining on the shards with this digest."""
     return Path(experiment.home) / experiment.name / f"pretrain-{experiment.pretrain_key(digest)}"
 
 
 def check(experiment: Experiment, shards: ShardSet, selection: Selection) -> None:
-    """Raise ValueError in words where encoder, method and shards do not fit one another."""
+    """Raise ValueError where encoder, method and shards do not fit one another."""
     encoder = build_encoder(experiment)
     if encoder.spatial_dims != shards.spatial_dims:
         raise ValueError(
@@ -140,7 +140,7 @@ def stage_plan(experiment: Experiment, stage: Stage, shards: ShardSet, num_sampl
 
 
 def stage_feed(experiment: Experiment, stage: Stage, shards: ShardSet, plan: Plan) -> FeedPlan:
-    """Say which samples a stage is fed, from its first step to its last."""
+    """Plan the feed of a stage's samples, from its first step to its last."""
     resources = experiment.resources_of(stage)
     return FeedPlan(
         shards=shards.uri,
@@ -186,7 +186,7 @@ def _run_stages(experiment: Experiment, shards: ShardSet, selection: Selection, 
 
 
 def _build(experiment: Experiment, index: int, start: str | None, total_steps: int) -> Trainee:
-    """Build a stage's method on its encoder, and what watches it; runs in every worker."""
+    """Build a stage's method on its encoder, and its watches; runs in every worker."""
     stage, shards = experiment.pretraining[index], ShardSet.open(experiment.data.shards)
     encoder = build_encoder(experiment)
     if start is not None:
@@ -198,7 +198,7 @@ def _build(experiment: Experiment, index: int, start: str | None, total_steps: i
 
 
 def watches_of(experiment: Experiment, shards: ShardSet, total_steps: int) -> tuple[Watch, ...]:
-    """Return what is measured of the encoder while a stage trains it."""
+    """Return the watches that measure the encoder while a stage trains it."""
     health, probe = experiment.health, experiment.probe
     rows = spread_out(experiment.data.selected(shards).row_ids, health.samples)
     watches: list[Watch] = []
@@ -212,7 +212,7 @@ def watches_of(experiment: Experiment, shards: ShardSet, total_steps: int) -> tu
 
 
 def encoder_card(experiment: Experiment, digest: str, recipe: dict[str, Any]) -> dict[str, Any]:
-    """Say what an exported encoder is: its architecture, what it was trained on and how."""
+    """Describe an exported encoder: its architecture, its training data and its training."""
     return {
         "encoder": experiment.encoder.model_dump(mode="json"),
         "stages": [stage.model_dump(mode="json") for stage in experiment.pretraining],
@@ -227,7 +227,7 @@ def _export_from(card: dict[str, Any], folder: Path, method: Method) -> None:
 
 
 def _export(experiment: Experiment, shards: ShardSet, encoder: str | None, folder: Path) -> Path:
-    """Copy the encoder of the last stage into the run's folder; for scratch, write the initial one."""
+    """Copy the encoder of the last stage into the run's folder; for scratch, write the initial encoder."""
     target = folder / "encoder"
     target.mkdir(exist_ok=True)
     if encoder is None:
@@ -242,7 +242,7 @@ def _export(experiment: Experiment, shards: ShardSet, encoder: str | None, folde
 
 
 def _preview(experiment: Experiment, stage: Stage, plan: FeedPlan, run: Run) -> None:
-    """Log a picture of the first samples' views, with their boxes over what is stored."""
+    """Log a picture of the first samples' views, with the views' boxes drawn over the stored samples."""
     method = METHODS[stage.method.name](stage.method, build_encoder(experiment))
     batch = next(feed.local_batches(plan, rank=0)).take(PREVIEWED_SAMPLES)
     with torch.no_grad():
@@ -251,7 +251,7 @@ def _preview(experiment: Experiment, stage: Stage, plan: FeedPlan, run: Run) -> 
 
 
 def _params(experiment: Experiment) -> dict[str, Any]:
-    """Return what decides the result: MLflow's params never change, the rest may when a run is continued."""
+    """Return the settings that decide the result: MLflow's params never change; other settings may on resuming."""
     return json.loads(
         experiment.model_dump_json(exclude={"home", "downstream", "health", "probe", "resources", "tracking"})
     )

@@ -1,4 +1,4 @@
-"""Probe: one pretraining's encoder beside the one that it started from, judged by a linear model and neighbours."""
+"""Probe: judge a pretraining's encoder beside its initial encoder, by a linear model and by neighbours."""
 
 import json
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _NAMES = ("pretrained", "initial")
 
 @dataclass(frozen=True)
 class Probes:
-    """The probes of a pretrained encoder, and of the same one with its initial weights."""
+    """The probes of a pretrained encoder, and of the same encoder with its initial weights."""
 
     folder: Path
     pretrained: Probed
@@ -59,7 +59,7 @@ def probe(experiment: Experiment, pretrained: Pretrained) -> Probes:
 
 
 def probe_set(experiment: Experiment) -> ProbeSet:
-    """Open the samples of the experiment's probe; raise ValueError in words where it has none, or they do not fit."""
+    """Open the samples of the experiment's probe; raise ValueError where it has no probe or they do not fit."""
     if experiment.probe is None:
         raise ValueError(f"experiment {experiment.name}: no probe; add probe: with shards and size")
     samples = ProbeSet.open(experiment.probe)

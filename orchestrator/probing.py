@@ -32,7 +32,7 @@ MOST_ITERATIONS = 2000
 
 @dataclass(frozen=True)
 class Probed:
-    """Metrics as ``probe/linear_auc``, and what must be said about them."""
+    """Metrics such as ``probe/linear_auc``, and remarks on them."""
 
     metrics: dict[str, float]
     remarks: tuple[str, ...]
@@ -40,7 +40,7 @@ class Probed:
 
 @dataclass(frozen=True)
 class ProbeSet:
-    """The labelled samples of a probe: their rows in training and validation, and the classes that there are."""
+    """The labelled samples of a probe: their rows in training and validation, and their classes."""
 
     config: Probe
     shards: ShardSet
@@ -49,7 +49,7 @@ class ProbeSet:
 
     @classmethod
     def open(cls, config: Probe) -> "ProbeSet":
-        """Open the set; raise ValueError in words where there is too little to learn from."""
+        """Open the set; raise ValueError where it is too small to learn from."""
         shards = ShardSet.open(config.shards)
         rows = []
         for split in (config.train_split, config.val_split):
@@ -76,7 +76,7 @@ class ProbeSet:
         check_stride(self.fitting(encoder.spatial_dims).size, encoder.stride, "probe.size")
 
     def fitting(self, spatial_dims: int) -> Fitting:
-        """Return how samples are brought to the size that the encoder sees: whole."""
+        """Return how whole samples are resized to the size that the encoder sees."""
         return Fitting.of(self.config.size, None, spatial_dims, "probe")
 
     @torch.no_grad()
@@ -117,7 +117,7 @@ class ProbeSet:
 
 @dataclass(frozen=True)
 class ProbeWatch:
-    """Probes the encoder every so often while it is pretrained."""
+    """Probes the encoder at intervals while it is pretrained."""
 
     samples: ProbeSet
     rhythm: Evenly

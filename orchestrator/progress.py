@@ -1,4 +1,4 @@
-"""Progress: what is being done now, as bars on a terminal and as a line now and then in a job's log.
+"""Progress: show current work as bars on a terminal, and as an occasional line in a job's log.
 
 A process that works for another one writes its phases into a note, a small file, and the other one shows them beside
 its own. Nothing heavy is imported here: the first phase of a command is the loading of everything else.
@@ -38,7 +38,7 @@ console = Terminal(stderr=True)
 
 @dataclass
 class Phase:
-    """Something that takes a while: ``unit`` number ``done`` of ``total``, where that is known.
+    """A piece of work that takes a while: ``done`` of ``total`` (if known), counted in ``unit``.
 
     shown     what else there is to say
     short     what it is called where there is little room; by default ``what``
@@ -66,7 +66,7 @@ class Phase:
         return self.short or self.what
 
     def pace(self) -> float | None:
-        """Return units per second since counting began, or None where nothing was done since."""
+        """Return units per second since counting began; None where nothing has been done since."""
         since_s, before = self.counted
         return (self.done - before) / (self.updated_s - since_s) if self.done > before else None
 
@@ -94,7 +94,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Note:
-    """What another process does, and the lines that it wants printed.
+    """Another process's phases, and the lines that it wants printed.
 
     path   the note's file
     about  what the process is called
@@ -120,7 +120,7 @@ class Others:
     pattern: str
 
     def notes(self) -> list[Note]:
-        """Return the notes of the processes that live."""
+        """Return the notes of the processes that are alive."""
         found = []
         for path in sorted(self.folder.glob(self.pattern)):
             try:
@@ -160,7 +160,7 @@ class Display:
 
     @property
     def on_terminal(self) -> bool:
-        """Tell whether bars can move."""
+        """Tell whether the console is a terminal, where bars can move."""
         return self.console.is_terminal and not self.console.is_dumb_terminal
 
     @contextmanager
@@ -366,7 +366,7 @@ _display = Display(console)
 
 @contextmanager
 def showing_on(display: Display) -> Iterator[Display]:
-    """Have everything in this process be shown by another display while the body runs."""
+    """Show everything in this process on another display while the body runs."""
     global _display
     before, _display = _display, display
     try:

@@ -1,4 +1,4 @@
-"""Proposal: the numbers of a first experiment, decided from a fingerprint, what is labelled, and the machine.
+"""Proposal: decide the numbers of a first experiment from the fingerprint, the labels and the machine.
 
 Each choice is a number with its reason, which is written beside it. Pure: nothing is read, run or written here.
 """
@@ -93,7 +93,7 @@ def crop_of(fingerprint: Fingerprint, most: int) -> Choice | None:
 
 
 def without_outliers(fingerprint: Fingerprint, most: int) -> Fingerprint:
-    """Leave out the few samples that are so small that all others would have to be cut into small crops for them.
+    """Leave out the few samples so small that they would force small crops on all others.
 
     Few are one in twenty along an axis, one in ten in all; small crops are those of half of the voxels, or none.
     """
@@ -108,7 +108,7 @@ def without_outliers(fingerprint: Fingerprint, most: int) -> Fingerprint:
 
 
 def pretrainings(fingerprint: Fingerprint, size: Size) -> tuple[Pretraining, Pretraining]:
-    """Choose two methods that take every sample: of crops, or of the patches of a puzzle where samples are small."""
+    """Choose two methods that take every sample: methods of crops, or of puzzle patches where samples are small."""
     crop = crop_of(fingerprint, size.crop)
     if crop is None:
         return _puzzles(fingerprint)
@@ -166,7 +166,7 @@ def _puzzles(fingerprint: Fingerprint) -> tuple[Pretraining, Pretraining]:
 
 
 def batch_of(per_worker: int, num_samples: int, fits: int, machine: Machine) -> Choice:
-    """Choose a batch: a power of two for each worker that memory holds, at most ``per_worker``.
+    """Choose a batch: for each worker, the largest power of two that memory holds, at most ``per_worker``.
 
     No larger than half of the samples, so that a batch is not the whole of them, but at least two for each worker:
     batch normalisation cannot take one.
@@ -182,7 +182,7 @@ def batch_of(per_worker: int, num_samples: int, fits: int, machine: Machine) -> 
 
 
 def task_crop_of(labels: LabelFacts, most: int) -> Choice:
-    """Choose the crop of a segmentation: the median sample, smaller ones are padded."""
+    """Choose the crop of a segmentation: the median sample's size; smaller samples are padded."""
     median = labels.median
     crop = [min(most, max(STRIDE, ceil(length / STRIDE) * STRIDE)) for length in median]
     if max(crop) == STRIDE:
@@ -191,14 +191,14 @@ def task_crop_of(labels: LabelFacts, most: int) -> Choice:
 
 
 def task_size_of(labels: LabelFacts, most: int) -> Choice:
-    """Choose what whole samples are resized to for a classification."""
+    """Choose the size to which whole samples are resized for a classification."""
     longest = max(labels.median)
     size = min(most, max(2 * STRIDE, ceil(longest / STRIDE) * STRIDE))
     return Choice(size, f"whole samples, of which the median is {by(labels.median)}, are resized to this")
 
 
 def epochs_between_validations(steps: int, batch: int, num_train: int, times: int) -> float:
-    """Return the rhythm by which a fine-tuning is judged so often."""
+    """Return the interval in epochs that gives so many validations of a fine-tuning."""
     return max(1, ceil(steps * batch / num_train / times))
 
 

@@ -1,4 +1,4 @@
-"""Provenance: which code runs, and whether it runs in a submitted job. Light, so that asking costs nothing."""
+"""Provenance: which code runs, and whether it runs in a submitted job. Imports little, so that asking is cheap."""
 
 import os
 import subprocess
@@ -25,13 +25,13 @@ def git_commit(folder: Path | None = None) -> str:
 
 
 def in_job() -> bool:
-    """Tell whether this process belongs to a job that `raydiology submit` started, or checks one."""
+    """Tell whether this process belongs to a job that `raydiology submit` started, or checks a job."""
     return _checks_a_job.get() or bool(os.environ.get(JOB_VARIABLE))
 
 
 @contextmanager
 def as_in_job() -> Iterator[None]:
-    """Have the body refuse what a job would refuse."""
+    """Make the body refuse everything that a job would refuse."""
     token = _checks_a_job.set(True)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Report: pictures that show what a run does, as PNG bytes: views with their boxes, masks and classes with the truth.
+"""Report: draw a run's work as PNG bytes: views with their boxes, and masks and classes beside the truth.
 
 Pictures hold pseudonymous ids at most. Volumes and their slices are drawn to scale as radiologists look at them:
 anterior or superior up, the patient's right (or anterior) on the left. Other images are drawn as they are stored.
@@ -48,7 +48,7 @@ class MaskedSlice:
 
 @dataclass(frozen=True)
 class JudgedImage:
-    """One slice or picture with the classes that it has and those that are predicted, by index.
+    """One slice or picture with its true and its predicted classes, by index.
 
     ``probabilities`` are those of all classes; ``spacing_mm`` and ``upright`` as in ``MaskedSlice``.
     """
@@ -135,7 +135,7 @@ def masks_figure(slices: Sequence[MaskedSlice], class_names: Sequence[str]) -> F
 
 
 def judged_figure(images: Sequence[JudgedImage], class_names: Sequence[str]) -> Figure:
-    """Draw each image in a frame that is green where its classes are told right, else red; its captions say both."""
+    """Draw each image in a frame that is green where the prediction is right, else red; the captions give both."""
     columns = min(len(images), JUDGED_COLUMNS)
     figure, axes = _panels(-(-len(images) // columns), columns)
     for item, axis in zip(images, axes.flat, strict=False):
@@ -150,7 +150,7 @@ def judged_figure(images: Sequence[JudgedImage], class_names: Sequence[str]) -> 
 
 
 def confusions_figure(counts: Int[np.ndarray, "true predicted"], class_names: Sequence[str]) -> Figure:
-    """Draw how many samples of each true class (rows) are told to be of which class, shaded by share of the row."""
+    """Draw how many samples of each true class (rows) are predicted as each class, shaded by share of the row."""
     side = max(PANEL_INCHES, 0.55 * len(class_names) + 1.2)
     figure = Figure(figsize=(side + 0.6, side), layout="constrained", facecolor=PAPER)
     axis = figure.subplots()
@@ -195,7 +195,7 @@ def _stored(batch: Batch, index: int) -> Float[np.ndarray, "c *size"]:
 
 
 def _window(image: Float[np.ndarray, "c *size"]) -> tuple[float, float]:
-    """Choose the intensities that are drawn black and white: the 1st and 99.5th percentile of what is not air."""
+    """Choose the intensities that are drawn black and white: the 1st and 99.5th percentile of all voxels but air."""
     body = image[image > image.min()]
     low, high = (float(image.min()), float(np.percentile(body, 99.5))) if body.size else (0.0, 1.0)
     return low, max(high, low + 1e-6)

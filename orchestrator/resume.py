@@ -1,4 +1,4 @@
-"""Resume: the checkpoints of a stage, how far it has come, and the feed of what remains of it.
+"""Resume: a stage's checkpoints, its progress, and the feed of its remaining samples.
 
 A checkpoint counts once it is whole: its ``state.json`` is written last and names the size of every other file.
 Train's controller calls ``remaining`` whenever it starts workers. It is a process of its own, so this file imports
@@ -24,12 +24,12 @@ _NAME = re.compile(r"step_\d{9}")
 
 
 class DamageError(ValueError):
-    """A checkpoint that is not whole; the message says what of it is not."""
+    """A checkpoint is not whole; the message names the damaged file."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A whole checkpoint: its address, and what its ``state.json`` says.
+    """A whole checkpoint: its address, and the contents of its ``state.json``.
 
     history  the steps that were reported with it
     """
@@ -50,7 +50,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Found:
-    """The checkpoints of a stage: the newest whole one, and what is damaged of newer ones, the newest first."""
+    """The checkpoints of a stage: the newest whole one, and the damage of newer ones, the newest first."""
 
     newest: Saved | None
     damages: tuple[DamageError, ...]
@@ -58,12 +58,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Progress:
-    """The checkpoints of a stage, in its folder, or s3://, which every node reaches."""
+    """The checkpoints of a stage, in its folder or on s3://, where every node reaches them."""
 
     uri: str
 
     def find(self) -> Found:
-        """Look for the newest whole checkpoint; raise DamageError where there are some, and none is whole."""
+        """Find the newest whole checkpoint; raise DamageError where checkpoints exist and none is whole."""
         damages: list[DamageError] = []
         for name in reversed(self._names()):
             try:
@@ -83,13 +83,13 @@ class Progress:
         return newest.step if newest else 0
 
     def best(self, newest: Saved) -> Saved:
-        """Return the checkpoint with the best score of all until the newest."""
+        """Return the checkpoint with the best score up to the newest."""
         return read(join(self.uri, name_of(newest.state["best_step"])))
 
     def repair(self) -> None:
-        """Put Ray Train's list of checkpoints aside where it is torn, or names one that is not whole.
+        """Put Ray Train's list of checkpoints aside if it is torn or names a damaged checkpoint.
 
-        Ray writes it in place, and would delete by it what is written anew under the name of a damaged checkpoint.
+        Ray writes the list in place. By a torn list, it would delete a new checkpoint under a damaged one's name.
         """
         whole = {name for name in self._names() if _is_whole(join(self.uri, name))}
         if (listed := self._listed()) is not None and not listed <= whole:
@@ -121,7 +121,7 @@ def name_of(step: int) -> str:
 
 
 def read(uri: str) -> Saved:
-    """Read what a checkpoint says of itself; raise DamageError where it is not whole."""
+    """Read a checkpoint's ``state.json``; raise DamageError where the checkpoint is not whole."""
     filesystem, path = locate(uri)
     name = uri.partition("?")[0].rsplit("/", 1)[1]
     try:

@@ -1,4 +1,4 @@
-"""Rows: groups of runs that differ in nothing but their seeds, named by what sets the groups apart. Pure.
+"""Rows: groups of runs that differ only in their seeds, named by the settings that distinguish them. Pure.
 
 A table's runs keep the names of its rows. All others are named by the fields in which their configs differ.
 """
@@ -40,7 +40,7 @@ class Row:
 
 
 def settings_of(card: Card, pretraining: Card | None = None) -> dict[str, str]:
-    """Return what decides a run's result but for its seeds, and the digests of what it was trained on."""
+    """Return all settings but the seeds that decide a run's result, and the digests of its training data."""
     params = {
         field: value
         for field, value in card.params.items()
@@ -56,7 +56,7 @@ def settings_of(card: Card, pretraining: Card | None = None) -> dict[str, str]:
 
 
 def rows_of(cards: Sequence[Card], settings: Mapping[str, Settings]) -> list[Row]:
-    """Group the runs that differ in nothing but their seeds; settings are given by place."""
+    """Group the runs that differ only in their seeds; settings are given by place."""
     groups: dict[frozenset[tuple[str, str]], list[Card]] = {}
     for card in cards:
         groups.setdefault(frozenset(settings[card.place].items()), []).append(card)
@@ -105,7 +105,7 @@ def described(field: str, value: str | None, among: Sequence[str]) -> str:
 
 
 def shortened(field: str, among: Sequence[str]) -> str:
-    """Return the end of a field that tells it from the others: ``lr``, or ``downstream.optimiser.lr``."""
+    """Return the shortest end of a name that tells it from others: ``lr``, or ``downstream.optimiser.lr``."""
     parts = field.split(".")
     for length in range(1, len(parts)):
         short = ".".join(parts[-length:])
@@ -116,7 +116,7 @@ def shortened(field: str, among: Sequence[str]) -> str:
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
-    """Name rows by their table's rows where they have some, else by the fields that set them apart."""
+    """Name rows after their table's rows if they have any, else by the fields in which they differ."""
     return [_named_by_tables(row) or name for row, name in zip(rows, _named_by_fields(rows), strict=True)]
 
 
@@ -127,7 +127,7 @@ def _named_by_tables(row: Row) -> str:
 
 
 def _named_by_fields(rows: Sequence[Row]) -> list[str]:
-    """Name rows by method and encoder where these differ, then by what differs among those that share them.
+    """Name rows by method and encoder where these differ, then by the fields that differ among equal names.
 
     Another method has other fields: that these differ goes without saying.
     """
@@ -143,7 +143,7 @@ def _named_by_fields(rows: Sequence[Row]) -> list[str]:
 
 
 def _told_apart(rows: Sequence[Row]) -> list[Row]:
-    """Add to a name that two rows share, because two tables use it, what sets them apart."""
+    """Where two tables give two rows the same name, add the fields in which the rows differ."""
     told = []
     for row in rows:
         same = [other for other in rows if other.name == row.name]

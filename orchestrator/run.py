@@ -22,7 +22,7 @@ RESULT = "result.json"
 
 @dataclass(frozen=True)
 class Caption:
-    """What MLflow's page says of a run; ``row`` is the row of the table that it is run for."""
+    """The description of a run on MLflow's page; ``row`` is the table's row that it belongs to."""
 
     title: str
     description: str
@@ -50,22 +50,22 @@ class Run:
         return join(remote, self.folder.name) if remote else str(self.folder / "checkpoints")
 
     def result(self) -> dict[str, Any] | None:
-        """Return what a finished run wrote, or None."""
+        """Return the result of a finished run, or None."""
         path = self.folder / RESULT
         return json.loads(path.read_text()) if path.exists() else None
 
     def recorded(self, address: str) -> str:
-        """Return an address as a record of this run holds it: from its folder on where it lies there."""
+        """Return an address in the form for this run's records: relative to its folder if it lies there."""
         inside = "://" not in address and Path(address).absolute().is_relative_to(self.folder.absolute())
         return str(Path(address).absolute().relative_to(self.folder.absolute())) if inside else address
 
     def located(self, record: str) -> str:
-        """Return the address that a record of this run holds, wherever the home is now."""
+        """Return the full address behind one in this run's records, wherever the home is now."""
         return record if "://" in record else str(self.folder / record)
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Wait until no other process runs it, and keep it while the body runs."""
+        """Wait until no other process works on the run, and hold it while the body runs."""
         with claimed(self.folder, progress.say):
             yield
 
@@ -119,7 +119,7 @@ class Run:
             yield follow
 
     def remark(self, text: str | None) -> None:
-        """Tell whoever started this run something about it, where there is something to tell."""
+        """Print a remark about this run, unless the remark is empty."""
         if text is not None:
             progress.say(f"{self.kind}: {text}")
 
@@ -131,7 +131,7 @@ class Run:
         self.tracker.artifact(path, "pictures")
 
     def finish(self, result: dict[str, Any], best: dict[str, float], artifacts: list[Path]) -> None:
-        """Write the result, which marks the run as done, and log the numbers that are to be compared."""
+        """Write the result, which marks the run as done, and log the numbers for comparisons."""
         self.tracker.summary({f"best/{name}": value for name, value in best.items()})
         for path in artifacts:
             for file in sorted(path.iterdir()) if path.is_dir() else [path]:

@@ -1,4 +1,4 @@
-"""Samples: rows of shards as batches, each rank its part; for what looks at the same samples again and again."""
+"""Samples: rows of shards as batches, a part for each rank; for measurements that repeat on the same samples."""
 
 from collections.abc import Iterator
 

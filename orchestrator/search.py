@@ -1,4 +1,4 @@
-"""Search: the contents of a sweep file: the space, how it is searched, what judges a trial, what ends it early."""
+"""Search: the contents of a sweep file: the space, the search, the objective, and when trials end early."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ class Objective(Frozen):
 
 
 class Search(Frozen):
-    """How points are chosen: Optuna's TPE (after ``startup`` random ones), at random, or every one in order."""
+    """How points are chosen: by Optuna's TPE (after ``startup`` random points), at random, or all in order."""
 
     name: Literal["tpe", "random", "grid"] = "tpe"
     seed: int = Field(default=0, ge=0)
@@ -113,7 +113,7 @@ class SweepConfig(Frozen):
         return self
 
     def key(self, experiment: dict[str, Any], digests: Sequence[str]) -> str:
-        """Name the sweep by what decides its points: more trials continue it, another space makes another sweep."""
+        """Name the sweep by the settings that decide its points: more trials continue it, a new space starts another."""
         told = self.model_dump(mode="json", exclude={"title", "experiment", "trials", "concurrent"})
         # The order of the fields is part of what is searched.
         told["space"] = list(told["space"].items())

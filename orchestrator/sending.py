@@ -1,4 +1,4 @@
-"""Sending: what the lines of an outbox and of a history are to MLflow."""
+"""Sending: turn the lines of an outbox and of a history into requests to MLflow."""
 
 import json
 import re
@@ -30,7 +30,7 @@ ALREADY_THERE = "RESOURCE_ALREADY_EXISTS"
 
 
 class Sender:
-    """Sends what a run's folder holds and MLflow does not; ``refused`` says what MLflow would never take."""
+    """Sends everything that a run's folder holds and MLflow lacks; ``refused`` lists what MLflow will never take."""
 
     def __init__(self, folder: Path, uri: str) -> None:
         self.folder = folder
@@ -40,7 +40,7 @@ class Sender:
         self.refused: list[str] = []
 
     def send(self) -> None:
-        """Send all that waits, while no other process sends from this folder; raise what hinders that."""
+        """Send all waiting lines while no other process sends from this folder; raise the error that prevents it."""
         with alone(self.folder / LOCK):
             self.cursor, self.client = Cursor.read(self.folder), client_of(self.uri)
             if self.cursor.run_id and self._starts_again() and not self._run_is_there():
@@ -65,7 +65,7 @@ class Sender:
         return any(line["op"] == "start" for line in Tail(self.folder / OUTBOX, self.cursor.offset).lines())
 
     def _start(self, line: dict[str, Any]) -> str:
-        """Return the id of the run that has the line's key; create it where there is none."""
+        """Return the id of the run with the line's key; create the run if there is none."""
         experiment_id = self._experiment_id(line["experiment"])
         runs = self._mlflow.search_runs([experiment_id], f"tags.run_key = '{line['key']}'", max_results=1)
         if runs:
@@ -77,7 +77,7 @@ class Sender:
         return self._mlflow.create_run(experiment_id, run_name=line["name"], tags=tags).info.run_id
 
     def _parent(self, folder: Path) -> str | None:
-        """Return the id of the run that this one belongs to, which is sent first; None where its folder is gone."""
+        """Return the id of this run's parent, which is sent first; None where the parent's folder is gone."""
         if Cursor.read(folder).run_id is None and (folder / OUTBOX).exists():
             parent = Sender(folder, self.uri)
             parent.send()
@@ -99,7 +99,7 @@ class Sender:
         self._offer(line["op"], lambda: _send(self._mlflow, self.folder, line, self._run_id))
 
     def _send_steps(self) -> None:
-        """Send the steps that the history holds and MLflow does not, some at a time."""
+        """Send the steps that the history holds and MLflow lacks, some at a time."""
         tail = Tail(self.folder / HISTORY, self.cursor.history)
         new = Once(self.cursor.steps).new(tail.lines())
         while steps := list(islice(new, STEPS_AT_ONCE)):
@@ -116,7 +116,7 @@ class Sender:
             self.cursor.write(self.folder)
 
     def _offer(self, what: str, request: Callable[[], None]) -> None:
-        """Make a request; note what MLflow would refuse for ever, and keep back nothing that waits behind it."""
+        """Make a request; if MLflow would refuse it for ever, note that and let the next requests go on."""
         try:
             request()
         except FAULTS as error:
@@ -128,7 +128,7 @@ class Sender:
             )
 
     def _run_is_there(self) -> bool:
-        """Tell whether MLflow has the run still: one that was deleted refuses all, and may be restored."""
+        """Tell whether MLflow still has the run: a deleted run refuses everything, and may be restored."""
         try:
             return self._mlflow.get_run(self._run_id).info.lifecycle_stage == LifecycleStage.ACTIVE
         except MlflowException as error:
@@ -148,13 +148,13 @@ class Sender:
 
 
 def accepted(name: str) -> str:
-    """Return a name of a metric or param as MLflow takes it: classes and regions may be called anything."""
+    """Return the name of a metric or param in a form that MLflow takes: classes and regions may have any name."""
     parts = [re.sub(r"[^\w.\- :]", "_", part) for part in name.split("/")]
     return "/".join("_" * max(1, len(part)) if part in ("", ".", "..") else part for part in parts)[:MOST_NAME_CHARS]
 
 
 def _send(client: MlflowClient, folder: Path, line: dict[str, Any], run_id: str) -> None:
-    """Do one line of an outbox; its ``start`` is done already."""
+    """Send one line of an outbox; its ``start`` has been sent already."""
     if line["op"] == "params":
         items = [Param(accepted(key), value) for key, value in line["params"].items()]
         for start in range(0, len(items), MOST_PARAMS):

@@ -1,11 +1,11 @@
-"""Sharing: over how many workers a batch is shared out evenly, and how each passes its share in micro-batches."""
+"""Sharing: how many workers share a batch evenly, and how each passes its share in micro-batches."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Shares:
-    """A batch that is shared out over at most so many workers: over the largest number of them that divides it.
+    """A batch and its most workers: the largest number of workers that divides the batch shares it.
 
     micro_batch_size   samples of a worker's share that pass the network at once; None: all of them
     """

@@ -118,9 +118,7 @@ def test_an_experiment_outside_of_the_working_directory_is_refused(tmp_path: Pat
     folder = checkout(tmp_path / "checkout")
     (tmp_path / "mine.yaml").write_text("name: mine\n")
     for config in ("../mine.yaml", str(tmp_path / "mine.yaml")):
-        with pytest.raises(
-            PackageError, match=r"mine\.yaml: lies outside of the working directory .* copy the file to"
-        ):
+        with pytest.raises(PackageError, match=r"mine\.yaml: lies outside the working directory .* copy the file to"):
             package_of(folder, [config])
 
 
