@@ -119,7 +119,7 @@ class Run:
             yield follow
 
     def remark(self, text: str | None) -> None:
-        """Print a remark about this run, unless the remark is empty."""
+        """Print a remark about this run, if there is one."""
         if text is not None:
             progress.say(f"{self.kind}: {text}")
 

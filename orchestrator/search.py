@@ -113,7 +113,7 @@ class SweepConfig(Frozen):
         return self
 
     def key(self, experiment: dict[str, Any], digests: Sequence[str]) -> str:
-        """Name the sweep by the settings that decide its points: more trials continue it, a new space starts another."""
+        """Name the sweep by the settings that decide its points: more trials continue it, a new space renames it."""
         told = self.model_dump(mode="json", exclude={"title", "experiment", "trials", "concurrent"})
         # The order of the fields is part of what is searched.
         told["space"] = list(told["space"].items())

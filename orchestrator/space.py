@@ -60,7 +60,7 @@ def first(space: Space, base: dict[str, Any]) -> Point:
 
 
 def extremes(space: Space, base: dict[str, Any]) -> list[Point]:
-    """List points that take every field to each of its ends, the others staying at their first."""
+    """List points that take every field to each of its ends while the other fields stay at their first."""
     points = []
     for chosen in space:
         for number in range(len(space[chosen].ends())):
@@ -81,12 +81,12 @@ def params(space: Space, point: Point) -> dict[str, Scalar]:
 
 
 def describe(space: Space, point: Point) -> str:
-    """Name a point for people by the shortest names that tell its fields apart: ``iou 0.3-0.6, lr 0.001``."""
+    """Name a point for people, by the shortest names that tell its fields apart: ``iou 0.3-0.6, lr 0.001``."""
     return ", ".join(f"{_short(field, list(space))} {_shown(space[field], value)}" for field, value in point.items())
 
 
 def lookup(tree: dict[str, Any], field: str) -> Any:
-    """Return a dotted field's value, or None where there is none."""
+    """Return a dotted field's value, or None where the field is missing."""
     value: Any = tree
     for part in field.split("."):
         value = value.get(part) if isinstance(value, dict) else None

@@ -1,4 +1,4 @@
-"""Standings: the trials of a sweep as a table for people, as one for programs, and the best as an experiment."""
+"""Standings: the trials of a sweep as a table for people and for programs, and the best trial as an experiment."""
 
 import csv
 import io
@@ -74,7 +74,7 @@ def cells(config: SweepConfig, standings: Sequence[Standing]) -> tuple[list[str]
 
 
 def ranked(config: SweepConfig, standings: Sequence[Standing]) -> list[Standing]:
-    """Order trials: those that ran to their end by value, then the others as they were begun."""
+    """Order trials: finished trials by value, then the others in the order in which they began."""
     values = [standing.value if standing.state == "done" else None for standing in standings]
     return [standings[place] for place in best_first(values, config.objective.mode)]
 

@@ -1,4 +1,4 @@
-"""Startup: what keeps Ray from being joined or started here, in one sentence, and within a minute."""
+"""Startup: say in one sentence, within a minute, why Ray cannot be joined or started here."""
 
 import os
 import socket
@@ -22,12 +22,12 @@ OR_ALONE = "or unset RAY_ADDRESS to use this machine alone"
 
 
 class StartupError(ValueError):
-    """A Ray that cannot be joined or started; the message says why and what to do."""
+    """Ray cannot be joined or started; the message says why and what to do."""
 
 
 @contextmanager
 def joining(address: str) -> Iterator[None]:
-    """Raise StartupError in words where the body cannot join the cluster at an address."""
+    """Raise StartupError where the body cannot join the cluster at an address."""
     _check_answer(address)
     os.environ.setdefault(ATTEMPTS_VARIABLE, ATTEMPTS)
     try:
@@ -46,7 +46,7 @@ def joining(address: str) -> Iterator[None]:
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """Raise StartupError in words where the body cannot start Ray on this machine."""
+    """Raise StartupError where the body cannot start Ray on this machine."""
     folder = _temporary_folder()
     _check_length(folder)
     try:
@@ -98,11 +98,11 @@ def _check_length(folder: str) -> None:
 
 
 def _temporary_folder() -> str:
-    """Return the folder in which Ray makes its own, as Ray finds it."""
+    """Return the temporary folder that Ray will choose."""
     return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
 
 
 def _first(error: BaseException) -> str:
-    """Return the first line that an error says, without its full stop."""
+    """Return the first line of an error's message, without its full stop."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return lines[0].rstrip(".:")

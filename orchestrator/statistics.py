@@ -58,7 +58,7 @@ def confidence_interval(summary: Summary, level: float = 0.95) -> tuple[float, f
 
 
 def welch(values: Sequence[float], reference: Sequence[float]) -> Comparison:
-    """Test whether two groups of runs have the same mean, without assuming that they spread alike.
+    """Test whether two groups of runs have the same mean, without assuming that their variances are equal.
 
     Welch, Biometrika 34 (1947). Runs are taken as independent, which fine-tunings of one shared pretraining are
     not quite: their p is somewhat too small.

@@ -1,4 +1,4 @@
-"""Stop: end trainings early without killing anything, so that they can go on later from where they stopped.
+"""Stop: end trainings early without killing them, so that they can later continue from where they stopped.
 
 Ctrl-C, SIGTERM (Slurm, systemd, `ray job stop`) and SIGHUP (a terminal that is closed) ask for it. While something
 trains, the first of them is a request that concerns every training of this process: ``launch`` carries it to the
@@ -32,7 +32,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class _Request:
-    """What was asked of this process, by which signal, and whether anybody looks."""
+    """The request to this process, its signal, and whether anything checks for it."""
 
     def __init__(self) -> None:
         self.asked = threading.Event()
@@ -45,14 +45,14 @@ _request = _Request()
 
 
 def request(by: signal.Signals = signal.SIGTERM) -> None:
-    """Ask every training that this process runs, or starts later, to save a checkpoint and end."""
+    """Ask every training that this process runs or will start to save a checkpoint and end."""
     if not requested():
         _request.signal = by
         _request.asked.set()
 
 
 def withdraw() -> None:
-    """Forget a request: what this process runs next was not asked to end."""
+    """Forget a request, so that it does not end the next training of this process."""
     _request.asked.clear()
     _request.insisted = 0
 
@@ -63,7 +63,7 @@ def requested() -> bool:
 
 
 def asked() -> str:
-    """Say what was asked, and how to end without it."""
+    """Say that a stop was requested, and how to end at once."""
     pressed = _request.signal == signal.SIGINT
     how, again = ("Ctrl-C", "Ctrl-C once more") if pressed else (_request.signal.name, "Ctrl-C")
     return f"asked to stop ({how}): saving a checkpoint, then ending; {again} ends at once, without one"
@@ -82,7 +82,7 @@ def raise_if_insisted() -> None:
 
 @contextmanager
 def heard() -> Iterator[None]:
-    """Hear the signals that end a command while the body runs in the main thread.
+    """Handle the signals that end a command while the body runs in the main thread.
 
     Those that the process was started to ignore (``nohup``) stay ignored.
     """
@@ -103,7 +103,7 @@ def heard() -> Iterator[None]:
 
 @contextmanager
 def awaited() -> Iterator[None]:
-    """Take the first signal as a request while the body runs: it has to look for it, and for whoever insists."""
+    """Take the first signal as a request while the body runs; the body must check for it, and for a second Ctrl-C."""
     with heard():
         _request.awaited += 1
         try:
@@ -128,7 +128,7 @@ def _hear(number: int, frame: FrameType | None) -> None:
 
 
 def _leave_terminal() -> None:
-    """Write into nothing from now on: every write to a terminal that is gone fails, and would end us first."""
+    """Discard all output from now on: a write to a closed terminal fails, and would end this process at once."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in _terminal:
         os.dup2(nothing, stream)
@@ -136,7 +136,7 @@ def _leave_terminal() -> None:
 
 
 def mark(storage: str) -> None:
-    """Carry a request to the workers of a stage with this storage."""
+    """Pass a request on to the workers of a stage with this storage."""
     filesystem, path = locate(join(storage, MARKER))
     if isinstance(filesystem, fs.LocalFileSystem):
         filesystem.create_dir(locate(storage)[1])

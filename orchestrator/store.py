@@ -8,7 +8,7 @@ _SQLITE = "sqlite:///"
 
 
 def sqlite_address(path: Path) -> str:
-    """Return the address of an SQLite file; an address decodes its path, and ``?`` would begin its options."""
+    """Return the address of an SQLite file; MLflow decodes an address's path, and ``?`` begins options."""
     return _SQLITE + str(path.absolute()).replace("%", "%25").replace("?", "%3F")
 
 

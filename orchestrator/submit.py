@@ -1,4 +1,4 @@
-"""Submit: a command as a job on a Ray cluster, through Ray's job API; follow it, ask how it does, stop it.
+"""Submit: a command as a job on a Ray cluster, through Ray's job API; follow it, ask for its state, stop it.
 
 The working directory travels as one zip of the files that ``orchestrator.package`` lists. The cluster's token is
 looked for where Ray looks for it. A stop is a SIGTERM, which makes trainings save a checkpoint and end
@@ -46,7 +46,7 @@ class SubmitError(ValueError):
 
 @dataclass(frozen=True)
 class Job:
-    """A job of a cluster, as a person asks about it."""
+    """A job of a cluster, described for people."""
 
     id: str
     status: str
@@ -89,7 +89,7 @@ def token() -> str | None:
 
 
 def connect(address: str) -> JobSubmissionClient:
-    """Return a client of a cluster's job API; raise SubmitError where it does not answer or refuses."""
+    """Return a client of a cluster's job API; raise SubmitError where the cluster does not answer, or refuses."""
     if not address.startswith(("http://", "https://")):
         raise SubmitError(
             f"address {shown(address)}: expected the dashboard's, such as {DEFAULT_ADDRESS}; `ray dashboard "
@@ -120,7 +120,7 @@ def _refused(address: str, found: str | None, error: AuthenticationError) -> Sub
 
 
 def read_runtime_env(path: str | None) -> dict[str, Any]:
-    """Read a runtime environment from a YAML file; raise SubmitError for what Raydiology sets itself."""
+    """Read a runtime environment from a YAML file; raise SubmitError for fields that Raydiology sets itself."""
     if path is None:
         return {}
     try:
@@ -164,7 +164,7 @@ def submit(client: JobSubmissionClient, command: Sequence[str], package: Package
 
 
 def pack(package: Package, path: Path) -> None:
-    """Write a package as a zip; raise SubmitError where it is larger than Ray takes."""
+    """Write a package as a zip; raise SubmitError where it exceeds Ray's limit."""
     package.write(path)
     size = path.stat().st_size
     if size >= GCS_STORAGE_MAX_SIZE:
@@ -178,7 +178,7 @@ def pack(package: Package, path: Path) -> None:
 
 
 def follow(client: JobSubmissionClient, job: str, write: Callable[[str], None]) -> Job:
-    """Hand a job's output to ``write`` as it comes, from its beginning to its end; return the job, which is over.
+    """Hand a job's output to ``write`` as it comes, from beginning to end; return the finished job.
 
     Raises SubmitError where there is no such job, and where the connection is lost.
     """
@@ -216,7 +216,7 @@ def _lost(job: str, error: Exception) -> SubmitError:
 
 
 def find(client: JobSubmissionClient, job: str) -> Job:
-    """Return a job; raise SubmitError where the cluster knows none of this id."""
+    """Return a job; raise SubmitError where the cluster knows no job of this id."""
     try:
         return _job(client.get_job_info(job))
     except requests.RequestException as error:

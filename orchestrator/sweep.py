@@ -1,4 +1,4 @@
-"""Sweep: search an experiment's fields for what is best, with Ray Tune over trainings that have run keys.
+"""Sweep: search an experiment's fields for their best values, with Ray Tune over trainings that have run keys.
 
 The file says the space, how it is searched, what judges and what ends a trial early. Every trial is the experiment
 with a point of the space, so that what a table or another sweep has trained is not trained again. The sweep's folder
@@ -37,7 +37,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file, the experiment that its trials change, and what a point changes: a tree with overrides."""
+    """A sweep file, its base experiment, and the tree with overrides that a point changes."""
 
     config: SweepConfig
     base: Experiment
@@ -47,7 +47,7 @@ class Sweep:
 
     @cached_property
     def folder(self) -> Path:
-        """Where the sweep is written; another space or other shards have another folder."""
+        """The folder of the sweep; another space or other shards have another folder."""
         shards = [self.base.data.shards]
         if self.config.objective.of == "finetune":
             shards.append(finetune.downstream_of(self.base).shards)
@@ -61,11 +61,11 @@ class Sweep:
         return config.resolve(self.tree, [*self.overrides, *changes], source)
 
     def trial_folder(self, number: int) -> Path:
-        """Return the folder of what a trial tells MLflow and of what it is asked to do."""
+        """Return the folder of a trial's outbox to MLflow and of requests to the trial."""
         return self.folder / "trials" / f"{number:03d}"
 
     def trial(self, number: int, point: Point, experiment: Experiment | None = None) -> Trial:
-        """Return a point as a trial; ``experiment`` replaces the point's own where that one is not valid."""
+        """Return a point as a trial; ``experiment`` replaces the point's own experiment where that is not valid."""
         return Trial(
             number=number,
             point=point,
@@ -110,7 +110,7 @@ def check(sweep: Sweep) -> list[Point]:
 
 
 def describe(sweep: Sweep) -> list[str]:
-    """Say what would be searched; raise ValueError where it cannot be searched."""
+    """Describe the search; raise ValueError where it cannot run."""
     points, config_ = check(sweep), sweep.config
     how = {"tpe": "Optuna's TPE", "random": "random points", "grid": "every point"}[config_.search.name]
     of = {"finetune": "fine-tuning", "pretrain": "pretraining"}[config_.objective.of]
@@ -140,7 +140,7 @@ def check_point(sweep: Sweep, point: Point) -> None:
 
 
 def run(sweep: Sweep, say: Say) -> list[Standing]:
-    """Run the trials that have not ended and return how all stand; files are written anew after each trial.
+    """Run the unfinished trials and return the standing of all; files are rewritten after each trial.
 
     A trial that fails is named and the others go on. Raises ValueError where the sweep cannot work, before anything
     is run, and StoppedError where it was asked to end; the same sweep goes on from there.
@@ -178,7 +178,7 @@ def run(sweep: Sweep, say: Say) -> list[Standing]:
 
 
 def _resources(sweep: Sweep) -> list[Resources]:
-    """Return what the trainings of a trial run on, one after the other."""
+    """Return the resources of a trial's trainings, which run one after the other."""
     base = sweep.base
     return [base.resources_of(one) for one in (base.trainings if _finetunes(sweep) else base.pretraining)]
 

@@ -1,4 +1,4 @@
-"""Table: run what a table still lacks, and put its rows side by side.
+"""Table: run the missing trials of a table, and put its rows side by side.
 
 Every trial is a pretraining and a fine-tuning with a run key of its own, so a table that is run again, or another
 table that shares trials with it, only runs what is missing.
@@ -52,14 +52,14 @@ class Table:
 
     @cached_property
     def folder(self) -> Path:
-        """Where the table is written; another base experiment or other shards have another folder."""
+        """The folder of the table; another base experiment or other shards have another folder."""
         used = {uri for _, one in self.experiments for uri in _shards(one)}
         key = identity.key(self.base, used)
         return Path(self.base.home) / self.base.name / f"table-{self.config.name}-{key}"
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells the table from others: its file, and its rows with what they change."""
+        """The identity of the table: its file, and its rows with their changes."""
         return {"file": self.source, "rows": {row.name: row.overrides for row in self.config.rows}}
 
 
@@ -158,7 +158,7 @@ def _assigned(changes: Mapping[str, Any]) -> list[str]:
 
 
 def run(table: Table, say: Say) -> list[Line]:
-    """Run the trials that are not done yet and return the rows; the table is written anew after each trial.
+    """Run the trials that are not done yet and return the rows; the table is rewritten after each trial.
 
     A trial that fails is named in its row and the others go on. Raises ValueError where a row cannot work at all,
     before anything is run.
@@ -182,7 +182,7 @@ def run(table: Table, say: Say) -> list[Line]:
 
 
 def _resources(table: Table) -> list[Resources]:
-    """Return what the trainings of the trials run on."""
+    """Return the resources of the trials' trainings."""
     experiments = [experiment for _, experiment in table.experiments]
     return [one.resources_of(training) for one in experiments for training in one.trainings]
 
@@ -235,7 +235,7 @@ def _check_row(table: Table, row: Row) -> None:
 
 
 def _refuse_another(table: Table) -> None:
-    """Raise ValueError where the table's folder holds a table of another file, or one that shares no row with it."""
+    """Raise ValueError where the table's folder holds another file's table, or a table that shares no row with it."""
     found = identity.held(table.folder)
     if found is None:
         return
@@ -264,7 +264,7 @@ def _run_trial(
     trial: Trial,
     experiment: Experiment,
 ) -> Ended:
-    """Run what a trial still lacks; return a failure as its outcome, and raise ValueError for an unknown metric."""
+    """Run the missing trainings of a trial; return failures as outcomes; raise ValueError for an unknown metric."""
     with shown():
         return _trained(config, folder, trial, experiment)
 

@@ -1,4 +1,4 @@
-"""Terminal: where commands print; a command that is named in a message can be typed as it is printed.
+"""Terminal: the console of all commands; a command in a message can be typed exactly as it is printed.
 
 Messages name commands as `raydiology ...`. In a shell in which `.venv` is not active, that is "command not found", so
 what is printed begins as this process was called: `.venv/bin/raydiology ...`, say.
@@ -29,12 +29,12 @@ class Terminal(Console):
 
 
 def as_called(text: str) -> str:
-    """Return a text in which every `raydiology ...` command begins as this process was called."""
+    """Rewrite every `raydiology ...` command of a text to begin as this process was called."""
     return _COMMAND.sub(lambda _: program(), text)
 
 
 def program() -> str:
-    """Return what to type for `raydiology` in the shell that this process was started from.
+    """Return the word to type for `raydiology` in the shell that started this process.
 
     That is the plain name where the shell finds it, and in a job: its output is read on another machine.
     """

@@ -52,11 +52,11 @@ _said: set[str] = set()
 
 
 class UntrackableError(ValueError):
-    """A run that MLflow can never take; the message says why in MLflow's words, and what to do."""
+    """MLflow can never take a run; the message says why in MLflow's words, and what to do."""
 
 
 def say_once(text: str) -> None:
-    """Warn the person who waits for this process, unless it was said before."""
+    """Warn the person who waits for this process, once for each text."""
     if text not in _said:
         _said.add(text)
         progress.say(text, style="yellow")
@@ -88,7 +88,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _parts(value: Any) -> dict[str, Any]:
-    """Return a list's mappings, or a short list's numbers, by name; nothing of anything else."""
+    """Return a list's mappings, or a short list's numbers, by name; nothing for other values."""
     if not isinstance(value, list):
         return {}
     numbers = len(value) <= MOST_NUMBERS and all(type(part) in (int, float) for part in value)
@@ -119,7 +119,7 @@ class Tracker:
     def start(
         self, experiment: str, name: str, key: str, tags: dict[str, str] | None = None, parent: Path | None = None
     ) -> None:
-        """Open the run, or the run that has this key already, at once where MLflow can be reached.
+        """Open the run, or the existing run with this key; at once if MLflow can be reached.
 
         Says where an earlier process left one of its files torn. Raises UntrackableError where it can never be
         opened; nothing is kept of it then.
@@ -152,7 +152,7 @@ class Tracker:
             self._note(hindered.hindrance)
 
     def params(self, params: dict[str, str]) -> None:
-        """Log what was decided before the run; values never change."""
+        """Log the settings that were decided before the run; they never change."""
         self._post(op="params", params=params)
 
     def metrics(self, entries: list[dict[str, Any]]) -> None:
@@ -162,7 +162,7 @@ class Tracker:
             self._post(op="metrics", entries=new, timestamp=_now_ms())
 
     def summary(self, values: dict[str, float]) -> None:
-        """Log single numbers, such as the best score per organ; those that have not changed are not logged again."""
+        """Log single numbers, such as the best score per organ; unchanged numbers are not logged again."""
         known: dict[str, float] = {}
         for line in posted(self.folder, ("summary",)):
             known |= line["values"]
@@ -170,7 +170,7 @@ class Tracker:
             self._post(op="summary", values=new, timestamp=_now_ms())
 
     def dataset(self, name: str, digest: str, source: str) -> None:
-        """Say which shards the run reads."""
+        """Log the shards that the run reads."""
         self._post(op="dataset", name=name, digest=digest, source=source)
 
     def artifact(self, path: Path, into: str = "") -> None:
@@ -205,7 +205,7 @@ class Tracker:
         return Cursor.read(self.folder).run_id
 
     def flush(self, force: bool = False) -> str | None:
-        """Send what waits; say once, and return, why something could not be sent; None where all was.
+        """Send all waiting records; say once, and return, why any could not be sent; None where all were.
 
         After a failure nothing is tried for 30 seconds unless ``force`` is given.
         """
@@ -219,7 +219,7 @@ class Tracker:
         return refusals[-1] if refusals else None
 
     def _send(self) -> list[str]:
-        """Send what waits; say and return what MLflow refused of it."""
+        """Send all waiting records; say and return what MLflow refused."""
         # MLflow takes a second to import, which the workers of a run need not spend.
         from orchestrator.hindrance import FAULTS, hindrance_of
         from orchestrator.sending import Sender
@@ -252,7 +252,7 @@ class Tracker:
         return self._hindrance
 
     def _relative(self, path: Path) -> str:
-        """Return where a file or folder lies, from the run's folder where both are in one home."""
+        """Return the place of a file or folder, relative to the run's folder if both are in one home."""
         home, place = self.folder.absolute().parents[1], path.absolute()
         return os.path.relpath(place, self.folder.absolute()) if place.is_relative_to(home) else str(place)
 
@@ -261,7 +261,7 @@ class Tracker:
 
 
 class _HinderedError(Exception):
-    """Nothing more could be sent."""
+    """Sending had to stop."""
 
     def __init__(self, hindrance: "Hindrance") -> None:
         super().__init__(hindrance.words)
@@ -270,7 +270,7 @@ class _HinderedError(Exception):
 
 @dataclass
 class Cursor:
-    """How far a run was sent to MLflow.
+    """How much of a run has been sent to MLflow.
 
     run_id   MLflow's id, once the run has been created there
     offset   bytes of the outbox that were sent
@@ -293,18 +293,18 @@ class Cursor:
         return cls(**{"history": _size(folder / HISTORY), **json.loads(path.read_text())})
 
     def write(self, folder: Path) -> None:
-        """Keep it in a run's folder."""
+        """Write the cursor into a run's folder."""
         write_atomically(folder / CURSOR, json.dumps(asdict(self)))
 
 
 def waiting(home: Path) -> list[Path]:
-    """Return the run folders that hold what was not sent yet."""
+    """Return the run folders that hold unsent records."""
     folders = [path.parent for path in sorted(home.glob(f"**/{OUTBOX}"))]
     return [folder for folder in folders if _unsent(folder)]
 
 
 def posted(folder: Path, ops: Sequence[str]) -> list[dict[str, Any]]:
-    """Return what was posted of some kinds, in order; the metrics of trials need not be parsed for that."""
+    """Return the posted records of some kinds, in order, parsing only their lines."""
     if not (folder / OUTBOX).exists():
         return []
     begins = tuple(json.dumps({"op": op})[:-1].encode() for op in ops)
@@ -331,6 +331,6 @@ def _now_ms() -> int:
 
 
 def hide_password(uri: str) -> str:
-    """Return an address as it may be shown: without user and password."""
+    """Return an address without user and password, so that it may be shown."""
     scheme, separator, rest = uri.partition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"

@@ -1,4 +1,4 @@
-"""Training progress: a training as a person follows it: its workers start, then its steps pass."""
+"""Training progress: show a training to a person: its workers start, then its steps pass."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ METRICS = ("loss", "collapse", "score", "dice_mean")
 
 @contextmanager
 def shown(what: str, total_steps: int, validated: Callable[[int], bool] | None = None) -> Iterator[Callable]:
-    """Show that a training's workers start; yield what takes the history's entries and shows its steps.
+    """Show that a training's workers start; yield a function that takes the history's entries and shows its steps.
 
     ``validated`` tells whether a step is followed by a validation, during which nothing is reported.
     """
@@ -39,12 +39,12 @@ def shown(what: str, total_steps: int, validated: Callable[[int], bool] | None =
 
 
 def measured(entry: dict[str, Any]) -> str:
-    """Say the metrics of a step that tell most."""
+    """Name the most telling metrics of a step."""
     return ", ".join(f"{metric} {entry[metric]:.4f}" for metric in METRICS if metric in entry)
 
 
 def next_validation(done: int, total_steps: int, validated: Callable[[int], bool] | None) -> str:
-    """Say after which step the next validation is, or nothing."""
+    """Name the step after which the next validation comes, or nothing."""
     if validated is None or done >= total_steps:
         return ""
     step = next((step for step in range(done + 1, total_steps) if validated(step)), total_steps)

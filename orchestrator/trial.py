@@ -1,4 +1,4 @@
-"""Trial: one point of a sweep, in a process that Ray Tune starts: train, report, end early where asked to."""
+"""Trial: one point of a sweep, in a process that Ray Tune starts: train, report, and end early when asked."""
 
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -122,7 +122,7 @@ def closed(trial: Trial, tracker: Tracker, ending: Ending) -> None:
 
 
 def _train(trial: Trial) -> float | None:
-    """Run what the trial still lacks; return a fine-tuning's score."""
+    """Run the missing trainings of the trial; return a fine-tuning's score."""
     pretrained = None
     if trial.trains:
         pretrained = pretrain.pretrain(trial.experiment, trial.folder, trial.label)
@@ -172,7 +172,7 @@ def _curve(trial: Trial) -> Curve:
 
 
 def _watched(trial: Trial) -> Path:
-    """Return the folder of the run that the objective is of."""
+    """Return the folder of the run that reports the objective."""
     if trial.objective.of == "pretrain":
         return _pretraining(trial.experiment)
     experiment = trial.experiment

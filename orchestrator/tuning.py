@@ -1,4 +1,4 @@
-"""Tuning: what Ray Tune is told. Tune starts trials and carries their reports; the ledger is what is remembered.
+"""Tuning: drive Ray Tune. Tune starts trials and carries their reports; only the ledger remembers them.
 
 A trial is never stopped by Tune, which would kill its process and strand its Train workers: it is asked to end, and
 ends the normal way. So Tune's own snapshots are not needed, and are thrown away.
@@ -36,7 +36,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the sweep does for its trials.
+    """The sweep's functions for its trials.
 
     work        train a point; called in the trial's process
     refusal     say why a point cannot work, or None
@@ -53,7 +53,7 @@ class Hooks:
 
 
 class Points(Searcher):
-    """Takes points from the ledger and writes down how their trials end."""
+    """Takes points from the ledger and records how their trials end."""
 
     def __init__(self, ledger: Ledger, hooks: Hooks) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Points(Searcher):
         self.cause = ""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Hand out the next point that can work, or say that there is none."""
+        """Hand out the next workable point, or say that there is none."""
         while not (stop.requested() or self.hopeless):
             if (taken := self.ledger.take()) is None:
                 break
@@ -76,7 +76,7 @@ class Points(Searcher):
         return Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Write down how a trial ended; Tune says so once."""
+        """Record how a trial ended; Tune reports it once."""
         number = self.running.pop(trial_id)
         if error or not result or "state" not in result:
             reason = f"its process failed: {self.cause or 'it died'}"
@@ -105,14 +105,14 @@ class Points(Searcher):
 
 
 class Pruner(FIFOScheduler):
-    """Writes down what trials report, and asks those that fall behind to end; Tune is always told to go on."""
+    """Records the reports of trials, and asks trials that fall behind to end; Tune is always told to continue."""
 
     def __init__(self, points: Points) -> None:
         super().__init__()
         self.points = points
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
-        """Decide about one report."""
+        """Decide on one report."""
         if "step" in result:
             ledger, number, step = self.points.ledger, trial.config["number"], result["step"]
             ledger.observe(number, step, result["value"])
@@ -130,14 +130,14 @@ class Pruner(FIFOScheduler):
 
 
 class Watch(tune.Callback):
-    """Asks all trials to end when the sweep itself was asked to."""
+    """Asks all trials to end when the sweep itself is asked to end."""
 
     def __init__(self, points: Points) -> None:
         self.points = points
         self.said = False
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        """Look once per turn of Tune's loop."""
+        """Check for a request once per turn of Tune's loop."""
         stop.raise_if_insisted()
         if stop.requested() and not self.said:
             self.said = True
@@ -151,10 +151,10 @@ class Watch(tune.Callback):
 
 
 def run_trials(ledger: Ledger, hooks: Hooks, concurrent: int) -> None:
-    """Run every trial that has not ended, so many at once; raise ValueError where none can be judged.
+    """Run every trial that has not ended, ``concurrent`` at once; raise ValueError where none can be judged.
 
     Trials run in processes of this machine, where the sweep's folder and its runs are. They ask for a sliver of it
-    instead of CPUs: these are for what they train.
+    instead of CPUs: the CPUs are for their trainings.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)

@@ -15,7 +15,7 @@ NOTHING, MARK = "-", "best"
 
 
 def cells(config: TableConfig, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
-    """Return the heading and the rows of a table as text; the paper's columns only where it has numbers."""
+    """Return the heading and the rows of a table as text; the paper's columns only where the paper has numbers."""
     heading = ["row", config.metric, "n", "runs", f"p against {config.reference}", *config.also]
     rows = [
         [
@@ -84,7 +84,7 @@ def as_ranked(
     metric: str,
     means: Sequence[float | None],
 ) -> Table:
-    """Return cells for rich's console, rows from the best mean of the metric to the worst, the best one marked."""
+    """Return cells for rich's console, rows from the best mean of the metric to the worst, the best marked."""
     direction = direction_of(metric)
     rows, winner = [list(row) for row in rows], best(means, direction)
     if winner is not None and direction is not None:

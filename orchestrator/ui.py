@@ -45,13 +45,13 @@ def serve(home: Path, port: int) -> int:
 
 
 def _did_you_mean(home: Path) -> str:
-    """Name the homes beside a folder that is none."""
+    """Suggest homes beside a folder that is not a home."""
     beside = sorted(path.parent.name for path in home.absolute().parent.glob(f"*/{STORE}"))
     return f"; did you mean {' or '.join(str(home.parent / name) for name in beside)}?" if beside else ""
 
 
 def _run_until_told(command: list[str], environment: dict[str, str]) -> int:
-    """Run a command until it ends, or until this process is told to: then both end, and that is no failure.
+    """Run a command until it ends, or until this process is told to end; then both end without failure.
 
     It has a session of its own: MLflow's processes, all interrupted at once by a terminal, would print their stacks.
     """
@@ -73,7 +73,7 @@ def _run_until_told(command: list[str], environment: dict[str, str]) -> int:
 
 
 def _newest_page(client: MlflowClient) -> str:
-    """Return the address of the runs of the experiment that was changed last."""
+    """Return the address of the runs of the most recently changed experiment."""
     experiments = client.search_experiments(order_by=["last_update_time DESC"], max_results=1)
     return (
         f"#/experiments/{experiments[0].experiment_id}/runs?workflowType=machine_learning"

@@ -86,7 +86,7 @@ class Validation:
 
 
 def _draw(gallery: Gallery, method: Task, evidence: Evidence) -> dict[str, bytes]:
-    """Draw some predictions, and the confusion matrix where there is one."""
+    """Draw some predictions, and the confusion matrix if there is one."""
     confusions = method.confusions(evidence)
     drawn = {
         PREDICTIONS: gallery.draw(method.class_names),

@@ -1,4 +1,4 @@
-"""Watch: what is measured of an encoder every so often while it is pretrained, without labels or by them."""
+"""Watch: measure an encoder at intervals while it is pretrained, with or without labels."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ VIEW_SEED = 0
 
 @dataclass(frozen=True)
 class Evenly:
-    """So many times over the budget, at even distances, the last at its end."""
+    """A number of times over the budget, evenly spaced, the last at its end."""
 
     times: int
     total_steps: int
@@ -35,7 +35,7 @@ class Evenly:
 
 @dataclass(frozen=True)
 class HealthWatch:
-    """Label-free health of the encoder's last map, averaged over space, of one view of each of some samples.
+    """Label-free health of the encoder's last map, averaged over space, on one view of each of some samples.
 
     Where a method's first two views are a positive pair, their alignment is measured too.
     """
@@ -68,7 +68,7 @@ class HealthWatch:
 
 
 def from_all_ranks(parts: list[Tensor], world: World) -> Tensor:
-    """Put the parts of all ranks one after the other, in the order of the ranks; they lie on the CPU."""
+    """Concatenate the parts of all ranks in rank order; they lie on the CPU."""
     gathered = [parts] * world.size
     if world.size > 1:
         dist.all_gather_object(gathered, parts)
@@ -76,5 +76,5 @@ def from_all_ranks(parts: list[Tensor], world: World) -> Tensor:
 
 
 def spread_out(row_ids: Int[np.ndarray, " n"], most: int) -> Int[np.ndarray, " m"]:
-    """Return at most so many of some rows, at even distances."""
+    """Return at most so many of the rows, evenly spaced."""
     return row_ids[np.linspace(0, len(row_ids) - 1, min(most, len(row_ids))).round().astype(np.int64)]

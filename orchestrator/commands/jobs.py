@@ -63,7 +63,9 @@ def _check_job(job: list[str], folder: Path) -> list[str]:
 
     asked = parse(job)[1]
     if job[0] in ("submit", "job", "init", "ui", "doctor", "schema", "methods"):
-        raise ValueError(f"{job[0]} is no job; expected a command that computes, such as pretrain, table or ingest")
+        raise ValueError(
+            f"{job[0]} is not a job; expected a command that computes, such as pretrain, table or ingest"
+        )
     with as_in_job():
         if "experiment" in asked:
             config.load(folder / asked.experiment, asked.overrides)

@@ -62,7 +62,10 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["pretrain", "--", "a.yaml"], "pretrain: -- stands before the command of a job, for `raydiology submit`"),
         (["submit"], "submit: no command is given; expected one of phantom, "),
         (["submit", "--", "pretrian"], "submit: there is no command 'pretrian' (did you mean pretrain?); expected"),
-        (["submit", "--", "doctor"], "submit: doctor is no job; expected a command that computes, such as pretrain"),
+        (
+            ["submit", "--", "doctor"],
+            "submit: doctor is not a job; expected a command that computes, such as pretrain",
+        ),
         (["ingest"], "ingest:\n  source: missing; it has no default\n"),
         (["table", "none.yaml"], "table: experiment none.yaml: no such file; "),
     ],
