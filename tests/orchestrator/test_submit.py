@@ -27,7 +27,7 @@ from tests.shardsets import write_slices
 from tests.waiting import wait_for, wait_for_step
 
 TOKEN = "the-token-of-the-test-cluster"
-TOTAL_STEPS = 200  # more than pass while a line of the output comes and a stop goes
+TOTAL_STEPS = 40  # more than pass while a line of the output comes and a stop goes
 STOP_AFTER_STEP = 3
 
 Started = Callable[[subprocess.Popen[bytes]], subprocess.Popen[bytes]]
