@@ -101,5 +101,5 @@ def test_an_empty_selection_is_an_error_with_a_remedy(sizes):
 
 
 def test_a_reversed_range_is_an_error():
-    with pytest.raises(ValueError, match=r"numbers \[5, 3\) are no range"):
+    with pytest.raises(ValueError, match=r"numbers \[5, 3\) are not a range"):
         Order([4], 0).positions(5, 3)

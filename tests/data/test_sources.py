@@ -225,7 +225,7 @@ def test_an_option_says_that_a_layout_takes_it_where_the_layout_reads_it(tmp_pat
 
 
 def test_a_source_that_is_not_there_is_an_error_with_its_path(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"nowhere.*no folder.*check the path"):
+    with pytest.raises(ValueError, match=r"nowhere.*is not a readable folder.*check the path"):
         find_studies(str(tmp_path / "nowhere"), "volumes")
 
 
