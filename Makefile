@@ -1,10 +1,10 @@
-# Every target sets up what it needs in .venv; nothing else on the machine is touched.
+# Every target installs its needs into .venv and touches nothing else on the machine.
 PYTHON ?= python3.11
 BIN := .venv/bin
 
 .PHONY: setup fmt check test fast demo bench clean
 
-# Compiled by all cores, which pip does by one; and here, as PYTHONDONTWRITEBYTECODE would have every process compile anew.
+# Compiles on all cores (pip uses one), and here, so that PYTHONDONTWRITEBYTECODE does not make every process compile anew.
 setup: .venv/ready
 	@echo "Set up. Type: source .venv/bin/activate && raydiology --help    (or, without it: .venv/bin/raydiology --help)"
 
@@ -24,7 +24,7 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-# Tests of one file share a process, and with it one local Ray: most of their time is spent waiting for it to start.
+# Tests of one file share a process and one local Ray, because most of their time is spent waiting for Ray to start.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: .venv/ready
