@@ -1,1 +1,1 @@
-"""From files of any kind to validated, de-identified Parquet shards, and the order in which samples are visited."""
+"""Files of any kind into validated, de-identified Parquet shards, and the order in which samples are visited."""

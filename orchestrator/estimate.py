@@ -2,81 +2,148 @@
 
 from dataclasses import dataclass
 
-import torch
 from rich.console import Group
 from rich.syntax import Syntax
 from rich.table import Table
 
-from data.shardset import ShardSet
+from data.keep import Keep
+from data.shardset import Selection, ShardSet
 from methods import METHODS
-from methods.base import Method, Views
 from orchestrator import feed
-from orchestrator.config import Experiment, Optimiser, Stage
-from orchestrator.pretrain import build_encoder, check, stage_feed, stage_plan
+from orchestrator.config import Experiment
+from orchestrator.feed import FeedPlan
+from orchestrator.finetune import STAGE as FINETUNING
+from orchestrator.finetune import Labelled, downstream_of, feed_of, plan_of
+from orchestrator.finetune import check as check_finetuning
+from orchestrator.loop import Plan
+from orchestrator.memory import Memory, finetuning_memory, stage_memory
+from orchestrator.outline import outline_of
+from orchestrator.pretrain import check, stage_feed, stage_plan
 
-# Copies of every trainable parameter in float32: weight and gradient, then what the optimiser remembers.
-COPIES = {"sgd": 3, "adam": 4, "adamw": 4}
-# cuDNN's workspaces, the allocator's rounding and the views before the network.
-OVERHEAD = 1.2
-MEASURED_SAMPLES = 2
+COLUMNS = ("stage", "method", "samples", "epochs", "steps", "GPU memory per worker", "held for reading")
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes on one device: what does not depend on the batch, and each sample's share.
+class Needs:
+    """What a training takes; a method that trains nothing has no steps and takes no memory.
 
-    chunked_bytes   of each sample's share, what is held of one chunk at a time where samples pass in chunks
+    memory_bytes   on the device of each worker
+    held_bytes     in the memory of the cluster, of samples that are being read
     """
 
-    fixed_bytes: int
-    per_sample_bytes: int
-    chunked_bytes: int = 0
+    name: str
+    method: str
+    num_samples: int
+    epochs: float = 0
+    steps: int = 0
+    memory_bytes: float = 0
+    held_bytes: int = 0
 
-    def total_bytes(self, samples: int, num_chunks: int = 1) -> float:
-        at_once = -(-samples // num_chunks)
-        activations = samples * self.per_sample_bytes - (samples - at_once) * self.chunked_bytes
-        return OVERHEAD * (self.fixed_bytes + activations)
+    @property
+    def memory(self) -> str:
+        return f"about {self.memory_bytes / 2**30:.1f} GiB" if self.steps else "-"
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Return a cell for each of ``COLUMNS``."""
+        held = f"{self.held_bytes / 2**20:.0f} MiB" if self.steps else "-"
+        epochs = f"{self.epochs:.1f}" if self.steps else "0"
+        return (self.name, self.method, f"{self.num_samples:,}", epochs, f"{self.steps:,}", self.memory, held)
 
 
-def describe(experiment: Experiment) -> Group:
-    """Say what would run: the resolved config, then samples, steps, memory and size per stage, and doubts.
+def describe(experiment: Experiment, finetuned: bool = False, probed: bool = False) -> Group:
+    """Say what would run: the resolved config, then what each training takes, the shards, and doubts.
 
-    Raises ValueError in words where it could not run.
+    Raises ValueError in words where it could not run: the pretraining, and the fine-tuning or the probe after it.
     """
+    table = Table(*COLUMNS)
+    for needs in pretraining_needs(experiment):
+        table.add_row(*needs.cells)
+    shards = ShardSet.open(experiment.data.shards)
+    lines = [_size("shards", shards) + _left_out("data", experiment.data.keep, experiment.data.selected(shards))]
+    if finetuned:
+        needs, labelled = finetuning_needs(experiment)
+        table.add_row(*needs.cells)
+        lines += _labelled(experiment, labelled)
+    if probed:
+        lines.append(_probe(experiment))
+    trainings = experiment.trainings if finetuned else experiment.pretraining
+    idle = filter(None, (experiment.idle_workers(training) for training in trainings))
+    resolved = Syntax(experiment.model_dump_json(indent=2), "json", background_color="default")
+    return Group(resolved, table, *lines, *idle, *_doubts(experiment))
+
+
+def pretraining_needs(experiment: Experiment) -> list[Needs]:
+    """Return what each stage takes; raise ValueError in words where it could not run."""
     shards = ShardSet.open(experiment.data.shards)
     selection = experiment.data.selected(shards)
     check(experiment, shards, selection)
-    table = Table("stage", "method", "samples", "epochs", "steps", "GPU memory per worker", "held for reading")
+    found = []
     for stage in experiment.pretraining:
         if not METHODS[stage.method.name].trains:
-            table.add_row(stage.name, stage.method.name, str(selection.num_samples), "0", "0", "-", "-")
+            found.append(Needs(stage.name, stage.method.name, selection.num_samples))
             continue
         plan = stage_plan(experiment, stage, shards, selection.num_samples)
         feed_plan = stage_feed(experiment, stage, shards, plan)
         memory = stage_memory(experiment, stage, feed_plan)
-        per_worker = feed_plan.samples_per_step
-        epochs = plan.total_steps * stage.budget.batch_size / selection.num_samples
-        table.add_row(
-            stage.name,
-            stage.method.name,
-            f"{selection.num_samples:,}",
-            f"{epochs:.1f}",
-            f"{plan.total_steps:,}",
-            f"about {memory.total_bytes(per_worker, plan.num_chunks) / 2**30:.1f} GiB",
-            f"{feed.bytes_in_flight(feed_plan) / 2**20:.0f} MiB",
-        )
-    size = f"shards {shards.digest[:12]}: {shards.num_samples:,} samples, {shards.num_bytes / 2**20:,.0f} MiB on disk"
-    if selection.num_left_out:
-        left_out = experiment.data.keep.describe(selection.left_out_by)
-        size += f"; data.keep leaves out {selection.num_left_out:,} of its split ({left_out})"
-    resolved = Syntax(experiment.model_dump_json(indent=2), "json", background_color="default")
-    idle = [experiment.idle_workers(training) for training in experiment.trainings]
-    return Group(resolved, table, size, *filter(None, idle), *_doubts(experiment))
+        found.append(_needs((stage.name, stage.method.name), selection, plan, feed_plan, memory))
+    return found
+
+
+def finetuning_needs(experiment: Experiment) -> tuple[Needs, Labelled]:
+    """Return what the fine-tuning takes, and its samples; raise ValueError in words where it could not run."""
+    labelled, task = check_finetuning(experiment), downstream_of(experiment)
+    plan = plan_of(experiment, labelled)
+    feed_plan = feed_of(experiment, labelled, plan)
+    memory = finetuning_memory(experiment, labelled, feed_plan)
+    return _needs((FINETUNING, task.task.name), labelled.train, plan, feed_plan, memory), labelled
+
+
+def _needs(names: tuple[str, str], samples: Selection, plan: Plan, feed_plan: FeedPlan, memory: Memory) -> Needs:
+    return Needs(
+        *names,
+        num_samples=samples.num_samples,
+        epochs=plan.total_steps * plan.stream.batch_size / samples.num_samples,
+        steps=plan.total_steps,
+        memory_bytes=memory.total_bytes(feed_plan.samples_per_step, plan.num_chunks),
+        held_bytes=feed.bytes_in_flight(feed_plan),
+    )
+
+
+def _labelled(experiment: Experiment, labelled: Labelled) -> list[str]:
+    """Say which labelled samples there are, and which of them judge."""
+    task = downstream_of(experiment)
+    sides = (("training", labelled.train), ("validation", labelled.val))
+    left_out = "".join(_left_out("downstream", task.keep, selection, f"the {side}") for side, selection in sides)
+    where = f"fold {task.fold} of {task.num_folds}" if task.num_folds else f"split {task.val_split}"
+    return [
+        _size("labelled shards", labelled.shards) + left_out,
+        f"fine-tuning: trained on {labelled.train.num_samples:,} samples of {len(labelled.patients):,} patients of "
+        f"split {task.train_split}, judged by {labelled.val.num_samples:,} samples of {where}",
+    ]
+
+
+def _probe(experiment: Experiment) -> str:
+    from orchestrator.probe import probe_set  # it brings scikit-learn, which other dry runs need not wait for
+
+    samples = probe_set(experiment)
+    known = len(samples.shards.class_names)
+    return f"probe: trained on {len(samples.train):,} samples, judged by {len(samples.val):,}, {known} classes"
+
+
+def _size(name: str, shards: ShardSet) -> str:
+    return f"{name} {shards.digest[:12]}: {shards.num_samples:,} samples, {shards.num_bytes / 2**20:,.0f} MiB on disk"
+
+
+def _left_out(part: str, keep: Keep, selection: Selection, of: str = "its split") -> str:
+    if not selection.num_left_out:
+        return ""
+    return f"; {part}.keep leaves out {selection.num_left_out:,} of {of} ({keep.describe(selection.left_out_by)})"
 
 
 def _doubts(experiment: Experiment) -> list[str]:
     """Say of each stage where it can run but will hardly learn."""
-    if build_encoder(experiment).means_differ:
+    if outline_of(experiment.encoder).means_differ:
         return []
     return [
         f"stage {stage.name}: {stage.method.name} averages the last map, whose means are nearly the same for all "
@@ -85,39 +152,3 @@ def _doubts(experiment: Experiment) -> list[str]:
         for stage in experiment.pretraining
         if METHODS[stage.method.name].averages
     ]
-
-
-def stage_memory(experiment: Experiment, stage: Stage, plan: feed.FeedPlan) -> Memory:
-    """Measure a stage's memory by a forward pass of two real samples on the CPU, in float32."""
-    method = METHODS[stage.method.name](stage.method, build_encoder(experiment))
-    batch = next(feed.local_batches(plan, rank=0)).take(MEASURED_SAMPLES)
-    with torch.no_grad():
-        views = method.views(batch, batch.rng(experiment.seed))
-    trainable = sum(p.numel() for p in method.parameters() if p.requires_grad)
-    everything = sum(t.numel() * t.element_size() for t in (*method.parameters(), *method.buffers()))
-    fixed = everything + (_copies(stage.optimiser) - 1) * 4 * trainable
-    held = saved_bytes(method, views) // len(batch)
-    if experiment.shares_of(stage).num_chunks == 1:
-        return Memory(fixed, held)
-    method.pass_in_chunks(len(batch))
-    return Memory(fixed, held, held - saved_bytes(method, views) // len(batch))
-
-
-def saved_bytes(method: Method, views: Views) -> int:
-    """Return how many bytes of activations the backward pass of ``loss`` would hold."""
-    weights = {tensor.untyped_storage().data_ptr() for tensor in (*method.parameters(), *method.buffers())}
-    held: dict[int, int] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            held[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        method.loss(views)
-    return sum(held.values())
-
-
-def _copies(optimiser: Optimiser) -> int:
-    return COPIES[optimiser.name]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Hashable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from orchestrator.feed import FeedPlan
 from orchestrator.launch import Job, launch
 from orchestrator.loop import Plan, Trainee
 from orchestrator.optimiser import Schedule
+from orchestrator.outline import outline_of, outlines
 from orchestrator.pretrain import Pretrained, check_chunks
 from orchestrator.progress import phase
 from orchestrator.run import Caption, Run
@@ -37,6 +39,8 @@ NETWORK, NETWORK_CARD = "network.safetensors", "network.json"
 # Which patients a label fraction or a fold holds does not change with the seed: repeats differ in training alone.
 LABEL_SEED = 0
 PREVIEWED_SAMPLES = 4
+# Networks without weights that this process has built: rows of a table have few different ones.
+_OUTLINES: dict[Hashable, Task] = {}
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,20 @@ def build_network(experiment: Experiment, shards: ShardSet, encoder_path: str | 
         with Checkpoint(encoder_path).as_directory() as folder:
             pretrained = config.model_copy(update={"in_channels": experiment.encoder.in_channels})
             _load_encoder(Path(folder), encoder, pretrained)
+    return _network(task, encoder, shards)
+
+
+def outline_network(experiment: Experiment, shards: ShardSet) -> Task:
+    """Build the task's network without weights, for checks and estimates."""
+    task, config = downstream_of(experiment), experiment.downstream_encoder
+    key = (task.task.model_dump_json(), config, *shards.label_names.items(), *shards.class_names.items())
+    if key not in _OUTLINES:
+        with outlines():
+            _OUTLINES[key] = _network(task, outline_of(config), shards)
+    return deepcopy(_OUTLINES[key])
+
+
+def _network(task: Downstream, encoder: Encoder, shards: ShardSet) -> Task:
     kind: Any = TASKS[task.task.name]
     return kind(task.task, encoder, shards.label_names if kind.needs == "label_map" else shards.class_names)
 
@@ -162,7 +180,7 @@ def check(experiment: Experiment) -> Labelled:
                 "or ingest them with the recipe of the pretraining's shards"
             )
     shards.check_files()
-    network = build_network(experiment, shards, None)
+    network = outline_network(experiment, shards)
     prepare(network, experiment, labelled)
     check_chunks(experiment, task, network)
     check_extents(network, labelled.train, task.part)

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from data.shardset import ShardSet
-from orchestrator import config, estimate, finetune, pretrain
+from orchestrator import config, finetune, memory, pretrain
 from orchestrator.fingerprint import Fingerprint, LabelFacts, Machine, by
 from orchestrator.proposal import (
     ENOUGH_VALIDATIONS,
@@ -140,8 +140,8 @@ def _batch(head: _Head, rows: Sequence[Pretraining]) -> Choice:
         experiment = config.resolve(tree)
         stage, shards = experiment.pretraining[0], ShardSet.open(fingerprint.uri)
         plan = pretrain.stage_plan(experiment, stage, shards, fingerprint.num_samples)
-        memory = estimate.stage_memory(experiment, stage, pretrain.stage_feed(experiment, stage, shards, plan))
-        fits.append(int((usable / estimate.OVERHEAD - memory.fixed_bytes) / memory.per_sample_bytes))
+        needed = memory.stage_memory(experiment, stage, pretrain.stage_feed(experiment, stage, shards, plan))
+        fits.append(int((usable / memory.OVERHEAD - needed.fixed_bytes) / needed.per_sample_bytes))
     if min(fits) < 2:
         raise ValueError(
             f"memory for {max(0, min(fits))} samples of {by(fingerprint.median)} voxels ({usable / 2**30:.1f} GiB), "

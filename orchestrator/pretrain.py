@@ -23,6 +23,7 @@ from orchestrator.feed import FeedPlan
 from orchestrator.launch import Job, launch
 from orchestrator.loop import Plan, Trainee, Watch
 from orchestrator.optimiser import Schedule
+from orchestrator.outline import outline_method, outline_of
 from orchestrator.progress import phase
 from orchestrator.run import RESULT, Caption, Run
 from orchestrator.watch import Evenly, HealthWatch, spread_out
@@ -71,7 +72,7 @@ def folder_of(experiment: Experiment, digest: str) -> Path:
 
 def check(experiment: Experiment, shards: ShardSet, selection: Selection) -> None:
     """Raise ValueError where encoder, method and shards do not fit one another."""
-    encoder = build_encoder(experiment)
+    encoder = outline_of(experiment.encoder)
     if encoder.spatial_dims != shards.spatial_dims:
         raise ValueError(
             f"encoder.spatial_dims is {encoder.spatial_dims}, the shards hold {shards.spatial_dims}D samples; set "
@@ -91,7 +92,7 @@ def check(experiment: Experiment, shards: ShardSet, selection: Selection) -> Non
     if not (folder_of(experiment, shards.digest) / RESULT).exists():
         shards.check_files()
     for stage in experiment.pretraining:
-        method = METHODS[stage.method.name](stage.method, encoder)
+        method = outline_method(stage.method, experiment.encoder)
         check_chunks(experiment, stage, method)
         check_extents(method, selection, experiment.data.part)
 

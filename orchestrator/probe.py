@@ -12,6 +12,7 @@ from orchestrator import checkpoint as checkpoints
 from orchestrator import cluster
 from orchestrator.config import Experiment
 from orchestrator.loop import World
+from orchestrator.outline import outline_of
 from orchestrator.pretrain import Pretrained, build_encoder
 from orchestrator.probing import Probed, ProbeSet
 from orchestrator.progress import phase
@@ -63,7 +64,7 @@ def probe_set(experiment: Experiment) -> ProbeSet:
     if experiment.probe is None:
         raise ValueError(f"experiment {experiment.name}: no probe; add probe: with shards and size")
     samples = ProbeSet.open(experiment.probe)
-    samples.check(build_encoder(experiment))
+    samples.check(outline_of(experiment.encoder))
     samples.shards.check_files()
     return samples
 

@@ -48,7 +48,8 @@ def share_over_ranks(name: str, part: Tensor, whole: Tensor) -> dict[str, Tensor
     counts = torch.stack([part.detach(), whole.detach()]).double()
     if _several():
         dist.all_reduce(counts)
-    return {name: counts[0] / counts[1]} if counts[1] > 0 else {}
+    # A dry run's tensors have shapes and no values.
+    return {name: counts[0] / counts[1]} if counts.is_meta or counts[1] > 0 else {}
 
 
 def _several() -> bool:

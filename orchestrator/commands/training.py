@@ -50,7 +50,7 @@ def _probe(arguments: argparse.Namespace) -> None:
 
     experiment = config.load(arguments.experiment, arguments.overrides)
     if arguments.dry_run:
-        out.print(estimate.describe(experiment))
+        out.print(estimate.describe(experiment, probed=True))
         return
     probe_set(experiment)
     with cluster.connected():
@@ -72,7 +72,7 @@ def _finetune(arguments: argparse.Namespace) -> None:
 
     experiment = config.load(arguments.experiment, arguments.overrides)
     if arguments.dry_run:
-        out.print(estimate.describe(experiment))
+        out.print(estimate.describe(experiment, finetuned=True))
         return
     check(experiment)
     with cluster.connected():
@@ -89,14 +89,19 @@ def _add_table(commands: Commands) -> None:
         "overrides", nargs="*", default=[], metavar="FIELD=VALUE", help="changes of every row's experiment"
     )
     parser.add_argument("--cohort", help="run it on another cohort that the table names, such as phantom")
+    parser.add_argument("--dry-run", action="store_true", help="check every row, and print what it would need")
 
 
 def _table(arguments: argparse.Namespace) -> int:
     with loading():
+        from orchestrator import forecast
         from orchestrator import table as tables
         from orchestrator.typeset import terminal
 
     table = tables.load(arguments.table, arguments.overrides, arguments.cohort)
+    if arguments.dry_run:
+        out.print(forecast.of_table(table))
+        return 0
     lines = tables.run(table, say)
     out.print(terminal(table.config, lines))
     _show_results(table.folder, table.base.home, table.config.metric)
@@ -110,17 +115,19 @@ def _add_sweep(commands: Commands) -> None:
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="FIELD=VALUE", help="changes of every trial's experiment"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print what would be searched")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check the ends of the space, and print what would be searched"
+    )
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
     with loading():
-        from orchestrator import standings
+        from orchestrator import forecast, standings
         from orchestrator import sweep as sweeps
 
     sweep = sweeps.load(arguments.sweep, arguments.overrides)
     if arguments.dry_run:
-        for line in sweeps.describe(sweep):
+        for line in forecast.of_sweep(sweep):
             out.print(line, soft_wrap=True, highlight=False, markup=False)
         return 0
     ended = sweeps.run(sweep, say)

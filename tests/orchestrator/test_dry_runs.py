@@ -1,0 +1,172 @@
+"""A dry run checks and shows all that would run; each experiment dry-runs as typed, at 1, 2, 4 and 8 workers."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from data.scan import Scan
+from data.shards import Sample, to_row, write_shard
+from data.shardset import IndexCard, write_index
+from methods.base import Method
+from orchestrator.cli import main
+from orchestrator.config import Experiment, load, merge
+from orchestrator.outline import outline_method
+from tests.experiments import UNET, tiny_experiment, tiny_segmentation
+from tests.orchestrator.test_config import EXPERIMENTS
+from tests.shardsets import write_pictures, write_slices
+
+LABELS = {number: f"label {number}" for number in range(1, 15)}
+CLASSES = {number: f"grade {number}" for number in range(5)}
+PATIENTS = {"train": 10, "val": 5, "test": 5}
+SIDES = (32, 48, 64, 96, 128, 160, 192, 224, 256)
+
+
+@cache
+def written(folder: Path, extent: tuple[int, ...], channels: int) -> Path:
+    """Write a shard set with label maps and classes; return its folder."""
+    out = folder / f"{'x'.join(map(str, extent))}-{channels}"
+    rng = np.random.default_rng(0)
+    files = []
+    for split, count in PATIENTS.items():
+        rows = [to_row(sample(rng, number, split, extent, channels)) for number in range(count)]
+        file = write_shard(str(out), f"{split}-00000", [rows])
+        assert file is not None
+        files.append(file)
+    write_index(str(out), files, IndexCard({"name": "test"}, LABELS, class_names=CLASSES))
+    return out
+
+
+def sample(rng: np.random.Generator, number: int, split: str, extent: tuple[int, ...], channels: int) -> Sample:
+    voxels = rng.integers(0, 255, (channels, *extent[:-1], 1), np.uint8)
+    label = rng.integers(0, 15, (*extent[:-1], 1), np.uint8)
+    scan = Scan(
+        voxels=np.broadcast_to(voxels, (channels, *extent)).copy(),
+        spacing_mm=(1.0,) * len(extent),
+        modality="CT",
+        label=np.broadcast_to(label, extent).copy(),
+        scale=1 / 255,
+    )
+    name = f"{split}-{number}"
+    return Sample(scan, name, name, name, "test", split, (number % 5,))
+
+
+def extent_of(experiment: Experiment) -> tuple[int, ...]:
+    """Return the smallest size that its methods take."""
+    methods = [outline_method(stage.method, experiment.encoder) for stage in experiment.pretraining]
+    extents = [(side,) * experiment.encoder.spatial_dims for side in SIDES]
+    return next(extent for extent in extents if all(_takes(method, extent) for method in methods))
+
+
+def _takes(method: Method, extent: tuple[int, ...]) -> bool:
+    try:
+        method.check_extent(extent)
+    except ValueError:
+        return False
+    return True
+
+
+def provide(path: Path, folder: Path) -> str:
+    """Put shards where the experiment looks for them, from the current folder on; return the command for it."""
+    experiment = load(path)
+    places = {experiment.data.shards: experiment.encoder.in_channels}
+    if experiment.downstream:
+        places.setdefault(experiment.downstream.shards, experiment.downstream_encoder.in_channels)
+    for uri, channels in places.items():
+        Path(uri).parent.mkdir(parents=True, exist_ok=True)
+        Path(uri).symlink_to(written(folder, extent_of(experiment), channels))
+    return "finetune" if experiment.downstream else "pretrain"
+
+
+@pytest.fixture(scope="session")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kinds")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_dry_runs_at_any_number_of_workers(
+    path: Path, kinds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = provide(path, kinds)
+    for workers in (1, 2, 4, 8):
+        assert main([command, str(path), "--dry-run", f"resources.workers={workers}"]) == 0, capsys.readouterr().err
+        assert "GiB" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
+
+
+def experiment(folder: Path, **changes: object) -> Path:
+    """Write an experiment on slices with label maps, whose probe is on pictures with classes."""
+    shards = write_slices(folder / "slices", size=64)
+    tree = tiny_experiment("tiny", shards, folder / "runs", 6, **changes)
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(tree))
+    return folder / "tiny.yaml"
+
+
+@pytest.mark.parametrize(
+    ("verb", "changes", "said"),
+    [
+        ("finetune", {}, "experiment tiny: no downstream task; add downstream:"),
+        ("finetune", {"task": {"name": "classification", "size": 32}}, "0 samples with a class in split 'train'"),
+        ("finetune", {"task": {"labels": [7]}}, "downstream.task.labels: value 7 is not among the shards' labels"),
+        ("finetune", {"num_folds": 9, "fold": 8}, "patients"),
+        ("finetune", {"encoder": {"in_channels": 3}}, "encoder.in_channels is 3, the labelled shards have 1"),
+        ("probe", {}, "experiment tiny: no probe; add probe: with shards and size"),
+    ],
+)
+def test_a_dry_run_refuses_what_would_fail_after_the_pretraining(
+    verb: str, changes: dict[str, object], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = experiment(tmp_path)
+    if changes:
+        tree = yaml.safe_load(path.read_text())
+        tree["downstream"] = merge(tiny_segmentation(tree["data"]["shards"]), changes)
+        path.write_text(yaml.safe_dump(tree))
+    assert main([verb, str(path), "--dry-run"]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_of_a_table_tells_each_row_and_refuses_a_row_that_cannot_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment(tmp_path, encoder=UNET, downstream=tiny_segmentation(write_slices(tmp_path / "labelled")))
+    rows = [{"name": "scratch", "pretrain_seeds": []}, {"name": "simsiam", "pretrain_seeds": [0, 1]}]
+    tree = {"name": "t", "title": "t", "experiment": "tiny.yaml", "rows": rows, "reference": "scratch"}
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump(tree))
+    assert main(["table", str(tmp_path / "table.yaml"), "--dry-run"]) == 0
+    printed = [[cell.strip() for cell in line.strip("│").split("│")] for line in capsys.readouterr().out.splitlines()]
+    assert [cells[:4] for cells in printed if cells[0] in ("scratch", "simsiam")] == [
+        ["scratch", "1", "0", "4"],
+        ["simsiam", "2", "0", "6 + 4"],
+    ]
+    rows.append({"name": "wide", "overrides": {"downstream.task.labels": [7]}})
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump(tree))
+    assert main(["table", str(tmp_path / "table.yaml"), "--dry-run"]) == 2
+    assert "value 7 is not among the shards' labels" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_of_a_sweep_checks_each_field_at_its_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment(tmp_path, encoder=UNET)
+    tree = {"name": "s", "title": "s", "experiment": "tiny.yaml", "trials": 2, "start_from_experiment": False}
+    tree |= {"objective": {"metric": "collapse", "mode": "min", "of": "pretrain"}}
+    tree |= {"space": {"method.crops.size": {"choice": [[32, 32], [48, 48]]}}}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(tree))
+    assert main(["sweep", str(tmp_path / "sweep.yaml"), "--dry-run"]) == 0
+    assert "a trial: pretrain, 6 steps, about 0.0 GiB of GPU memory" in capsys.readouterr().out
+    tree["space"] = {"method.crops.size": {"choice": [[32, 32], [40, 40]]}}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(tree))
+    assert main(["sweep", str(tmp_path / "sweep.yaml"), "--dry-run"]) == 2
+    assert "40" in capsys.readouterr().err
+
+
+def test_a_dry_run_of_a_probe_tells_its_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = experiment(tmp_path, probe={"shards": write_pictures(tmp_path / "pictures"), "size": 32})
+    assert main(["probe", str(path), "--dry-run"]) == 0
+    assert "probe: trained on 18 samples, judged by 6, 2 classes" in capsys.readouterr().out
