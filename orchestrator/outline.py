@@ -17,7 +17,8 @@ from orchestrator.config import EncoderConfig, MethodConfig
 @contextmanager
 def outlines() -> Iterator[None]:
     """Have networks that are built in the body hold parameters without values; buffers stay as they are."""
-    hook = register_module_parameter_registration_hook(_without_values)
+    # torch registers what the hook returns; its annotation says None.
+    hook = register_module_parameter_registration_hook(_without_values)  # pyright: ignore[reportArgumentType]
     try:
         yield
     finally:
@@ -30,7 +31,7 @@ def _without_values(_: nn.Module, __: str, parameter: nn.Parameter | None) -> nn
 
 def outline_of(config: EncoderConfig) -> Encoder:
     """Return an encoder without weights; building one takes seconds, copying one does not."""
-    return deepcopy(_built(config))
+    return deepcopy(_built(config))  # pyright: ignore[reportArgumentType]  # frozen configs have a hash
 
 
 @lru_cache(maxsize=32)
