@@ -62,7 +62,7 @@ class IngestReport:
             share = len(self.rejects) / self.num_studies
             return [
                 f"{share:.0%} of the studies are bad, expected at most {self.config.max_bad:.0%}: no index was "
-                "written; repair or remove them, or raise --max-bad: what is done is kept"
+                "written; repair or remove them, or raise --max-bad: finished work is kept"
             ]
         counts = {split: self.shards.select(split=split).num_samples for split in SPLITS}
         splits = ", ".join(f"{count} {split}" for split, count in counts.items() if count)
