@@ -69,7 +69,7 @@ def _failure(uri: str, text: str) -> StorageError | None:
         )
     return StorageError(
         f"{bucket}: {code}{f' (HTTP status {status})' if status else ''} during {operation}; expected an answer; run "
-        "the same command again: what is done is kept"
+        "the same command again: finished work is kept"
     )
 
 

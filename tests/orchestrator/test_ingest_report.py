@@ -28,7 +28,7 @@ def test_bad_studies_are_grouped_by_reason_with_what_to_do():
         "files that belong to no study: 2 .txt",
         "a remark",
         "60% of the studies are bad, expected at most 50%: no index was written; repair or remove them, or raise "
-        "--max-bad: what is done is kept",
+        "--max-bad: finished work is kept",
     ]
 
 
