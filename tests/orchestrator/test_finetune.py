@@ -233,7 +233,9 @@ def test_training_validates_every_epoch_and_keeps_what_other_tools_take(shards: 
         (tmp_path / name).write_bytes(files[name])
     card = json.loads((tmp_path / finetune.NETWORK_CARD).read_text())
     assert (card["class_names"], card["label_values"]) == (["background", "liver", "kidney"], [1, 2])
-    theirs = BasicUNet(spatial_dims=2, in_channels=1, out_channels=3, features=WIDTHS)
+    theirs = BasicUNet(
+        spatial_dims=2, in_channels=1, out_channels=3, features=WIDTHS, norm=("batch", {"affine": True})
+    )
     theirs.load_state_dict(load_file(tmp_path / finetune.NETWORK), strict=True)
 
 
