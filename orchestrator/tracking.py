@@ -124,8 +124,8 @@ class Tracker:
         Says where an earlier process left one of its files torn. Raises UntrackableError where it can never be
         opened; nothing is kept of it then.
         """
-        for name in (OUTBOX, HISTORY):
-            if said := mend(self.folder / name):
+        for file in (OUTBOX, HISTORY):
+            if said := mend(self.folder / file):
                 progress.say(said, style="yellow")
         outbox = self.folder / OUTBOX
         before = _size(outbox)

@@ -41,6 +41,7 @@ def test_a_run_carries_params_metrics_artifacts_and_status(store: str, tmp_path:
     tracker.finish("FINISHED")
     assert tracker.flush(force=True) is None
     (run,) = _runs(store, "carries")
+    assert run.info.run_name == "pretrain simsiam"
     assert run.data.params == {
         "method.name": "simsiam",
         "method.crops.iou": "[0.3, 0.6]",
