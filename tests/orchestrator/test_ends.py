@@ -18,7 +18,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from orchestrator import stop
+from orchestrator import cluster, stop
 from orchestrator.abandoned import closing_abandoned
 from orchestrator.claim import claimed
 from orchestrator.config import resolve
@@ -74,7 +74,7 @@ def end_everything(job: subprocess.Popen[Any]) -> None:
 def press_ctrl_c_twice(job: subprocess.Popen[Any]) -> None:
     """Press it as a terminal does, for the whole group; two signals at the same moment would be one."""
     os.killpg(job.pid, signal.SIGINT)
-    time.sleep(0.5)
+    time.sleep(0.1)
     os.killpg(job.pid, signal.SIGINT)
 
 
@@ -124,8 +124,9 @@ def test_each_way_to_end_leaves_a_checkpoint_that_the_same_command_goes_on_from_
 
 
 def test_runs_that_an_interruption_leaves_open_are_closed_but_not_those_that_another_process_has(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cluster, "leave", lambda: None)  # this process shares its Ray with the tests that follow
     experiment = resolve(tiny_experiment("ends", "shards", tmp_path, 8))
     uri = default_uri(tmp_path)
     trackers = {name: Tracker(tmp_path / "ends" / name, uri) for name in ("open", "done", "taken")}
