@@ -66,7 +66,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
             ["submit", "--", "doctor"],
             "submit: doctor is not a job; expected a command that computes, such as pretrain",
         ),
-        (["ingest"], "ingest:\n  source: missing; it has no default\n"),
+        (["ingest"], "ingest: the options given:\n  source: missing; it has no default\n"),
         (["table", "none.yaml"], "table: experiment none.yaml: no such file; "),
     ],
 )
@@ -81,5 +81,7 @@ def test_a_command_line_that_cannot_work_is_refused_in_words_with_exit_code_2(
 def test_the_command_is_not_named_twice_before_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ingest", "--source", "x", "--layout", "volumes", "--recipe", "ct_volum", "--out", "y"]) == 2
     said = capsys.readouterr().err.removeprefix(LOADING)
-    assert said.startswith("ingest:\n  recipe: there is no 'ct_volum' (did you mean ct_volume?); expected one of ")
+    assert said.startswith(
+        "ingest: the options given:\n  recipe: there is no 'ct_volum' (did you mean ct_volume?); expected one of "
+    )
     assert "recipe: recipe" not in said
