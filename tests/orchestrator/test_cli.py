@@ -1,5 +1,6 @@
 """The command line: what it understands, and what it says of what it does not."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import pytest
 
 from orchestrator.cli import commands, main, parse
 
-# What a command says while it imports what it needs.
-LOADING = "loading PyTorch and Ray\n"
+# What a command says while it imports what it needs; on a slow machine again, with the seconds.
+LOADING = re.compile(r"^(loading PyTorch and Ray.*\n)*")
 
 
 @pytest.mark.parametrize("name", commands())
@@ -75,12 +76,12 @@ def test_a_command_line_that_cannot_work_is_refused_in_words_with_exit_code_2(
 ) -> None:
     assert main(words) == 2
     printed = capsys.readouterr()
-    assert (printed.err.removeprefix(LOADING)[: len(said)], printed.out) == (said, "")
+    assert (LOADING.sub("", printed.err)[: len(said)], printed.out) == (said, "")
 
 
 def test_the_command_is_not_named_twice_before_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ingest", "--source", "x", "--layout", "volumes", "--recipe", "ct_volum", "--out", "y"]) == 2
-    said = capsys.readouterr().err.removeprefix(LOADING)
+    said = LOADING.sub("", capsys.readouterr().err)
     assert said.startswith(
         "ingest: the options given:\n  recipe: there is no 'ct_volum' (did you mean ct_volume?); expected one of "
     )
