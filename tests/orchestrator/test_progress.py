@@ -17,7 +17,7 @@ from orchestrator import progress
 from orchestrator.progress import LATER_LINE_EVERY_S, Display, Phase, duration, per_second
 from orchestrator.training_progress import next_validation, shown
 
-WITHIN_S = 20.0
+WITHIN_S = 60.0
 
 
 def log(line_every_s: float = 100.0) -> tuple[Display, io.StringIO]:
