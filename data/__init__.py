@@ -1,1 +1,1 @@
-"""Files of any kind into validated, de-identified Parquet shards, and the order in which samples are visited."""
+"""From files of any kind to validated, de-identified Parquet shards, and the order in which samples are visited."""

@@ -1,4 +1,4 @@
-"""Batch: what the feed hands to a method. Samples are padded to one size; ``extents`` holds their true sizes."""
+"""Batch: the samples that the feed hands to a method, padded to one size; ``extents`` holds their true sizes."""
 
 from dataclasses import dataclass, fields, replace
 
@@ -21,7 +21,7 @@ class Batch:
     sample_ids  B strings
     volumes     B strings: which volume a slice belongs to (equal to the sample's own for a volume)
     numbers     (B,) int64 global sample numbers, epochs (B,) int64
-    classes     (B, M) int64, each sample's classes filled up with -1; None where the shards hold none
+    classes     (B, M) int64, each sample's classes padded with -1; None where the shards hold none
     """
 
     voxels: Tensor

@@ -3,13 +3,13 @@
 A box is (2, n): its low corner and its high corner (exclusive), in voxels, axes in the order of ``data/scan.py``.
 Everything is batched over samples whose sizes may differ.
 
-For two boxes of one size, the IoU depends only on the distance of their corners along each axis. So a table, which
-does not depend on the sample, can count the distances that meet the interval up to any limit per axis; the partners
-of a first box inside its sample are counted by a few look-ups, for both directions along every axis, and an integer
-draw picks one, axis by axis. That never fails, but a guess is cheaper: a few second boxes, uniform over where
-partners can be, of which the first that meets the interval is uniform over the partners too. The table serves those
-samples whose guesses all miss. Counts and overlaps are exact integers, and the bounds of the interval mean the
-decimals that were written: 0.3 is 3/10.
+For two boxes of one size, the IoU depends only on the distance of their corners along each axis. So a table that is
+independent of the sample can count the distances that meet the interval up to any limit per axis. A few look-ups, for
+both directions along every axis, count the partners of a first box inside its sample, and an integer draw picks one,
+axis by axis. The table never fails, but guessing is cheaper: draw a few second boxes, uniform over the region of
+possible partners; the first that meets the interval is uniform over the partners too. The table serves the samples
+whose guesses all miss. Counts and overlaps are exact integers, and the bounds of the interval mean the decimals that
+were written: 0.3 is 3/10.
 
 The second box, given the first, is distributed as in Algorithm 1 of the IoU-positives thesis (seed 001), uniform
 over the partners of the first. The first is uniform over the positions that have a partner. Algorithm 1 gives up
@@ -97,14 +97,14 @@ class BoxPairs:
             )
 
     def check(self, extent: tuple[int, ...]) -> None:
-        """Raise ValueError, in words, where no pair inside samples of this extent meets the interval."""
+        """Raise ValueError where no pair inside samples of this extent meets the interval."""
         check_fits(self.size, extent)
         room = np.array([extent]) - self.size
         if not _can_pair(_table(self.size, self.iou), self.size, room)[0]:
             closest = " and ".join(f"{iou:.4g}" for iou in self._closest_reachable(extent))
             raise ValueError(
                 f"IoU interval [{self.iou[0]:g}, {self.iou[1]:g}]: no two crops of size {self.size} inside samples "
-                f"of size {extent} meet it; the closest that they reach is {closest}; "
+                f"of size {extent} meet it; the closest possible is {closest}; "
                 "widen method.crops.iou, or change method.crops.size"
             )
 
@@ -121,7 +121,7 @@ class BoxPairs:
         words = rng.fold("pair").words(1 + GUESSES, len(self.size))
         room = _room(extents, self.size)
         low = scale_words(words[:, 0], room + 1)
-        # The box in the middle reaches least far: where it has a partner, every box has one.
+        # The box in the middle reaches least far: if it has a partner, every box has one.
         hard = ~_can_pair(_table(self.size, self.iou), self.size, (room + 1) // 2)
         if hard.any():
             low[hard] = self._draw_hard(room[hard], rng.fold("hard").take(hard))
@@ -131,12 +131,12 @@ class BoxPairs:
         return boxes_at(low, self.size), boxes_at(low + moves, self.size)
 
     def _draw_hard(self, room: Int[np.ndarray, "b n"], rng: SampleRng) -> Int[np.ndarray, "b n"]:
-        """Draw first boxes where not all positions have a partner, uniform over those that have."""
+        """Draw first boxes where not all positions have a partner, uniform over the positions that have one."""
         units = rng.uniform().tolist()
         return np.array([self._nth_first(tuple(r), u) for r, u in zip(room.tolist(), units, strict=True)])
 
     def _nth_first(self, room: tuple[int, ...], unit: float) -> tuple[int, ...]:
-        """Return the low corner at a fraction of the list of those that have a partner, where not all have."""
+        """Return the low corner at a fraction of the list of positions that have a partner, if not all do."""
         cumulative, needed = _first_positions(self.size, self.iou, room)
         if cumulative[-1] == 0:
             self.check(tuple(r + c for r, c in zip(room, self.size, strict=True)))
@@ -144,7 +144,7 @@ class BoxPairs:
         row = int(cumulative.searchsorted(index, side="right"))
         last = index - int(cumulative[row - 1]) if row else index
         lead = np.unravel_index(row, needed.shape)
-        # Positions near either end reach far enough; those in the middle, where there are such, are skipped.
+        # Positions near either end reach far enough; those in the middle that do not are skipped.
         reach = int(needed[lead])
         if last > room[-1] - reach:
             last += max(0, 2 * reach - room[-1] - 1)
@@ -153,7 +153,7 @@ class BoxPairs:
     def _guess_moves(
         self, low: Int[np.ndarray, "b n"], room: Int[np.ndarray, "b n"], words: np.ndarray
     ) -> tuple[Int[np.ndarray, "b n"], Bool[np.ndarray, " b"]]:
-        """Guess the move from each first box to its partner; return the first that fits, and where there is one.
+        """Guess the move from each first box to its partner; return the first move that fits, and whether one fits.
 
         ``words`` is (b, guesses, n). Every array below has the samples last, which is how ``words`` lies in memory.
         """
@@ -188,7 +188,7 @@ class BoxPairs:
         return moves
 
     def _closest_reachable(self, extent: tuple[int, ...]) -> list[float]:
-        """Return the greatest reachable IoU below the interval and the least above it, as far as there are such."""
+        """Return the greatest reachable IoU below the interval and the least above it, if there are any."""
         overlap = np.ones(1, dtype=np.int64)
         for c, s in zip(self.size, extent, strict=True):
             overlap = np.unique(overlap[:, None] * (c - np.arange(min(s - c, c) + 1)))
@@ -199,7 +199,7 @@ class BoxPairs:
 
 @dataclass(frozen=True)
 class _DistanceTable:
-    """How many distances meet an interval.
+    """Counts of the distances that meet an interval.
 
     nearer      per axis: (c_0 + 1, ..., c_{n-1} + 1) with that axis last; [i, j, ...] counts the marked distances
                 that are less than i, j, ...
@@ -248,7 +248,7 @@ def _table(size: tuple[int, ...], iou: tuple[float, float]) -> _DistanceTable:
 
 
 def _can_pair(table: _DistanceTable, size: tuple[int, ...], reach: Int[np.ndarray, "b n"]) -> Bool[np.ndarray, " b"]:
-    """Say whether a box that can move by up to ``reach`` along each axis has a partner."""
+    """Tell whether a box that can move by up to ``reach`` along each axis has a partner."""
     lead = tuple(np.minimum(reach[:, k], c) for k, c in enumerate(size[:-1]))
     return table.needed[lead] <= reach[:, -1]
 
@@ -279,10 +279,10 @@ def _one_distance(distance: np.ndarray, c: int) -> _Lookups:
 
 @dataclass(frozen=True)
 class _CountsByDistance:
-    """How many partners lie nearer than each distance along one axis, in one direction.
+    """Counts of the partners nearer than each distance along one axis, in one direction.
 
     cumulative     (b, c + 1): nearer than 0, 1, ..., c
-    per_distance   (b,): how many there are at each distance from c on; None for none
+    per_distance   (b,): number of partners at each distance from c on; None for none
     """
 
     cumulative: np.ndarray
@@ -295,7 +295,7 @@ class _CountsByDistance:
         return within if self.per_distance is None else within + np.maximum(distance - c, 0) * self.per_distance
 
     def find(self, rank: Int[np.ndarray, " b"]) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"]]:
-        """Return the distance of the partner of this rank, and its rank among those at that distance."""
+        """Return the distance of the partner of this rank, and its rank among the partners at that distance."""
         distance = (self.cumulative[:, 1:] > rank[:, None]).argmax(axis=1)
         if self.per_distance is not None:
             c, further = self.cumulative.shape[1] - 1, rank - self.cumulative[:, -1]
@@ -308,7 +308,7 @@ def _count_by_distance(
 ) -> _CountsByDistance:
     """Count partners by distance along an axis; the other axes are counted by their look-ups.
 
-    Where the table marks what is too close, the partners at a distance are all ``others`` positions along the axes
+    Where the table marks too close distances, the partners at a distance are all ``others`` positions along the axes
     that are not drawn yet, less the marked ones.
     """
     nearer = table.nearer[axis]

@@ -1,9 +1,9 @@
-"""Bundles: some studies that are read, preprocessed and written as shards by one task, all or nothing.
+"""Bundles: groups of studies, each read, preprocessed and written as shards by one task, all or nothing.
 
-A bundle holds studies from anywhere in the source, and its slices are mixed before they are written: a row group,
+A bundle holds studies from anywhere in the source, and its slices are shuffled before they are written: a row group,
 which is read as one, has slices of many patients. Voxels wait for their turn in an unnamed temporary file, so memory
-holds one study and one row group. What is left over from whole row groups is kept aside and joined at the end of an
-ingest, so that all row groups of a split are equally large but one.
+holds one study and one row group. Rows that do not fill a row group are kept aside and joined at the end of an
+ingest, so that all row groups of a split but one have the same size.
 """
 
 import hashlib
@@ -41,8 +41,8 @@ READING_FAULTS = (
     struct.error,
     zlib.error,
 )
-"""What libraries raise on garbage that no reader foresaw. TypeError, AttributeError, NameError and AssertionError are
-mistakes of this project and stop the ingest."""
+"""Errors that libraries raise on garbage that no reader foresaw. TypeError, AttributeError, NameError and
+AssertionError are mistakes of this project and stop the ingest."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Bundle:
 
 
 def run_bundle(job: Job, bundle: Bundle) -> Manifest:
-    """Read, preprocess and write a bundle; its result depends on nothing but the arguments and the files.
+    """Read, preprocess and write a bundle; the result depends only on the arguments and the files.
 
     The manifest is written last, so a bundle that was killed is done again, to the same names and bytes.
     """
@@ -101,15 +101,15 @@ def run_bundle(job: Job, bundle: Bundle) -> Manifest:
 
 
 def volume_id(key: bytes, study: Study) -> str:
-    """Return the pseudonym of a study: of its dataset's name and its key."""
+    """Return the pseudonym of a study, made of its dataset's name and its key."""
     return Pseudonymiser(key).study(f"{study.dataset}/{study.key}")
 
 
 def preprocess(recipe: Recipe, study: Study) -> list[Scan]:
-    """Read a study and take it through the recipe; raise BadStudy for what cannot be used.
+    """Read a study and apply the recipe; raise BadStudy for a study that cannot be used.
 
-    What a library raises of itself becomes a BadStudy without its message, which may hold a path or a name; a bucket
-    that fails is a StorageError.
+    A library's own error becomes a BadStudy without its message, which may hold a path or a name; a failing bucket is
+    a StorageError.
     """
     try:
         return apply(recipe, read_study(study))
@@ -150,7 +150,7 @@ def _content(scans: Sequence[Scan]) -> str:
 
 
 def _label_values(scan: Scan) -> list[int]:
-    """List the values of a label map, background aside."""
+    """List the values of a label map except the background."""
     return [] if scan.label is None else [value for value in np.unique(scan.label).tolist() if value]
 
 
@@ -176,13 +176,13 @@ def _take_back(scratch: IO[bytes], rows: Iterable[dict[str, Any]]) -> Iterator[d
 
 
 def _mixed(seed: int, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows in an order that depends on the seed and on how many they are, not on their pseudonyms."""
+    """Return rows in an order that depends on the seed and their number, not on their pseudonyms."""
     keys = [hashlib.blake2b(f"{seed}:{number}".encode(), digest_size=8).digest() for number in range(len(rows))]
     return [row for _, row in sorted(zip(keys, rows, strict=True), key=lambda pair: pair[0])]
 
 
 def _write_split(job: Job, number: int, split: str, rows: Iterator[dict[str, Any]], manifest: Manifest) -> None:
-    """Write the whole row groups of a split as a shard, and what is left over as a work file."""
+    """Write the whole row groups of a split as a shard, and the remaining rows as a work file."""
     rest: list[dict[str, Any]] = []
     shard = write_shard(job.out, f"{split}-{number:05d}", whole_groups(rows, job.rows_per_group, rest))
     if shard:
@@ -195,7 +195,7 @@ def _write_split(job: Job, number: int, split: str, rows: Iterator[dict[str, Any
 def whole_groups(
     rows: Iterator[dict[str, Any]], size: int, rest: list[dict[str, Any]]
 ) -> Iterator[list[dict[str, Any]]]:
-    """Yield lists of ``size`` rows; what is left over at the end is put into ``rest``."""
+    """Yield lists of ``size`` rows, and put the remaining rows into ``rest``."""
     group: list[dict[str, Any]] = []
     for row in rows:
         group.append(row)

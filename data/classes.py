@@ -1,6 +1,6 @@
 """Classes: the column of shards that lists the classes of each row; null where its classes are unknown.
 
-A picture has one class where classes exclude each other, or several, or none of those that were looked for: [].
+A picture has one class where classes exclude each other; otherwise several, or none of the classes looked for: [].
 """
 
 import numpy as np
@@ -20,6 +20,6 @@ def pad_classes(column: pa.ChunkedArray) -> Int64[np.ndarray, "n m"]:
 
 
 def count_classes(column: pa.ChunkedArray) -> dict[int, int]:
-    """Return how many rows have each class that occurs, in order of the classes."""
+    """Return the number of rows of each class that occurs, in order of the classes."""
     found = np.unique(column.combine_chunks().flatten().to_numpy(), return_counts=True)
     return {int(number): int(count) for number, count in zip(*found, strict=True)}

@@ -24,7 +24,7 @@ _REFERENCES_WHEN_FREE = 3  # the list, the loop's variable, and the argument tha
 
 
 class BatchMemory:
-    """Memory of batches that are gone, for those to come: the system need not clear fresh pages.
+    """Memory of past batches, reused by later ones: the system need not clear fresh pages.
 
     An array is free when nothing refers to it but this list; tensors and their views refer to it.
     """
@@ -38,7 +38,7 @@ class BatchMemory:
         free = [array for array in self._arrays if sys.getrefcount(array) <= _REFERENCES_WHEN_FREE]
         fitting = next((array for array in free if array.nbytes >= num_bytes), None)
         if fitting is None:
-            # The free ones are too small: whoever was large once will be so again.
+            # The free arrays are too small: batches will be as large again.
             self._arrays = [array for array in self._arrays if not any(array is other for other in free)]
             # numpy asks for huge pages, torch does not: filling fresh memory of this size is four times as fast.
             fitting = np.empty(num_bytes, dtype=np.uint8)

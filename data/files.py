@@ -38,7 +38,7 @@ _DENIED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "INVALID_CLIENT_TOKEN_ID", 
 
 @contextmanager
 def reaching(uri: str) -> Iterator[None]:
-    """Raise StorageError, without names of files, where a bucket fails while the body reads or writes it."""
+    """Raise StorageError, without file names, if a bucket fails while the body reads or writes it."""
     try:
         yield
     except OSError as error:
@@ -48,14 +48,14 @@ def reaching(uri: str) -> Iterator[None]:
 
 
 def _failure(uri: str, text: str) -> StorageError | None:
-    """Return what Arrow says of S3 in words; None where it says something else, such as that a file is damaged."""
+    """Return Arrow's S3 error in plain words; None for other errors, such as a damaged file."""
     if (found := _S3_ERROR.search(text)) is None:
         return None
     bucket = f"s3://{urlsplit(uri).netloc.rpartition('@')[2]}"
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     code, status, operation = found.groups()
     if code is None:
-        return StorageError(f"{bucket}: no such bucket; expected one that is there; create it, or check its name")
+        return StorageError(f"{bucket}: no such bucket; expected an existing bucket; create it, or check its name")
     if code == "NETWORK_CONNECTION":
         place = f"at AWS_ENDPOINT_URL {shown(endpoint)}" if endpoint else "of AWS (AWS_ENDPOINT_URL is not set)"
         return StorageError(
@@ -64,7 +64,7 @@ def _failure(uri: str, text: str) -> StorageError | None:
         )
     if code in _DENIED or status in ("401", "403"):
         return StorageError(
-            f"{bucket}: access denied ({operation}: {code}); expected credentials that may read and write there; set "
+            f"{bucket}: access denied ({operation}: {code}); expected credentials that may read and write; set "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or give every node a role that may"
         )
     return StorageError(
@@ -84,7 +84,7 @@ def without_credentials(uri: str) -> str:
 
 
 def check_writable(uri: str, subject: str) -> None:
-    """Write and delete a file below an address; raise StorageError in words where that cannot be done."""
+    """Write and delete a file below an address; raise StorageError where that fails."""
     try:
         filesystem, base = locate(uri)
         path = f"{base}/.raydiology-{uuid.uuid4().hex}"
@@ -96,8 +96,8 @@ def check_writable(uri: str, subject: str) -> None:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise StorageError(
-            f"{subject} {shown(uri)}: cannot be written ({reason}); expected a folder that is there or can be made; "
-            f"give {subject} another one, or see to its permissions and its free space"
+            f"{subject} {shown(uri)}: cannot be written ({reason}); expected a folder that exists or can be created; "
+            f"give {subject} another one, or check its permissions and its free space"
         ) from None
 
 
@@ -125,7 +125,7 @@ def locate(uri: str) -> tuple[fs.FileSystem, str]:
 
 
 def shown(uri: str) -> str:
-    """Return an address as messages may show it: without credentials and options."""
+    """Return an address in a form that messages may show: without credentials and options."""
     if "://" not in uri:
         return uri
     parts = urlsplit(uri)
@@ -146,7 +146,7 @@ def list_tree(root: str) -> list[File]:
     with reaching(root):
         if filesystem.get_file_info(base).type != fs.FileType.Directory:
             raise ValueError(
-                f"source {shown(root)} is no folder that can be read; expected a folder of scans; check the path"
+                f"source {shown(root)} is not a readable folder; expected a folder of scans; check the path"
             )
         infos = filesystem.get_file_info(fs.FileSelector(base, recursive=True))
     files = []

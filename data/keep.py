@@ -1,4 +1,4 @@
-"""Keep: a filter over samples by what the index says of them. A sample is used where it meets every criterion."""
+"""Keep: a filter of samples by their data in the index. A sample is used if it meets every criterion."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class Keep(BaseModel):
-    """Which samples are used; all others are left out.
+    """The criteria of the samples that are used; all others are left out.
 
     min_size         the least number of voxels along each axis, (D, H, W) or (H, W); one number stands for all axes
     max_spacing_mm   the greatest distance between voxels along each axis; one number stands for all axes
@@ -32,7 +32,7 @@ class Keep(BaseModel):
 
     @model_serializer(mode="wrap")
     def _criteria_alone(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out what is not set: a run key does not change when there are more criteria to choose from."""
+        """Leave out criteria that are not set: run keys then stay the same when new criteria are added."""
         return {name: value for name, value in dump(self).items() if value is not None}
 
     @property
@@ -48,7 +48,7 @@ class Keep(BaseModel):
 def passing(keep: Keep, rows: pa.Table, sizes: Int64[np.ndarray, "n nd"]) -> dict[str, Bool[np.ndarray, " n"]]:
     """Tell for each criterion that is set which rows of an index meet it.
 
-    Raises ValueError for a criterion of other axes than the samples have, and for a name that no sample has.
+    Raises ValueError for a criterion whose axes differ from the samples', and for a name that no sample has.
     """
     met = {}
     if keep.min_size is not None:

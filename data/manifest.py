@@ -1,4 +1,4 @@
-"""Manifest: what one bundle of an ingest wrote. A bundle is done once its manifest is there."""
+"""Manifest: the record of a bundle's output in an ingest. A bundle is done once its manifest exists."""
 
 import json
 from collections.abc import Collection, Iterable, Mapping
@@ -20,9 +20,9 @@ class Reject:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bundle wrote: shards, leftovers by split, rejected studies, a hash of the voxels of each study, labels.
+    """A bundle's output: shards, leftovers by split, rejected studies, a hash of the voxels of each study, labels.
 
-    ``label_values`` are those that its label maps hold, background aside.
+    ``label_values`` are the values in its label maps except the background.
     """
 
     files: list[ShardFile]
@@ -59,7 +59,7 @@ def _uri(work: str, number: int) -> str:
 
 
 def duplicates(contents: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Map each study whose voxels an earlier one has to that earlier one; ``contents`` are (study, hash) in order."""
+    """Map each study with an earlier study's voxels to that study; ``contents`` are (study, hash) in order."""
     first: dict[str, str] = {}
     again = {}
     for study, content in contents:

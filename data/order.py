@@ -1,11 +1,11 @@
-"""Order: which sample is visited at which place: a pure function of seed and number, so a run can start anywhere.
+"""Order: the sample visited at each number, a pure function of seed and number, so that a run can start anywhere.
 
 Global sample number g belongs to epoch g // N, N samples being selected. An epoch permutes the row groups and the
 rows inside each group, and keeps a group's rows together: consecutive numbers are whole row groups from anywhere in
 the shards, so no group is read twice. Nothing depends on the batch, the number of ranks or where a run was resumed.
 
 Groups of the largest size s lie on multiples of s in global numbers, so a step whose batch is a multiple of s reads
-whole groups in every epoch. Where N is no multiple of s, one group per epoch is cut to keep it so, and the groups
+whole groups in every epoch. Where N is not a multiple of s, one group per epoch is cut to keep it so, and the groups
 that hold fewer samples than s (the last of a file, or those thinned by a label fraction) end the epoch:
 
     epoch e    |cut|  full group  |  full group  | ... |  full group  |rest of cut|short|short|
@@ -21,7 +21,7 @@ from functools import lru_cache
 import numpy as np
 
 ORDER_VERSION = 1
-"""Grows with every change of the sequence; a checkpoint written under another version cannot be resumed exactly."""
+"""Raised with every change of the sequence; a checkpoint written under another version cannot be resumed exactly."""
 
 _CACHED_EPOCHS = 2
 
@@ -74,7 +74,7 @@ class Order:
         cut = -epoch * self.num_samples % self.group_size
         if cut == 0:
             return rows
-        # The first group is the cut one: its first rows complete what the epoch before left open, the rest waits.
+        # The first group is the cut one: its first rows complete what the previous epoch left open, the rest waits.
         size, end = self.group_size, self.group_size * int(self._full.sum())
         return np.concatenate([rows[:cut], rows[size:end], rows[cut:size], rows[end:]])
 
@@ -86,4 +86,4 @@ def _words(seed: int, epoch: int, count: int) -> np.ndarray:
 
 def _check_range(start: int, stop: int) -> None:
     if not 0 <= start <= stop:
-        raise ValueError(f"order: numbers [{start}, {stop}) are no range; expected 0 <= start <= stop")
+        raise ValueError(f"order: numbers [{start}, {stop}) are not a range; expected 0 <= start <= stop")

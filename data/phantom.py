@@ -73,7 +73,7 @@ class Phantom:
 def make_phantom(seed: int, patient: int, spacing_mm: Triple = (5.0, 3.0, 3.0)) -> Phantom:
     """Return one patient of a cohort; the same arguments give the same voxels.
 
-    Spacing varies by up to 15 % and the field of view by up to 15 % about what holds the body.
+    Spacing varies by up to 15 %, and the field of view by up to 15 % around one that holds the body.
     """
     rng = np.random.default_rng((seed, patient))
     spacing = tuple(float(step) for step in np.round(np.array(spacing_mm) * rng.uniform(0.85, 1.15, 3), 3))
@@ -127,7 +127,7 @@ class _Canvas:
             self.voxels[where] = self.rng.normal(organ.hu, organ.spread_hu)
 
     def surroundings(self) -> None:
-        """Paint what has no label: lungs and heart above, and loops of bowel, some with air, in front below."""
+        """Paint organs without labels: lungs and heart above, and loops of bowel, some with air, in front below."""
         for organ in UNLABELLED:
             self.voxels[self._ellipsoid(organ)] = self.rng.normal(organ.hu, organ.spread_hu)
         for _ in range(int(self.rng.integers(12, 20))):
@@ -139,7 +139,7 @@ class _Canvas:
                 self.voxels[where & (self.place_mm[1] > y + 4)] = GAS_HU
 
     def details(self) -> None:
-        """Paint what makes organs uneven: gas in the stomach, the kidneys' cortex, vertebrae, vessels, lesions."""
+        """Paint structures inside organs: gas in the stomach, the kidneys' cortex, vertebrae, vessels, lesions."""
         stomach = ORGANS[_NUMBER["stomach"] - 1]
         gas_above_mm = stomach.centre_mm[1] + self.rng.uniform(2, 14)
         self.voxels[self._in("stomach") & (self.place_mm[1] > gas_above_mm)] = GAS_HU

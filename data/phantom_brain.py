@@ -1,7 +1,7 @@
 """Brain phantoms: skull-stripped, in four MR sequences, some with a tumour of nested parts, as BraTS labels them.
 
-A tumour is brightest where healthy tissue is too: fluid in T2w, grey matter in FLAIR, vessels in T1gd. What is told
-apart by one sequence alone is not.
+In every sequence some healthy tissue is as bright as a tumour: fluid in T2w, grey matter in FLAIR, vessels in T1gd.
+No single sequence suffices to tell a tumour from healthy tissue.
 """
 
 from collections.abc import Sequence

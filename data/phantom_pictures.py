@@ -1,7 +1,7 @@
 """Picture phantoms: fundus photographs graded by their lesions, and chest films with and without pneumonia.
 
 A folder of PNG files with a table of labels and patients, as the layout ``csv`` reads it. Colour, brightness and
-contrast differ from picture to picture and say nothing of the label.
+contrast differ from picture to picture and are independent of the label.
 """
 
 import csv
@@ -17,7 +17,7 @@ from scipy import ndimage
 
 TABLE = "labels.csv"
 NUM_GRADES = 5
-# How many lesions a retina of each grade has: from, to.
+# The number of lesions in a retina of each grade: from, to.
 LESIONS = ((0, 0), (2, 4), (7, 11), (16, 22), (32, 44))
 FILMS = ("normal", "pneumonia")
 EYES = ("right", "left")
@@ -33,7 +33,7 @@ class Picture:
 
 
 def make_fundus(seed: int, patient: int, eye: int = 0, size: int = 256) -> Picture:
-    """Return a retina in colour, its grade drawn alike from 0 to 4; the same arguments give the same pixels.
+    """Return a retina in colour, its grade drawn uniformly from 0 to 4; the same arguments give the same pixels.
 
     The optic disc lies towards the nose, so on the right in a right eye (0) and on the left in a left one (1).
     """
@@ -65,7 +65,7 @@ def make_film(seed: int, patient: int, size: int = 256) -> Picture:
     width, top, bottom = rng.uniform(0.8, 0.95), rng.uniform(-0.85, -0.7), rng.uniform(0.45, 0.65)
     body = 1 / (1 + np.exp((np.abs(x) - width - 0.1 * np.maximum(y, 0)) / 0.03))
     lungs = np.zeros((size, size), bool)
-    for side, wide in ((-1, 0.3), (1, 0.34)):  # the heart takes its room on the image's right
+    for side, wide in ((-1, 0.3), (1, 0.34)):  # the heart takes up space on the image's right
         middle = side * rng.uniform(0.4, 0.44)
         arch = ((x - middle) / wide) ** 2 + ((y - bottom) / (top - bottom)) ** 2 < 1
         lungs |= arch & (y < bottom - 0.12 * (((x - middle) / wide) ** 2))

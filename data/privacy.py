@@ -1,7 +1,7 @@
-"""Privacy: patients and studies get keyed pseudonyms; without the key, nobody can find a name by trying names.
+"""Privacy: patients and studies get keyed pseudonyms; without the key, nobody can find a name by trial.
 
-What people name themselves is written as it is: datasets that were given a name, labels and classes (the names in
-dataset.json, class folders, values of a table's label column), and the folders of shards and runs.
+Names that users choose are written as they are: names given to datasets, names of labels and classes (in
+dataset.json, class folders, and values of a table's label column), and the folders of shards and runs.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ class Pseudonymiser:
         return f"d-{self._digest('dataset', name)}"
 
     def fingerprint(self, text: str) -> str:
-        """Return 16 hexadecimal digits by which a private text is recognised again, but not read."""
+        """Return 16 hexadecimal digits that identify a private text without revealing it."""
         return self._digest("text", text)
 
     def _digest(self, kind: str, name: str) -> str:
@@ -47,7 +47,7 @@ def load_key(home: Path | None = None) -> bytes:
     """Return this machine's pseudonym key, made at first use and kept with mode 0600.
 
     It lies in ``home``, by default the folder that RAYDIOLOGY_HOME names or ``~/.raydiology``: never beside shards,
-    which are passed on. Who shares the key gets the same pseudonyms, and can tell whose they are.
+    which are shared. Everyone with the key gets the same pseudonyms, and can find out whose they are.
     """
     folder = home or Path(os.environ.get("RAYDIOLOGY_HOME", "~/.raydiology")).expanduser()
     path = folder / KEY_FILE
@@ -57,7 +57,7 @@ def load_key(home: Path | None = None) -> bytes:
     except FileNotFoundError:
         return _make_key(path)
     except ValueError:
-        raise ValueError(f"{path}: no hexadecimal key; restore it, or delete it for a new key") from None
+        raise ValueError(f"{path}: not a hexadecimal key; restore it, or delete it for a new key") from None
 
 
 def _make_key(path: Path) -> bytes:

@@ -1,10 +1,10 @@
-"""BadStudy: why a study cannot be used, in words that hold no name, no identifier and no date."""
+"""BadStudy: the reason why a study cannot be used, without any name, identifier or date."""
 
 
 class BadStudy(ValueError):  # noqa: N818 (a study is bad; the code is not in error)
     """A study that goes to the quarantine list while the others go on.
 
-    ``found`` gives the offending values, ``expected`` what would have been right, ``remedy`` what to do. None of
+    ``found`` gives the offending values, ``expected`` the right ones, ``remedy`` what to do. None of
     them may hold a file name, a patient's identifier or a date: they are written beside the shards.
     """
 

@@ -1,7 +1,7 @@
-"""SampleRng: random numbers that depend on (run seed, epoch, sample id, what is drawn) and on nothing else.
+"""SampleRng: random numbers that depend only on (run seed, epoch, sample id, name of the draw).
 
 Each sample of a batch has a 64-bit key; a draw hashes the key with the name of the draw and a counter
-(splitmix64). Neither the number of workers nor the layout of batches changes what a sample gets, and there is no
+(splitmix64). Neither the number of workers nor the layout of batches changes a sample's numbers, and there is no
 state to checkpoint. Parameters are drawn on the host, where box corners are needed as integers anyway.
 """
 
@@ -41,7 +41,7 @@ def _counters(shape: tuple[int, ...]) -> np.ndarray:
 def scale_words(words: np.ndarray, bound: np.ndarray) -> np.ndarray:
     """Turn random words into int64 in [0, bound), where ``bound`` is int64 and below 2**32.
 
-    A multiplication of the upper half; an integer is off its share by less than bound / 2**32 of it.
+    Multiplies the upper half; an integer's probability is off by a share of less than bound / 2**32.
     """
     scaled = (words >> _HALF) * bound.view(np.uint64)
     scaled >>= _HALF

@@ -1,4 +1,4 @@
-"""Scan: one acquisition in memory. Axis order and units of the whole project are defined here, once.
+"""Scan: one acquisition in memory. This file defines the axis order and units of the whole project.
 
 Arrays are (C, D, H, W) for a volume and (C, H, W) for an image. ``spacing_mm`` and every size, box or offset
 list the spatial axes in the same order: (D, H, W) or (H, W). ``affine`` takes a voxel index (d, h, w, 1) to

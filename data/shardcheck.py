@@ -1,4 +1,4 @@
-"""Shardcheck: what shards hold, what they lack, and whether every byte of them is what was written."""
+"""Shardcheck: report what shards hold and lack, and whether every byte is as it was written."""
 
 import hashlib
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ _WITHOUT_LABELS = {
 
 
 def describe(shards: ShardSet) -> list[tuple[str, str]]:
-    """Return what shards hold as (name, value) lines for a person."""
+    """Return a summary of the shards as (name, value) lines for a person."""
     rows = shards.rows
     groups = shards.group_of[-1] + 1 if shards.num_samples else 0
     lines = [
@@ -47,11 +47,11 @@ def describe(shards: ShardSet) -> list[tuple[str, str]]:
 
 
 def doubts(shards: ShardSet) -> list[str]:
-    """Say what of these shards will keep a training from starting or from being judged, and what to do."""
+    """List the faults that will keep a training from starting or from being judged, and their remedies."""
     if shards.num_samples and len(shards.rows["patient"].unique()) == 1:
         return [
             f"all samples ({shards.num_samples}) are of one patient, so no patient can be held out to judge a "
-            "training; ingest more patients, or tell patients apart by patient_pattern or patient_column"
+            "training; ingest more patients, or identify patients by patient_pattern or patient_column"
         ]
     said = []
     if shards.select("train").num_samples == 0:
@@ -95,7 +95,7 @@ def _classes(shards: ShardSet) -> str:
 
 
 def verify(uri: str) -> Iterator[str]:
-    """Read every byte of the shards of a folder; yield one finding in words for each thing that is wrong.
+    """Read every byte of the shards of a folder; yield one finding for each fault.
 
     Raises ShardError where the index itself cannot be read.
     """
@@ -147,4 +147,4 @@ def _leftovers(uri: str) -> Iterator[str]:
     filesystem, base = locate(uri)
     for info in filesystem.get_file_info(fs.FileSelector(base)):
         if info.base_name.startswith(TEMPORARY):
-            yield f"{info.base_name}: left by a writer that was killed; delete it, or run the same ingest again"
+            yield f"{info.base_name}: left by a killed writer; delete it, or run the same ingest again"

@@ -28,9 +28,9 @@ MOST_OPEN_FILES = 32
 
 
 class ShardReader:
-    """Reads rows of one ShardSet in one thread; of a row group, every row's checksum is compared once per reader.
+    """Reads rows of one ShardSet in one thread; it compares every row's checksum once.
 
-    Files (their parsed footers) stay open, the least recently used is closed above ``MOST_OPEN_FILES``.
+    Files (their parsed footers) stay open; above ``MOST_OPEN_FILES``, the least recently used is closed.
     """
 
     def __init__(self, shards: ShardSet, with_labels: bool = False) -> None:
@@ -41,7 +41,7 @@ class ShardReader:
         self._small = pa.table({name: _plain(shards.rows[name]) for name in _SMALL})
 
     def read(self, row_ids: Int64[np.ndarray, " n"]) -> pa.Table:
-        """Return the rows with these ids, in their order: what ``data.collate`` needs of each, and its voxels.
+        """Return the rows with these ids, in their order: the voxels, and the columns that ``data.collate`` needs.
 
         With labels, ``label`` and ``boxes`` too. Raises ShardError for a shard that is missing or damaged.
         """
@@ -87,7 +87,7 @@ class ShardReader:
         return self._open[name]
 
     def _check(self, name: str, number: int, table: pa.Table, rows: pa.Table) -> None:
-        """Raise ShardError where a row group's rows are not those that the index tells of."""
+        """Raise ShardError where a row group's rows differ from the index."""
         if table.num_rows != rows.num_rows:
             raise ShardError(
                 f"shard {name}: row group {number} has {table.num_rows} rows, expected {rows.num_rows}; {REPAIR}"
@@ -105,9 +105,9 @@ class ShardReader:
 
 
 class _Rows:
-    """Voxels of rows, written in any order into one buffer, each once, while what was decoded lies in the cache.
+    """Voxels of rows, each written once into one buffer, in any order, while the decoded data are in the cache.
 
-    Neither joining nor sorting copies them again, and what is read is all that is held.
+    Neither joining nor sorting copies the voxels again, and no others are held.
     """
 
     def __init__(self, num_bytes: Int64[np.ndarray, " n"]) -> None:
@@ -122,7 +122,7 @@ class _Rows:
             self._bytes[start:stop] = np.frombuffer(column[row].as_buffer(), np.uint8)
 
     def array(self) -> pa.LargeBinaryArray:
-        """Return the rows, all filled."""
+        """Return the rows once all are filled."""
         starts = pa.py_buffer(self._starts)
         return pa.LargeBinaryArray.from_buffers(
             pa.large_binary(), len(self._starts) - 1, [None, starts, self._buffer]

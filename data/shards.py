@@ -1,11 +1,11 @@
 """Shards: the Parquet files that hold samples. One row is one slice or picture, or one volume.
 
 Voxels are raw little-endian bytes in C order in a ``large_binary`` column, beside plain columns that say how to read
-them. A file is written to a temporary name and renamed, so a shard is whole or is not there; its name ends in a part
-of the hash of its content, so a shard never changes under its name.
+them. A file is written under a temporary name and renamed, so a shard is whole or does not exist; its name ends in
+a part of the hash of its content, so the content under a name never changes.
 
 Parquet's defaults do not fit rows of megabytes: page size is checked after every value, and voxels get neither
-dictionary nor statistics. lz4 decodes three to four times as fast as zstd on windowed CT and is a third larger.
+dictionary nor statistics. On windowed CT, lz4 decodes three to four times as fast as zstd and is a third larger.
 """
 
 import hashlib
@@ -68,10 +68,10 @@ class ShardError(ValueError):
 
 @dataclass(frozen=True)
 class Sample:
-    """A preprocessed scan and what it belongs to: a row.
+    """A row: a preprocessed scan, its patient, its dataset and the like.
 
-    ``volume`` is the volume that a slice was cut from (the sample itself otherwise). ``classes`` is None where nobody
-    has said which it has. ``boxes`` is (n, 2 * nd) int: low then high corners of findings.
+    ``volume`` is the volume that a slice was cut from (the sample itself otherwise). ``classes`` is None where the
+    classes are unknown. ``boxes`` is (n, 2 * nd) int: low then high corners of findings.
     """
 
     scan: Scan
@@ -195,7 +195,7 @@ def _parquet_writer(sink: "_HashingFile") -> pq.ParquetWriter:
         sink,
         SCHEMA,
         compression=COMPRESSION,
-        use_dictionary=_REPEATED,  # pyright: ignore[reportArgumentType]  # the stub knows bool only
+        use_dictionary=_REPEATED,  # pyright: ignore[reportArgumentType]  # the stub allows bool only
         write_statistics=False,
         write_batch_size=1,
         write_page_checksum=True,
@@ -229,7 +229,7 @@ class _HashingFile:
 
 
 def write_atomically(uri: str | Path, content: str | bytes) -> None:
-    """Write a small file to a temporary name, then rename it; leave a file alone that has this content."""
+    """Write a small file under a temporary name, then rename it; leave a file with the same content alone."""
     uri, content = str(uri), content.encode() if isinstance(content, str) else content
     filesystem, path = locate(uri)
     if is_file(uri) and read_bytes(uri) == content:
@@ -241,7 +241,7 @@ def write_atomically(uri: str | Path, content: str | bytes) -> None:
         try:
             with filesystem.open_output_stream(temporary) as stream:
                 stream.write(content)
-        except OSError:  # a full disk must not be filled with attempts
+        except OSError:  # failed attempts must not fill the disk
             with suppress(OSError):
                 filesystem.delete_file(temporary)
             raise
@@ -258,7 +258,7 @@ def remove_unfinished(folder: str) -> None:
 
 
 def open_shard(folder: str, name: str) -> pq.ParquetFile:
-    """Open a shard of a folder for reading; raise ShardError where it is missing or no Parquet file."""
+    """Open a shard of a folder for reading; raise ShardError where it is missing or not a Parquet file."""
     filesystem, path = locate(join(folder, name))
     try:
         with reaching(folder):
@@ -270,5 +270,5 @@ def open_shard(folder: str, name: str) -> pq.ParquetFile:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what Arrow says in its first line; the rest are its own source lines."""
+    """Return the first line of Arrow's message; the others are lines of Arrow's source."""
     return str(error).split("\n", 1)[0].rstrip(". ")

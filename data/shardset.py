@@ -38,7 +38,7 @@ _INDEX_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class IndexCard:
-    """What the index says about the whole set: the recipe as a tree, names of labels and classes, ingest's counts."""
+    """The index's data on the whole set: the recipe as a tree, names of labels and classes, ingest's counts."""
 
     recipe: dict[str, Any]
     label_names: dict[int, str] = field(default_factory=dict)
@@ -85,9 +85,9 @@ class Selection:
 
     row_ids      (n,) rows of ``ShardSet.rows``
     group_of     (n,) the row group of each, numbered over the whole set
-    group_sizes  how many rows of each row group that has any are selected, in index order
+    group_sizes  number of selected rows per row group that has any, in index order
     extents      (n, nd) spatial sizes: (D, H, W) or (H, W)
-    num_left_out how many further rows the filter left out, and each of its criteria (one row may fail several)
+    num_left_out number of further rows that the filter, and each of its criteria, left out (a row may fail several)
     """
 
     row_ids: Int64[np.ndarray, " n"]
@@ -125,7 +125,7 @@ class ShardSet:
 
     @classmethod
     def open(cls, uri: str) -> "ShardSet":
-        """Open the shards of a folder by their index; raise ShardError where there is none that can be read."""
+        """Open the shards of a folder by their index; raise ShardError where the index is missing or unreadable."""
         try:
             content = read_bytes(join(uri, INDEX))
         except FileNotFoundError:
@@ -146,7 +146,7 @@ class ShardSet:
         return cls(uri, rows, hashlib.sha256(content).hexdigest())
 
     def check_files(self) -> None:
-        """Raise ShardError where a shard of the index is missing or has another size; none is read."""
+        """Raise ShardError where a shard of the index is missing or has another size; no shard is read."""
         filesystem, base = locate(self.uri)
         with reaching(self.uri):
             infos = filesystem.get_file_info([f"{base}/{file.name}" for file in self.files])
@@ -154,7 +154,7 @@ class ShardSet:
         if bad:
             raise ShardError(
                 f"shards {self.uri}: {len(bad)} of {len(self.files)} files are missing or cut off, the first is "
-                f"{bad[0].name}; expected {bad[0].num_bytes} bytes; put back what was deleted, or run the "
+                f"{bad[0].name}; expected {bad[0].num_bytes} bytes; restore the missing files, or run the "
                 "same ingest again with --overwrite"
             )
 
@@ -177,7 +177,7 @@ class ShardSet:
 
     @property
     def is_labelled(self) -> bool:
-        """Tell whether any sample has a label map or is known to have certain classes, or none."""
+        """Tell whether any sample has a label map or known classes (an empty list counts)."""
         return bool(self.rows["has_label"].to_numpy().any()) or self.rows["classes"].null_count < self.num_samples
 
     @cached_property
@@ -206,9 +206,9 @@ class ShardSet:
         having: Having | None = None,
         keep: Keep | None = None,
     ) -> Selection:
-        """Return the rows of a split, of some patients (pseudonyms), with a label map or a class; None takes all.
+        """Return the rows of a split, of some patients (pseudonyms), with a label map or a class; None selects all.
 
-        A filter leaves out the rows that do not meet its criteria. Raises ValueError for one that does not fit them.
+        A filter leaves out the rows that do not meet its criteria. Raises ValueError if it does not fit the rows.
         """
         mask = np.ones(self.num_samples, bool)
         if split is not None:

@@ -1,4 +1,4 @@
-"""Splits: which patients train, validate and test. By patient, never by slice: slices of one patient are alike.
+"""Splits: divide patients into train, val and test. By patient, never by slice: slices of one patient are alike.
 
 Every function is pure. A patient's place in a seeded order depends on (seed, patient) alone, so it is the same in
 every process, on every machine and whatever order the patients come in.
@@ -24,8 +24,8 @@ def _draw(seed: int, patient: str) -> bytes:
 def assign_splits(strata: Mapping[str, Hashable], val: float, test: float, seed: int) -> dict[str, str]:
     """Return the split of each patient: ``round(test * n)`` test, ``round(val * n)`` val, the rest train.
 
-    ``strata`` maps a patient to what should be spread evenly over the splits, such as the class. Within the order by
-    stratum every k-th patient is taken, so totals are exact and each stratum gets its share within one patient.
+    ``strata`` maps a patient to a stratum to be spread evenly over the splits, such as the class. In the order by
+    stratum, every k-th patient is taken, so totals are exact and each stratum's share is met within one patient.
     """
     if min(val, test) < 0 or exact(val) + exact(test) >= 1:
         raise ValueError(f"splits: val {val} and test {test}; expected fractions of at least 0 whose sum is below 1")
@@ -37,12 +37,12 @@ def assign_splits(strata: Mapping[str, Hashable], val: float, test: float, seed:
 
 
 def _spread(order: list[str], count: int) -> set[str]:
-    """Take ``count`` of a list at even distances."""
+    """Take ``count`` elements of a list at even distances."""
     return {order[(2 * i + 1) * len(order) // (2 * count)] for i in range(count)}
 
 
 def even_order(strata: Mapping[str, Hashable], seed: int) -> list[str]:
-    """Return the patients in a seeded order whose every beginning holds about each stratum's share.
+    """Return the patients in a seeded order in which every prefix holds about each stratum's share.
 
     Of S strata, one with a share q of the patients is off by at most ``(1 + q S) / 2`` patients. With a single
     stratum the order is ``seeded_order``'s.
@@ -57,7 +57,7 @@ def even_order(strata: Mapping[str, Hashable], seed: int) -> list[str]:
 def folds(strata: Mapping[str, Hashable], num_folds: int, seed: int) -> list[frozenset[str]]:
     """Return disjoint held-out sets that cover the patients, whose sizes differ by at most one.
 
-    ``strata`` maps a patient to what is to be spread evenly over the folds.
+    ``strata`` maps a patient to a stratum to be spread evenly over the folds.
     """
     if not 2 <= num_folds <= len(strata):
         raise ValueError(
@@ -71,8 +71,8 @@ def folds(strata: Mapping[str, Hashable], num_folds: int, seed: int) -> list[fro
 def label_fraction(strata: Mapping[str, Hashable], fraction: float, seed: int) -> frozenset[str]:
     """Return the patients whose labels a fraction keeps: ``round(fraction * n)``, but at least one.
 
-    With one seed, a smaller fraction is a subset of a larger one. ``strata`` maps a patient to what is to keep its
-    share, such as the class.
+    With one seed, a smaller fraction is a subset of a larger one. ``strata`` maps a patient to a stratum that keeps
+    its share, such as the class.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"label fraction {fraction}; expected above 0 and at most 1")

@@ -1,8 +1,8 @@
 """Views: crops of a batch, and their augmentation on the batch's own device, in 2D and 3D.
 
-Drawing the parameters (on the host, from ``SampleRng``) and applying them (in torch) are two functions. What a
-sample gets depends on its own random stream only, so the split of a batch changes nothing; and only samples that
-an augmentation was drawn for pay for it.
+Drawing the parameters (on the host, from ``SampleRng``) and applying them (in torch) are two functions. A sample's
+augmentation depends only on its own random stream, so splitting a batch changes nothing; and only the samples for
+which an augmentation was drawn pay for it.
 
 The order is that of the IoU-positives thesis (seed 001, section 4.5): zoom, flips, quarter-turns, intensity scale,
 intensity shift, Gaussian smoothing, Gaussian noise. The first three are one resampling. Intensities are not clipped.
@@ -35,11 +35,11 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Augmentation(BaseModel):
-    """What may happen to a view, each with its probability; by default nothing does.
+    """The possible augmentations of a view, each with its probability; by default there are none.
 
-    zoom           factor, the same along all axes; the view keeps its size, beyond the crop there is 0
+    zoom           factor, the same along all axes; the view keeps its size, padded with 0 beyond the crop
     flip_axes      axes that are mirrored, each with flip_prob; D means nothing to an image
-    rotate_prob    of 1, 2 or 3 quarter-turns of the H-W plane; a half-turn where H and W differ
+    rotate_prob    probability of 1, 2 or 3 quarter-turns of the H-W plane; a half-turn where H and W differ
     scale          a in x * (1 + a)
     shift          b in x + b
     smooth_sigma   standard deviation in voxels, drawn for each axis
@@ -65,7 +65,7 @@ class Augmentation(BaseModel):
 
 @dataclass(frozen=True)
 class Drawn:
-    """The parameters of B views with n axes, on the host; a neutral value where an augmentation does not happen."""
+    """The parameters of B views with n axes, on the host; neutral where an augmentation does not happen."""
 
     zoom: Float[np.ndarray, " b"]
     flip: Bool[np.ndarray, "b n"]
@@ -78,7 +78,7 @@ class Drawn:
 
 
 def draw(config: Augmentation, size: tuple[int, ...], rng: SampleRng) -> Drawn:
-    """Draw the parameters for one view, of the given spatial size, of each sample."""
+    """Draw the parameters for one view of each sample, of the given spatial size."""
 
     def value(name: str, interval: tuple[float, float], prob: float, neutral: float, *shape: int) -> np.ndarray:
         stream = rng.fold(name)
@@ -136,12 +136,12 @@ def move(images: Float[Tensor, "b c *s"], drawn: Drawn, nearest: bool = False) -
 
 
 def move_labels(labels: Int[Tensor, "b *s"], drawn: Drawn) -> Int[Tensor, "b *s"]:
-    """Zoom, flip and turn label maps as ``move`` does images; values stay values (below 2**24)."""
+    """Zoom, flip and turn label maps as ``move`` does images, preserving their values (below 2**24)."""
     return move(labels[:, None].float(), drawn, nearest=True)[:, 0].to(labels.dtype)
 
 
 def smooth(images: Float[Tensor, "b c *s"], sigma: Float[np.ndarray, "b n"]) -> Float[Tensor, "b c *s"]:
-    """Convolve each sample with a Gaussian of its own sigma (voxels) per axis; 0 leaves it, beyond the border is 0.
+    """Convolve each sample with a Gaussian of its own sigma (voxels) per axis; 0 leaves it as it is; outside is 0.
 
     The kernel is the Gaussian integrated over each voxel, cut at four sigma, as in MONAI's GaussianSmooth.
     """
@@ -177,8 +177,8 @@ def add_noise(
 def _sampling_grid(images: Float[Tensor, "b c *s"], drawn: Drawn, moved: np.ndarray) -> Float[Tensor, "m *s n"]:
     """Return where each voxel of the moved samples comes from, in grid_sample's coordinates (last axis first).
 
-    Along an axis, all voxels of one index come from one coordinate: only these are computed on the host and copied;
-    what is as large as the views is filled on their device.
+    Along an axis, all voxels of one index come from one coordinate: only these coordinates are computed on the host
+    and copied; arrays as large as the views are filled on their device.
     """
     size, turns = images.shape[2:], drawn.quarter_turns[moved]
     n = len(size)
@@ -205,13 +205,13 @@ def _unzoom(position: np.ndarray, length: int, zoom: np.ndarray) -> Float[np.nda
     start = np.where(resized < length, -((length - resized) // 2), resized // 2 - length // 2)
     zoomed = position + start[:, None]
     source = (zoomed + 0.5) * (length / resized)[:, None] - 0.5
-    # Resizing repeats the border voxel; only what lies beyond the resized crop is 0.
+    # Resizing repeats the border voxel; only voxels beyond the resized crop are 0.
     inside = (zoomed >= 0) & (zoomed < resized[:, None])
     return np.where(inside, source.clip(0, length - 1), source)
 
 
 def _gaussian_kernels(sigma: Float[np.ndarray, " b"]) -> Float[np.ndarray, "b k"]:
-    """Return one kernel per sigma, zero beyond its own tail, all of the longest one's length."""
+    """Return one kernel per sigma, zero beyond its own tail, all as long as the longest."""
     tails = np.maximum(sigma * SMOOTHING_TAIL, 0.5) + 0.5
     reach = int(tails.max())
     edges = torch.from_numpy((np.arange(-reach, reach + 2) - 0.5) / (np.sqrt(2) * sigma[:, None]))

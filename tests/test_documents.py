@@ -21,7 +21,7 @@ from tests.shardsets import write_slices
 
 # What a command says where everything is right but the scans, shards or runs that it needs.
 DATA_IS_MISSING = re.compile(
-    r"no index\.parquet; expected a folder that `raydiology ingest` has finished|is no folder that can be read|"
+    r"no index\.parquet; expected a folder that `raydiology ingest` has finished|is not a readable folder|"
     r"no runs"
 )
 PICTURES = (" NIfTI  NRRD",)

@@ -1,6 +1,6 @@
 """Readers: one study -> Scan in its own geometry; the only place that knows formats, RAS and LPS, rescale slopes.
 
-Every file is either read right or refused by BadStudy for its true reason. Names, dates and DICOM tags end here.
+Every file is either read correctly or refused by BadStudy for its true reason. Names, dates and DICOM tags stop here.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ def read_study(study: Study) -> Scan:
     """Read a study's voxels, geometry and label in the order of its files.
 
     Returns (C, D, H, W) for volumes with the affine of (d, h, w) in RAS+ mm, or (C, H, W) for pictures. CT is in HU:
-    a stored voxel ``v`` means ``v * scale + offset``. Raises BadStudy, in words, for what cannot be used.
+    a stored voxel ``v`` means ``v * scale + offset``. Raises BadStudy for studies that cannot be used.
     """
     if study.fault is not None:
         raise study.fault.with_traceback(None)
@@ -64,7 +64,7 @@ def _read_label(uri: str, image: Scan) -> np.ndarray:
 
 
 def read_volume(uri: str, num_channels: int = 1) -> Scan:
-    """Read one volume file, checking its geometry but not what its voxels hold (it may be a label)."""
+    """Read one volume file, checking its geometry but not its voxel values (it may be a label)."""
     name = uri.partition("?")[0]
     if suffix_of(name, ITK_SUFFIXES):
         scan = read_itk(uri, num_channels)
@@ -96,7 +96,7 @@ def _stack(channels: list[Scan]) -> Scan:
 
 
 def content_digest(scan: Scan) -> str:
-    """Return the sha256 of a scan's shape and intensities as float32: equal for one scan in two files or two types.
+    """Return the sha256 of a scan's shape and float32 intensities: equal for copies in two files or two types.
 
     Geometry is left out: the same voxels under another origin are the same scan.
     """

@@ -29,6 +29,6 @@ def read_array_image(uri: str, name: str, index: int) -> Scan:
 
 @lru_cache(maxsize=_KEPT_ARRAYS)
 def _array(uri: str, name: str) -> np.ndarray:
-    """Read a whole array: it is compressed as one, and the next image comes from it too."""
+    """Read a whole array: it is compressed as a whole, and the next image comes from it too."""
     with open_file(uri) as file, np.load(file, allow_pickle=False) as arrays:
         return arrays[name]

@@ -1,4 +1,4 @@
-"""Checks that hold for every volume, whatever file it came from. Geometry first, then voxels."""
+"""Checks of every volume, whatever its file format: first geometry, then voxels."""
 
 import numpy as np
 from jaxtyping import Float64, Num
@@ -11,13 +11,13 @@ _SINGULAR = 1e-6
 
 def spacing_of(affine: Float64[np.ndarray, "4 4"]) -> tuple[float, float, float]:
     """Return the voxel size along D, H and W in mm."""
-    with np.errstate(over="ignore", invalid="ignore"):  # a damaged header may hold any number; check_affine says so
+    with np.errstate(over="ignore", invalid="ignore"):  # a damaged header may hold any number; see check_affine
         d, h, w = np.linalg.norm(affine[:3, :3], axis=0)
     return float(d), float(h), float(w)
 
 
 def check_affine(affine: Float64[np.ndarray, "4 4"]) -> None:
-    """Raise BadStudy for an affine that places no voxel: NaN, singular, or voxel sizes that no scanner has."""
+    """Raise BadStudy for an invalid affine: NaN, singular, or with voxel sizes that no scanner has."""
     if not np.isfinite(affine).all():
         raise BadStudy(
             f"{np.count_nonzero(~np.isfinite(affine))} values of the affine that are NaN or infinite",
@@ -50,7 +50,7 @@ def is_sheared(affine: Float64[np.ndarray, "4 4"], tolerance: float = 1e-3) -> b
 
 
 def check_voxels(voxels: Num[np.ndarray, "..."]) -> None:
-    """Raise BadStudy for intensities that are no image: NaN, infinite, all the same, or only two values (a mask)."""
+    """Raise BadStudy for intensities of no image: NaN, infinite, constant, or only two values (a mask)."""
     if voxels.dtype.kind == "f":
         num_bad = voxels.size - int(np.count_nonzero(np.isfinite(voxels)))
         if num_bad:

@@ -1,7 +1,7 @@
-"""DICOM series: slices in the order of their positions along the normal; a series that cannot be ordered is refused.
+"""DICOM series: slices ordered by position along their normal; a series that cannot be ordered is refused.
 
-Oblique series are read as they lie. A gantry tilt (slices shifted in their own plane) becomes a sheared affine, which
-a recipe's resampling makes orthogonal. Projections (X-ray) have no position and become pictures.
+Oblique series keep their orientation. A gantry tilt (slices shifted in their own plane) becomes a sheared affine,
+which a recipe's resampling makes orthogonal. Projections (X-ray) have no position and become pictures.
 """
 
 import numpy as np
@@ -21,8 +21,8 @@ _EXPORT_AGAIN = "export the whole series, and only it"
 def read_dicom(uris: tuple[str, ...]) -> Scan:
     """Read a series to (1, D, H, W) in HU or the scanner's units, or one projection to (1, H, W).
 
-    D is ordered along the normal of the slices. Raises BadStudy for what is no image series, and for positions that
-    make no regular grid: mixed orientations, missing slices, several slices at one position.
+    D is ordered along the normal of the slices. Raises BadStudy for other data than an image series, and for
+    positions that form no regular grid: mixed orientations, missing slices, several slices at one position.
     """
     slices = [read_slice(uri) for uri in uris]
     first = slices[0]
@@ -47,11 +47,11 @@ def _check_alike(slices: list[DicomSlice]) -> None:
     turned = int((np.abs(frames - frames[0]).max(axis=1) > _DIRECTION_TOLERANCE).sum())
     if turned:
         raise BadStudy(
-            f"mixed orientations ({turned} of {len(slices)} slices lie unlike the first)", "one", _EXPORT_AGAIN
+            f"mixed orientations ({turned} of {len(slices)} slices differ from the first)", "one", _EXPORT_AGAIN
         )
     w, h = frames[0, :3], frames[0, 3:]
     if np.abs([w @ w - 1, h @ h - 1, w @ h]).max() > _DIRECTION_TOLERANCE:
-        raise BadStudy("direction cosines that are no right angle of unit vectors", "unit vectors", _EXPORT_AGAIN)
+        raise BadStudy("direction cosines that are not perpendicular unit vectors", "unit vectors", _EXPORT_AGAIN)
     shapes = sorted({s.pixels.shape for s in slices})
     if len(shapes) > 1:
         raise BadStudy(f"slices of {len(shapes)} sizes ({shapes[0]} to {shapes[-1]})", "one size", _EXPORT_AGAIN)
@@ -82,7 +82,7 @@ def _arrange(slices: list[DicomSlice]) -> tuple[list[int], Float64[np.ndarray, "
 def _step(
     positions: Float64[np.ndarray, "D 3"], normal: Float64[np.ndarray, "3"], first: DicomSlice
 ) -> Float64[np.ndarray, "3"]:
-    """Return the vector in mm from a slice to the next; positions are in order along the normal."""
+    """Return the vector in mm from one slice to the next; positions are in order along the normal."""
     if len(positions) == 1:
         if first.thickness_mm is None:
             raise BadStudy("1 slice without SliceThickness", "a known voxel size along D", "give the whole series")
@@ -106,7 +106,7 @@ def _step(
     ideal = positions[0] + np.arange(len(positions))[:, None] * step
     bent = np.linalg.norm(positions - ideal, axis=1).max()
     if bent > 0.1 * typical + 0.01:
-        raise BadStudy(f"slices up to {bent:.3g} mm beside a straight line", "a straight stack", _EXPORT_AGAIN)
+        raise BadStudy(f"slices up to {bent:.3g} mm off a straight line", "a straight stack", _EXPORT_AGAIN)
     return step
 
 

@@ -1,4 +1,4 @@
-"""DicomSlice: what is kept of one DICOM file. Everything else in it, names and dates included, is dropped here."""
+"""DicomSlice: the data kept from one DICOM file. Everything else in it, names and dates included, is dropped here."""
 
 import struct
 import warnings
@@ -29,7 +29,7 @@ _NO_IMAGES = (
     "ANN", "AU", "DOC", "ECG", "EPS", "FID", "KO", "M3D", "PLAN", "PR", "REG", "RTDOSE", "RTIMAGE", "RTPLAN",
     "RTRECORD", "RTSTRUCT", "RWV", "SEG", "SMR", "SR", "STAIN",
 )  # fmt: skip
-# What these two tags may say; any other word in them is not repeated: it could be anything, a name too.
+# Allowed values of these two tags; messages repeat no other value, as it could be anything, even a name.
 _IMAGES = frozenset((
     "BDUS", "BI", "BMD", "CFM", "CR", "CT", "DG", "DMS", "DX", "ES", "GM", "IO", "IVOCT", "IVUS", "LS", "MG", "MR",
     "NM", "OCT", "OP", "OPM", "OPT", "OPTBSV", "OPTENF", "OSS", "OT", "PA", "PT", "PX", "RF", "RG", "SM", "TG", "US",
@@ -48,7 +48,7 @@ _EXPORT_AGAIN = "export the series again"
 # GDCM ends the whole process on some damaged JPEG 2000 streams; Pillow raises.
 _BY_PILLOW = (JPEGBaseline8Bit, JPEG2000Lossless, JPEG2000)
 
-gdcm.Trace.WarningOff()  # its warnings and errors go to the terminal with values of tags
+gdcm.Trace.WarningOff()  # its warnings and errors print values of tags
 gdcm.Trace.ErrorOff()
 
 
@@ -71,9 +71,9 @@ class DicomSlice:
 
 
 def read_slice(uri: str) -> DicomSlice:
-    """Read one file; raise BadStudy for what is no single grey image, naming all that is wrong with it."""
+    """Read one file; raise BadStudy, naming all faults, if it is not a single grey image."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom quotes the tags that it warns of
+        warnings.simplefilter("ignore")  # pydicom's warnings quote tags
         try:
             with open_file(uri) as file:
                 data = dcmread(file)
@@ -95,7 +95,7 @@ def _check_kind(data: FileDataset) -> None:
         raise BadStudy(
             f"DICOM of modality {modality}, not an image series",
             "an image series",
-            "set option modality (CT, MR, ...): only series of this modality are read then",
+            "set option modality (CT, MR, ...): then only series of this modality are read",
         )
     faults = [*_pixel_faults(data), *_geometry_faults(data, modality)]
     if faults:
@@ -137,7 +137,7 @@ def _geometry_faults(data: FileDataset, modality: str) -> list[str]:
 
 
 def _check_length(data: FileDataset) -> None:
-    """Name a truncated file as such; compressed ones are found out by their decoder."""
+    """Raise BadStudy for a truncated file; truncated compressed files fail in their decoder."""
     syntax = data.file_meta.get("TransferSyntaxUID")
     if syntax is not None and not syntax.is_compressed:
         needed = data.Rows * data.Columns * data.BitsAllocated // 8

@@ -10,7 +10,7 @@ _REMEDY = "copy the file again from its source"
 
 
 def inflate(content: bytes) -> bytes:
-    """Return a file's content, decompressed where its first bytes say gzip (names lie) and checked to the end."""
+    """Return a file's content, decompressed if it begins as gzip (suffixes may be wrong) and checked to the end."""
     if not content:
         raise BadStudy("an empty file (0 bytes)", "a volume", _REMEDY)
     if not content.startswith(_MAGIC):
@@ -22,4 +22,4 @@ def inflate(content: bytes) -> bytes:
             f"a truncated gzip stream of {len(content)} bytes", "a stream up to its checksum", _REMEDY
         ) from None
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise BadStudy(f"a damaged gzip stream ({error})", "a stream that fits its checksum", _REMEDY) from None
+        raise BadStudy(f"a damaged gzip stream ({error})", "a stream that matches its checksum", _REMEDY) from None

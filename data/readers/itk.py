@@ -1,7 +1,7 @@
 """NRRD and MetaImage by SimpleITK: LPS -> RAS."""
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 (the name that its own documents use)
+import SimpleITK as sitk  # noqa: N813 (the name in its own documentation)
 from jaxtyping import Float64
 
 from data.files import local_path, locate, open_file
@@ -14,7 +14,7 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _DETACHED = (b"data file:", b"datafile:", b"elementdatafile")
 _HEADER_BYTES = 65536
 
-sitk.ProcessObject.SetGlobalWarningDisplay(False)  # its warnings go to the terminal with the file's name
+sitk.ProcessObject.SetGlobalWarningDisplay(False)  # its warnings print the file's name
 
 
 def read_itk(uri: str, num_channels: int = 1) -> Scan:
@@ -39,7 +39,7 @@ def read_itk(uri: str, num_channels: int = 1) -> Scan:
 
 
 def _check_attached(uri: str) -> None:
-    """Refuse a remote header whose voxels lie in another file: only the one file is copied here."""
+    """Refuse a remote header whose voxels lie in another file: only the header would be copied here."""
     filesystem, _ = locate(uri)
     if filesystem.type_name == "local":
         return

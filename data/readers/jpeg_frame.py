@@ -1,6 +1,6 @@
-"""The frame header of a JPEG or JPEG-LS stream: checked before GDCM decodes it.
+"""Check the frame header of a JPEG or JPEG-LS stream before GDCM decodes it.
 
-GDCM ends the whole process where a stream holds another size than the DICOM header says; nothing can catch that.
+GDCM ends the whole process if the stream's size differs from the DICOM header's; nothing can catch that.
 """
 
 from data.quarantine import BadStudy

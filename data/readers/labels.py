@@ -1,4 +1,4 @@
-"""Labels: brought onto their image's voxels by exact flips and swaps of axes, or refused; never resampled here."""
+"""Labels: aligned with their image's voxels by exact flips and swaps of axes, or refused; never resampled here."""
 
 import numpy as np
 from jaxtyping import Float64, Num, UInt8, UInt16
@@ -15,7 +15,7 @@ _RESAMPLE = "resample the label onto its image, or pair it with the image that i
 def align_label(label: Scan, image: Scan) -> UInt8[np.ndarray, "D H W"] | UInt16[np.ndarray, "D H W"]:
     """Return a label as integers on the voxels of its image.
 
-    Raises BadStudy where the two grids differ by more than a tenth of a voxel or the values are no label ids.
+    Raises BadStudy where the two grids differ by more than a tenth of a voxel or the values are not label ids.
     """
     assert label.affine is not None, "labels are volumes"
     assert image.affine is not None, "only volumes have label maps"
@@ -46,7 +46,7 @@ def _check_grid(affine: Float64[np.ndarray, "4 4"], image: Scan) -> None:
 def label_ids(
     values: Num[np.ndarray, "D H W"], scale: float = 1.0, offset: float = 0.0
 ) -> UInt8[np.ndarray, "D H W"] | UInt16[np.ndarray, "D H W"]:
-    """Return label values as uint8, or uint16 where an id is above 255; raise BadStudy for what is no id."""
+    """Return label values as uint8, or uint16 where an id is above 255; raise BadStudy for other values than ids."""
     if (scale, offset) != (1.0, 0.0):
         values = values * np.float64(scale) + offset
     if values.dtype.kind == "f":
@@ -55,7 +55,7 @@ def label_ids(
         if not np.array_equal(values, np.rint(values)):
             example = float(values[values != np.rint(values)].flat[0])
             raise BadStudy(
-                f"label: values that are no integers, such as {example:.6g}",
+                f"label: values that are not integers, such as {example:.6g}",
                 "integer ids",
                 "resample labels by nearest neighbour",
             )

@@ -1,7 +1,7 @@
 """NIfTI-1 and NIfTI-2, single files and pairs: checked beyond nibabel, which reads several damaged files silently.
 
-What is checked here and not there: the gzip stream to its end, the header's sizes against the datatype and the
-file's length, the voxels' place in the file, units, and that qform and sform agree.
+Checked only here: the gzip stream to its end, the header's sizes against the datatype and the file's length, the
+voxels' place in the file, units, and that qform and sform agree.
 """
 
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class _Layout:
 def read_nifti(uri: str, num_channels: int = 1) -> Scan:
     """Read a NIfTI file to (C, D, H, W) in the order of the file, with the affine of (d, h, w) in RAS+ mm.
 
-    A last axis of ``num_channels`` is taken as channels. Raises BadStudy for whatever a volume cannot be made of.
+    A last axis of ``num_channels`` is taken as channels. Raises BadStudy for a file that cannot become a volume.
     """
     content = inflate(read_bytes(uri))
     header, single = parse_header(content)
@@ -68,7 +68,7 @@ def parse_header(content: bytes) -> tuple[Nifti1Header, bool]:
     raise BadStudy(
         "no NIfTI header (its first word is neither 348 nor 540)",
         "a header that begins with its own size",
-        "remove the file from the source, or give it the suffix of what it is",
+        "remove the file from the source, or give it the suffix of its true format",
     )
 
 
@@ -185,7 +185,7 @@ def _qform(header: Nifti1Header) -> np.ndarray:
         return np.asarray(header.get_qform(), dtype=np.float64)
     except ValueError:
         raise BadStudy(
-            "a quaternion that is no rotation (longer than 1)", "a unit quaternion", "correct it"
+            "a quaternion that is not a rotation (longer than 1)", "a unit quaternion", "correct it"
         ) from None
 
 
@@ -193,7 +193,7 @@ def _check_agreement(sform: np.ndarray, qform: np.ndarray, shape: tuple[int, ...
     """Refuse headers whose two affines cannot both be right.
 
     They may describe two spaces (scanner and template), which then differ by a shift or a turn, not in the voxels'
-    size. A qform cannot hold a shear, so that a sheared sform is compared with nothing.
+    size. A qform cannot hold a shear, so a sheared sform is not compared.
     """
     if not np.isfinite(sform).all() or is_sheared(sform):
         return
@@ -211,7 +211,7 @@ def _check_agreement(sform: np.ndarray, qform: np.ndarray, shape: tuple[int, ...
 
 
 def _rescale(header: Nifti1Header) -> tuple[float, float]:
-    """Return slope and intercept; a slope of 0 or NaN means none, as the standard and common writers have it."""
+    """Return slope and intercept; a slope of 0 or NaN means none, as in the standard and in common writers."""
     slope, offset = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or np.isnan(slope):
         return 1.0, 0.0

@@ -23,7 +23,7 @@ def read_picture(uri: str) -> Scan:
             pixels = _pixels(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise BadStudy(
-            "no picture that Pillow knows",
+            "no picture that Pillow can read",
             "a JPEG, PNG, TIFF or BMP file",
             "convert it, or remove it from the source",
         ) from None

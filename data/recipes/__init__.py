@@ -1,4 +1,4 @@
-"""Recipes: named preprocessing, each a frozen config, and ``apply``, which takes a scan through one."""
+"""Recipes: named preprocessing, each a frozen config, and ``apply``, which preprocesses a scan by a recipe."""
 
 from data.recipes.apply import apply
 from data.recipes.named import RECIPES

@@ -1,4 +1,4 @@
-"""apply: one scan through one recipe -> the samples that are stored. Intensities in [0, 1] as integers."""
+"""apply: preprocess one scan by one recipe into the samples to store, with intensities in [0, 1] as integers."""
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ def apply(recipe: Recipe, scan: Scan) -> list[Scan]:
     """Preprocess a scan: orient, resample, window, crop, resize, pad, store; slices of a volume come in order of D.
 
     Voxels are stored so that ``voxel * scale + offset`` is the intensity in [0, 1]. Labels keep their values. A
-    slice's ``affine`` is its volume's: it takes (slice_index, h, w, 1). Raises BadStudy for a scan that the recipe
-    does not fit.
+    slice's ``affine`` is its volume's: it takes (slice_index, h, w, 1). Raises BadStudy for a scan that does
+    not fit the recipe.
     """
     _check_fit(recipe, scan)
     if recipe.kind == "image":
@@ -76,7 +76,7 @@ def _image(recipe: Recipe, scan: Scan) -> Scan:
 
 
 def _picture_size(recipe: Recipe, size: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the size that a picture is stored in."""
+    """Return the size at which a picture is stored."""
     if recipe.resize_to:
         return recipe.resize_to
     if recipe.short_side and min(size) > recipe.short_side:
@@ -116,7 +116,7 @@ def _volume(recipe: Recipe, scan: Scan) -> Scan:
 
 
 def _moved(affine: Float64[np.ndarray, "4 4"], voxels: list[int]) -> Float64[np.ndarray, "4 4"]:
-    """Return the affine of an array that begins so many voxels further along each axis."""
+    """Return the affine of an array that begins ``voxels`` further along each axis."""
     moved = affine.copy()
     moved[:3, 3] += affine[:3, :3] @ np.array(voxels)
     return moved
@@ -131,7 +131,7 @@ def _label_on(scan: Scan, affine: Float64[np.ndarray, "4 4"], size: tuple[int, .
 
 
 def _window(recipe: Recipe, voxels: Float[Tensor, "C *S"]) -> Float[Tensor, "C *S"]:
-    """Take the window to [0, 1]."""
+    """Map the window to [0, 1]."""
     voxels = voxels.contiguous()
     for channel in voxels:
         low, high = _limits(recipe, channel)
@@ -171,14 +171,14 @@ def _box(recipe: Recipe, voxels: Float[np.ndarray, "C *S"]) -> tuple[slice, ...]
 
 
 def _padding(recipe: Recipe, size: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return voxels to add before and after each axis; an odd one goes after."""
+    """Return voxels to add before and after each axis; an odd voxel goes after."""
     least = recipe.pad_to or (1,) * len(size)
     missing = [max(0, want - have) for want, have in zip(least, size, strict=True)]
     return tuple(gap // 2 for gap in missing), tuple(gap - gap // 2 for gap in missing)
 
 
 def _store(recipe: Recipe, values: Float[np.ndarray, "C *S"]) -> tuple[np.ndarray, float]:
-    """Return intensities in [0, 1] as the recipe stores them, and the scale that takes them back."""
+    """Return intensities in [0, 1] as the recipe stores them, and the scale that restores them."""
     if recipe.levels is None:
         return values.astype(np.float16), 1.0
     scaled = values * np.float32(recipe.levels)

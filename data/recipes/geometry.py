@@ -25,7 +25,7 @@ _SAME_SPACING = 1e-4  # headers hold float32: a voxel of 1.0000001 mm is one of 
 def orient(
     voxels: Num[Tensor, "C D H W"], affine: Float64[np.ndarray, "4 4"]
 ) -> tuple[Num[Tensor, "C D2 H2 W2"], Float64[np.ndarray, "4 4"]]:
-    """Turn a volume by flips and swaps of axes so that D, H and W run most nearly to S, A and R."""
+    """Flip and swap a volume's axes so that D, H and W point as nearly as possible to S, A and R."""
     from monai.transforms import Orientation
 
     turned = Orientation(axcodes="SAR", labels=(("L", "R"), ("P", "A"), ("I", "S")))(_meta(voxels, affine))
@@ -39,7 +39,7 @@ def resample(
 ) -> tuple[Float[Tensor, "C D2 H2 W2"], Float64[np.ndarray, "4 4"]]:
     """Resample linearly to a voxel size, keeping an oblique volume's directions and making sheared axes orthogonal.
 
-    A gantry tilt needs a grid that leaves the scanned region: what lies outside becomes the lowest intensity.
+    A gantry tilt needs a grid that exceeds the scanned region: voxels outside get the lowest intensity.
     """
     sheared = is_sheared(affine)
     if spacing_mm is None:
@@ -63,7 +63,7 @@ def resample(
 def resize(
     voxels: Float[Tensor, "C D H W"], affine: Float64[np.ndarray, "4 4"], size: tuple[int, ...]
 ) -> tuple[Float[Tensor, "C D2 H2 W2"], Float64[np.ndarray, "4 4"]]:
-    """Resample linearly to a number of voxels per axis that span the same region of the world."""
+    """Resample linearly to a number of voxels per axis that spans the same region of the world."""
     factor = np.array(voxels.shape[1:]) / np.array(size)
     to_old = np.diag([*factor, 1.0])
     to_old[:3, 3] = (factor - 1) / 2  # the first voxels' outer borders meet, not their centres
@@ -79,7 +79,7 @@ def resample_label(
     """Give each voxel of a new grid the id of the nearest voxel; outside the old grid it is 0.
 
     Half-way points all go to the later voxel. MONAI's and torch's nearest rounds them to even: at a factor of two
-    (5 mm slices to 2.5 mm) one plane would be used three times and the next one once.
+    (5 mm slices to 2.5 mm) one plane would be used three times and the next once.
     """
     to_old = np.linalg.inv(affine) @ new_affine
     if np.array_equal(label.shape, size) and np.allclose(to_old, np.eye(4), atol=_TIE):

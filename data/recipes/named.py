@@ -1,4 +1,4 @@
-"""The named recipes: the papers' and general ones. Any field can be replaced on its own by ``with_fields``."""
+"""The named recipes: those of the papers, and general ones. ``with_fields`` replaces single fields."""
 
 from data.recipes.recipe import Recipe
 
@@ -15,7 +15,7 @@ _CT_ABDOMEN_SLICES = Recipe(
 )
 
 _ALL = (
-    # The text implies normalised floats (16 bit here); the released code truncates to 8 bit, 3.9 HU a level.
+    # The text implies normalised floats (16 bit here); the released code truncates to 8 bit, 3.9 HU per level.
     _CT_ABDOMEN_SLICES,
     _CT_ABDOMEN_SLICES.with_fields(name="ct_abdomen_slices_8bit", stored="uint8", rounding="truncate"),
     Recipe(
@@ -29,8 +29,8 @@ _ALL = (
         min_slices=4,
     ),
     # VoCo (Table 9), which resizes to 384 x 384 x 64 and then each of the 4 x 4 bases to 64 x 64 x 64. Stored at
-    # 256 x 256 x 64 the bases are slices of the volume. The body's box (above -47.5 HU) is the released loader's,
-    # which on the other hand leaves out the resampling to 1.5 mm.
+    # 256 x 256 x 64 the bases are slices of the volume. The body's box (above -47.5 HU) is that of the
+    # released loader, which however leaves out the resampling to 1.5 mm.
     Recipe(
         name="ct_voco",
         kind="volume",
@@ -51,7 +51,7 @@ _ALL = (
         window_kind="percentile",
         min_slices=4,
     ),
-    # Skull-stripped or not, a brain's air is its lowest value: cropping to what is above it saves half of the voxels.
+    # Skull-stripped or not, air is a brain scan's lowest value: cropping to higher values saves half of the voxels.
     Recipe(
         name="mri_brain",
         kind="volume",

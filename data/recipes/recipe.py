@@ -12,22 +12,22 @@ class Recipe(BaseModel):
     """Preprocessing of one kind of scan; lists follow (D, H, W), for images (H, W).
 
     kind             ``volume``: one 3D sample; ``slices``: its axial planes, one sample each; ``image``: a picture
-    modality         what the scans are, where a file does not say it; a scan that says otherwise is refused
+    modality         modality of scans whose files do not state it; a scan of another modality is refused
     spacing_mm       voxel size after resampling; None keeps the scan's own
-    window           lowest and highest intensity, taken to 0 and 1; what lies outside is clipped
+    window           lowest and highest intensity, mapped to 0 and 1; values outside are clipped
     window_kind      ``hu``: window is in HU and a CT without negative values is refused as not HU;
                      ``value``: in the scan's own intensities; ``percentile``: in percentiles of each channel's
                      voxels above its lowest value (the background)
     crop_above       cut to the smallest box of voxels above this intensity after the window; None keeps all
-    resize_to        size per axis that every scan is brought to, whatever its proportions; what is cut out by
+    resize_to        size per axis to which every scan is resized, whatever its proportions; a box cut out by
                      crop_above is stretched. For slices, (D, H, W) of the volume before it is sliced
     pad_to           smallest size per axis; shorter axes are padded with 0 on both sides alike
-    short_side       images only: a longer shorter side is reduced to this many pixels
+    short_side       images only: a shorter side above this number of pixels is reduced to it
     num_channels     images only: 1 (grey) or 3 (RGB)
     min_slices       scans with fewer voxels along an axis are refused as too thin
     stored           integers that span [0, 1], or float16
-    rounding         ``nearest``, or ``truncate`` as released code does that casts to uint8
-    version          raised when the same fields begin to mean something else
+    rounding         ``nearest``, or ``truncate`` as in released code that casts to uint8
+    version          raised when the meaning of the fields changes
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,8 +60,8 @@ class Recipe(BaseModel):
                 raise ValueError(f"{name} {sizes}: {len(sizes)} sizes; expected {self.native_dims}")
         if self.resize_to and (self.pad_to or self.short_side):
             raise ValueError(
-                f"resize_to {self.resize_to} beside {'pad_to' if self.pad_to else 'short_side'}: it decides the size "
-                "alone; give one of the two"
+                f"resize_to {self.resize_to} beside {'pad_to' if self.pad_to else 'short_side'}: it alone decides "
+                "the size; give one of the two"
             )
         if self.kind == "image" and (self.spacing_mm or self.num_channels is None):
             raise ValueError("kind image: expected num_channels 1 or 3 and no spacing_mm; pictures are in pixels")

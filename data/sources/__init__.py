@@ -49,12 +49,12 @@ def find_studies(source: str, layout: str, options: SourceOptions | None = None)
 
 
 def remarks(source: str, layout: str, options: SourceOptions) -> list[str]:
-    """Say how the patients of a source are told apart, and which columns of a table are used."""
+    """Describe how a source identifies patients, and which columns of a table are used."""
     if layout == "csv":
         return [describe_table(source, options)]
     if layout == "dicom" or options.patient_pattern is not None:
         return []
     return [
-        "each study counts as a patient of its own; where a patient has several, name the patients by "
-        "patient_pattern, or scans of one patient may end in two splits"
+        "each study counts as a patient of its own; where a patient has several, identify patients "
+        "by patient_pattern, or scans of one patient may end in two splits"
     ]

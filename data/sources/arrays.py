@@ -1,6 +1,6 @@
-"""Layout ``npz``: arrays ``<split>_images`` and ``<split>_labels`` in one file, as MedMNIST is handed out.
+"""Layout ``npz``: arrays ``<split>_images`` and ``<split>_labels`` in one file, as in MedMNIST's files.
 
-Labels of shape (n,) or (n, 1) are the class of each image; of shape (n, k), 1 in column c says that it has class c.
+Labels of shape (n,) or (n, 1) hold each image's class; in shape (n, k), a 1 in column c means class c.
 """
 
 import zipfile
@@ -17,7 +17,7 @@ _IMAGES, _LABELS = "_images", "_labels"
 def find_npz(source: str, dataset: str, options: SourceOptions) -> list[Study]:
     """Find one study per image of the source's .npz files; the source may be such a file itself.
 
-    Raises ValueError where a file has no such arrays, or labels that are neither.
+    Raises ValueError where a file has no such arrays, or labels of neither shape.
     """
     studies = []
     for file in _files(source):

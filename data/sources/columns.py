@@ -1,10 +1,10 @@
 """Columns: which columns of a table name the image file, the classes, the patient and the split.
 
-Options name a column, whatever its case. The columns of patients and splits need no option where they are called as
-in public tables: ``patient``, ``Patient ID``, ``subject_id``, ``split``, ``Partition`` and the like. Such a column is
-one of splits only where each of its values says train, val or test in one of the usual words, or nothing. Two columns
-of one kind are refused: somebody has to say which of them is meant. The values of a table are private, so none of
-them is ever shown; the names of its columns are shown, once it is known that its first line is a heading.
+Options name a column, whatever its case. The columns of patients and splits need no option if they have the usual
+names of public tables: ``patient``, ``Patient ID``, ``subject_id``, ``split``, ``Partition`` and the like. A column
+holds splits only if each of its values is blank or one of the usual words for train, val and test. Two columns of one
+kind are refused: the user has to choose one of them. The values of a table are private, so none of them is ever
+shown; the names of its columns are shown, once it is known that its first line is a heading.
 """
 
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ class Columns:
         return SPLIT_NAMES.get(_word(row[self.split])) if self.split else None
 
     def describe(self, rows: Sequence[Row], pattern: str | None) -> str:
-        """Say which columns are used for what, and which are not; ``pattern`` tells the patients without a column."""
+        """Describe the use of each column; ``pattern`` identifies patients if no column does."""
         used = [f"files from {self.image}", f"classes from {', '.join(self.labels)}"]
         if self.patient:
             used.append(f"patients from {self.patient} ({_patients(self.patient, rows)})")
@@ -70,8 +70,8 @@ class Columns:
 def choose_columns(rows: Sequence[Row], options: SourceOptions) -> Columns:
     """Choose a table's columns by the options and by the usual names.
 
-    Raises ValueError for a column that is missing, for two that may both be meant, and for a split column named by
-    the options that holds other words than those for train, val and test.
+    Raises ValueError for a missing column, for two columns of which either may be meant, and for a split column named
+    by the options that holds other words than those for train, val and test.
     """
     heading = [name for name in rows[0] if name] if rows else []
     labels = options.label_columns or (options.label_column,)
@@ -91,7 +91,7 @@ def choose_columns(rows: Sequence[Row], options: SourceOptions) -> Columns:
 
 
 def _check_there(heading: list[str], wanted: list[str | None]) -> None:
-    """Raise ValueError for a missing column; a table without a heading has a patient in its first line: not shown."""
+    """Raise ValueError for a missing column, not showing the first line: without a heading, it holds a patient."""
     missing = [name for name in wanted if name and not _named(heading, name)]
     if missing:
         raise ValueError(
@@ -101,7 +101,7 @@ def _check_there(heading: list[str], wanted: list[str | None]) -> None:
 
 
 def _named(heading: list[str], name: str) -> str:
-    """Return the column of this name, or the only one that differs from it in case alone; else an empty text."""
+    """Return the column of this name, or the only column that differs from it only in case; else an empty text."""
     alike = [column for column in heading if column.lower() == name.lower()]
     return name if name in heading else alike[0] if len(alike) == 1 else ""
 

@@ -1,9 +1,9 @@
 """Labels: the classes that a table names for each image, in one column or in one column per class.
 
-One column: a text is a class; where ``label_separator`` stands between several, each is (NIH's chest X-rays:
-``Effusion|Mass``). Whole numbers are class numbers, other texts are numbered in order. A blank says nothing.
-One column per class (CheXpert): 1 says that the image has it; 0 and blank say that it has not; -1 is uncertain. The
-classes are numbered as the columns are given.
+One column: a text is a class, or several classes joined by ``label_separator`` (NIH's chest X-rays:
+``Effusion|Mass``). Whole numbers are class numbers, other texts are numbered in order. A blank means unlabelled.
+One column per class (CheXpert): 1 means that the image has the class; 0 or blank, that it does not; -1 is uncertain.
+The classes are numbered in the order of the columns.
 """
 
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from data.sources.columns import Row
 from data.sources.study import SourceOptions
 
 Classes = tuple[tuple[int, ...] | None, tuple[str, ...]]
-"""The classes of an image by number (None: nobody has said), and by name."""
+"""The classes of each image by number (None: unknown), and the name of each class."""
 
 
 def read_classes(rows: Sequence[Row], columns: tuple[str, ...], options: SourceOptions) -> list[Classes]:
-    """Return the classes of each row by its columns of labels, whose names the options may write in another case.
+    """Return the classes of each row from its label columns, which the options may name in another case.
 
-    Raises ValueError for a value that a column of a class cannot have.
+    Raises ValueError for an invalid value in a class's column.
     """
     if options.label_columns:
         return [_from_columns(row, columns, options) for row in rows]
@@ -53,11 +53,11 @@ def _from_columns(row: Row, columns: tuple[str, ...], options: SourceOptions) ->
 
 
 def _value(text: str, column: str) -> int:
-    """Return what a cell says: 1, 0 or -1, as CheXpert has them with decimals."""
+    """Return a cell's value: 1, 0 or -1, also with decimals as in CheXpert."""
     known = {"": 0, "0": 0, "0.0": 0, "1": 1, "1.0": 1, "-1": -1, "-1.0": -1}
     if text.strip() not in known:
         raise ValueError(
             f"column {column} has a value of {len(text)} letters (not shown: it may hold a name); expected 1, 0, -1 "
-            "or blank; name only columns of classes in label_columns"
+            "or blank; name only class columns in label_columns"
         )
     return known[text.strip()]

@@ -1,7 +1,7 @@
 """Layout ``nnunet``: nnU-Net and Medical Segmentation Decathlon folders (imagesTr, labelsTr, imagesTs, dataset.json).
 
-nnU-Net writes one file per channel (``liver_007_0000.nii.gz``); the Decathlon one file per study, with channels as
-its last axis. Folders named ``images`` and ``labels`` are taken too.
+nnU-Net writes one file per channel (``liver_007_0000.nii.gz``), the Decathlon one file per study, with channels as
+its last axis. Folders named ``images`` and ``labels`` are accepted too.
 """
 
 import json
@@ -36,7 +36,7 @@ _UNLISTED = BadStudy(
 
 
 def find_nnunet(source: str, dataset: str, options: SourceOptions) -> list[Study]:
-    """Find one study per image name; imagesTs is the test split, the rest is left to be split by patient.
+    """Find one study per image name; imagesTs is the test split; the other studies are split by patient later.
 
     A study without a label keeps None. A label without an image, a missing channel, and an image that dataset.json
     lists but the disk lacks become studies with a ``fault``.
@@ -62,7 +62,7 @@ def find_nnunet(source: str, dataset: str, options: SourceOptions) -> list[Study
 
 
 def label_names(source: str) -> dict[int, str]:
-    """Return what dataset.json calls each label id, without the background; empty where there is none."""
+    """Return dataset.json's name of each label id except the background; empty without a dataset.json."""
     labels = read_description(source).get("labels", {})
     ids = {}
     for key, value in labels.items():
@@ -74,7 +74,7 @@ def label_names(source: str) -> dict[int, str]:
 
 
 def read_description(source: str) -> dict[str, Any]:
-    """Return dataset.json, or nothing where the source has none."""
+    """Return dataset.json, or an empty mapping where the source has none."""
     uri = join(source, "dataset.json")
     return json.loads(read_bytes(uri)) if is_file(uri) else {}
 
@@ -85,7 +85,7 @@ def _channel_names(description: dict[str, Any]) -> list[str]:
 
 
 def _group(images: list[File], labelled: set[str]) -> dict[str, tuple[str, ...]]:
-    """Map the name of a study to its files, in order of their channel numbers where the names have such."""
+    """Map the name of a study to its files, ordered by the channel numbers in their names, if any."""
     stems = {stem_of(file.path): file.uri for file in images}
     channels = {stem: _CHANNEL.fullmatch(stem) for stem in stems}
     if not stems or labelled & set(stems) or not all(channels.values()):

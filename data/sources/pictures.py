@@ -29,7 +29,7 @@ _NO_FILE = BadStudy(
 def find_class_folders(source: str, dataset: str, options: SourceOptions) -> list[Study]:
     """Find one study per picture (or volume); its folder is its class, numbered in order of the names.
 
-    Folders named train, val or test, above the classes or below, are splits and no classes.
+    Folders named train, val or test, above or below the classes, are splits, not classes.
     """
     files = [file for file in list_tree(source) if suffix_of(file.path, _SUFFIXES) and "/" in file.path]
     if options.images:
@@ -70,7 +70,7 @@ def find_csv(source: str, dataset: str, options: SourceOptions) -> list[Study]:
 
 
 def describe_table(source: str, options: SourceOptions) -> str:
-    """Say which columns of a CSV file are used for what, and which are not."""
+    """Describe the use of each column of a CSV file."""
     rows, _ = _read_table(source)
     return choose_columns(rows, options).describe(rows, options.patient_pattern)
 

@@ -1,4 +1,4 @@
-"""Layout ``dicom``: series by SeriesInstanceUID over a whole tree, whatever the folders and names are."""
+"""Layout ``dicom``: series by SeriesInstanceUID over a whole tree, whatever its folders and names."""
 
 import logging
 import struct
@@ -28,7 +28,7 @@ _DAMAGE = (
     TypeError, ValueError, struct.error, zlib.error,
 )  # fmt: skip
 
-logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # what it warns of is logged too, with values of tags
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it also logs its warnings, with values of tags
 
 
 @dataclass
@@ -42,8 +42,8 @@ class _Series:
 def find_dicom(source: str, dataset: str, options: SourceOptions) -> list[Study]:
     """Find one study per series (per file for X-ray projections); a series without UID is its folder's files.
 
-    With ``modality`` only its series are taken, so that SEG, SR and plans beside them are left out. ``images`` is
-    matched against the folder of a series.
+    With ``modality``, only series of that modality are read, so that SEG, SR and plans beside them are left out.
+    ``images`` is matched against the folder of a series.
     """
     if options.labels is not None:
         check_pair(options.images, options.labels)
@@ -77,7 +77,7 @@ def _add(series: dict[str, _Series], file: File) -> None:
 
 
 def _is_marked(uri: str) -> bool:
-    """Tell whether a file has DICOM's mark after 128 bytes, or cannot be read: then it becomes a bad study."""
+    """Tell whether a file has DICOM's mark after 128 bytes, or cannot be read and so becomes a bad study."""
     try:
         with open_file(uri) as file:
             return file.read(132)[128:] == b"DICM"
@@ -88,7 +88,7 @@ def _is_marked(uri: str) -> bool:
 def _tags(uri: str) -> tuple[str, str, str] | None:
     """Return modality, series and patient of a file; None where it has no DICOM header."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom quotes the tags that it warns of
+        warnings.simplefilter("ignore")  # pydicom's warnings quote tags
         try:
             with open_file(uri) as file:
                 data = dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)

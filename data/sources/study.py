@@ -1,4 +1,4 @@
-"""Study: what a source says about one acquisition before any voxel is read; SourceOptions: how studies are found."""
+"""Study: an acquisition as its source describes it, before any voxel is read; SourceOptions: how to find studies."""
 
 import re
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 PROJECTIONS = ("CR", "DX", "IO", "MG", "PX", "RG", "XR")
 MODALITIES = {
     "MRI": "MR", "PET": "PT", "X-RAY": "XR", "XRAY": "XR", "CR": "XR", "DX": "XR", "RG": "XR", "PX": "XR",
-    # What a dataset.json calls the channels of MR.
+    # Names of MR channels in a dataset.json.
     **dict.fromkeys(("FLAIR", "T1", "T1W", "T1GD", "T1CE", "T2", "T2W"), "MR"),
 }  # fmt: skip
 
@@ -39,8 +39,8 @@ class Study:
     ``image`` holds the addresses of the files: one, or one per channel (volumes), or one per slice (DICOM). For an
     array it is the file's address, the array's name and the image's number.
     ``num_channels`` above 1 allows channels as the last axis of a single file (Medical Segmentation Decathlon).
-    ``rescale`` is a slope and an intercept that take the file's intensities to HU where the file does not say so.
-    ``classes`` are the classes that it has, an empty tuple where it has none, or None where they are unknown;
+    ``rescale`` is a slope and an intercept that turn the file's intensities into HU where the file has none.
+    ``classes`` are the study's classes, an empty tuple where it has none, or None where they are unknown;
     ``class_names`` are their names.
     ``fault`` is set where the source itself shows that the study cannot be used, such as a label without an image.
     """
@@ -67,7 +67,7 @@ ANY = (*SCANS, "npz")
 
 
 def _option(default: Any, layouts: tuple[str, ...], description: str) -> Any:
-    """Return a field that says which layouts take it."""
+    """Return a field that records which layouts take it."""
     return Field(default, description=description, json_schema_extra={"layouts": list(layouts)})
 
 
@@ -79,13 +79,13 @@ class SourceOptions(BaseModel):
     dataset: str | None = _option(
         None,
         ANY,
-        "the name that is written beside every sample; by default a pseudonym of the name of the source's folder, "
-        "which may be a patient's",
+        "the name that is written beside every sample; by default a pseudonym of the source folder's name, which "
+        "may be a patient's name",
     )
     modality: str | None = _option(
         None,
         ANY,
-        "the modality (CT, MR, XR, ...) of files that do not say it; of DICOM files, only the series that have it "
+        "the modality (CT, MR, XR, ...) of files that do not state it; of DICOM files, only series of this modality "
         "are taken",
     )
     images: str | None = _option(
@@ -104,14 +104,14 @@ class SourceOptions(BaseModel):
     label_suffix: str | None = _option(
         None,
         ("volumes",),
-        "a short form of labels: an image's label map is called like the image, with this suffix: _seg pairs "
+        "a short form of labels: an image's label map has the image's name with this suffix: _seg pairs "
         "ct.nii.gz with ct_seg.nii.gz",
     )
     patient_pattern: str | None = _option(
         None,
         ANY,
-        "a regular expression that is searched in the path of a study; its groups, or else all that it matches, name "
-        "the patient: 'sub-[0-9]+'; by default each study is a patient of its own (DICOM: the PatientID)",
+        "a regular expression that is searched in the path of a study; its groups, or else its whole match, name the "
+        "patient: 'sub-[0-9]+'; by default each study is a patient of its own (DICOM: the PatientID)",
     )
     label_names: dict[int, str] | None = _option(
         None,
@@ -130,17 +130,17 @@ class SourceOptions(BaseModel):
     label_columns: tuple[str, ...] = _option(
         (),
         ("csv",),
-        "columns that are a class each, instead of one column of classes: 1 says that an image has the class, 0 or a "
+        "one column for each class, instead of one column of classes: 1 means that an image has the class, 0 or a "
         "blank that it does not",
     )
     uncertain: Literal["negative", "positive", "unlabelled"] = _option(
         "negative",
         ("csv",),
-        "what -1 in a column that is a class means: that the image does not have the class (negative), that it does "
-        "(positive), or that the image counts as unlabelled",
+        "the meaning of -1 in a class's column: the image does not have the class (negative), it has the class "
+        "(positive), or it counts as unlabelled",
     )
     no_class: str | None = _option(
-        None, ("csv",), "what the column of classes says of an image that has none of them, such as 'No Finding'"
+        None, ("csv",), "the text in the column of classes for an image without any class, such as 'No Finding'"
     )
     patient_column: str | None = _option(
         None,
@@ -163,7 +163,7 @@ class SourceOptions(BaseModel):
         return tuple(str(layout) for layout in cast(list, extra["layouts"]))
 
     def check_layout(self, layout: str) -> None:
-        """Raise ValueError where an option was given that a layout does not take."""
+        """Raise ValueError for an option that the layout does not take."""
         strange = [name for name in self.model_dump(exclude_defaults=True) if layout not in self.layouts(name)]
         if strange:
             name = strange[0]
@@ -220,12 +220,12 @@ class SourceOptions(BaseModel):
 
 
 def normal_modality(name: str) -> str:
-    """Return a modality's short name: MRI and sequences of it -> MR, PET -> PT, plain X-ray -> XR, or upper case."""
+    """Return a modality's short name: MRI and its sequences -> MR, PET -> PT, plain X-ray -> XR, else upper case."""
     return MODALITIES.get(name.upper(), name.upper())
 
 
 def suffix_of(path: str, suffixes: tuple[str, ...]) -> str | None:
-    """Return the suffix of a path among those given, whatever its case, or None."""
+    """Return which of the given suffixes a path has, in any case, or None."""
     return next((path[-len(suffix) :] for suffix in suffixes if path.lower().endswith(suffix)), None)
 
 

@@ -1,4 +1,4 @@
-"""Layout ``volumes``: a tree of NIfTI, NRRD, MetaImage, MGH or MINC files, with label files where options say so."""
+"""Layout ``volumes``: a tree of NIfTI, NRRD, MetaImage, MGH or MINC files, with label files if options name them."""
 
 from data.files import File, join, list_tree
 from data.quarantine import BadStudy
@@ -7,7 +7,7 @@ from data.sources.study import VOLUME_SUFFIXES, SourceOptions, Study, suffix_of
 
 
 def find_volumes(source: str, dataset: str, options: SourceOptions) -> list[Study]:
-    """Find one study per volume file; a file that is a label of another is no study of its own.
+    """Find one study per volume file; a file that is another's label is not a study of its own.
 
     A label that pairs with no image becomes a study with a ``fault``, so that it is reported.
     """
@@ -21,7 +21,7 @@ def find_volumes(source: str, dataset: str, options: SourceOptions) -> list[Stud
 
 
 def _is_orphan(path: str, paths: set[str], options: SourceOptions) -> bool:
-    """Tell whether a file is a label of an image that the options would take but that is not there."""
+    """Tell whether a file is a label whose image, by the options, is missing."""
     if not _is_label(path, options) or options.label_suffix is None:
         return _is_label(path, options)
     suffix = suffix_of(path, VOLUME_SUFFIXES) or ""

@@ -173,7 +173,7 @@ def test_uniform_boxes_reach_every_position_alike():
 def test_impossible_interval_names_extent_size_interval_and_the_reachable_iou():
     message = (
         r"IoU interval \[0, 0\]: no two crops of size \(96, 96\) inside samples of size \(100, 120\) meet it; "
-        r"the closest that they reach is 0\.561; widen method\.crops\.iou"
+        r"the closest possible is 0\.561; widen method\.crops\.iou"
     )
     with pytest.raises(ValueError, match=message):
         BoxPairs((96, 96), (0.0, 0.0)).check((100, 120))
@@ -182,7 +182,7 @@ def test_impossible_interval_names_extent_size_interval_and_the_reachable_iou():
 
 
 def test_interval_between_two_reachable_values_names_both():
-    with pytest.raises(ValueError, match=r"closest that they reach is 0\.6 and 1; widen"):
+    with pytest.raises(ValueError, match=r"closest possible is 0\.6 and 1; widen"):
         BoxPairs((4, 4), (0.7, 0.9)).check((8, 8))
 
 

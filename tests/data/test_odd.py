@@ -159,7 +159,7 @@ TABLE = {
     # Folders of one series; dicom2nifti refuses two slices, here recipes for volumes do (see THIN).
     "dicom2nifti_slicecount": READ,
     "dicom2nifti_sliceincrement": "gaps of 5 to 10 mm between 4 slices (missing slices?)",
-    "dicom2nifti_sliceorientation": "mixed orientations (2 of 4 slices lie unlike the first)",
+    "dicom2nifti_sliceorientation": "mixed orientations (2 of 4 slices differ from the first)",
 }
 
 # Read as they are, but too thin for a recipe of volumes: slices along the thinnest axis.
@@ -171,7 +171,7 @@ LABELS = {
     "labels_float": 117,
     "labels_300": 417,
     "labels_negative": "values from -1 to 116",
-    "labels_noninteger": "values that are no integers, such as",
+    "labels_noninteger": "values that are not integers, such as",
     # 37 mm along each of three axes.
     "labels_shifted_origin": "an affine that puts it 64.1 mm off its image",
     "labels_wrong_shape": "shape (34, 33, 40)",

@@ -55,7 +55,7 @@ def test_the_home_is_taken_from_the_environment(tmp_path, monkeypatch):
 
 def test_a_key_that_is_none_is_an_error(tmp_path):
     (tmp_path / KEY_FILE).write_text("no key")
-    with pytest.raises(ValueError, match=r"no hexadecimal key; restore it, or delete it"):
+    with pytest.raises(ValueError, match=r"not a hexadecimal key; restore it, or delete it"):
         load_key(tmp_path)
     with pytest.raises(ValueError, match=r"key of 3 bytes; expected 32"):
         Pseudonymiser(b"abc")

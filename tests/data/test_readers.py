@@ -287,7 +287,7 @@ def test_irregular_dicom_series_are_refused_for_their_true_reason(tmp_path: Path
     aside = [float(x) for x in (ROTATED @ [2, 0, 2, 1])[:3]]
     assert "gaps of 4 to 8 mm between 4 slices" in fault("missing", drop=2)
     assert "1 of 5 slices at the position of another" in fault("twice", ImagePositionPatient=position)
-    assert "beside a straight line" in fault("bent", ImagePositionPatient=aside)
+    assert "off a straight line" in fault("bent", ImagePositionPatient=aside)
     assert "mixed orientations (1 of 5" in fault("turned", ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
     assert "pixel spacings from 1.5 to 3 mm" in fault("sizes", PixelSpacing=[3, 3])
     assert "4 bytes of pixel data (truncated)" in fault("cut", PixelData=bytes(4))

@@ -17,7 +17,7 @@ from orchestrator import progress
 from orchestrator.progress import LATER_LINE_EVERY_S, Display, Phase, duration, per_second
 from orchestrator.training_progress import next_validation, shown
 
-WITHIN_S = 60.0
+WITHIN_S = 30.0
 
 
 def log(line_every_s: float = 100.0) -> tuple[Display, io.StringIO]:
@@ -139,6 +139,7 @@ import sys, time
 from pathlib import Path
 from orchestrator import progress
 
+sys.stdin.readline()
 with progress.noted(Path(sys.argv[1])), progress.phase("trial 2 of 8, row 1 of 4", short="trial 2 of 8"):
     progress.say("MLflow cannot be reached")
     with progress.phase("pretrain", 40) as phase:
@@ -151,16 +152,23 @@ with progress.noted(Path(sys.argv[1])), progress.phase("trial 2 of 8, row 1 of 4
 
 @pytest.fixture
 def worker(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process that works for this one, until its input is closed."""
+    """Run a process that works for this one, from a line of its input to the end of it."""
     command = [sys.executable, "-c", WORK, str(tmp_path / "notes" / "2.json")]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         yield process
         process.kill()
 
 
+def begin(worker: subprocess.Popen[bytes]) -> None:
+    assert worker.stdin is not None
+    worker.stdin.write(b"\n")
+    worker.stdin.flush()
+
+
 def test_a_log_tells_of_other_processes_and_what_they_say(tmp_path: Path, worker: subprocess.Popen[bytes]) -> None:
     display, file = log(0.2)
     with display.phase("table t", 8, "trial"), display.others(tmp_path / "notes", "*.json"):
+        begin(worker)
         wait_for(lambda: "trial 2 of 8; pretrain: step 20 of 40" in file.getvalue())
     assert file.getvalue().count("trial 2 of 8: MLflow cannot be reached\n") == 1
     assert re.search(r"step 20 of 40, .* left, loss 0.1\n", file.getvalue())
@@ -170,6 +178,7 @@ def test_a_terminal_has_a_bar_for_every_other_process(tmp_path: Path, worker: su
     display, file = terminal()
     with display.phase("table t", 8, "trial"), display.others(tmp_path / "notes", "*.json"):
         wait_for(lambda: "starting processes" in file.getvalue())
+        begin(worker)
         wait_for(lambda: re.search(r"trial 2 of 8 +.* pretrain: step 20 of 40", file.getvalue()) is not None)
         assert worker.stdin is not None
         worker.stdin.close()
@@ -179,6 +188,7 @@ def test_a_terminal_has_a_bar_for_every_other_process(tmp_path: Path, worker: su
 
 def test_the_note_of_a_process_that_died_is_not_shown(tmp_path: Path, worker: subprocess.Popen[bytes]) -> None:
     notes = progress.Others(tmp_path / "notes", "*.json")
+    begin(worker)
     wait_for(lambda: len(notes.notes()) == 1)
     worker.kill()
     worker.wait(WITHIN_S)

@@ -81,7 +81,7 @@ def test_a_damaged_and_a_missing_shard_of_a_bucket_are_named(bucket: Bucket, tmp
 
 
 def test_a_bucket_that_is_not_there_is_named_before_anything_is_written(bucket: Bucket) -> None:
-    with pytest.raises(StorageError, match="s3://elsewhere: no such bucket; expected one that is there; create it"):
+    with pytest.raises(StorageError, match="s3://elsewhere: no such bucket; expected an existing bucket; create it"):
         check_writable("s3://elsewhere/checkpoints", "resources.storage")
     with pytest.raises(StorageError, match="s3://elsewhere: no such bucket"):
         write_atomically("s3://elsewhere/index.parquet", b"content")

@@ -96,7 +96,7 @@ def test_a_home_that_cannot_be_written_is_refused_in_a_sentence(
     assert main(["pretrain", pretraining(shards, tmp_path, home)]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith(f"pretrain: home {home}: cannot be written (")
-    assert said.endswith("give home another one, or see to its permissions and its free space")
+    assert said.endswith("give home another one, or check its permissions and its free space")
 
 
 def test_a_place_that_cannot_be_written_is_named_with_its_field(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ class Desk:
     def __init__(self) -> None:
         self.ended: list[tuple[int, str, str, bool]] = []
         self.asked: list[tuple[int, str]] = []
+        self.said: list[str] = []
 
     def hooks(self) -> Hooks:
         return Hooks(
@@ -39,6 +40,7 @@ class Desk:
             refusal=lambda point: f"seed {point['seed']} cannot work" if point["seed"] in (1, 2) else None,
             ask_to_end=lambda number, state: self.asked.append((number, state)),
             ended=lambda number, ending, told: self.ended.append((number, ending.state, ending.reason, told)),
+            say=self.said.append,
         )
 
 
@@ -102,8 +104,10 @@ def test_a_sweep_that_is_asked_to_stop_asks_its_trials_and_hands_out_no_more(
 ) -> None:
     points.suggest("a")
     monkeypatch.setattr(stop, "requested", lambda: True)
-    Watch(points).on_step_begin(0, [])
-    assert desk.asked == [(0, "stopped")]
+    watch = Watch(points)
+    watch.on_step_begin(0, [])
+    watch.on_step_begin(1, [])
+    assert (desk.asked, desk.said) == ([(0, "stopped")] * 2, [stop.asked()])
     assert points.suggest("b") == Searcher.FINISHED
 
 
