@@ -1,27 +1,33 @@
 """The same samples and losses however a run is killed, spread or stored (CPU, fp32): real Ray, kills and S3."""
 
 import os
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import psutil
 import pytest
+import requests
 import yaml
 
 from orchestrator.cli import main
 from orchestrator.config import Experiment, resolve
 from orchestrator.history import HISTORY, Tail, steps
 from orchestrator.pretrain import pretrain
+from orchestrator.tracking import Tracker, waiting
 from tests import clusters
 from tests.buckets import served
 from tests.experiments import tiny_experiment
+from tests.full_disk import train_on_full_disk
 from tests.points import assert_points_equal_history
 from tests.shardsets import write_slices
-from tests.waiting import kill_tree, wait_for_step
+from tests.waiting import kill_tree, wait_for, wait_for_step
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -95,11 +101,42 @@ def is_descendant(process: psutil.Process) -> bool:
         return False
 
 
-def test_a_killed_worker_leaves_no_trace_in_samples_or_losses(
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@contextmanager
+def mlflow_server(uri: str, folder: Path) -> Iterator[None]:
+    """Run MLflow's server at an address while the body runs."""
+    folder.mkdir()
+    command = [sys.executable, "-m", "mlflow", "server", "--port", uri.rpartition(":")[2], "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder)]
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for(lambda: answers(uri), server)
+        yield
+    finally:
+        kill_tree(server)
+
+
+def answers(uri: str) -> bool:
+    try:
+        return requests.get(f"{uri}/health", timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+def test_a_killed_worker_and_an_absent_server_leave_no_trace_in_samples_losses_or_mlflow(
     shards: str, undisturbed: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     result: list[list[dict[str, Any]]] = []
-    thread = threading.Thread(target=lambda: result.append(run(shards, tmp_path)), daemon=True)
+    absent = f"http://127.0.0.1:{free_port()}"
+    thread = threading.Thread(
+        target=lambda: result.append(run(shards, tmp_path, f"tracking.uri={absent}")), daemon=True
+    )
     thread.start()
     history = wait_for_step(tmp_path, KILL_AFTER_STEP)
     kill_a_train_worker()
@@ -109,10 +146,13 @@ def test_a_killed_worker_leaves_no_trace_in_samples_or_losses(
     lines = Tail(history).read()
     assert len(lines) > TOTAL_STEPS, "the steps since the checkpoint were trained twice"
     assert set(trace(lines)) == set(trace(undisturbed))
-    assert_points_equal_history(history.parent, steps=TOTAL_STEPS)
+    assert waiting(tmp_path) == [history.parent]
+    with mlflow_server(absent, tmp_path / "server"):
+        assert Tracker(history.parent, absent).flush(force=True) is None
+        assert_points_equal_history(history.parent, absent, steps=TOTAL_STEPS)
 
 
-def test_a_killed_job_started_again_by_the_same_command_leaves_no_trace_though_its_newest_checkpoint_is_cut_off(
+def test_a_killed_job_started_again_leaves_no_trace_though_its_newest_checkpoint_and_its_history_are_cut_off(
     shards: str, undisturbed: list[dict[str, Any]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "restart.yaml"
@@ -124,13 +164,30 @@ def test_a_killed_job_started_again_by_the_same_command_leaves_no_trace_though_i
     assert len(steps(history.parent, "pretrain")) < TOTAL_STEPS
     *_, before, newest = sorted((history.parent / "checkpoints" / "pretrain").glob("step_*"))
     os.truncate(newest / "method.safetensors", 1000)
+    with history.open("a") as torn:
+        torn.write('{"stage": "pre')
     done = int(before.name.removeprefix("step_"))
     assert main(command[3:]) == 0
     said = "".join(capfd.readouterr().err.split("\n"))
+    assert said.count(f"{history} ended in the middle of a line") == 1
     assert f"checkpoint {newest.name}: method.safetensors has 1000 bytes" in said
     assert f"goes on from step {done} of {TOTAL_STEPS}, checkpoint {before.name}" in said
     assert trace(steps(history.parent, "pretrain")) == trace(undisturbed)
     assert_points_equal_history(history.parent, steps=TOTAL_STEPS)
+
+
+def test_a_full_disk_loses_no_step_in_the_history_or_in_mlflow(
+    shards: str, undisturbed: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    file, home = tmp_path / "disk.yaml", tmp_path / "disk"
+    tree = experiment_tree(shards, home)
+    tree["resources"] = {"max_failures": 0}
+    file.write_text(yaml.safe_dump(tree))
+    seen = train_on_full_disk(file, home, KILL_AFTER_STEP, timeout=800)
+    assert seen.exit_code == 1
+    assert seen.reason in seen.said
+    assert KILL_AFTER_STEP < len(seen.before) < TOTAL_STEPS
+    assert trace(seen.after) == trace(undisturbed)
 
 
 def test_two_workers_see_the_samples_that_one_sees(

@@ -17,6 +17,7 @@ from orchestrator.history import HISTORY
 from orchestrator.progress import Display
 from orchestrator.run import RESULT
 from tests.experiments import UNET, tiny_experiment, tiny_segmentation
+from tests.points import assert_points_equal_history
 from tests.shardsets import write_slices
 
 
@@ -119,12 +120,21 @@ def test_a_row_that_cannot_work_is_refused_before_anything_runs(tmp_path: Path, 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_table_runs_what_is_missing_and_only_that(tmp_path: Path, shards: str, ray_cluster: Path) -> None:
+def test_a_table_runs_what_is_missing_and_only_that_also_once_its_home_was_moved(
+    tmp_path: Path,
+    shards: str,
+    ray_cluster: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     said: list[str] = []
+    place, moved = tmp_path / "a place? 100% [ü]%20", tmp_path / "moved & renamed? 5%"
+    place.mkdir()
     scratch = {"name": "scratch", "overrides": {"method": {"name": "scratch"}}, "pretrain_seeds": []}
-    (alone,) = tables.run(tables.load(write_table(tmp_path, shards, rows=[scratch])), said.append)
+    (alone,) = tables.run(tables.load(write_table(place, shards, rows=[scratch])), said.append)
     assert said[0].startswith("1 of 1: scratch, not pretrained, fine-tuning seed 0: score 0.")
-    runs = tmp_path / "runs" / "tiny"
+    runs = place / "runs" / "tiny"
     assert (len(list(runs.glob("pretrain-*"))), len(list(runs.glob("finetune-*")))) == (0, 1)
     histories = {path: path.read_bytes() for path in runs.glob(f"*/{HISTORY}")}
 
@@ -132,7 +142,7 @@ def test_a_table_runs_what_is_missing_and_only_that(tmp_path: Path, shards: str,
     pretrained = {"name": "[0.3, 0.6]", "pretrain_seeds": [5]}
     diverging = {**scratch, "name": "diverging"}
     diverging["overrides"] = {**scratch["overrides"], "downstream.optimiser.lr": 1e30}
-    path = write_table(tmp_path, shards, rows=[diverging, twice, pretrained], concurrent=2)
+    path = write_table(place, shards, rows=[diverging, twice, pretrained], concurrent=2)
     table, log = tables.load(path), io.StringIO()
     with progress.showing_on(Display(Console(file=log, width=200), 0.5)):
         lines = tables.run(table, said.append)
@@ -159,6 +169,21 @@ def test_a_table_runs_what_is_missing_and_only_that(tmp_path: Path, shards: str,
     assert named[0] == ""
     assert sorted(named[1:]) == sorted(run.name for run in finished if run.name.startswith("finetune-"))
 
-    histories = {run: (run / HISTORY).read_bytes() for run in finished}
+    histories = {run.relative_to(place): (run / HISTORY).read_bytes() for run in finished}
+    place.rename(moved)
+    again = {**pretrained, "finetune_seeds": [0, 1]}
+    path = write_table(moved, shards, rows=[diverging, twice, again])
     assert cli.main(["table", str(path)]) == 1
-    assert {run: (run / HISTORY).read_bytes() for run in finished} == histories
+    assert {run: (moved / run / HISTORY).read_bytes() for run in histories} == histories
+    finished = {result.parent for result in moved.glob(f"runs/tiny/*/{RESULT}")}
+    assert len(finished) == len(histories) + 1
+    for run in finished:
+        assert_points_equal_history(run)
+    capsys.readouterr()
+    assert cli.main(["compare", str(tables.load(path).folder)]) == 0
+    printed = capsys.readouterr().out
+    assert "score of 5 fine-tunings" in printed
+    assert "among the artifacts of 'Two rows'" in printed
+    (pretraining,) = (run for run in finished if run.name.startswith("pretrain-"))
+    assert cli.main(["export", str(pretraining), "--out", str(tmp_path / "out")]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [moved.name, "out"]
