@@ -101,6 +101,10 @@ class Fingerprint:
         return f"{self.num_samples:,} samples{modality}, {self.spatial_dims}D, {channels}, {sizes}"
 
 
+class TooFewLabelsError(ValueError):
+    """Labelled samples that cannot both be learnt from and judge."""
+
+
 @dataclass(frozen=True)
 class LabelFacts:
     """The labelled samples that an encoder is judged by.
@@ -126,7 +130,7 @@ class LabelFacts:
     def of(cls, shards: ShardSet) -> "LabelFacts | None":
         """Read the facts of the labelled samples, None where there are none; label maps come before classes.
 
-        Raises ValueError where nothing can be held back.
+        Raises TooFewLabelsError where none can be learnt from, or none held back.
         """
         rows = shards.rows
         if shards.label_names and rows["has_label"].to_numpy().any():
@@ -141,6 +145,13 @@ class LabelFacts:
         task: TaskKind = (
             "segmentation" if needs == "label_map" else "one class" if lengths == {1} else "several classes"
         )
+        patients, judging = len(shards.patients(train)), len(shards.patients(val))
+        if patients < (1 if judging else 2):
+            raise TooFewLabelsError(
+                f"shards {shards.uri}: labelled patients: {patients} in split train, {judging} in val; expected at "
+                "least 1 in each, or 2 in train, so that an encoder is judged on another patient than it learns from; "
+                "ingest more labelled scans"
+            )
         held = val if val.num_samples else train
         return cls(
             uri=shards.uri,
@@ -150,7 +161,7 @@ class LabelFacts:
             extents=train.extents,
             counts=count_classes(classes),
             num_val=val.num_samples,
-            num_folds=None if val.num_samples else _num_folds(shards.uri, len(shards.patients(train))),
+            num_folds=None if val.num_samples else min(5, patients),
             judged=len(count_classes(rows["classes"].take(held.row_ids))),
         )
 
@@ -167,15 +178,6 @@ class LabelFacts:
 def by(size: tuple[int, ...] | list[int]) -> str:
     """Write a size for people."""
     return " x ".join(map(str, size))
-
-
-def _num_folds(uri: str, patients: int) -> int:
-    if patients < 2:
-        raise ValueError(
-            f"shards {uri}: {patients} patients with labels in split train and none in val, expected at least 2, so "
-            "that an encoder can be judged on another patient than it learns from; ingest more labelled scans"
-        )
-    return min(5, patients)
 
 
 def _gpus(machine: Machine) -> str:

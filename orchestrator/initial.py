@@ -14,7 +14,7 @@ import yaml
 
 from data.shardset import ShardSet
 from orchestrator import config, finetune, memory, pretrain
-from orchestrator.fingerprint import Fingerprint, LabelFacts, Machine, by
+from orchestrator.fingerprint import Fingerprint, LabelFacts, Machine, TooFewLabelsError, by
 from orchestrator.proposal import (
     ENOUGH_VALIDATIONS,
     ON_GPU,
@@ -33,11 +33,12 @@ from orchestrator.proposal import (
 # What else lives in the memory: Ray's object store, other programs, the system.
 USABLE_SHARE = {"cpu": 0.5, "gpu": 0.85}
 WIDTH = 116
+NO_LABELS = "Nothing is labelled here."
 
 
 @dataclass(frozen=True)
 class Initial:
-    """The texts of a first experiment and of its table; None where nothing is labelled."""
+    """The texts of a first experiment and of its table; None where no labels judge it."""
 
     experiment: str
     table: str | None
@@ -62,7 +63,7 @@ def place(shards: str, out: str | None) -> tuple[Path, Path]:
 
 
 def write(shards: str, labelled: str | None, out: str | None, machine: Machine) -> list[Path]:
-    """Write the experiment, and the table where there are labels; return the files.
+    """Write the experiment, and the table where labels can judge it; return the files.
 
     Raises ValueError in words where the shards allow no experiment, before anything is written.
     """
@@ -79,7 +80,13 @@ def write(shards: str, labelled: str | None, out: str | None, machine: Machine) 
 def propose(shards: str, labelled: str | None, path: Path, machine: Machine) -> Initial:
     """Decide, measure and check a first experiment for a file at ``path``."""
     pool, judged_by = ShardSet.open(config.absolute(shards)), ShardSet.open(config.absolute(labelled or shards))
-    fingerprint, labels = Fingerprint.of(pool), LabelFacts.of(judged_by)
+    fingerprint, labels, lacking = Fingerprint.of(pool), None, NO_LABELS
+    try:
+        labels = LabelFacts.of(judged_by)
+    except TooFewLabelsError as error:
+        if labelled:
+            raise
+        lacking = f"Nothing judges this encoder yet. {_sentence(str(error))}"
     if labelled and labels is None:
         raise ValueError(
             f"shards {labelled}: 0 samples with label maps or classes, expected some; ingest scans together with "
@@ -94,7 +101,7 @@ def propose(shards: str, labelled: str | None, path: Path, machine: Machine) -> 
     fingerprint = without_outliers(fingerprint, size.crop)
     first, second = pretrainings(fingerprint, size)
     places = {"shards": shards, "labelled": labelled or shards}
-    head = _Head(path, fingerprint, labels, machine, size, places)
+    head = _Head(path, fingerprint, labels, lacking, machine, size, places)
     batch = _batch(head, (first, second))
     experiment = "".join((_opening(head), _pretraining(head, first, batch), _downstream(head), _resources(head)))
     table = _table(head, (first, second)) if labels else None
@@ -104,11 +111,15 @@ def propose(shards: str, labelled: str | None, path: Path, machine: Machine) -> 
 
 @dataclass(frozen=True)
 class _Head:
-    """The decisions from which the parts of the file are written."""
+    """The decisions from which the parts of the file are written.
+
+    lacking   why nothing judges the encoder, where ``labels`` is None
+    """
 
     path: Path
     fingerprint: Fingerprint
     labels: LabelFacts | None
+    lacking: str
     machine: Machine
     size: Size
     places: dict[str, str]
@@ -226,8 +237,8 @@ def _downstream(head: _Head) -> str:
     labels, size, machine = head.labels, head.size, head.machine
     if labels is None:
         return _comment(
-            "Nothing is labelled here: once there are labelled shards, `raydiology init` writes the task that judges "
-            "this encoder, and a table, from `--labelled SHARDS`."
+            f"{head.lacking} Once there are labelled shards, `raydiology init` writes the task that judges this "
+            "encoder, and a table, from `--labelled SHARDS`."
         )
     share = max(2, min(size.task_batch, 2 ** int(max(labels.num_train, 2).bit_length() - 1)))
     batch = share * max(1, machine.gpus)

@@ -1,5 +1,6 @@
-"""A dry run checks and shows all that would run; each experiment dry-runs as typed, at 1, 2, 4 and 8 workers."""
+"""A dry run checks and shows all that would run; every file of experiments/ dry-runs at 1, 2, 4 and 8 workers."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -11,13 +12,16 @@ from data.scan import Scan
 from data.shards import Sample, to_row, write_shard
 from data.shardset import IndexCard, write_index
 from methods.base import Method
+from orchestrator import sweep as sweeps
+from orchestrator import table as tables
 from orchestrator.cli import main
 from orchestrator.config import Experiment, load, merge
 from orchestrator.outline import outline_method
 from tests.experiments import UNET, tiny_experiment, tiny_segmentation
-from tests.orchestrator.test_config import EXPERIMENTS
+from tests.orchestrator.test_config import EXPERIMENTS, SWEEPS, TABLES
 from tests.shardsets import write_pictures, write_slices
 
+WORKERS = (1, 2, 4, 8)
 LABELS = {number: f"label {number}" for number in range(1, 15)}
 CLASSES = {number: f"grade {number}" for number in range(5)}
 PATIENTS = {"train": 10, "val": 5, "test": 5}
@@ -53,10 +57,14 @@ def sample(rng: np.random.Generator, number: int, split: str, extent: tuple[int,
     return Sample(scan, name, name, name, "test", split, (number % 5,))
 
 
-def extent_of(experiment: Experiment) -> tuple[int, ...]:
-    """Return the smallest size that its methods take."""
-    methods = [outline_method(stage.method, experiment.encoder) for stage in experiment.pretraining]
-    extents = [(side,) * experiment.encoder.spatial_dims for side in SIDES]
+def extent_of(experiments: Sequence[Experiment]) -> tuple[int, ...]:
+    """Return the smallest size that all methods of some experiments take."""
+    methods = {
+        outline_method(stage.method, experiment.encoder)
+        for experiment in experiments
+        for stage in experiment.pretraining
+    }
+    extents = [(side,) * experiments[0].encoder.spatial_dims for side in SIDES]
     return next(extent for extent in extents if all(_takes(method, extent) for method in methods))
 
 
@@ -68,16 +76,19 @@ def _takes(method: Method, extent: tuple[int, ...]) -> bool:
     return True
 
 
-def provide(path: Path, folder: Path) -> str:
-    """Put shards where the experiment looks for them, from the current folder on; return the command for it."""
-    experiment = load(path)
-    places = {experiment.data.shards: experiment.encoder.in_channels}
-    if experiment.downstream:
-        places.setdefault(experiment.downstream.shards, experiment.downstream_encoder.in_channels)
-    for uri, channels in places.items():
+def provide(experiments: Sequence[Experiment], folder: Path) -> None:
+    """Put shards where some experiments look for them, from the current folder on."""
+    readers: dict[str, list[Experiment]] = {}
+    channels: dict[str, int] = {}
+    for experiment in experiments:
+        readers.setdefault(experiment.data.shards, []).append(experiment)
+        channels[experiment.data.shards] = experiment.encoder.in_channels
+        if experiment.downstream:
+            readers.setdefault(experiment.downstream.shards, []).append(experiment)
+            channels.setdefault(experiment.downstream.shards, experiment.downstream_encoder.in_channels)
+    for uri, found in readers.items():
         Path(uri).parent.mkdir(parents=True, exist_ok=True)
-        Path(uri).symlink_to(written(folder, extent_of(experiment), channels))
-    return "finetune" if experiment.downstream else "pretrain"
+        Path(uri).symlink_to(written(folder, extent_of(found), channels[uri]))
 
 
 @pytest.fixture(scope="session")
@@ -86,14 +97,21 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_every_experiment_dry_runs_at_any_number_of_workers(
+@pytest.mark.parametrize("path", [*EXPERIMENTS, *TABLES, *SWEEPS], ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_file_dry_runs_as_typed_at_any_number_of_workers(
     path: Path, kinds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    command = provide(path, kinds)
-    for workers in (1, 2, 4, 8):
-        assert main([command, str(path), "--dry-run", f"resources.workers={workers}"]) == 0, capsys.readouterr().err
+    if path in TABLES:
+        verb, experiments = "table", [experiment for _, experiment in tables.load(path).experiments]
+    elif path in SWEEPS:
+        verb, experiments = "sweep", [sweeps.load(path).base]
+    else:
+        experiments = [load(path)]
+        verb = "finetune" if experiments[0].downstream else "pretrain"
+    provide(experiments, kinds)
+    for workers in WORKERS:
+        assert main([verb, str(path), "--dry-run", f"resources.workers={workers}"]) == 0, capsys.readouterr().err
         assert "GiB" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()
 

@@ -130,6 +130,24 @@ def test_shards_without_labels_get_an_experiment_for_pretraining_alone(
     estimate.describe(experiment)
 
 
+@pytest.mark.parametrize(
+    ("splits", "classes", "counted"),
+    [
+        (("train",) * 8, [(0,), *[None] * 7], "1 in split train, 0 in val"),
+        (("train",) * 6 + ("val",) * 2, [*[None] * 6, (0,), (1,)], "0 in split train, 2 in val"),
+    ],
+)
+def test_labels_that_cannot_judge_get_a_pretraining_alone_that_says_why(
+    splits: Sequence[str], classes: Sequence[tuple[int, ...] | None], counted: str, tmp_path: Path
+) -> None:
+    shards = shards_of(tmp_path / "x", (1, 40, 40), classes, splits, names={0: "benign", 1: "malignant"})
+    (file,) = write(shards, None, str(tmp_path), LAPTOP)
+    assert config.load(file).downstream is None
+    assert f"labelled patients: {counted}" in " ".join(file.read_text().replace("#", "").split())
+    with pytest.raises(ValueError, match=f"labelled patients: {counted}"):
+        write(shards, shards, str(tmp_path / "asked"), LAPTOP)
+
+
 @pytest.mark.parametrize("shape", [(1, 9, 24, 20), (1, 28, 28), (2, 12, 12, 12), (1, 14, 60)])
 def test_samples_too_small_for_crops_get_puzzles_of_patches(shape: tuple[int, ...], tmp_path: Path) -> None:
     tree = written(shards_of(tmp_path / "tiny", shape), tmp_path)
