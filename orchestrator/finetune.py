@@ -22,6 +22,7 @@ from methods.downstream import TASKS, Task
 from methods.encoders import ENCODERS, Encoder
 from orchestrator import checkpoint as checkpoints
 from orchestrator import cluster, feed, report
+from orchestrator.batch_norm import check_batch_norm
 from orchestrator.config import Downstream, EncoderConfig, Experiment
 from orchestrator.extents import check_extents
 from orchestrator.feed import FeedPlan
@@ -29,7 +30,7 @@ from orchestrator.launch import Job, launch
 from orchestrator.loop import Plan, Trainee
 from orchestrator.optimiser import Schedule
 from orchestrator.outline import outline_of, outlines
-from orchestrator.pretrain import Pretrained, check_chunks
+from orchestrator.pretrain import Pretrained
 from orchestrator.progress import phase
 from orchestrator.run import Caption, Run
 from orchestrator.validation import CONFUSIONS, PREDICTIONS, Rhythm, Validation
@@ -182,8 +183,8 @@ def check(experiment: Experiment) -> Labelled:
     shards.check_files()
     network = outline_network(experiment, shards)
     prepare(network, experiment, labelled)
-    check_chunks(experiment, task, network)
     check_extents(network, labelled.train, task.part)
+    check_batch_norm(experiment, task, network, lambda: feed_of(experiment, labelled, plan_of(experiment, labelled)))
     return labelled
 
 

@@ -149,7 +149,7 @@ class LabelFacts:
         if patients < (1 if judging else 2):
             raise TooFewLabelsError(
                 f"shards {shards.uri}: labelled patients: {patients} in split train, {judging} in val; expected at "
-                "least 1 in each, or 2 in train, so that an encoder is judged on another patient than it learns from; "
+                "least 1 in each, or 2 in train, so that an encoder is judged on other patients than it learns from; "
                 "ingest more labelled scans"
             )
         held = val if val.num_samples else train

@@ -1,7 +1,7 @@
 """Memory: what a training takes on one device, computed from sizes alone, without weights."""
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -11,7 +11,7 @@ from orchestrator import feed
 from orchestrator.config import Experiment, Optimiser, Stage
 from orchestrator.feed import FeedPlan
 from orchestrator.finetune import Labelled, downstream_of, outline_network, prepare
-from orchestrator.outline import outline_method
+from orchestrator.outline import outline_method, outline_views
 
 # Copies of every trainable parameter in float32: weight and gradient, then what the optimiser remembers.
 COPIES = {"sgd": 3, "adam": 4, "adamw": 4}
@@ -90,7 +90,7 @@ def _measured(build: Callable[[], Method], plan: FeedPlan, in_chunks: bool, key:
         method = build()
         batch = next(feed.local_batches(plan, rank=0)).take(MEASURED_SAMPLES)
         with torch.no_grad():
-            views = _outlined(method.views(batch, batch.rng(plan.seed)))
+            views = outline_views(method.views(batch, batch.rng(plan.seed)))
         method.to("meta")
         held = held_in_chunks = saved_bytes(method, views) // len(batch)
         if in_chunks:
@@ -103,15 +103,6 @@ def _measured(build: Callable[[], Method], plan: FeedPlan, in_chunks: bool, key:
             held_in_chunks_bytes=held_in_chunks,
         )
     return _MEASURED[key]
-
-
-def _outlined(views: Views) -> Views:
-    """Return views of the same sizes without values."""
-    return replace(
-        views,
-        images=tuple(image.to("meta") for image in views.images),
-        targets={name: target.to("meta") for name, target in views.targets.items()},
-    )
 
 
 def saved_bytes(method: Method, views: Views) -> int:

@@ -1,15 +1,16 @@
-"""Outline: a network without weights, which takes no time and no memory to build: for checks and estimates."""
+"""Outline: a network without weights, and views without values, for checks and estimates by sizes alone."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from functools import lru_cache
 
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from methods import METHODS
-from methods.base import Method
+from methods.base import Method, Views
 from methods.encoders import ENCODERS, Encoder
 from orchestrator.config import EncoderConfig, MethodConfig
 
@@ -44,3 +45,12 @@ def outline_method(config: MethodConfig, encoder: EncoderConfig) -> Method:
     """Return a method without weights on an encoder without weights."""
     with outlines():
         return METHODS[config.name](config, outline_of(encoder))
+
+
+def outline_views(views: Views) -> Views:
+    """Return views of the same sizes without values."""
+    return replace(
+        views,
+        images=tuple(image.to("meta") for image in views.images),
+        targets={name: target.to("meta") for name, target in views.targets.items()},
+    )

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from ray.train import Checkpoint
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from data.shards import write_atomically
 from data.shardset import Selection, ShardSet
@@ -17,7 +16,8 @@ from methods.base import Method
 from methods.encoders import ENCODERS, Encoder
 from orchestrator import checkpoint as checkpoints
 from orchestrator import cluster, feed, report
-from orchestrator.config import Downstream, Experiment, Stage
+from orchestrator.batch_norm import check_batch_norm
+from orchestrator.config import Experiment, Stage
 from orchestrator.extents import check_extents
 from orchestrator.feed import FeedPlan
 from orchestrator.launch import Job, launch
@@ -93,25 +93,9 @@ def check(experiment: Experiment, shards: ShardSet, selection: Selection) -> Non
         shards.check_files()
     for stage in experiment.pretraining:
         method = outline_method(stage.method, experiment.encoder)
-        check_chunks(experiment, stage, method)
         check_extents(method, selection, experiment.data.part)
-
-
-def check_chunks(experiment: Experiment, training: Stage | Downstream, method: Method) -> None:
-    """Raise ValueError where micro-batches would change the batch statistics that all workers share."""
-    joined = experiment.training.sync_batch_norm and any(
-        isinstance(part, _BatchNorm) for part in method.trained_in_chunks()
-    )
-    shares = experiment.shares_of(training)
-    if not joined or shares.num_chunks == 1:
-        return
-    raise ValueError(
-        f"resources.micro_batch_size {shares.micro_batch_size}: the {shares.samples} samples of a worker would pass "
-        f"batch norm in {shares.num_chunks} chunks, each with statistics of its own; set resources.workers to "
-        f"{shares.workers_without_chunks}, which take their statistics together, or resources.micro_batch_size to "
-        f"{shares.samples}, take an encoder without batch norm (swin_unetr, or unet with norm=instance), or set "
-        "training.sync_batch_norm=false, which leaves each chunk its own statistics"
-    )
+        if method.trains:
+            check_batch_norm(experiment, stage, method, partial(_feed_of, experiment, stage, shards, selection))
 
 
 def build_encoder(experiment: Experiment) -> Encoder:
@@ -156,6 +140,10 @@ def stage_feed(experiment: Experiment, stage: Stage, shards: ShardSet, plan: Pla
         num_readers=resources.readers,
         reader_resource=resources.reader_resource,
     )
+
+
+def _feed_of(experiment: Experiment, stage: Stage, shards: ShardSet, selection: Selection) -> FeedPlan:
+    return stage_feed(experiment, stage, shards, stage_plan(experiment, stage, shards, selection.num_samples))
 
 
 def _run_stages(experiment: Experiment, shards: ShardSet, selection: Selection, run: Run) -> str:

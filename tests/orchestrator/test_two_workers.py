@@ -21,7 +21,7 @@ from orchestrator.feed import FeedPlan
 from orchestrator.history import HISTORY, steps
 from orchestrator.loop import Plan, Trainee, World, train
 from orchestrator.run import RESULT
-from tests.experiments import POOLED_UNET, UNET, tiny_experiment, tiny_segmentation
+from tests.experiments import UNET, tiny_experiment, tiny_segmentation
 from tests.shardsets import write_pictures, write_slices
 
 PRETRAININGS = {
@@ -184,20 +184,3 @@ def test_two_workers_log_what_one_logs_with_and_without_micro_batches(case, fold
             assert entry["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-3)
             numbers = [name for name, value in entry.items() if isinstance(value, float) and name != "grad_norm"]
             assert [entry[name] for name in numbers] == pytest.approx([expected[name] for name in numbers], abs=1e-5)
-
-
-def test_micro_batches_that_would_divide_batch_statistics_are_refused_with_what_would_work(folder):
-    tree = tiny_experiment("norms", str(folder / "pictures"), folder / "runs", 4, encoder=POOLED_UNET)
-    micro = ["resources.workers=2", "resources.micro_batch_size=2", "method={name: rotation, side: 32}"]
-    words = (
-        r"micro_batch_size 2: the 4 samples of a worker would pass batch norm in 2 chunks, .* set "
-        r"resources\.workers to 4, .* or resources\.micro_batch_size to 4, .* or set training\.sync_batch_norm=false"
-    )
-    with pytest.raises(ValueError, match=words):
-        of(resolve(tree, micro))
-    segmentation = {"downstream": {**tiny_segmentation(str(folder / "slices")), "task": {"name": "segmentation"}}}
-    with pytest.raises(ValueError, match=r"the 6 samples of a worker would pass batch norm in 3 chunks"):
-        of(resolve({**tree, **segmentation}, micro))
-    for works in ("resources.workers=4", "resources.micro_batch_size=4", "training.sync_batch_norm=false"):
-        _, plan, _ = of(resolve(tree, [*micro, works]))
-        assert plan.num_chunks == (2 if works.startswith("training") else 1)
