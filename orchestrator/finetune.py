@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Hashable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from orchestrator.feed import FeedPlan
 from orchestrator.launch import Job, launch
 from orchestrator.loop import Plan, Trainee
 from orchestrator.optimiser import Schedule
-from orchestrator.outline import outline_of, outlines
+from orchestrator.outline import outline, outline_of
 from orchestrator.pretrain import Pretrained
 from orchestrator.progress import phase
 from orchestrator.run import Caption, Run
@@ -40,8 +39,6 @@ NETWORK, NETWORK_CARD = "network.safetensors", "network.json"
 # Which patients a label fraction or a fold holds does not change with the seed: repeats differ in training alone.
 LABEL_SEED = 0
 PREVIEWED_SAMPLES = 4
-# Networks without weights that this process has built: rows of a table have few different ones.
-_OUTLINES: dict[Hashable, Task] = {}
 
 
 @dataclass(frozen=True)
@@ -142,10 +139,7 @@ def outline_network(experiment: Experiment, shards: ShardSet) -> Task:
     """Build the task's network without weights, for checks and estimates."""
     task, config = downstream_of(experiment), experiment.downstream_encoder
     key = (task.task.model_dump_json(), config, *shards.label_names.items(), *shards.class_names.items())
-    if key not in _OUTLINES:
-        with outlines():
-            _OUTLINES[key] = _network(task, outline_of(config), shards)
-    return deepcopy(_OUTLINES[key])
+    return outline(("task", *key), lambda: _network(task, outline_of(config), shards))
 
 
 def _network(task: Downstream, encoder: Encoder, shards: ShardSet) -> Task:

@@ -1,10 +1,10 @@
 """Outline: a network without weights, and views without values, for checks and estimates by sizes alone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
-from functools import lru_cache
+from typing import Any, TypeVar
 
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -14,9 +14,15 @@ from methods.base import Method, Views
 from methods.encoders import ENCODERS, Encoder
 from orchestrator.config import EncoderConfig, MethodConfig
 
+MOST_KEPT = 64
+# Networks without weights that this process has built: rows of a table have few different ones.
+_BUILT: dict[Hashable, Any] = {}
+
+Network = TypeVar("Network", bound=nn.Module)
+
 
 @contextmanager
-def outlines() -> Iterator[None]:
+def _without_weights() -> Iterator[None]:
     """Have networks that are built in the body hold parameters without values; buffers stay as they are."""
     # torch registers what the hook returns; its annotation says None.
     hook = register_module_parameter_registration_hook(_without_values)  # pyright: ignore[reportArgumentType]
@@ -31,20 +37,27 @@ def _without_values(_: nn.Module, __: str, parameter: nn.Parameter | None) -> nn
 
 
 def outline_of(config: EncoderConfig) -> Encoder:
-    """Return an encoder without weights; building one takes seconds, copying one does not."""
-    return deepcopy(_built(config))  # pyright: ignore[reportArgumentType]  # frozen configs have a hash
-
-
-@lru_cache(maxsize=32)
-def _built(config: EncoderConfig) -> Encoder:
-    with outlines():
-        return ENCODERS[config.name](config)
+    """Return an encoder without weights."""
+    return outline(("encoder", config), lambda: ENCODERS[config.name](config))
 
 
 def outline_method(config: MethodConfig, encoder: EncoderConfig) -> Method:
     """Return a method without weights on an encoder without weights."""
-    with outlines():
-        return METHODS[config.name](config, outline_of(encoder))
+    key = ("method", config.model_dump_json(), encoder)
+    return outline(key, lambda: METHODS[config.name](config, outline_of(encoder)))
+
+
+def outline(key: Hashable, build: Callable[[], Network]) -> Network:
+    """Return a copy of the network that ``key`` stands for, without weights.
+
+    The first call for a key builds it, which takes seconds; copying does not.
+    """
+    if key not in _BUILT:
+        if len(_BUILT) == MOST_KEPT:
+            _BUILT.clear()
+        with _without_weights():
+            _BUILT[key] = build()
+    return deepcopy(_BUILT[key])
 
 
 def outline_views(views: Views) -> Views:

@@ -229,9 +229,12 @@ def check(table: Table) -> None:
 
 def _check_row(table: Table, row: Row) -> None:
     experiment = next(experiment for trial, experiment in table.experiments if trial.row == row.name)
-    shards = ShardSet.open(experiment.data.shards)
-    pretrain.check(experiment, shards, experiment.data.selected(shards))
-    finetune.check(experiment)
+    try:
+        shards = ShardSet.open(experiment.data.shards)
+        pretrain.check(experiment, shards, experiment.data.selected(shards))
+        finetune.check(experiment)
+    except ValueError as error:
+        raise ValueError(f"table {table.config.name}, row {row.name}: {error}") from error
 
 
 def _refuse_another(table: Table) -> None:

@@ -57,7 +57,9 @@ def test_a_pretraining_that_trains_nothing_is_not_held_to_its_micro_batches(fold
     check(resolve(tree(folder), micro))
     with pytest.raises(ValueError, match=r"the 12 samples of a worker would pass batch norm in 6 chunks"):
         check(resolve({**tree(folder), **segmentation(folder)}, micro))
-    check(resolve({**tree(folder), **segmentation(folder)}, [*micro, "downstream.resources={micro_batch_size: null}"]))
+    check(
+        resolve({**tree(folder), **segmentation(folder)}, [*micro, "downstream.resources={micro_batch_size: null}"])
+    )
 
 
 def test_a_batch_of_one_sample_that_a_head_cannot_normalise_is_refused(folder: Path) -> None:
@@ -69,7 +71,7 @@ def test_a_batch_of_one_sample_that_a_head_cannot_normalise_is_refused(folder: P
 def test_workers_with_one_sample_each_and_statistics_of_their_own_are_refused(folder: Path) -> None:
     two = ["budget.batch_size=4", "resources.workers=4"]
     check(resolve(tree(folder), two))
-    words = r"budget\.batch_size 4: .*training\.sync_batch_norm=false .* set it to true, or resources\.workers to 2 or fewer"
+    words = r"budget\.batch_size 4: .* training\.sync_batch_norm=false .* true, or resources\.workers to 2 or fewer"
     with pytest.raises(ValueError, match=words):
         check(resolve(tree(folder), [*two, "training.sync_batch_norm=false"]))
 
