@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Hashable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -136,10 +137,10 @@ def build_network(experiment: Experiment, shards: ShardSet, encoder_path: str | 
 
 
 def outline_network(experiment: Experiment, shards: ShardSet) -> Task:
-    """Build the task's network without weights, for checks and estimates."""
+    """Return a copy of the task's network without weights, for checks and estimates."""
     task, config = downstream_of(experiment), experiment.downstream_encoder
     key = (task.task.model_dump_json(), config, *shards.label_names.items(), *shards.class_names.items())
-    return outline(("task", *key), lambda: _network(task, outline_of(config), shards))
+    return deepcopy(outline(("task", *key), lambda: _network(task, deepcopy(outline_of(config)), shards)))
 
 
 def _network(task: Downstream, encoder: Encoder, shards: ShardSet) -> Task:

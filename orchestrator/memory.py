@@ -1,6 +1,7 @@
 """Memory: what a training takes on one device, computed from sizes alone, without weights."""
 
 from collections.abc import Callable, Hashable
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 
@@ -87,7 +88,7 @@ def _measured(build: Callable[[], Method], plan: FeedPlan, in_chunks: bool, key:
     """Measure a method with the views of two real samples; methods and samples of one ``key`` take the same."""
     key = (key, in_chunks)
     if key not in _MEASURED:
-        method = build()
+        method = deepcopy(build())
         batch = next(feed.local_batches(plan, rank=0)).take(MEASURED_SAMPLES)
         with torch.no_grad():
             views = outline_views(method.views(batch, batch.rng(plan.seed)))

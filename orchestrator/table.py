@@ -219,7 +219,7 @@ def _run_trials(table: Table, concurrent: int, tracker: Tracker, say: Say) -> li
 
 def check(table: Table) -> None:
     """Raise ValueError where a row's parts do not fit together, or the folder holds another table."""
-    _refuse_another(table)
+    refuse_another(table)
     rows = table.config.rows
     with progress.phase(f"checking table {table.config.name}", len(rows), "row") as phase:
         for number, row in enumerate(rows):
@@ -229,15 +229,22 @@ def check(table: Table) -> None:
 
 def _check_row(table: Table, row: Row) -> None:
     experiment = next(experiment for trial, experiment in table.experiments if trial.row == row.name)
-    try:
+    with refusing_row(table, row):
         shards = ShardSet.open(experiment.data.shards)
         pretrain.check(experiment, shards, experiment.data.selected(shards))
         finetune.check(experiment)
+
+
+@contextmanager
+def refusing_row(table: Table, row: Row) -> Iterator[None]:
+    """Name the row in a ValueError of the body."""
+    try:
+        yield
     except ValueError as error:
         raise ValueError(f"table {table.config.name}, row {row.name}: {error}") from error
 
 
-def _refuse_another(table: Table) -> None:
+def refuse_another(table: Table) -> None:
     """Raise ValueError where the table's folder holds another file's table, or a table that shares no row with it."""
     found = identity.held(table.folder)
     if found is None:
