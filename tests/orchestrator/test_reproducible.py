@@ -158,7 +158,7 @@ def test_a_killed_job_started_again_leaves_no_trace_though_its_newest_checkpoint
     file = tmp_path / "restart.yaml"
     file.write_text(yaml.safe_dump(experiment_tree(shards, tmp_path / "home")))
     command = [sys.executable, "-m", "orchestrator.cli", "pretrain", str(file)]
-    job = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    job = subprocess.Popen(command, start_new_session=True)
     history = wait_for_step(tmp_path / "home", KILL_AFTER_STEP, job)
     kill_tree(job)
     assert len(steps(history.parent, "pretrain")) < TOTAL_STEPS
