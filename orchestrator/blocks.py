@@ -92,7 +92,7 @@ class Source:
 
     @classmethod
     def open(cls, plan: FeedPlan) -> "Source":
-        """Open a plan's shards; raise ShardError where they differ from the shards that the run began with."""
+        """Open a plan's shards; raise ShardError if they differ from the shards that the run began with."""
         shards = ShardSet.open(plan.shards)
         if shards.digest != plan.digest:
             raise ShardError(

@@ -56,7 +56,7 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parameters(name: str, kind: type[Method]) -> list[dict[str, Any]]:
-    """Count the parameters of each variant of a method at its paper's sizes; empty where no paper trained it."""
+    """Count the parameters of each variant of a method at its paper's sizes; empty if no paper trained it."""
     variant = kind.Config.model_fields.get("variant")
     entries = []
     for size in PAPER_SIZES.get(name, ()):

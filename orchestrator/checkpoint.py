@@ -70,7 +70,7 @@ def save(
 
 
 def restore(folder: Path, method: Method, optimiser: torch.optim.Optimizer, stream: Stream) -> State:
-    """Load a checkpoint into a method and its optimiser; raise CheckpointError where the stream differs."""
+    """Load a checkpoint into a method and its optimiser; raise CheckpointError if the stream differs."""
     saved = json.loads((folder / STATE).read_text())
     if saved["stream"] != asdict(stream):
         differing = [name for name, value in asdict(stream).items() if saved["stream"].get(name) != value]

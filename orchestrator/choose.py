@@ -35,7 +35,7 @@ class Choice:
 def in_folders(folders: Sequence[Path], home: Path, experiment: str | None = None) -> Choice:
     """Choose the runs in the given folders, else the runs of an experiment in a home.
 
-    A folder may be a run's, a table's, a sweep's, an experiment's or a home. Raises ValueError where there are none.
+    A folder may be a run's, a table's, a sweep's, an experiment's or a home. Raises ValueError if there are none.
     """
     places = [folder.absolute() for folder in folders or [_experiment(home, experiment)]]
     for place in places:
@@ -65,7 +65,7 @@ def select(choice: Choice, kind: str | None, names: Sequence[str]) -> tuple[str,
     """Return the kind of run to compare (by default the kind that is judged) and its runs in order.
 
     ``names`` are patterns of which a run's name, row or folder matches one. Raises ValueError, saying what there is,
-    where no run is left.
+    if no run is left.
     """
     everyone = {card.place: card for card in choice.source.cards()}
     kinds = [each for each in KINDS if any(card.kind == each for card in choice.cards)]

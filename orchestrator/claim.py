@@ -20,7 +20,7 @@ LOOK_EVERY_S = 0.5
 def claimed(folder: Path, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
     """Wait until the folder is free, and hold it while the body runs; a process that dies releases it.
 
-    Raises StoppedError where this process was asked to end its trainings while it waited.
+    Raises StoppedError if this process was asked to end its trainings while it waited.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("w") as file:

@@ -179,9 +179,9 @@ def _runtime_env(umask: int) -> dict[str, Any]:
 
 
 def preflight(resources: Resources) -> None:
-    """Raise PlacementError where the workers and readers can never run at once on this cluster.
+    """Raise PlacementError if the workers and readers can never run at once on this cluster.
 
-    Raises StorageError where checkpoints could not be written.
+    Raises StorageError if checkpoints could not be written.
     """
     have = capacity()
     need_cpu = _cpus(resources)

@@ -19,7 +19,7 @@ class ClusterFileError(ValueError):
 
 
 def check(path: Path) -> dict[str, Any]:
-    """Return a cluster file with Ray's defaults; raise ClusterFileError where the launcher would refuse it."""
+    """Return a cluster file with Ray's defaults; raise ClusterFileError if the launcher would refuse it."""
     try:
         tree = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:

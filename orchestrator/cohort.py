@@ -74,7 +74,7 @@ class Cohort(Frozen):
             ingest(request)
 
     def requests(self, folder: Path) -> list[IngestConfig]:
-        """Return the request of each ingest; raise ConfigError where the file names something that does not exist."""
+        """Return the request of each ingest; raise ConfigError if the file names something that does not exist."""
         asked = []
         for name, fields in {"": self.ingest, **self.also}.items():
             tree = {"source": str(folder / "scans"), "out": str(_out(folder, name)), **fields}
@@ -88,7 +88,7 @@ def _out(folder: Path, name: str) -> Path:
 
 
 def load(path: Path) -> Cohort:
-    """Read a cohort's file; raise ConfigError where it is not valid."""
+    """Read a cohort's file; raise ConfigError if it is not valid."""
     cohort = validated(Cohort, config.read(path), str(path))
     cohort.requests(Path())
     return cohort

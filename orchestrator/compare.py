@@ -85,7 +85,7 @@ class Compared:
 def compare(choice: Choice, request: Request) -> Compared:
     """Group the requested runs into rows and test the rows against the reference.
 
-    Raises ValueError where there are no runs, or no such metric, field or reference.
+    Raises ValueError if there are no runs, or no such metric, field or reference.
     """
     kind, cards = select(choice, request.kind, request.names)
     pretrainings = _pretrainings(choice.source)
@@ -102,7 +102,7 @@ def compare(choice: Choice, request: Request) -> Compared:
 def write(compared: Compared, folder: Path) -> list[Path]:
     """Write the comparison as Markdown, CSV and figures; return the files.
 
-    Raises ValueError where the folder holds another comparison.
+    Raises ValueError if the folder holds another comparison.
     """
     identity.own(folder, compared.identity, "give another --out, or delete the folder")
     files = {
@@ -136,7 +136,7 @@ class Page:
 
 
 def page(compared: Compared) -> Page | None:
-    """Return MLflow's page of these runs, the best first, on this metric; None where MLflow does not know them."""
+    """Return MLflow's page of these runs, the best first, on this metric; None if MLflow does not know them."""
     asked, cards = compared.asked, [card for line in compared.lines for card in line.row.cards]
     known = compared.choice.source.known(cards)
     if known is None:
@@ -163,7 +163,7 @@ def page_of(folder: Path, home: str, metric: str) -> Page | None:
 
 
 def _asked(kind: str, request: Request, rows: Sequence[Row], scores: Scores) -> Asked:
-    """Settle the metric and the reference; raise ValueError where no run has a score of the metric's name."""
+    """Settle the metric and the reference; raise ValueError if no run has a score of the metric's name."""
     known = sorted({name for of_run in scores.values() for name in of_run})
     usual = USUAL_METRICS.get(kind, "score")
     metric = request.metric or (usual if usual in known or not known else known[0])

@@ -65,7 +65,7 @@ class Line:
 def lines_of(asked: Asked, rows: Sequence[Row], scores: Scores) -> list[Line]:
     """Summarise each row, and test it against the reference; ``scores`` holds the scores of finished runs, by place.
 
-    Raises ValueError where no row has the reference's name.
+    Raises ValueError if no row has the reference's name.
     """
     names = [row.name for row in rows]
     if asked.reference is not None and asked.reference not in names:

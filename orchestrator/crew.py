@@ -84,7 +84,7 @@ class Crew:
 def results(
     jobs: Sequence[Callable[[], Result]], concurrent: int, folder: Path, say: Callable[[str], None]
 ) -> Generator[tuple[int, Result | RunError]]:
-    """Yield each job's place and result as it ends; RunError where its process died. One at a time runs here.
+    """Yield each job's place and result as it ends; RunError if its process died. One at a time runs here.
 
     Raises what a job raises. A request to stop asks the jobs that run to end early, after which StoppedError is
     raised; ``say`` tells a person of it, ``folder`` is where it is passed on.

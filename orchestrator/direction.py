@@ -41,7 +41,7 @@ def best_first(values: Sequence[float | None], direction: Direction | None) -> l
 
 
 def best(values: Sequence[float | None], direction: Direction | None) -> int | None:
-    """Return the place of the best value, the first of equals; None where there is nothing to choose."""
+    """Return the place of the best value, the first of equals; None if there is nothing to choose."""
     if direction is None or sum(value is not None for value in values) < 2:
         return None
     return best_first(values, direction)[0]

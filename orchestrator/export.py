@@ -66,7 +66,7 @@ def export(run: Path, target: Path) -> list[Path]:
     """Write a run's weights, its card and a loading script into a folder; return the files.
 
     ``run`` is the folder of a pretraining (its encoder is exported) or of a fine-tuning (its whole network).
-    Raises ValueError where the folder is neither, or not finished, where MONAI has no class for the weights, and
+    Raises ValueError if the folder is neither, or not finished, where MONAI has no class for the weights, and
     where ``target`` holds the export of another run.
     """
     for part, weights, card_name in (("encoder", ENCODER, ENCODER_CARD), ("network", NETWORK, NETWORK_CARD)):

@@ -41,7 +41,7 @@ def build_dataset(plan: FeedPlan) -> Dataset:
     """Return the dataset whose rows are the samples of the plan's remaining steps; nothing is read yet.
 
     Called in Train's controller, whose context is not the driver's: what the execution needs is set here.
-    Raises ShardError where the shards are missing or are not those of the plan.
+    Raises ShardError if the shards are missing or are not those of the plan.
     """
     num_blocks = Source.open(plan).num_blocks
     context = DataContext.get_current().copy()
@@ -78,7 +78,7 @@ def _execution_options() -> ExecutionOptions:
 def batches(iterator: DataIterator, plan: FeedPlan, rank: int, device: torch.device | str) -> Iterator[Batch]:
     """Yield a rank's batch of every remaining step, on its device; the next ones are prepared meanwhile.
 
-    Raises ShardError in the reader's words where a shard cannot be read, and FeedError where other samples arrive
+    Raises ShardError in the reader's words where a shard cannot be read, and FeedError if other samples arrive
     than the plan says.
     """
     pin = torch.device(device).type == "cuda"

@@ -71,7 +71,7 @@ def finetune(
     Without a pretraining, or after one that trains nothing (``scratch``), the encoder's initial weights are drawn
     from ``downstream.seed``. The same fine-tuning continues where it stopped, or is returned at once where it is
     done. ``parent`` is the folder of the run that it belongs to, by default the pretraining's; ``row`` is the row of
-    the table that it is run for. Raises ValueError where it cannot work (before anything starts) and RunError where
+    the table that it is run for. Raises ValueError if it cannot work (before anything starts) and RunError if
     it failed.
     """
     trained = pretrained if any(METHODS[stage.method.name].trains for stage in experiment.pretraining) else None
@@ -91,7 +91,7 @@ def finetune(
 
 
 def downstream_of(experiment: Experiment) -> Downstream:
-    """Return the experiment's downstream task; raise ValueError where it has none."""
+    """Return the experiment's downstream task; raise ValueError if it has none."""
     if experiment.downstream is None:
         raise ValueError(f"experiment {experiment.name}: no downstream task; add downstream: with task and shards")
     return experiment.downstream
@@ -166,7 +166,7 @@ def _load_encoder(folder: Path, encoder: Encoder, config: EncoderConfig) -> None
 
 
 def check(experiment: Experiment) -> Labelled:
-    """Return the labelled samples; raise ValueError where encoder, task and samples do not fit.
+    """Return the labelled samples; raise ValueError if encoder, task and samples do not fit.
 
     It needs no pretraining, so that a fine-tuning that cannot work is refused before one.
     """

@@ -41,7 +41,7 @@ class MaskGallery:
         self.best[volume] = (richness, _masked_slice(batch, index, plane, title, mask, predicted))
 
     def draw(self, class_names: tuple[str, ...]) -> bytes | None:
-        """Draw a few volumes, always the same ones; None where there is none."""
+        """Draw a few volumes, always the same ones; None if there is none."""
         chosen = [self.best[volume][1] for volume in sorted(self.best)[:PICTURED_VOLUMES]]
         return draw_masks(chosen, class_names) if chosen else None
 
@@ -88,7 +88,7 @@ class ClassGallery:
             del alike[max(alike)]
 
     def draw(self, class_names: tuple[str, ...]) -> bytes | None:
-        """Draw the chosen samples; None where there are none."""
+        """Draw the chosen samples; None if there are none."""
         chosen = self.chosen()
         return draw_judged(chosen, class_names) if chosen else None
 

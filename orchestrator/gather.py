@@ -77,7 +77,7 @@ class Source(Protocol):
         ...
 
     def known(self, cards: Sequence[Card]) -> Known | None:
-        """Return where MLflow knows runs of one experiment; None where it does not know them or cannot be reached."""
+        """Return where MLflow knows runs of one experiment; None if it does not know them or cannot be reached."""
         ...
 
 

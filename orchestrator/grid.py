@@ -135,7 +135,7 @@ class TableConfig(Frozen):
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of a row; ``pretrain_seed`` is None where nothing is pretrained."""
+    """One run of a row; ``pretrain_seed`` is None if nothing is pretrained."""
 
     row: str
     overrides: dict[str, Any]

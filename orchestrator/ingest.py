@@ -1,6 +1,6 @@
 """Ingest: sources -> shards, in parallel on Ray Data. A bundle is a task; memory does not grow with the studies.
 
-Every bundle leaves a manifest, so the same command continues where it was stopped, and does nothing where all is
+Every bundle leaves a manifest, so the same command continues where it was stopped, and does nothing if all is
 done. Copies of one scan are found once all are read: the bundles that hold a copy are written again without it.
 """
 
@@ -32,7 +32,7 @@ _MOST_REASONS = 10
 
 @dataclass(frozen=True)
 class IngestReport:
-    """The result of an ingest. ``shards`` is None where too many bad studies prevented the index."""
+    """The result of an ingest. ``shards`` is None if too many bad studies prevented the index."""
 
     config: IngestConfig
     shards: ShardSet | None
@@ -91,7 +91,7 @@ def _by_reason(rejects: Sequence[Reject]) -> list[str]:
 def ingest(config: IngestConfig) -> IngestReport:
     """Write the studies of the sources as shards into ``config.out``; continue where an earlier ingest stopped.
 
-    Raises ValueError where the folder holds shards of another request, and with ``strict`` at the first bad study.
+    Raises ValueError if the folder holds shards of another request, and with ``strict`` at the first bad study.
     """
     began = time.monotonic()
     with progress.phase("finding studies"):

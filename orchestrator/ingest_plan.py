@@ -122,7 +122,7 @@ class IngestPlan:
 
 
 def make_plan(config: IngestConfig) -> IngestPlan:
-    """Find the studies of all sources, split them by patient, lay out bundles; raise ValueError where that fails."""
+    """Find the studies of all sources, split them by patient, lay out bundles; raise ValueError if that fails."""
     key = load_key()
     studies = [study for part in config.sources for study in find_studies(part.source, part.layout, part.options)]
     studies.sort(key=lambda study: (study.dataset, study.key))
@@ -258,7 +258,7 @@ def _fingerprint(studies: Sequence[Study], pseudonymiser: Pseudonymiser) -> str:
 
 
 def _all_label_names(sources: Sequence[Source]) -> dict[int, str]:
-    """Return the names of label ids over all sources; raise ValueError where two give one id different names."""
+    """Return the names of label ids over all sources; raise ValueError if two give one id different names."""
     names: dict[int, str] = {}
     for part in sources:
         found = label_names(part.source) if part.layout == "nnunet" else {}

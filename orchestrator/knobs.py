@@ -36,7 +36,7 @@ class Knob(Frozen, ABC):
 
     @abstractmethod
     def values(self) -> list[Any]:
-        """List every value, for a grid; raise ValueError where there are infinitely many."""
+        """List every value, for a grid; raise ValueError if there are infinitely many."""
 
     @abstractmethod
     def ends(self) -> list[Any]:

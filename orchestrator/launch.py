@@ -68,7 +68,7 @@ def launch(job: Job, follow: Follow, say: Say) -> Saved:
     """Train a stage and return its checkpoint: the best by score if ``keep_best``, else the newest.
 
     ``follow`` is handed the history as it grows. A stage that was interrupted goes on where its last whole checkpoint
-    stands; ``say`` tells a person so. Raises RunError in words, and StoppedError where this process was asked to end
+    stands; ``say`` tells a person so. Raises RunError in words, and StoppedError if this process was asked to end
     its trainings.
     """
     progress, path = Progress(job.uri), job.folder / HISTORY

@@ -70,7 +70,7 @@ class Ledger:
         return self.config.trials or len(self._given)
 
     def take(self) -> tuple[int, Point] | None:
-        """Hand out a trial that was begun but not ended, else a new trial; None where all trials have ended."""
+        """Hand out a trial that was begun but not ended, else a new trial; None if all trials have ended."""
         while self._unfinished:
             number = self._unfinished.pop(0)
             if number < self.total:

@@ -45,7 +45,7 @@ def client_of(uri: str) -> MlflowClient:
 
 
 def existing(uri: str) -> MlflowClient | None:
-    """Return a client for reading; None where the home's store does not exist."""
+    """Return a client for reading; None if the home's store does not exist."""
     file = sqlite_file(uri)
     return client_of(uri) if file is None or file.is_file() else None
 

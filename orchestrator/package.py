@@ -72,7 +72,7 @@ class Package:
 def package_of(folder: Path, configs: Iterable[str] = ()) -> Package:
     """Choose the files that travel; ``configs`` are the files that a command names.
 
-    Raises PackageError where the folder is no checkout of Raydiology, or a config lies outside of it.
+    Raises PackageError if the folder is no checkout of Raydiology, or a config lies outside of it.
     """
     if not (folder / "orchestrator" / "cli.py").is_file():
         raise PackageError(
@@ -112,7 +112,7 @@ def _is_plain(folder: Path, name: str) -> bool:
 
 
 def _git(folder: Path, *words: str) -> list[str] | None:
-    """Return the names that a git command lists; None where the folder is not a checkout."""
+    """Return the names that a git command lists; None if the folder is not a checkout."""
     try:
         listed = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
@@ -128,7 +128,7 @@ def _walked(folder: Path) -> Iterator[str]:
 
 
 def _behind(folder: Path, config: str) -> Iterator[str]:
-    """Yield a command's config and the files that it builds on; raise PackageError where one lies elsewhere."""
+    """Yield a command's config and the files that it builds on; raise PackageError if one lies elsewhere."""
     path = folder / config
     name = Path(config) if not Path(config).is_absolute() else None
     inside = path.resolve().is_relative_to(folder.resolve())

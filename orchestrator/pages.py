@@ -39,7 +39,7 @@ class Known:
 
     @property
     def home(self) -> Path | None:
-        """The home whose store `raydiology ui` must serve; None where there is a server."""
+        """The home whose store `raydiology ui` must serve; None if there is a server."""
         file = sqlite_file(self.uri)
         return file.parent if file else None
 

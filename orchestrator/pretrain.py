@@ -45,7 +45,7 @@ def pretrain(experiment: Experiment, parent: Path | None = None, row: str | None
 
     The same experiment on the same shards continues where it stopped, or is returned at once where it is done.
     ``parent`` is the folder of the run that it belongs to, ``row`` the row of the table that it is run for.
-    Raises ValueError where it cannot work (before anything starts) and RunError where it failed.
+    Raises ValueError if it cannot work (before anything starts) and RunError if it failed.
     """
     with phase(f"reading the index of {experiment.data.shards}"):
         shards = ShardSet.open(experiment.data.shards)
@@ -71,7 +71,7 @@ def folder_of(experiment: Experiment, digest: str) -> Path:
 
 
 def check(experiment: Experiment, shards: ShardSet, selection: Selection) -> None:
-    """Raise ValueError where encoder, method and shards do not fit one another."""
+    """Raise ValueError if encoder, method and shards do not fit one another."""
     encoder = outline_of(experiment.encoder)
     if encoder.spatial_dims != shards.spatial_dims:
         raise ValueError(

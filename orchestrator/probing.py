@@ -49,7 +49,7 @@ class ProbeSet:
 
     @classmethod
     def open(cls, config: Probe) -> "ProbeSet":
-        """Open the set; raise ValueError where it is too small to learn from."""
+        """Open the set; raise ValueError if it is too small to learn from."""
         shards = ShardSet.open(config.shards)
         rows = []
         for split in (config.train_split, config.val_split):
@@ -65,7 +65,7 @@ class ProbeSet:
         return cls(config, shards, *rows)
 
     def check(self, encoder: Encoder) -> None:
-        """Raise ValueError where the encoder cannot see these samples."""
+        """Raise ValueError if the encoder cannot see these samples."""
         for field, have in (("spatial_dims", self.shards.spatial_dims), ("in_channels", self.shards.num_channels)):
             given = getattr(encoder, field)
             if given != have:

@@ -66,7 +66,7 @@ class Phase:
         return self.short or self.what
 
     def pace(self) -> float | None:
-        """Return units per second since counting began; None where nothing has been done since."""
+        """Return units per second since counting began; None if nothing has been done since."""
         since_s, before = self.counted
         return (self.done - before) / (self.updated_s - since_s) if self.done > before else None
 

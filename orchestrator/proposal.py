@@ -73,7 +73,7 @@ def size_of(fingerprint: Fingerprint, machine: Machine) -> Size:
 
 
 def crop_of(fingerprint: Fingerprint, most: int) -> Choice | None:
-    """Choose the crop of a pretraining: two thirds of the smallest sample; None where no such crop fits.
+    """Choose the crop of a pretraining: two thirds of the smallest sample; None if no such crop fits.
 
     Along an axis it is a multiple of the U-Net's stride. Two crops of a sample must be able to meet the IoU interval,
     in every sample, and the coarsest map must have more than one voxel.

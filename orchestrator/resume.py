@@ -63,7 +63,7 @@ class Progress:
     uri: str
 
     def find(self) -> Found:
-        """Find the newest whole checkpoint; raise DamageError where checkpoints exist and none is whole."""
+        """Find the newest whole checkpoint; raise DamageError if checkpoints exist and none is whole."""
         damages: list[DamageError] = []
         for name in reversed(self._names()):
             try:
@@ -104,7 +104,7 @@ class Progress:
         return sorted(info.base_name for info in infos if _NAME.fullmatch(info.base_name))
 
     def _listed(self) -> set[str] | None:
-        """Return the names in Ray's list, or None where there is none; a torn list names what does not exist."""
+        """Return the names in Ray's list, or None if there is none; a torn list names what does not exist."""
         if not is_file(join(self.uri, SNAPSHOT)):
             return None
         text = read_bytes(join(self.uri, SNAPSHOT)).decode(errors="replace")
@@ -121,7 +121,7 @@ def name_of(step: int) -> str:
 
 
 def read(uri: str) -> Saved:
-    """Read a checkpoint's ``state.json``; raise DamageError where the checkpoint is not whole."""
+    """Read a checkpoint's ``state.json``; raise DamageError if the checkpoint is not whole."""
     filesystem, path = locate(uri)
     name = uri.partition("?")[0].rsplit("/", 1)[1]
     try:

@@ -67,7 +67,7 @@ def rows_of(cards: Sequence[Card], settings: Mapping[str, Settings]) -> list[Row
 def rows_by(cards: Sequence[Card], settings: Mapping[str, Settings], fields: Sequence[str]) -> list[Row]:
     """Group the runs that have the same values of some fields, or stand in the same ``row`` of a table.
 
-    Raises ValueError where no run has such a field.
+    Raises ValueError if no run has such a field.
     """
     known = {card.place: {**card.params, **settings[card.place]} for card in cards}
     for field in fields:

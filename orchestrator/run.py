@@ -73,7 +73,7 @@ class Run:
     def opened(self, caption: Caption, shards: ShardSet, params: dict[str, Any]) -> Iterator[None]:
         """Open the MLflow run around a training, and close it however the training ends.
 
-        Raises StoppedError where this process was asked to end while it did something else.
+        Raises StoppedError if this process was asked to end while it did something else.
         """
         if stop.requested():
             raise stop.StoppedError(f"{self.kind}: not begun, as asked; the same command goes on from there")

@@ -77,7 +77,7 @@ class Sender:
         return self._mlflow.create_run(experiment_id, run_name=line["name"], tags=tags).info.run_id
 
     def _parent(self, folder: Path) -> str | None:
-        """Return the id of this run's parent, which is sent first; None where the parent's folder is gone."""
+        """Return the id of this run's parent, which is sent first; None if the parent's folder is gone."""
         if Cursor.read(folder).run_id is None and (folder / OUTBOX).exists():
             parent = Sender(folder, self.uri)
             parent.send()

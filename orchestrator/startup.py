@@ -27,7 +27,7 @@ class StartupError(ValueError):
 
 @contextmanager
 def joining(address: str) -> Iterator[None]:
-    """Raise StartupError where the body cannot join the cluster at an address."""
+    """Raise StartupError if the body cannot join the cluster at an address."""
     _check_answer(address)
     os.environ.setdefault(ATTEMPTS_VARIABLE, ATTEMPTS)
     try:
@@ -46,7 +46,7 @@ def joining(address: str) -> Iterator[None]:
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """Raise StartupError where the body cannot start Ray on this machine."""
+    """Raise StartupError if the body cannot start Ray on this machine."""
     folder = _temporary_folder()
     _check_length(folder)
     try:
@@ -68,7 +68,7 @@ def starting() -> Iterator[None]:
 
 
 def _check_answer(address: str) -> None:
-    """Raise StartupError where nothing listens at host:port; other forms (``auto``) are for Ray to understand."""
+    """Raise StartupError if nothing listens at host:port; other forms (``auto``) are for Ray to understand."""
     host, separator, port = address.rpartition(":")
     if "://" in address or address in ("auto", "local"):
         return
@@ -87,7 +87,7 @@ def _check_answer(address: str) -> None:
 
 
 def _check_length(folder: str) -> None:
-    """Raise StartupError where the sockets that Ray puts below its temporary folder would have too long a path."""
+    """Raise StartupError if the sockets that Ray puts below its temporary folder would have too long a path."""
     needed = len(str(Path(folder, SOCKET.format(os.getpid()))).encode())
     if needed > MOST_SOCKET_BYTES:
         most = len(folder.encode()) - (needed - MOST_SOCKET_BYTES)

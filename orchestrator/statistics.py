@@ -31,7 +31,7 @@ class Comparison:
 def summarise(values: Sequence[float]) -> Summary:
     """Return the mean and sample deviation of repeated runs; no values give a mean of None.
 
-    Raises ValueError where a value is not finite: a failed run is left out by the caller, not averaged.
+    Raises ValueError if a value is not finite: a failed run is left out by the caller, not averaged.
     """
     for value in values:
         if not math.isfinite(value):

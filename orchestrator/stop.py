@@ -75,7 +75,7 @@ def exit_code() -> int:
 
 
 def raise_if_insisted() -> None:
-    """Raise Interrupted where Ctrl-C was pressed after the request."""
+    """Raise Interrupted if Ctrl-C was pressed after the request."""
     if _request.insisted:
         raise Interrupted
 

@@ -89,7 +89,7 @@ def token() -> str | None:
 
 
 def connect(address: str) -> JobSubmissionClient:
-    """Return a client of a cluster's job API; raise SubmitError where the cluster does not answer, or refuses."""
+    """Return a client of a cluster's job API; raise SubmitError if the cluster does not answer, or refuses."""
     if not address.startswith(("http://", "https://")):
         raise SubmitError(
             f"address {shown(address)}: expected the dashboard's, such as {DEFAULT_ADDRESS}; `ray dashboard "
@@ -145,7 +145,7 @@ def read_runtime_env(path: str | None) -> dict[str, Any]:
 def submit(client: JobSubmissionClient, command: Sequence[str], package: Package, runtime_env: dict[str, Any]) -> str:
     """Upload the files of a working directory and start a raydiology command in it; return the job's id.
 
-    Raises SubmitError where the directory is too large for Ray.
+    Raises SubmitError if the directory is too large for Ray.
     """
     variables = {
         STOP_VARIABLE: str(STOP_WAIT_S),
@@ -164,7 +164,7 @@ def submit(client: JobSubmissionClient, command: Sequence[str], package: Package
 
 
 def pack(package: Package, path: Path) -> None:
-    """Write a package as a zip; raise SubmitError where it exceeds Ray's limit."""
+    """Write a package as a zip; raise SubmitError if it exceeds Ray's limit."""
     package.write(path)
     size = path.stat().st_size
     if size >= GCS_STORAGE_MAX_SIZE:
@@ -180,7 +180,7 @@ def pack(package: Package, path: Path) -> None:
 def follow(client: JobSubmissionClient, job: str, write: Callable[[str], None]) -> Job:
     """Hand a job's output to ``write`` as it comes, from beginning to end; return the finished job.
 
-    Raises SubmitError where there is no such job, and where the connection is lost.
+    Raises SubmitError if there is no such job, and where the connection is lost.
     """
     find(client, job)
     try:
@@ -216,7 +216,7 @@ def _lost(job: str, error: Exception) -> SubmitError:
 
 
 def find(client: JobSubmissionClient, job: str) -> Job:
-    """Return a job; raise SubmitError where the cluster knows no job of this id."""
+    """Return a job; raise SubmitError if the cluster knows no job of this id."""
     try:
         return _job(client.get_job_info(job))
     except requests.RequestException as error:

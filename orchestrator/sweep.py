@@ -55,7 +55,7 @@ class Sweep:
         return Path(self.base.home) / self.base.name / f"sweep-{self.config.name}-{key}"
 
     def experiment(self, point: Point) -> Experiment:
-        """Return the experiment of a point; raise ConfigError where it is not valid."""
+        """Return the experiment of a point; raise ConfigError if it is not valid."""
         changes = [f"{field}={json.dumps(value)}" for field, value in point.items()]
         source = f"{self.source}, {space.describe(self.config.space, point)}"
         return config.resolve(self.tree, [*self.overrides, *changes], source)
@@ -80,7 +80,7 @@ class Sweep:
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     """Read a sweep file and its experiment; overrides change the experiment of every trial.
 
-    Raises ConfigError where one of them is not valid.
+    Raises ConfigError if one of them is not valid.
     """
     path = Path(path)
     sweep = validated(SweepConfig, config.read(path), str(path))
@@ -90,7 +90,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
 
 
 def check(sweep: Sweep) -> list[Point]:
-    """Return the points that are given rather than searched; raise ValueError where the sweep cannot work."""
+    """Return the points that are given rather than searched; raise ValueError if the sweep cannot work."""
     base = sweep.base.model_dump(mode="json")
     for field, knob in sweep.config.space.items():
         for other in knob.when:
@@ -110,7 +110,7 @@ def check(sweep: Sweep) -> list[Point]:
 
 
 def describe(sweep: Sweep) -> list[str]:
-    """Describe the search; raise ValueError where it cannot run."""
+    """Describe the search; raise ValueError if it cannot run."""
     points, config_ = check(sweep), sweep.config
     how = {"tpe": "Optuna's TPE", "random": "random points", "grid": "every point"}[config_.search.name]
     of = {"finetune": "fine-tuning", "pretrain": "pretraining"}[config_.objective.of]
@@ -131,7 +131,7 @@ def _knob(sweep: SweepConfig, field: str) -> str:
 
 
 def check_point(sweep: Sweep, point: Point) -> None:
-    """Raise ValueError where a point's encoder, method, task and shards do not fit together."""
+    """Raise ValueError if a point's encoder, method, task and shards do not fit together."""
     experiment = sweep.experiment(point)
     shards = ShardSet.open(experiment.data.shards)
     pretrain.check(experiment, shards, experiment.data.selected(shards))
@@ -142,8 +142,8 @@ def check_point(sweep: Sweep, point: Point) -> None:
 def run(sweep: Sweep, say: Say) -> list[Standing]:
     """Run the unfinished trials and return the standing of all; files are rewritten after each trial.
 
-    A trial that fails is named and the others go on. Raises ValueError where the sweep cannot work, before anything
-    is run, and StoppedError where it was asked to end; the same sweep goes on from there.
+    A trial that fails is named and the others go on. Raises ValueError if the sweep cannot work, before anything
+    is run, and StoppedError if it was asked to end; the same sweep goes on from there.
     """
     with progress.phase(f"checking sweep {sweep.config.name}"):
         check(sweep)

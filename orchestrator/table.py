@@ -160,7 +160,7 @@ def _assigned(changes: Mapping[str, Any]) -> list[str]:
 def run(table: Table, say: Say) -> list[Line]:
     """Run the trials that are not done yet and return the rows; the table is rewritten after each trial.
 
-    A trial that fails is named in its row and the others go on. Raises ValueError where a row cannot work at all,
+    A trial that fails is named in its row and the others go on. Raises ValueError if a row cannot work at all,
     before anything is run.
     """
     with ExitStack() as stack:
@@ -218,7 +218,7 @@ def _run_trials(table: Table, concurrent: int, tracker: Tracker, say: Say) -> li
 
 
 def check(table: Table) -> None:
-    """Raise ValueError where a row's parts do not fit together, or the folder holds another table."""
+    """Raise ValueError if a row's parts do not fit together, or the folder holds another table."""
     _refuse_another(table)
     rows = table.config.rows
     with progress.phase(f"checking table {table.config.name}", len(rows), "row") as phase:
@@ -235,7 +235,7 @@ def _check_row(table: Table, row: Row) -> None:
 
 
 def _refuse_another(table: Table) -> None:
-    """Raise ValueError where the table's folder holds another file's table, or a table that shares no row with it."""
+    """Raise ValueError if the table's folder holds another file's table, or a table that shares no row with it."""
     found = identity.held(table.folder)
     if found is None:
         return

@@ -121,7 +121,7 @@ class Tracker:
     ) -> None:
         """Open the run, or the existing run with this key; at once if MLflow can be reached.
 
-        Says where an earlier process left one of its files torn. Raises UntrackableError where it can never be
+        Says where an earlier process left one of its files torn. Raises UntrackableError if it can never be
         opened; nothing is kept of it then.
         """
         for file in (OUTBOX, HISTORY):
@@ -205,7 +205,7 @@ class Tracker:
         return Cursor.read(self.folder).run_id
 
     def flush(self, force: bool = False) -> str | None:
-        """Send all waiting records; say once, and return, why any could not be sent; None where all were.
+        """Send all waiting records; say once, and return, why any could not be sent; None if all were.
 
         After a failure nothing is tried for 30 seconds unless ``force`` is given.
         """

@@ -151,7 +151,7 @@ class Watch(tune.Callback):
 
 
 def run_trials(ledger: Ledger, hooks: Hooks, concurrent: int) -> None:
-    """Run every trial that has not ended, ``concurrent`` at once; raise ValueError where none can be judged.
+    """Run every trial that has not ended, ``concurrent`` at once; raise ValueError if none can be judged.
 
     Trials run in processes of this machine, where the sweep's folder and its runs are. They ask for a sliver of it
     instead of CPUs: the CPUs are for their trainings.
