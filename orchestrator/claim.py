@@ -1,7 +1,7 @@
 """Claim: let one process at a time work in a folder.
 
 Two trials of a sweep or a table may ask for the same training, such as one pretraining under two learning rates of
-the fine-tuning. The second waits, and finds it done. What is started twice waits likewise.
+the fine-tuning. The second waits and then finds it done. A command that is started twice waits in the same way.
 """
 
 import fcntl
@@ -39,7 +39,7 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def is_free(folder: Path) -> bool:
-    """Tell whether a folder is free."""
+    """Return whether a folder is free."""
     if not (folder / LOCK).exists():
         return True
     with (folder / LOCK).open("w") as file:

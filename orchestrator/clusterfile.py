@@ -38,7 +38,7 @@ def check(path: Path) -> dict[str, Any]:
 def capacity(tree: dict[str, Any]) -> dict[str, float]:
     """Return a cluster's resources once its launcher has started all nodes that it may, the head included.
 
-    Of machines of one's own, whose file names no types, nothing is known: an empty dictionary.
+    Returns an empty dictionary for machines of one's own: their file names no types, so nothing is known of them.
     """
     total: dict[str, float] = {}
     most = tree.get("max_workers", 0)

@@ -32,11 +32,11 @@ class Cohort(Frozen):
     """The contents of a cohort's file.
 
     kind, labelled, unlabelled, seed   of the phantoms, see ``raydiology phantom``
-    ingest      an ingest's fields but for ``source`` and ``out``; its shards stand for all that a table names
-    also        further ingests, each by the shards that it stands for: ``shards/brats-slices``
-    overrides   changes of a table's experiment: networks and budgets that fit the phantoms
-    rows        further changes of single rows by their names, or of several: ``2D-*``
-    seeds       of pretraining and of fine-tuning, in place of the table's
+    ingest      an ingest's fields except ``source`` and ``out``; its shards replace all shards that a table names
+    also        further ingests, each under the name of the shards that it replaces: ``shards/brats-slices``
+    overrides   changes to a table's experiment: networks and budgets that fit the phantoms
+    rows        further changes to single rows by name, or to several rows: ``2D-*``
+    seeds       seeds of pretraining and of fine-tuning, in place of the table's
     """
 
     kind: Literal["abdomen", "brain", "fundus", "chest"]

@@ -23,7 +23,7 @@ from orchestrator.typeset import as_markdown
 USUAL_METRICS = {"finetune": "score", "pretrain": "collapse"}
 NOUNS = {"finetune": "fine-tunings", "pretrain": "pretrainings", "trial": "trials"}
 USUAL_REFERENCE = "scratch"
-# They tell runs apart, but not what was decided about them.
+# These fields tell runs apart, but not by anything that was decided about them.
 NO_AXES = ("name", "pretrained", "data.shards", "downstream.shards")
 
 
@@ -31,8 +31,8 @@ NO_AXES = ("name", "pretrained", "data.shards", "downstream.shards")
 class Request:
     """The comparison that a person asks for.
 
-    names   patterns of which a run's name, row or folder matches one; none: all runs
-    by      fields, or ``row``, by which runs are put together; none: by whatever differs but for seeds
+    names   patterns; a run is included if its name, row or folder matches one of them; none: all runs
+    by      fields, or ``row``, by which runs are grouped; none: all fields that differ, except seeds
     curves  metrics of the pretrainings that are drawn over their steps
     """
 
@@ -67,7 +67,7 @@ class Compared:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The request and its folders: an equal request is the same comparison, whichever runs exist by then."""
+        """The request and its folders: equal requests are the same comparison, whichever runs exist by then."""
         return {"experiment": self.choice.folder.name, "folders": self.choice.asked, **asdict(self.request)}
 
     @property
@@ -116,7 +116,7 @@ def write(compared: Compared, folder: Path) -> list[Path]:
 
 
 def log(compared: Compared, files: Sequence[Path]) -> str:
-    """Log files to the table or sweep that all runs belong to, if any; say where they are, or why they are not."""
+    """Log files to the table or sweep that all runs belong to, if any; return where they are, or why not."""
     choice = compared.choice
     shared = set.intersection(*(set(card.parents) for line in compared.lines for card in line.row.cards))
     groups = [card for card in choice.source.cards() if card.kind in GROUPS]
@@ -192,7 +192,7 @@ def _pretrainings(source: Source) -> dict[str, Card]:
 
 
 def _figures(compared: Compared) -> Iterator[tuple[str, bytes]]:
-    """Draw scores, learning curves and the pretrainings' curves, each where there is something to draw."""
+    """Draw scores, learning curves and the pretrainings' curves, each if there is something to draw."""
     metric, source = compared.asked.metric, compared.choice.source
     scored = [
         charts.ScoredRow(line.name, line.summary.values, line.summary.mean, line.interval)
