@@ -17,7 +17,7 @@ LOWER = {
     "positive_distance", "dead_positives", "data_wait_share",
 }  # fmt: skip
 ENDINGS: dict[str, Direction] = {"_loss": "min", "_error": "min", "accuracy": "max", "kappa": "max"}
-# What stands before a metric's own name: where it was measured.
+# Prefixes of a metric's own name: where it was measured.
 PLACES = ("best", "initial", "health", "probe", "mean")
 
 

@@ -13,8 +13,8 @@ Size = tuple[int, ...]
 def check_extents(method: Method, selection: Selection, field: str) -> None:
     """Raise ValueError if a method cannot train on some samples, and say how many.
 
-    ``field`` is the config's part that selects the samples, such as ``data``. Where a least size tells the samples
-    that are refused from all others, the message names the filter that leaves them out.
+    ``field`` is the config's part that selects the samples, such as ``data``. If a minimum size separates the refused
+    samples from all others, the message names the filter that leaves them out.
     """
     sizes, counts = np.unique(selection.extents, axis=0, return_counts=True)
     reasons = {tuple(size): _reason(method, tuple(size)) for size in sizes.tolist()}

@@ -37,10 +37,10 @@ from orchestrator.validation import CONFUSIONS, PREDICTIONS, Rhythm, Validation
 
 STAGE = "finetune"
 NETWORK, NETWORK_CARD = "network.safetensors", "network.json"
-# Which patients a label fraction or a fold holds does not change with the seed: repeats differ in training alone.
+# Which patients a label fraction or a fold holds does not change with the seed: repeats differ only in training.
 LABEL_SEED = 0
 PREVIEWED_SAMPLES = 4
-# Networks without weights that this process has built: rows of a table have few different ones.
+# Networks without weights that this process has built: a table's rows use few different ones.
 _OUTLINES: dict[Hashable, Task] = {}
 
 
@@ -69,10 +69,9 @@ def finetune(
     """Fine-tune the encoder of a pretraining, or a new one, and return its scores on the validation split.
 
     Without a pretraining, or after one that trains nothing (``scratch``), the encoder's initial weights are drawn
-    from ``downstream.seed``. The same fine-tuning continues where it stopped, or is returned at once where it is
-    done. ``parent`` is the folder of the run that it belongs to, by default the pretraining's; ``row`` is the row of
-    the table that it is run for. Raises ValueError if it cannot work (before anything starts) and RunError if
-    it failed.
+    from ``downstream.seed``. The same fine-tuning continues where it stopped, or is returned at once if it is done.
+    ``parent`` is the folder of the run that it belongs to, by default the pretraining's; ``row`` is the row of the
+    table that it is run for. Raises ValueError if it cannot work (before anything starts) and RunError if it failed.
     """
     trained = pretrained if any(METHODS[stage.method.name].trains for stage in experiment.pretraining) else None
     with phase("checking that encoder, task and labelled samples fit"):
@@ -168,7 +167,7 @@ def _load_encoder(folder: Path, encoder: Encoder, config: EncoderConfig) -> None
 def check(experiment: Experiment) -> Labelled:
     """Return the labelled samples; raise ValueError if encoder, task and samples do not fit.
 
-    It needs no pretraining, so that a fine-tuning that cannot work is refused before one.
+    This needs no pretraining, so that a fine-tuning that cannot work is refused before its pretraining starts.
     """
     task = downstream_of(experiment)
     labelled = labelled_samples(task)

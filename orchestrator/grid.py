@@ -1,8 +1,8 @@
 """Grid: the rows of a table as trials, and trials back to rows. Pure: nothing is run or read here.
 
-A table compares rows (changes of one base experiment), each repeated over seeds: every pretraining seed is
+A table compares rows (changes to one base experiment), each repeated over seeds: every pretraining seed is
 fine-tuned with every fine-tuning seed. A row may give its own seeds; a row with no pretraining seeds (``[]``) is
-fine-tuned only, as "from scratch" is.
+only fine-tuned, like "from scratch".
 """
 
 from collections import Counter
@@ -30,9 +30,9 @@ class Printed(Frozen):
 
 
 class Row(Frozen):
-    """One line of a table: changes of the base experiment (``{"method.crops.iou": [0.3, 0.6]}``).
+    """One line of a table: changes to the base experiment (``{"method.crops.iou": [0.3, 0.6]}``).
 
-    ``paper`` is what the paper prints of the table's metric, ``paper_also`` of those under ``also``.
+    ``paper`` holds what the paper prints for the table's metric, ``paper_also`` for the metrics under ``also``.
     """
 
     name: str = Field(min_length=1)
@@ -47,12 +47,12 @@ class TableConfig(Frozen):
     """A table file: its experiment, its rows, their repeats, and the comparison between them.
 
     ``experiment`` is relative to the table's file. ``reference`` names the row that the others are tested against.
-    ``also`` names further metrics whose mean and deviation are shown, such as ``dice/liver``.
-    ``notes`` are printed below the table: how the paper's numbers came about, say. ``curves`` names metrics of the
-    pretraining that are drawn over its steps, one line per row (its first seed); ``convergence`` names metrics of the
-    fine-tuning that are drawn over its epochs, each row with its repeats. ``cohorts`` names files, relative to this
-    one, of other scans that the table can be run on (``--cohort``). ``concurrent`` is how many trials run at once: by
-    default what the cluster holds, and one on a single machine.
+    ``also`` names further metrics whose mean and deviation are shown, such as ``dice/liver``. ``notes`` are printed
+    below the table, for example how the paper's numbers were obtained. ``curves`` names metrics of the pretraining
+    that are drawn over its steps, one line per row (its first seed); ``convergence`` names metrics of the fine-tuning
+    that are drawn over its epochs, each row with its repeats. ``cohorts`` names files, relative to this one, of other
+    scans that the table can be run on (``--cohort``). ``concurrent`` is how many trials run at once: by default as
+    many as the cluster holds, or one on a single machine.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -104,9 +104,9 @@ class TableConfig(Frozen):
     ) -> "TableConfig":
         """Return the table for another cohort, without the paper's numbers.
 
-        ``rows`` further changes the rows whose names match: ``2D-*`` is every row whose name begins so. ``place``
-        tells where the shards are that stand for those which a row names. ``seeds`` repeat every row instead of the
-        table's; what is not pretrained stays so. Raises ValueError for a name that no row matches.
+        ``rows`` further changes the rows whose names match: ``2D-*`` stands for every row whose name begins so.
+        ``place`` returns the shards that replace the shards that a row names. ``seeds`` replace the table's seeds in
+        every row; rows that are not pretrained stay so. Raises ValueError for a name that no row matches.
         """
         names = [row.name for row in self.rows]
         if unmatched := [pattern for pattern in rows if not any(_matches(pattern, one) for one in names)]:
@@ -128,7 +128,7 @@ class TableConfig(Frozen):
         return self.model_copy(update={"name": f"{self.name}-{name}", "title": title, "rows": tuple(changed)})
 
     def seeds(self, row: Row) -> tuple[Seeds, Seeds]:
-        """Return a row's pretraining and fine-tuning seeds; where it gives none, the table's."""
+        """Return a row's pretraining and fine-tuning seeds; if it gives none, the table's."""
         pretrain = self.pretrain_seeds if row.pretrain_seeds is None else row.pretrain_seeds
         return pretrain, row.finetune_seeds or self.finetune_seeds
 

@@ -25,7 +25,7 @@ def mark(folder: Path, identity: Mapping[str, Any]) -> None:
 
 
 def own(folder: Path, identity: Mapping[str, Any], remedy: str) -> None:
-    """Mark a folder with an identity; raise ValueError, naming the differences, if it has another."""
+    """Mark a folder with an identity; raise ValueError with the differences if it has another."""
     asked: dict[str, Any] = json.loads(json.dumps(identity))
     found = held(folder)
     if found is not None and found != asked:

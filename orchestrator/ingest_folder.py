@@ -21,7 +21,7 @@ _SHARD = re.compile(rf"({'|'.join(SPLITS)})-(\d{{5}}|{REST})-[0-9a-f]{{16}}\.par
 
 
 def claim(plan: IngestPlan, overwrite: bool) -> None:
-    """Mark the folder as the plan's; raise ValueError if it holds shards of another plan."""
+    """Mark the folder as the plan's own; raise ValueError if it holds shards of another plan."""
     out = plan.job.out
     found = _identity(out)
     if found is None and is_file(join(out, INDEX)) and not overwrite:

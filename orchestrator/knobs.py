@@ -44,7 +44,7 @@ class Knob(Frozen, ABC):
 
     @abstractmethod
     def contains(self, value: Any) -> bool:
-        """Tell whether a value can be drawn."""
+        """Return whether a value can be drawn."""
 
     def params(self, field: str, value: Any) -> dict[str, Scalar]:
         """Return the plain numbers or words that a value is drawn from, for Optuna and for MLflow's charts."""
@@ -157,7 +157,7 @@ class Integer(Knob):
 class Interval(Knob):
     """Two ordered numbers at least ``least_width`` apart, such as the bounds of an IoU.
 
-    Drawn as two numbers, ``<field>.low`` and then ``<field>.high`` from what the first leaves.
+    It is drawn as two numbers: ``<field>.low``, and then ``<field>.high`` from the range that is left.
     """
 
     interval: tuple[float, float]
@@ -236,7 +236,7 @@ def agrees(given: Any, value: Any) -> bool:
 
 
 def label(value: Any) -> Scalar:
-    """Return a value as Optuna and MLflow take it: plain values unchanged, others as JSON."""
+    """Return a value in the form that Optuna and MLflow take: plain values unchanged, others as JSON."""
     return value if isinstance(value, Scalar) else json.dumps(_plain(value), sort_keys=True)
 
 

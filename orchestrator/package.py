@@ -1,7 +1,7 @@
 """Package: the files of a working directory that travel with a job: the code that it needs, and nothing else.
 
-What travels is listed, not what stays: a folder of scans may have any name, and scans any suffix or none. In a git
-checkout only files that git tracks travel, and the experiment files that the command names.
+We list what travels, not what stays: a folder of scans may have any name, and scans may have any suffix or none. In a
+git checkout, only files that git tracks travel, and the experiment files that the command names.
 """
 
 import subprocess
@@ -18,7 +18,7 @@ CONFIGS = ("experiments", "cluster")
 TOP = ("pyproject.toml", "constraints.txt", "README.md", "cluster.yaml")
 # Fields of experiments, tables and sweeps that name further files, relative to the file.
 _NAMING = ("base", "experiment", "cohorts")
-# What a job could miss where git does not track it, or where it lies elsewhere.
+# What a job could need although git does not track it or it lies elsewhere.
 _COULD_BE_NEEDED = (".py", ".yaml", ".yml")
 _NEVER_NEEDED = ("tests", "docs")
 _MOST_NAMED = 5
@@ -32,8 +32,8 @@ class PackageError(ValueError):
 class Package:
     """The files of a working directory that travel, relative to it.
 
-    asked     those of the command that would not travel otherwise
-    tracked   whether git says which files belong to the checkout
+    asked     files of the command that would not travel otherwise
+    tracked   whether git says which files are part of the checkout
     missed    code and experiments that stay here, because git does not track them or because they lie elsewhere
     """
 
@@ -72,7 +72,7 @@ class Package:
 def package_of(folder: Path, configs: Iterable[str] = ()) -> Package:
     """Choose the files that travel; ``configs`` are the files that a command names.
 
-    Raises PackageError if the folder is no checkout of Raydiology, or a config lies outside of it.
+    Raises PackageError if the folder is not a checkout of Raydiology, or a config lies outside it.
     """
     if not (folder / "orchestrator" / "cli.py").is_file():
         raise PackageError(
@@ -81,7 +81,7 @@ def package_of(folder: Path, configs: Iterable[str] = ()) -> Package:
         )
     tracked = _git(folder, "ls-files", "-z")
     if tracked is not None and "orchestrator/cli.py" not in tracked:
-        tracked = None  # a copy of the code inside of another repository
+        tracked = None  # a copy of the code inside another repository
     candidates = list(_walked(folder)) if tracked is None else tracked
     files = {name for name in candidates if _travels(name) and _is_plain(folder, name)}
     asked = {name for config in configs for name in _behind(folder, config)} - files
