@@ -33,8 +33,8 @@ class Probes:
 def probe(experiment: Experiment, pretrained: Pretrained) -> Probes:
     """Probe a pretraining's encoder and the initial one; log both as a child run of the pretraining.
 
-    The same probe is returned at once where it is done. Raises ValueError if the experiment has no probe, or
-    samples and encoder do not fit.
+    The same probe is returned at once if it is done. Raises ValueError if the experiment has no probe, or if samples
+    and encoder do not fit.
     """
     samples = probe_set(experiment)
     key = experiment.probe_key(pretrained.key, samples.shards.digest)

@@ -1,9 +1,9 @@
 """Probe: how well a frozen encoder's features tell classes, by a linear model and by the nearest neighbours.
 
-Features are the encoder's last map, averaged over space, of whole samples that are resized to one size. They are
-brought to mean 0 and deviation 1 over the training samples for the linear model, a logistic regression, and to length
-1 for the neighbours, of which the nearest vote by exp(cosine / 0.07) (Wu et al., "Unsupervised Feature Learning via
-Non-Parametric Instance Discrimination", CVPR 2018).
+A sample's features are the encoder's last map, averaged over space, of the whole sample resized to one size. For the
+linear model, a logistic regression, they are scaled to mean 0 and deviation 1 over the training samples. For the
+neighbours they are scaled to length 1, and the nearest neighbours vote with weight exp(cosine / 0.07) (Wu et al.,
+"Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018).
 """
 
 from dataclasses import dataclass

@@ -20,11 +20,11 @@ State = Literal["running", "stopped", "done", "pruned", "failed"]
 
 @dataclass(frozen=True)
 class Standing:
-    """One trial: its point, how far it got, and its value.
+    """A trial: its point, how far it got, and its value.
 
-    value   the objective's, of a pruned trial the last that it reported
+    value   of the objective; for a pruned trial, the last value that it reported
     reason  why it failed
-    run     the folder of the run that it is judged by
+    run     the folder of the run by which it is judged
     """
 
     number: int

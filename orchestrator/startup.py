@@ -9,10 +9,10 @@ from pathlib import Path
 from ray.exceptions import AuthenticationError
 
 ANSWERS_WITHIN_S = 10.0
-# Ray would ask twenty times, each for three quarters of a minute.
+# Ray would try twenty times, each time for three quarters of a minute.
 ATTEMPTS_VARIABLE, ATTEMPTS = "RAY_gcs_server_port_wait_time_s", "1"
 MOST_SOCKET_BYTES = 107
-# What Ray puts below its temporary folder for each start; the process's id is the only part that differs in length.
+# Ray puts this below its temporary folder at each start; only the process's id varies in length.
 SOCKET = "ray/session_2026-01-01_00-00-00_000000_{}/sockets/plasma_store"
 TOKEN_REMEDY = (
     "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, or put the cluster's token into ~/.ray/auth_token (mode 600); it is "

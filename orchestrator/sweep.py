@@ -1,8 +1,8 @@
 """Sweep: search an experiment's fields for their best values, with Ray Tune over trainings that have run keys.
 
-The file says the space, how it is searched, what judges and what ends a trial early. Every trial is the experiment
-with a point of the space, so that what a table or another sweep has trained is not trained again. The sweep's folder
-holds an Optuna study that is all it remembers: the same command goes on after any end.
+The file gives the space, the search, the objective, and what ends a trial early. Every trial is the experiment with a
+point of the space, so that what a table or another sweep has trained is not trained again. All that a sweep remembers
+is the Optuna study in its folder, so the same command continues however it ended.
 """
 
 import json
@@ -65,7 +65,7 @@ class Sweep:
         return self.folder / "trials" / f"{number:03d}"
 
     def trial(self, number: int, point: Point, experiment: Experiment | None = None) -> Trial:
-        """Return a point as a trial; ``experiment`` replaces the point's own experiment where that is not valid."""
+        """Return a point as a trial; ``experiment`` replaces the point's own experiment if that is not valid."""
         return Trial(
             number=number,
             point=point,
@@ -142,8 +142,8 @@ def check_point(sweep: Sweep, point: Point) -> None:
 def run(sweep: Sweep, say: Say) -> list[Standing]:
     """Run the unfinished trials and return the standing of all; files are rewritten after each trial.
 
-    A trial that fails is named and the others go on. Raises ValueError if the sweep cannot work, before anything
-    is run, and StoppedError if it was asked to end; the same sweep goes on from there.
+    A trial that fails is named, and the others go on. Raises ValueError before anything is run if the sweep cannot
+    work, and StoppedError if it was asked to end; the same sweep continues from there.
     """
     with progress.phase(f"checking sweep {sweep.config.name}"):
         check(sweep)

@@ -1,6 +1,6 @@
 """Table: run the missing trials of a table, and put its rows side by side.
 
-Every trial is a pretraining and a fine-tuning with a run key of its own, so a table that is run again, or another
+Every trial is a pretraining and a fine-tuning with run keys of their own, so a table that is run again, or another
 table that shares trials with it, only runs what is missing.
 """
 
@@ -67,8 +67,8 @@ class Table:
 class Ended:
     """A trial that ended.
 
-    pretraining   its folder and its stages, where it is pretrained
-    finetuning    its folder, and how many steps an epoch has, where it did not fail
+    pretraining   its folder and its stages, if it is pretrained
+    finetuning    its folder and the steps of an epoch, if it did not fail
     """
 
     outcome: Outcome
@@ -121,7 +121,7 @@ class Results:
 def load(path: str | Path, overrides: Sequence[str] = (), cohort: str | None = None) -> Table:
     """Read a table file and resolve the experiment of every trial; overrides change the base experiment.
 
-    With ``cohort`` it is run on that one of the table's cohorts. Raises ConfigError before anything is run.
+    With ``cohort``, the table is run on that cohort of its own. Raises ConfigError before anything is run.
     """
     path = Path(path)
     table = validated(TableConfig, config.read(path), str(path))
@@ -134,7 +134,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), cohort: str | None = N
         overrides = [*_assigned({**chosen.changes(home), "name": f"{base.get('name')}-{cohort}"}), *overrides]
     experiments = []
     for trial in trials_of(table):
-        # The row comes last: what is given on the command line is for all rows, and must not undo what a row is.
+        # The row comes last: overrides on the command line are for all rows, and must not undo a row's own changes.
         changes = [*overrides, *_assigned(trial.changes)]
         experiments.append((trial, config.resolve(base, changes, f"{path}, row {trial.row}")))
     resolved = config.resolve(base, overrides, str(path))
@@ -160,8 +160,8 @@ def _assigned(changes: Mapping[str, Any]) -> list[str]:
 def run(table: Table, say: Say) -> list[Line]:
     """Run the trials that are not done yet and return the rows; the table is rewritten after each trial.
 
-    A trial that fails is named in its row and the others go on. Raises ValueError if a row cannot work at all,
-    before anything is run.
+    A trial that fails is named in its row, and the others go on. Raises ValueError before anything is run if a row
+    cannot work at all.
     """
     with ExitStack() as stack:
         if table.cohort is not None:
@@ -278,7 +278,8 @@ def _trained(config: TableConfig, folder: Path, trial: Trial, experiment: Experi
             pretraining = pretrained.folder, [stage.name for stage in experiment.pretraining]
         done = finetune.finetune(experiment, pretrained, None if pretrained else folder, trial.row)
     except (RunError, ValueError) as error:
-        # What cannot work was refused before the first trial; a refusal now, as of a lost shard, is a failure.
+        # Trials that cannot work were refused before the first trial; a refusal now, as for a lost shard, is a
+        # failure.
         return Ended(Outcome(trial, None, " ".join(str(error).split())), pretraining)
     for metric in (config.metric, *config.also):
         if metric not in done.scores:
