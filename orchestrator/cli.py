@@ -62,7 +62,7 @@ def parse(words: Sequence[str]) -> tuple[Command, argparse.Namespace]:
     command = known[name]
     own, job = (rest[: rest.index("--")], rest[rest.index("--") + 1 :]) if "--" in rest else (rest, None)
     if job is not None and not command.takes_job:
-        raise UsageError("-- stands before the command of a job, for `raydiology submit`; leave it out")
+        raise UsageError("-- comes before the command of a job, in `raydiology submit`; leave it out")
     arguments = read(command, own)
     if job is not None:
         arguments.job_command = [*arguments.job_command, *job]

@@ -171,7 +171,7 @@ def _asked(kind: str, request: Request, rows: Sequence[Row], scores: Scores) -> 
     for name in asked.metrics:
         if known and name not in known:
             raise ValueError(
-                f"--metric {name}: none of the scores of these runs; they are: {', '.join(known)}"
+                f"--metric {name}: not one of the scores of these runs; they are: {', '.join(known)}"
                 f"{did_you_mean(name, known)}"
             )
     names = [row.name for row in rows]

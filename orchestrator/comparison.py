@@ -70,7 +70,7 @@ def lines_of(asked: Asked, rows: Sequence[Row], scores: Scores) -> list[Line]:
     names = [row.name for row in rows]
     if asked.reference is not None and asked.reference not in names:
         raise ValueError(
-            f"--reference {asked.reference}: none of the rows; they are: {', '.join(names)}"
+            f"--reference {asked.reference}: not one of the rows; they are: {', '.join(names)}"
             f"{did_you_mean(asked.reference, names)}"
         )
     reference = next((row for row in rows if row.name == asked.reference), None)

@@ -319,9 +319,9 @@ class Experiment(Frozen):
     @model_validator(mode="after")
     def _one_form(self) -> "Experiment":
         if (self.method is None) == (not self.stages):
-            raise ValueError("give either method (with optimiser and budget) or stages, not both or none")
+            raise ValueError("give either method (with optimiser and budget) or stages, and not both")
         if self.stages and (self.optimiser or self.budget):
-            raise ValueError("where stages are given, optimiser and budget belong to each of them")
+            raise ValueError("stages are given, so give each stage its own optimiser and budget")
         return self
 
     @model_validator(mode="after")

@@ -76,16 +76,16 @@ class TableConfig(Frozen):
         names = [row.name for row in self.rows]
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
-            raise ValueError(f"rows: the name {twice[0]!r} stands {names.count(twice[0])} times; give each its own")
+            raise ValueError(f"rows: {names.count(twice[0])} are named {twice[0]!r}; give each its own name")
         if self.reference not in names:
             raise ValueError(
-                f"reference {self.reference!r} is none of the rows {names}{did_you_mean(self.reference, names)}"
+                f"reference {self.reference!r} is not one of the rows {names}{did_you_mean(self.reference, names)}"
             )
         for row in self.rows:
             if unknown := sorted(set(row.paper_also) - set(self.also)):
                 raise ValueError(
-                    f"row {row.name}: paper_also.{unknown[0]} is none of the metrics under also {list(self.also)}; "
-                    "name it there too"
+                    f"row {row.name}: paper_also.{unknown[0]} is not one of the metrics under also {list(self.also)}"
+                    "; name it there too"
                 )
             for kind, seeds in (("pretrain", self.seeds(row)[0]), ("finetune", self.seeds(row)[1])):
                 if len(set(seeds)) < len(seeds):
@@ -112,7 +112,7 @@ class TableConfig(Frozen):
         if unmatched := [pattern for pattern in rows if not any(_matches(pattern, one) for one in names)]:
             raise ValueError(
                 f"cohort {name}: it changes row {unmatched[0]!r}, the table's are {names}"
-                f"{did_you_mean(unmatched[0], names)}; name one of them, or several by a *"
+                f"{did_you_mean(unmatched[0], names)}; name one of them, or several with a *"
             )
         changed = []
         for row in self.rows:

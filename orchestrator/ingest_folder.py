@@ -35,7 +35,7 @@ def claim(plan: IngestPlan, overwrite: bool) -> None:
             f"{name}: found {(found or {}).get(name)}, asked for {plan.identity[name]}" for name in differing
         )
         raise ValueError(
-            f"shards {out} were made otherwise ({changes}); expected the same request; choose another --out, or "
+            f"shards {out} were made differently ({changes}); expected the same request; choose another --out, or "
             "replace them with --overwrite"
         )
     if found is None or differing:

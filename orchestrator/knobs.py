@@ -173,7 +173,7 @@ class Interval(Knob):
                 f"interval {[low, high]} is {high - low:g} wide, least_width {self.least_width:g}; lower least_width"
             )
         if self.step and not _divides(self.step, self.least_width):
-            raise ValueError(f"least_width {self.least_width:g} is no multiple of step {self.step:g}; change one")
+            raise ValueError(f"least_width {self.least_width:g} is not a multiple of step {self.step:g}; change one")
         return self
 
     def draw(self, by: Suggests, field: str) -> list[float]:
@@ -253,7 +253,7 @@ def _check_range(kind: str, ends: tuple[float, float], step: float | None) -> No
     if not low < high:
         raise ValueError(f"{kind} [{low:g}, {high:g}] holds nothing to search; give the lower end first")
     if step and not _divides(step, high - low):
-        raise ValueError(f"{kind} [{low:g}, {high:g}] is no whole number of steps of {step:g}; change one of them")
+        raise ValueError(f"{kind} [{low:g}, {high:g}] is not a whole number of steps of {step:g}; change one of them")
 
 
 def _divides(step: float, length: float) -> bool:

@@ -52,7 +52,7 @@ class Package:
         size = f"{self.num_bytes / 2**20:.1f} MiB"
         lines = [f"working directory: {len(self.files)} files, {size} (code and experiments, no other files)"]
         if not self.tracked:
-            lines.append("the working directory is no git checkout: files were chosen by folder and suffix alone")
+            lines.append("the working directory is not a git checkout: files were chosen by folder and suffix alone")
         if self.asked and self.tracked:
             lines.append(f"sent for this command, though git does not track it: {_named(self.asked)}")
         if self.missed:
@@ -77,7 +77,7 @@ def package_of(folder: Path, configs: Iterable[str] = ()) -> Package:
     if not (folder / "orchestrator" / "cli.py").is_file():
         raise PackageError(
             f"working directory {folder}: no orchestrator/cli.py; expected a checkout of Raydiology; run the command "
-            "there, or name it by --working-dir"
+            "there, or name it with --working-dir"
         )
     tracked = _git(folder, "ls-files", "-z")
     if tracked is not None and "orchestrator/cli.py" not in tracked:

@@ -154,7 +154,7 @@ def _puzzles(fingerprint: Fingerprint) -> tuple[Pretraining, Pretraining]:
     optimiser = {"name": "adam", "lr": 0.001, "final_lr": 1e-6}
     of_patches = {"patches": patches, "hidden_dims": [256]}
     orders = min(100, factorial(prod(grid)))
-    reason = f"samples of {by(smallest)} are too small for crops: a grid of patches, each brought to one size"
+    reason = f"samples of {by(smallest)} are too small for crops: a grid of patches, each resized to one size"
     return (
         Pretraining("patch location", {"name": "patch_location", **of_patches}, optimiser, reason),
         Pretraining(

@@ -106,11 +106,11 @@ class SweepConfig(Frozen):
         for number, (field, knob) in enumerate(self.space.items()):
             late = [other for other in knob.when if other in fields[number:]]
             if late:
-                raise ValueError(f"space, {field}: when names {late[0]}, which stands below; move that above")
+                raise ValueError(f"space, {field}: when names {late[0]}, which comes later; move that up")
         for number, field in enumerate(fields):
             below = [other for other in fields[number:] if field.startswith(f"{other}.")]
             if below:
-                raise ValueError(f"space, {field}: {below[0]} stands below it and would replace it; move it above")
+                raise ValueError(f"space, {field}: {below[0]} comes later and would replace it; move it up")
         return self
 
     def key(self, experiment: dict[str, Any], digests: Sequence[str]) -> str:

@@ -124,7 +124,7 @@ class Sender:
             if not (hindrance.lasting and self._run_is_there()):
                 raise
             self.refused.append(
-                f"MLflow refused {what} of {self.folder.name}: {hindrance.words}; it is left out, all else is sent"
+                f"MLflow refused {what} of {self.folder.name}: {hindrance.words}; it is left out, the rest is sent"
             )
 
     def _run_is_there(self) -> bool:

@@ -52,7 +52,7 @@ def starting() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = "free space there, or name another folder by RAY_TMPDIR"
+        remedy = "free space there, or name another folder with RAY_TMPDIR"
         if error.filename and "/.ray" in str(error.filename):
             remedy = "set HOME to a folder that can be written: Ray keeps its token there"
         raise StartupError(

@@ -115,7 +115,7 @@ def connect(address: str) -> JobSubmissionClient:
 def _refused(address: str, found: str | None, error: AuthenticationError) -> SubmitError:
     what = f"the token was refused ({str(error).splitlines()[0]})" if found else "it asks for a token, none was found"
     return SubmitError(
-        f"cluster {shown(address)}: {what}; expected the token that the cluster began with; {TOKEN_REMEDY}"
+        f"cluster {shown(address)}: {what}; expected the token that the cluster was started with; {TOKEN_REMEDY}"
     )
 
 
@@ -131,7 +131,7 @@ def read_runtime_env(path: str | None) -> dict[str, Any]:
         raise SubmitError(f"runtime environment {path}: not YAML: {error}") from None
     variables = tree.get("env_vars", {}) if isinstance(tree, dict) else None
     if not isinstance(variables, dict):
-        raise SubmitError(f"runtime environment {path}: expected a mapping, with env_vars as one in it")
+        raise SubmitError(f"runtime environment {path}: expected a mapping, in which env_vars is a mapping too")
     own = [name for name in ("working_dir", "excludes", "worker_process_setup_hook") if name in tree]
     own += [f"env_vars.{name}" for name in (*WORKERS_VARIABLES, JOB_VARIABLE, COMMIT_VARIABLE) if name in variables]
     if own:

@@ -221,8 +221,8 @@ def _tracked(sweep: Sweep) -> Iterator[Tracker]:
     tracker = Tracker(sweep.folder, base.tracking.uri or default_uri(Path(base.home)))
     fields = "\n".join(f"- `{field}`" for field in sweep.config.space)
     description = (
-        "`sweep.md` among the artifacts is how its trials stand, `best.yaml` the experiment of the best. Its trials "
-        f"are the children: compare their `{objective.metric}` in parallel coordinates.\n\nSearched:\n{fields}"
+        "The artifact `sweep.md` lists its trials, and `best.yaml` is the experiment of the best trial. The trials "
+        f"are the child runs: compare their `{objective.metric}` in parallel coordinates.\n\nSearched:\n{fields}"
     )
     tags = {"kind": "sweep", "objective": objective.metric, "git_commit": git_commit(), DESCRIPTION: description}
     tracker.start(base.name, sweep.config.title, sweep.folder.name, tags)

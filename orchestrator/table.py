@@ -284,7 +284,7 @@ def _trained(config: TableConfig, folder: Path, trial: Trial, experiment: Experi
     for metric in (config.metric, *config.also):
         if metric not in done.scores:
             raise ValueError(
-                f"table {config.name}: metric {metric!r} is none of the scores {sorted(done.scores)}"
+                f"table {config.name}: metric {metric!r} is not one of the scores {sorted(done.scores)}"
                 f"{did_you_mean(metric, done.scores)}; name one of them"
             )
     also = {name: done.scores[name] for name in config.also}
@@ -303,7 +303,7 @@ def _tracked(table: Table) -> Iterator[Tracker]:
     experiment = table.base
     tracker = Tracker(table.folder, experiment.tracking.uri or default_uri(Path(experiment.home)))
     rows = "\n".join(f"- {row.name}" for row in table.config.rows)
-    description = f"`table.md` among the artifacts is the table; its runs are the children.\n\nRows:\n{rows}"
+    description = f"The artifact `table.md` is the table; its runs are the child runs.\n\nRows:\n{rows}"
     tags = {"kind": "table", "git_commit": git_commit(), DESCRIPTION: description}
     tracker.start(experiment.name, table.config.title, table.folder.name, tags)
     tracker.flush(force=True)

@@ -146,7 +146,7 @@ class Tracker:
                     outbox.unlink()
                 raise UntrackableError(
                     f"MLflow at {hide_password(self.uri)} does not take run {name!r} of experiment {experiment!r}: "
-                    f"{hindered.hindrance.words}; expected a store or server that does; mend that, or name another "
+                    f"{hindered.hindrance.words}; expected a store or server that does; fix that, or name another "
                     "one in tracking.uri or MLFLOW_TRACKING_URI"
                 ) from None
             self._note(hindered.hindrance)
@@ -240,8 +240,8 @@ class Tracker:
         how = f"MLflow at {hide_password(self.uri)}"
         if hindrance.lasting:
             self._hindrance = (
-                f"{how} takes nothing of {self.folder.name}: {hindrance.words}; what could not be sent is kept in "
-                "the run's folder: mend that, and `raydiology ui` sends it"
+                f"{how} takes nothing from {self.folder.name}: {hindrance.words}; what could not be sent is kept in "
+                "the run's folder: fix that, and `raydiology ui` sends it"
             )
         else:
             self._hindrance = (

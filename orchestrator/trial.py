@@ -99,8 +99,8 @@ def opened(trial: Trial) -> Tracker:
         "state": "running",
         DESCRIPTION: (
             f"One point of the sweep. `{trial.objective.metric}` is the curve of its {of}, "
-            f"`best/{trial.objective.metric}` what it is judged by, where it ran to its end. Its trainings are its "
-            "child runs; one that another run has done already is that run's child."
+            f"`best/{trial.objective.metric}` is the value by which it is judged, if it ran to its end. Its "
+            "trainings are its child runs; a training that another run has done already is that run's child."
         ),
     }
     tracker.start(experiment.name, trial.label, f"{sweep.name}-{trial.number}", tags, sweep)
@@ -138,7 +138,7 @@ def _ending(trial: Trial, training: Future[float | None], curve: Curve, last: fl
         score = training.result()
     except stop.StoppedError as error:
         if curve.missing:
-            reason = f"objective.metric {metric!r} is none of {list(curve.missing)}"
+            reason = f"objective.metric {metric!r} is not one of {list(curve.missing)}"
             reason += f"{did_you_mean(metric, curve.missing)}; name one of them"
             return Ending("failed", reason=reason, hopeless=True)
         if (trial.folder / MARKER).read_text() == "pruned":

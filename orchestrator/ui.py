@@ -39,7 +39,7 @@ def serve(home: Path, port: int) -> int:
         page = _newest_page(client_of(uri))
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
     quiet = ["--workers", "1", "--uvicorn-opts", "--log-level warning"]
-    print(f"MLflow: http://127.0.0.1:{port}/{page} in some 20 seconds; Ctrl-C ends it", flush=True)
+    print(f"MLflow: http://127.0.0.1:{port}/{page} in about 20 seconds; Ctrl-C ends it", flush=True)
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "MLFLOW_LOGGING_LEVEL": "WARNING"}
     return _run_until_told([*command, "--port", str(port), *quiet], environment)
 
