@@ -1,4 +1,4 @@
-"""The command line: what it understands, and what it says of what it does not."""
+"""The command line: what it understands, and how it refuses the rest."""
 
 import re
 from collections import Counter

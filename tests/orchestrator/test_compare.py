@@ -1,4 +1,4 @@
-"""Comparisons of runs that were written as trainings write them: rows, words on what must not be compared, files."""
+"""Comparisons of runs, written as trainings write them: rows, notes on runs that must not be compared, files."""
 
 import csv
 import io

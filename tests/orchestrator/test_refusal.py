@@ -1,4 +1,4 @@
-"""What is wrong with a file is said by the names that the file uses, with the nearest known one."""
+"""Mistakes in a file are explained by the names that the file uses, with the nearest known name."""
 
 from pathlib import Path
 from typing import Any

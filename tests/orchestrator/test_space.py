@@ -1,4 +1,4 @@
-"""Spaces: what can be drawn, what is refused in words, which points are given, how points are named."""
+"""Spaces: what can be drawn, what is refused, which points are given, how points are named."""
 
 import random
 from collections.abc import Sequence

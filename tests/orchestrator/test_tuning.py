@@ -1,4 +1,4 @@
-"""What Ray Tune is told: points that can work, always to go on, and nothing more once a sweep is to end."""
+"""What Ray Tune is told: points that can work, always to continue, and nothing more once a sweep must end."""
 
 from dataclasses import asdict
 from pathlib import Path

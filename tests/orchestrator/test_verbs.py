@@ -1,4 +1,4 @@
-"""Every verb of the command line is typed by a test: some here, where no other test does, and a list of them all."""
+"""Tests type every verb of the command line: those that no other test types are typed here, and all are listed."""
 
 import ast
 import json
