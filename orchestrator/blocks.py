@@ -104,7 +104,7 @@ class Source:
 
     @cached_property
     def block_size(self) -> int:
-        """Samples per block: whole steps where a step is smaller than a block, else an equal part of a step."""
+        """Samples per block: whole steps if a step is smaller than a block, else an equal part of a step."""
         per_step = self.plan.samples_per_step
         fitting = max(1, int(self.plan.block_bytes / self.bytes_per_sample))
         if fitting >= per_step:

@@ -24,7 +24,7 @@ class Gallery(Protocol):
 
 @dataclass
 class MaskGallery:
-    """Keeps, of every volume, the slice with the most labels (then the most labelled voxels)."""
+    """Keeps, for every volume, the slice with the most labels (then the most labelled voxels)."""
 
     best: dict[str, tuple[tuple[int, int], MaskedSlice]] = field(default_factory=dict)
 
@@ -70,7 +70,7 @@ def _masked_slice(
 
 @dataclass
 class ClassGallery:
-    """Keeps the few samples of each class whose ids come first (of several classes, a sample's first counts)."""
+    """Keeps the few samples of each class whose ids come first (a sample's first class counts)."""
 
     kept: dict[int, dict[str, JudgedImage]] = field(default_factory=dict)
 

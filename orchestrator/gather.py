@@ -134,7 +134,7 @@ class Folders:
 
 
 def judged(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics that MLflow calls ``best/...``, without the prefix; all metrics where there are none."""
+    """Return the metrics that MLflow calls ``best/...``, without the prefix; all metrics if there are none."""
     best = {name.removeprefix(BEST): value for name, value in metrics.items() if name.startswith(BEST)}
     return best or dict(metrics)
 

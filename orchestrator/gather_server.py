@@ -1,4 +1,4 @@
-"""Gather from a server: read an experiment's runs from MLflow where their folders are out of reach.
+"""Gather from a server: read an experiment's runs from MLflow if their folders are out of reach.
 
 The files of a cluster's runs lie on its head node. MLflow knows the same as far as it was sent, but no reasons of
 failures.

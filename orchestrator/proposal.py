@@ -195,7 +195,7 @@ def task_size_of(labels: LabelFacts, most: int) -> Choice:
     """Choose the size to which whole samples are resized for a classification."""
     longest = max(labels.median)
     size = min(most, max(2 * STRIDE, ceil(longest / STRIDE) * STRIDE))
-    return Choice(size, f"whole samples, of which the median is {by(labels.median)}, are resized to this")
+    return Choice(size, f"whole samples are resized to this; the median sample is {by(labels.median)}")
 
 
 def epochs_between_validations(steps: int, batch: int, num_train: int, times: int) -> float:

@@ -127,7 +127,7 @@ def _named_by_tables(row: Row) -> str:
 
 
 def _named_by_fields(rows: Sequence[Row]) -> list[str]:
-    """Name rows by method and encoder where these differ, then by the fields that differ among equal names.
+    """Name rows by method and encoder if these differ, then by the fields that differ among equal names.
 
     Another method has other fields, so that differences in its fields are not named.
     """

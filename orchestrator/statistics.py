@@ -1,4 +1,4 @@
-"""Mean, sample deviation and Welch's t-test of repeated runs, with the reason where a number does not exist."""
+"""Mean, sample deviation and Welch's t-test of repeated runs, with the reason if a number does not exist."""
 
 import math
 from collections.abc import Sequence

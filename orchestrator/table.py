@@ -247,7 +247,7 @@ def _refuse_another(table: Table) -> None:
     raise ValueError(
         f"table {table.config.name} of {mine['file']}: its folder {table.folder} holds another table, that of "
         f"{found['file']} with rows {rows}, which would be overwritten; give one of them another name: in its file, "
-        "or, where the other is not needed, delete the folder: no training is in it"
+        "or, if the other is not needed, delete the folder: it holds no training"
     )
 
 
