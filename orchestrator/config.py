@@ -321,7 +321,7 @@ class Experiment(Frozen):
         if (self.method is None) == (not self.stages):
             raise ValueError("give either method (with optimiser and budget) or stages, and not both")
         if self.stages and (self.optimiser or self.budget):
-            raise ValueError("stages are given, so give each stage its own optimiser and budget")
+            raise ValueError("with stages, optimiser and budget are fields of each stage, not of the experiment")
         return self
 
     @model_validator(mode="after")
