@@ -20,8 +20,8 @@ from data.files import StorageError
 def run_bundles(job: Job, bundles: Sequence[Bundle], readers: int | None) -> Iterator[int]:
     """Run bundles in parallel; yield the number of each when it is done.
 
-    Studies travel with their own task, so a worker never holds those of others. Raises StorageError in a task's words
-    where a bucket fails.
+    Studies travel with their own task, so a worker never holds the studies of other tasks. Raises a task's
+    StorageError if a bucket fails.
     """
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
@@ -31,7 +31,7 @@ def run_bundles(job: Job, bundles: Sequence[Bundle], readers: int | None) -> Ite
         numbers = ray.data.from_items(items, override_num_blocks=len(items)).map(
             partial(_run_one, job), num_cpus=1, compute=TaskPoolStrategy(size=min(len(items), readers or _cores()))
         )
-    # Ray Data says on the driver's terminal what it plans and where its logs are; the bar says what a person needs.
+    # Ray Data prints its plans and the place of its logs on the driver's terminal; the bar says what a person needs.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         for row in numbers.iter_rows():
@@ -43,7 +43,7 @@ def run_bundles(job: Job, bundles: Sequence[Bundle], readers: int | None) -> Ite
 
 
 def _cores() -> int:
-    """Return how many tasks read at once: all CPUs of a cluster; on one machine, its real, not declared, cores."""
+    """Return how many tasks run at once: a cluster's CPUs; on one machine, its real cores, not the declared ones."""
     return int(ray.cluster_resources().get("CPU", 1)) if len(ray.nodes()) > 1 else os.cpu_count() or 1
 
 

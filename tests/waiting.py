@@ -1,4 +1,4 @@
-"""Waiting for something that another process does, with a limit, and killing it then."""
+"""Wait, up to a limit, for something that another process does, and kill the process then."""
 
 import signal
 import subprocess
@@ -18,7 +18,7 @@ WITHIN_S, DIES_WITHIN_S, LOOK_EVERY_S = 400.0, 120.0, 0.05
 def wait_for(look: Callable[[], Found | None], job: subprocess.Popen[Any] | None = None) -> Found:
     """Look until something is found, and return it.
 
-    Raises TimeoutError where nothing is found in time, or while the job that should bring it runs.
+    Raises TimeoutError if nothing is found in time, or while the job that should bring it runs.
     """
     deadline = time.monotonic() + WITHIN_S
     while time.monotonic() < deadline and (job is None or job.poll() is None):

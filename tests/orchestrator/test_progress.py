@@ -1,4 +1,4 @@
-"""What a person sees while something takes long: on a terminal, in a job's log, and of other processes."""
+"""What a person sees while something takes long: on a terminal, in a job's log, and from other processes."""
 
 import io
 import json

@@ -96,11 +96,11 @@ def sweep_config(**changes: Any) -> SweepConfig:
         ),
         (
             {"space": {"seed": {"choice": [0], "when": {"optimiser.lr": 1}}, "optimiser.lr": {"choice": [1]}}},
-            r"seed: when names optimiser\.lr, which stands below; move that above",
+            r"seed: when names optimiser\.lr, which comes later; move that up",
         ),
         (
             {"space": {"method.crops.iou": IOU, "method.crops": {"choice": [{}]}}},
-            r"method\.crops\.iou: method\.crops stands below it and would replace it",
+            r"method\.crops\.iou: method\.crops comes later and would replace it",
         ),
     ],
 )

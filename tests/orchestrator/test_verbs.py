@@ -1,4 +1,4 @@
-"""Every verb of the command line is typed by a test: some here, where no other test does, and a list of them all."""
+"""Tests type every verb of the command line: those that no other test types are typed here, and all are listed."""
 
 import ast
 import json
@@ -45,7 +45,10 @@ TYPED = {
         "tests/orchestrator/test_two_workers.py",
         "test_a_fine_tuning_by_two_workers_of_ray_scores_as_one_by_one_worker",
     ),
-    "table": ("tests/orchestrator/test_table.py", "test_a_table_runs_what_is_missing_and_only_that"),
+    "table": (
+        "tests/orchestrator/test_table.py",
+        "test_a_table_runs_what_is_missing_and_only_that_also_once_its_home_was_moved",
+    ),
     "sweep": (
         "tests/orchestrator/test_sweep.py",
         "test_a_killed_sweep_goes_on_where_it_was_ends_poor_trials_early_and_leaves_nothing_behind",
