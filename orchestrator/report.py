@@ -195,7 +195,7 @@ def _stored(batch: Batch, index: int) -> Float[np.ndarray, "c *size"]:
 
 
 def _window(image: Float[np.ndarray, "c *size"]) -> tuple[float, float]:
-    """Choose the intensities that are drawn black and white: the 1st and 99.5th percentile of all voxels but air."""
+    """Choose what is drawn black and white: the lowest value, and the 99.5th percentile of all voxels above it."""
     body = image[image > image.min()]
     low, high = (float(image.min()), float(np.percentile(body, 99.5))) if body.size else (0.0, 1.0)
     return low, max(high, low + 1e-6)

@@ -39,7 +39,9 @@ def wait_for_step(home: Path, step: int, job: subprocess.Popen[Any] | None = Non
 
 
 def kill_tree(job: subprocess.Popen[Any]) -> None:
-    """Kill a job with all processes that it started, as a machine that loses power does."""
+    """Kill a job that has not ended with all processes that it started, as a machine that loses power does."""
+    if job.poll() is not None:
+        return
     for process in [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]:
         try:
             process.send_signal(signal.SIGKILL)
