@@ -21,6 +21,7 @@ from orchestrator.config import Experiment, resolve
 from orchestrator.history import HISTORY, Tail, steps
 from orchestrator.pretrain import pretrain
 from orchestrator.tracking import Tracker, waiting
+from orchestrator.ui import SERVER
 from tests import clusters
 from tests.buckets import served
 from tests.experiments import tiny_experiment
@@ -114,7 +115,8 @@ def mlflow_server(uri: str, folder: Path) -> Iterator[None]:
     command = [sys.executable, "-m", "mlflow", "server", "--port", uri.rpartition(":")[2], "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder)]
     with (folder / "log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        environment = {**os.environ, **SERVER}
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         wait_for(lambda: answers(uri), server)
         yield
