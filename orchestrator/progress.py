@@ -191,6 +191,8 @@ class Display:
                 self._said.append(text)
                 self._write_note()
                 return
+            others = list(self._others)
+        self._listen(others)  # what is said now may be about them
         self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
