@@ -155,6 +155,18 @@ def test_a_dry_run_refuses_what_would_fail_after_the_pretraining(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("verb", ["pretrain", "finetune"])
+def test_a_split_that_no_sample_is_in_is_refused(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = experiment(tmp_path, encoder=UNET, downstream=tiny_segmentation(write_slices(tmp_path / "labelled")))
+    assert main([verb, str(path), "--dry-run", "data.split=trian"]) == 2
+    assert "data.split 'trian': 0 samples in shards" in capsys.readouterr().err
+    assert main([verb, str(path), "data.split=trian"]) == 2
+    assert "set data.split to one of train, val, or to null" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_dry_run_of_a_table_tells_each_row_and_refuses_a_row_that_cannot_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
