@@ -7,9 +7,7 @@ ingest, so that all row groups of a split but one have the same size.
 """
 
 import hashlib
-import struct
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
@@ -20,7 +18,7 @@ import pyarrow as pa
 from data.files import is_file, join
 from data.manifest import Manifest, Reject, write_manifest
 from data.privacy import Pseudonymiser
-from data.quarantine import BadStudy
+from data.quarantine import FATAL, BadStudy, unforeseen
 from data.readers import read_study
 from data.recipes import Recipe, apply
 from data.scan import Scan
@@ -29,20 +27,6 @@ from data.sources import Study
 
 WORK = ".ingest"
 REST = "rest"
-
-READING_FAULTS = (
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    RuntimeError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-)
-"""Errors that libraries raise on garbage that no reader foresaw. TypeError, AttributeError, NameError and
-AssertionError are mistakes of this project and stop the ingest."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +46,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Bundle:
-    """Studies for one task, and the split of each; ``excluded`` are the pseudonyms of copies and their hashes."""
+    """Studies for one task, and the split of each; ``excluded`` are the pseudonyms of copies and their hashes.
+
+    ``fatal`` are the pseudonyms of studies that end the process that reads them, and so are not read.
+    """
 
     number: int
     studies: tuple[Study, ...]
     splits: tuple[str, ...]
     excluded: Mapping[str, str] = field(default_factory=dict)
+    fatal: tuple[str, ...] = ()
 
 
 def run_bundle(job: Job, bundle: Bundle) -> Manifest:
@@ -84,6 +72,9 @@ def run_bundle(job: Job, bundle: Bundle) -> Manifest:
             name = volume_id(job.key, study)
             if name in bundle.excluded:
                 continue
+            if name in bundle.fatal:
+                rejects.append(Reject(name, FATAL.found, FATAL.expected, FATAL.remedy))
+                continue
             try:
                 scans = preprocess(job.recipe, study)
             except BadStudy as fault:
@@ -93,7 +84,9 @@ def run_bundle(job: Job, bundle: Bundle) -> Manifest:
             label_values.update(value for scan in scans for value in _label_values(scan))
             samples = _samples(scans, name, study, split, Pseudonymiser(job.key))
             rows.setdefault(split, []).extend(_put_aside(scratch, to_row(sample)) for sample in samples)
-        manifest = Manifest([], {}, rejects, contents, sorted(bundle.excluded), sorted(label_values))
+        manifest = Manifest(
+            [], {}, rejects, contents, sorted(bundle.excluded), sorted(label_values), sorted(bundle.fatal)
+        )
         for split in sorted(rows):
             _write_split(job, bundle.number, split, _take_back(scratch, _mixed(job.seed, rows[split])), manifest)
     write_manifest(job.work, bundle.number, manifest)
@@ -108,21 +101,17 @@ def volume_id(key: bytes, study: Study) -> str:
 def preprocess(recipe: Recipe, study: Study) -> list[Scan]:
     """Read a study and apply the recipe; raise BadStudy for a study that cannot be used.
 
-    A library's own error becomes a BadStudy without its message, which may hold a path or a name; a failing bucket is
-    a StorageError.
+    Whatever its reading raises is the study's fault: a BadStudy with the error's type and its text without names. A
+    failing bucket is a StorageError.
     """
     try:
         return apply(recipe, read_study(study))
-    except READING_FAULTS as error:
+    except Exception as error:  # no list of errors foresees what a file can do to a library
         for uri in study.image[:1]:
             is_file(uri)  # a study whose bucket does not answer is not bad
         if isinstance(error, BadStudy):
             raise
-        raise BadStudy(
-            f"{type(error).__name__} when it was read",
-            "a scan that can be read whole",
-            "open it with another tool, and repair it or remove it from the source",
-        ) from None
+        raise unforeseen(error, (study.key, study.patient, study.dataset, *study.image, study.label or "")) from None
 
 
 def _samples(

@@ -34,7 +34,7 @@ def read_study(study: Study) -> Scan:
     if study.rescale is not None:
         slope, intercept = study.rescale
         scan = scan.with_(scale=scan.scale * slope, offset=scan.offset * slope + intercept)
-    check_voxels(scan.voxels)
+    check_voxels(scan.voxels, scan.scale, scan.offset)
     scan = scan.with_(modality=scan.modality or study.modality or "")
     return scan.with_(label=_read_label(study.label, scan)) if study.label else scan
 

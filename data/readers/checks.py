@@ -7,6 +7,7 @@ from data.quarantine import BadStudy
 
 SPACING_RANGE_MM = (0.005, 200.0)
 _SINGULAR = 1e-6
+LARGEST_INTENSITY = 1e12
 
 
 def spacing_of(affine: Float64[np.ndarray, "4 4"]) -> tuple[float, float, float]:
@@ -49,8 +50,8 @@ def is_sheared(affine: Float64[np.ndarray, "4 4"], tolerance: float = 1e-3) -> b
     return bool(np.abs(cosines - np.diag(np.diag(cosines))).max() > tolerance)
 
 
-def check_voxels(voxels: Num[np.ndarray, "..."]) -> None:
-    """Raise BadStudy for intensities of no image: NaN, infinite, constant, or only two values (a mask)."""
+def check_voxels(voxels: Num[np.ndarray, "..."], scale: float = 1.0, offset: float = 0.0) -> None:
+    """Raise BadStudy for intensities of no image: NaN, infinite, absurd, constant, or only two values (a mask)."""
     if voxels.dtype.kind == "f":
         num_bad = voxels.size - int(np.count_nonzero(np.isfinite(voxels)))
         if num_bad:
@@ -60,8 +61,15 @@ def check_voxels(voxels: Num[np.ndarray, "..."]) -> None:
                 "replace them by the intensity of air or background",
             )
     low, high = voxels.min(), voxels.max()
+    limits = float(low) * scale + offset, float(high) * scale + offset
+    if not all(abs(limit) <= LARGEST_INTENSITY for limit in limits):
+        raise BadStudy(
+            f"intensities from {min(limits):.4g} to {max(limits):.4g}",
+            f"at most {LARGEST_INTENSITY:g} in size, as any scanner gives",
+            "replace what stands for missing voxels by the intensity of air, or correct the slope",
+        )
     if low == high:
-        raise BadStudy(f"constant intensities (every voxel is {low})", "some contrast", "export the study again")
+        raise BadStudy(f"constant intensities (every voxel is {low})", "some contrast", "remove it from the source")
     if all(((plane == low) | (plane == high)).all() for plane in voxels.reshape(-1, voxels.shape[-1])):
         raise BadStudy(
             f"only 2 distinct intensities ({low} and {high})",

@@ -3,23 +3,27 @@
 import gzip
 import zlib
 
-from data.quarantine import BadStudy
+from data.quarantine import BadStudy, damaged
 
-_MAGIC = b"\x1f\x8b"
-_REMEDY = "copy the file again from its source"
+MAGIC = b"\x1f\x8b"
 
 
 def inflate(content: bytes) -> bytes:
     """Return a file's content, decompressed if it begins as gzip (suffixes may be wrong) and checked to the end."""
     if not content:
-        raise BadStudy("an empty file (0 bytes)", "a volume", _REMEDY)
-    if not content.startswith(_MAGIC):
+        raise damaged("an empty file (0 bytes)", "a volume")
+    if not content.startswith(MAGIC):
         return content
     try:
-        return gzip.decompress(content)
+        plain = gzip.decompress(content)
     except EOFError:
-        raise BadStudy(
-            f"a truncated gzip stream of {len(content)} bytes", "a stream up to its checksum", _REMEDY
-        ) from None
+        raise damaged(f"a truncated gzip stream of {len(content)} bytes", "a stream up to its checksum") from None
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise BadStudy(f"a damaged gzip stream ({error})", "a stream that matches its checksum", _REMEDY) from None
+        raise damaged(f"a damaged gzip stream ({error})", "a stream that matches its checksum") from None
+    if plain.startswith(MAGIC):
+        raise BadStudy(
+            "a file that was compressed twice (gzip in gzip)",
+            "one gzip stream",
+            "decompress it once (gunzip), and keep its suffix",
+        )
+    return plain

@@ -3,17 +3,17 @@
 GDCM ends the whole process if the stream's size differs from the DICOM header's; nothing can catch that.
 """
 
-from data.quarantine import BadStudy
+from data.quarantine import BadStudy, damaged
 
 _START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 
 
-def check_frame(stream: bytes, rows: int, columns: int, bits_allocated: int) -> None:
-    """Raise BadStudy where a compressed grey frame has another size or depth than the header of its file."""
+def check_frame(stream: bytes, rows: int, columns: int, bits_allocated: int) -> int:
+    """Return the bits of a compressed grey frame; raise BadStudy where its file's header tells of another frame."""
     found = _frame(stream)
     if found is None:
-        raise BadStudy("a JPEG stream without a frame header", "a whole stream", "export the series again")
+        raise damaged("a JPEG stream without a frame header", "a whole stream")
     precision, height, width, channels = found
     if (height, width, channels) != (rows, columns, 1) or precision > bits_allocated:
         raise BadStudy(
@@ -21,6 +21,7 @@ def check_frame(stream: bytes, rows: int, columns: int, bits_allocated: int) -> 
             f"{rows} x {columns}, 1 channel, at most {bits_allocated} bits as the header says",
             "export the series again",
         )
+    return precision
 
 
 def _frame(stream: bytes) -> tuple[int, int, int, int] | None:

@@ -8,7 +8,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from data.files import local_path, read_bytes
-from data.quarantine import BadStudy
+from data.quarantine import BadStudy, foreign
 from data.readers.checks import spacing_of
 from data.readers.gzipped import inflate
 from data.scan import Scan
@@ -22,7 +22,8 @@ _DAMAGE = (
 
 def read_neuro(uri: str) -> Scan:
     """Read an MGH, MGZ or MINC file to (1, D, H, W) with the affine of (d, h, w) in RAS+ mm."""
-    inflate(read_bytes(uri))
+    if (other := foreign(inflate(read_bytes(uri))[:4096], "an MGH or MINC-1 file")) is not None:
+        raise other
     with local_path(uri) as path:
         try:
             image = nib.load(path)

@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from nibabel.nifti1 import Nifti1Header
 
 from data.files import is_file, read_bytes
-from data.quarantine import BadStudy
+from data.quarantine import COPY_AGAIN, BadStudy, damaged, foreign
 from data.readers.checks import is_sheared, spacing_of
 from data.readers.gzipped import inflate
 from data.scan import Scan
@@ -56,7 +56,9 @@ def read_nifti(uri: str, num_channels: int = 1) -> Scan:
 def parse_header(content: bytes) -> tuple[Nifti1Header, bool]:
     """Return the header (NIfTI-2 headers are a kind of it) and whether the voxels follow in the same file."""
     if len(content) < 348:
-        raise BadStudy(f"{len(content)} bytes", "a NIfTI header of 348 or 540 bytes", _EXPORT_AGAIN)
+        raise foreign(content, "a NIfTI file") or damaged(
+            f"{len(content)} bytes", "a NIfTI header of 348 or 540 bytes"
+        )
     for order in ("little", "big"):
         size = int.from_bytes(content[:4], order)
         if size in _HEADERS:
@@ -65,7 +67,7 @@ def parse_header(content: bytes) -> tuple[Nifti1Header, bool]:
                 break
             header = kind(content[:size], "<" if order == "little" else ">", check=False)
             return header, _is_single(bytes(header["magic"]), magics)
-    raise BadStudy(
+    raise foreign(content, "a NIfTI file") or BadStudy(
         "no NIfTI header (its first word is neither 348 nor 540)",
         "a header that begins with its own size",
         "remove the file from the source, or give it the suffix of its true format",
@@ -138,7 +140,7 @@ def _voxels(content: bytes, layout: _Layout, num_channels: int) -> np.ndarray:
     needed, have = count * layout.dtype.itemsize, len(content) - layout.offset
     if have < needed:
         raise BadStudy(
-            f"{max(have, 0)} bytes of voxels", f"{needed} bytes for {shape} {layout.dtype.name}", _EXPORT_AGAIN
+            f"{max(have, 0)} bytes of voxels", f"{needed} bytes for {shape} {layout.dtype.name}", COPY_AGAIN
         )
     # A few bytes of padding are harmless. A whole plane more means that the header does not belong to these voxels.
     if have - needed >= needed // max(shape):
@@ -181,8 +183,11 @@ def header_affine(header: Nifti1Header) -> Float64[np.ndarray, "4 4"]:
 
 
 def _qform(header: Nifti1Header) -> np.ndarray:
+    """Return the qform's affine; NIfTI-1 counts every pixdim[0] but a negative one as 1, also 0, nibabel none."""
+    counted = header.copy()
+    counted["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
     try:
-        return np.asarray(header.get_qform(), dtype=np.float64)
+        return np.asarray(counted.get_qform(), dtype=np.float64)
     except ValueError:
         raise BadStudy(
             "a quaternion that is not a rotation (longer than 1)", "a unit quaternion", "correct it"

@@ -1,4 +1,7 @@
-"""Layout ``dicom``: series by SeriesInstanceUID over a whole tree, whatever its folders and names."""
+"""Layout ``dicom``: series by SeriesInstanceUID over a whole tree, whatever its folders and names.
+
+A series is one patient's, of one modality and one geometry: what an exporter put under one UID is taken apart.
+"""
 
 import logging
 import struct
@@ -7,10 +10,13 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from pydicom import dcmread
+import numpy as np
+from pydicom.dataset import FileDataset
 from pydicom.errors import InvalidDicomError
 
-from data.files import File, join, list_tree, open_file
+from data.dicomfile import FRAME_GROUPS, GEOMETRY, is_dicom, numbers, read_data_set
+from data.files import File, join, list_tree
+from data.quarantine import BadStudy, LeftOut
 from data.sources.pairing import Pattern, check_pair
 from data.sources.study import (
     PICTURE_SUFFIXES,
@@ -22,13 +28,45 @@ from data.sources.study import (
     suffix_of,
 )
 
-_TAGS = ["Modality", "SeriesInstanceUID", "PatientID"]
+_NAMES = ("Modality", "SeriesInstanceUID", "PatientID")
+_TAGS = [
+    *_NAMES, *GEOMETRY, *FRAME_GROUPS, "Rows", "Columns", "NumberOfFrames", "ImageType", "SOPClassUID",
+    "BurnedInAnnotation",
+]  # fmt: skip
 _DAMAGE = (
     ArithmeticError, AttributeError, EOFError, InvalidDicomError, LookupError, NotImplementedError, OSError,
     TypeError, ValueError, struct.error, zlib.error,
 )  # fmt: skip
+_DIRECTORY = "1.2.840.10008.1.3.10"
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_SCOUTS = frozenset(("LOCALIZER", "SCOUT", "TOPOGRAM"))
+_SUFFIXES = (".dcm", ".ima", ".dicom", ".dcm.gz", ".ima.gz", ".dicom.gz")
+_SCAN = "the slices of a scan"
 
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it also logs its warnings, with values of tags
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """What slices of one grid share; ``frame`` is orientation and pixel spacing, None where a tag is not sound."""
+
+    size: tuple[int, int]
+    frame: tuple[float, ...] | None
+
+    def is_like(self, other: "_Geometry") -> bool:
+        """Tell whether slices may lie on one grid; what lacks a tag stays with the others, and is named there."""
+        if self.frame is None or other.frame is None:
+            return True
+        return self.size == other.size and np.allclose(self.frame, other.frame, rtol=1e-3, atol=1e-3)
+
+
+@dataclass(frozen=True)
+class _Header:
+    modality: str
+    uid: str
+    patient: str
+    geometry: _Geometry
+    left_out: LeftOut | None
 
 
 @dataclass
@@ -36,6 +74,8 @@ class _Series:
     modality: str
     patient: str
     folder: str
+    geometry: _Geometry
+    left_out: LeftOut | None = None
     files: list[str] = field(default_factory=list)
 
 
@@ -43,17 +83,18 @@ def find_dicom(source: str, dataset: str, options: SourceOptions) -> list[Study]
     """Find one study per series (per file for X-ray projections); a series without UID is its folder's files.
 
     With ``modality``, only series of that modality are read, so that SEG, SR and plans beside them are left out.
-    ``images`` is matched against the folder of a series.
+    ``images`` is matched against the folder of a series. What is no scan (DICOMDIR, localizers, secondary captures,
+    images with burned-in text) becomes a study whose ``fault`` is LeftOut.
     """
     if options.labels is not None:
         check_pair(options.images, options.labels)
     files = list_tree(source)
-    series: dict[str, _Series] = {}
+    series: dict[str, list[_Series]] = {}
     for file in files:
         _add(series, file)
     paths = {file.path for file in files}
     studies = []
-    for key, one in sorted(series.items()):
+    for key, one in sorted(_named(series).items()):
         wildcards = Pattern(options.images).match(one.folder) if options.images else ()
         if wildcards is None or (options.modality and one.modality not in ("", options.modality)):
             continue
@@ -62,40 +103,86 @@ def find_dicom(source: str, dataset: str, options: SourceOptions) -> list[Study]
     return studies
 
 
-def _add(series: dict[str, _Series], file: File) -> None:
+def _named(series: dict[str, list[_Series]]) -> dict[str, _Series]:
+    """Give a name to each of the series that were found under one UID; a single one keeps its UID."""
+    return {
+        key if number == 1 else f"{key} {number}": one
+        for key, parts in series.items()
+        for number, one in enumerate(parts, 1)
+    }
+
+
+def _add(series: dict[str, list[_Series]], file: File) -> None:
     folder = PurePosixPath(file.path).parent.as_posix()
-    named = file.path.lower().endswith((".dcm", ".ima", ".dicom"))
+    named = file.path.lower().endswith(_SUFFIXES)
     if suffix_of(file.path, (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)) or not (named or _is_marked(file.uri)):
         return
-    tags = _tags(file.uri)
-    if tags is None:
-        series[file.path] = _Series("", "", folder, [file.uri])
+    header = _header(file)
+    if header is None:
+        series[file.path] = [_Series("", "", folder, _Geometry((0, 0), None), None, [file.uri])]
         return
-    modality, uid, patient = tags
-    key = file.path if modality in PROJECTIONS else uid or f"folder {folder}"
-    series.setdefault(key, _Series(normal_modality(modality), patient, folder)).files.append(file.uri)
+    alone = header.modality in PROJECTIONS or header.left_out
+    key = file.path if alone else header.uid or f"folder {folder}"
+    modality = normal_modality(header.modality)
+    parts = series.setdefault(key, [])
+    for one in parts:
+        if (one.patient, one.modality) == (header.patient, modality) and one.geometry.is_like(header.geometry):
+            one.geometry = header.geometry if one.geometry.frame is None else one.geometry
+            one.files.append(file.uri)
+            return
+    parts.append(_Series(modality, header.patient, folder, header.geometry, header.left_out, [file.uri]))
 
 
 def _is_marked(uri: str) -> bool:
-    """Tell whether a file has DICOM's mark after 128 bytes, or cannot be read and so becomes a bad study."""
+    """Tell whether a file begins as DICOM, or cannot be read and so becomes a bad study."""
     try:
-        with open_file(uri) as file:
-            return file.read(132)[128:] == b"DICM"
+        return is_dicom(uri)
     except OSError:  # its message holds the path
         return True
 
 
-def _tags(uri: str) -> tuple[str, str, str] | None:
-    """Return modality, series and patient of a file; None where it has no DICOM header."""
+def _header(file: File) -> _Header | None:
+    """Return what is grouped by in a file; None where it has no DICOM header."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's warnings quote tags
         try:
-            with open_file(uri) as file:
-                data = dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
-            modality, uid, patient = (str(data.get(tag) or "") for tag in _TAGS)
+            data = read_data_set(file.uri, stop_before_pixels=True, specific_tags=_TAGS)
+            modality, uid, patient = (str(data.get(tag) or "") for tag in _NAMES)
+            return _Header(modality, uid, patient, _geometry(data), _left_out(data))
         except _DAMAGE:
             return None
-    return modality, uid, patient
+
+
+def _geometry(data: FileDataset) -> _Geometry:
+    size = int(data.get("Rows") or 0), int(data.get("Columns") or 0)
+    try:
+        orientation, spacing = numbers(data, "ImageOrientationPatient"), numbers(data, "PixelSpacing")
+    except BadStudy:  # its reader names the tag
+        return _Geometry(size, None)
+    return _Geometry(size, (*orientation, *spacing) if len(orientation) == 6 and len(spacing) == 2 else None)
+
+
+def _left_out(data: FileDataset) -> LeftOut | None:
+    """Return why a file is no scan to learn from, or None."""
+    kind = str(data.get("SOPClassUID") or data.file_meta.get("MediaStorageSOPClassUID") or "")
+    if kind == _DIRECTORY:
+        return LeftOut("a DICOMDIR", _SCAN, "nothing is to be done: it lists files, which are read themselves")
+    image_type = data.get("ImageType") or ()
+    if _SCOUTS & {str(word).upper() for word in ((image_type,) if isinstance(image_type, str) else image_type)}:
+        return LeftOut("a localizer (ImageType LOCALIZER)", _SCAN, "nothing is to be done: it only plans a scan")
+    if kind == _SECONDARY_CAPTURE or kind.startswith(f"{_SECONDARY_CAPTURE}."):
+        return LeftOut(
+            "a secondary capture (SOPClassUID)",
+            _SCAN,
+            "where a converter wrote scans as secondary captures, set SOPClassUID to that of their modality",
+        )
+    if str(data.get("BurnedInAnnotation") or "").upper() == "YES":
+        return LeftOut(
+            "an image with burned-in text (BurnedInAnnotation YES)",
+            "pixels without names",
+            "blank the text, and set BurnedInAnnotation to NO",
+        )
+    return None
 
 
 def _study(key: str, series: _Series, dataset: str, options: SourceOptions, label: str | None) -> Study:
@@ -111,4 +198,5 @@ def _study(key: str, series: _Series, dataset: str, options: SourceOptions, labe
         label=label,
         modality=options.modality,
         rescale=options.rescale,
+        fault=series.left_out,
     )

@@ -194,8 +194,7 @@ def _volumes(odd: Path) -> dict[str, Study]:
 
 def _study(odd: Path, name: str) -> Study:
     if (odd / name).is_dir():
-        (study,) = find_studies(str(odd / name), "dicom")
-        return study
+        return Study(name, "dicom", tuple(str(file) for file in sorted((odd / name).glob("*.dcm"))), "", "odd")
     if suffix_of(name, VOLUME_SUFFIXES):
         return _volumes(odd)[name]
     return Study(name, "dicom", (str(odd / name),), "", "odd")
