@@ -98,11 +98,11 @@ def ingest(config: IngestConfig) -> IngestReport:
         plan = make_plan(config)
         check_writable(config.out, "--out")
     claim(plan, config.overwrite)
-    names = {volume_id(plan.job.key, study): study.key for study in plan.studies}
+    names = {volume_id(plan.job.key, study): study.key for study in (*plan.studies, *plan.left_out)}
     manifests, num_written = _run_all(plan, config)
     rejects = _all_rejects(names, manifests)
     _stop_if_strict(config, rejects)
-    write_quarantine(plan.job, rejects, names if config.keep_names else {})
+    write_quarantine(plan.job, [*rejects, *_left_out(plan)], names if config.keep_names else {})
     report = IngestReport(
         config=config,
         shards=None,
@@ -168,7 +168,7 @@ def _unfinished(plan: IngestPlan, manifests: Mapping[int, Manifest]) -> list[Bun
     for number, manifest in manifests.items():
         wanted = {study: contents[study] for study in manifest.contents if study in copies}
         if sorted(wanted) != manifest.excluded:
-            again.append(replace(plan.bundles[number], excluded=wanted))
+            again.append(replace(plan.bundles[number], excluded=wanted, fatal=tuple(manifest.fatal)))
     return again
 
 
@@ -179,6 +179,12 @@ def _contents(manifests: Mapping[int, Manifest]) -> dict[str, str]:
 def _in_stable_order(plan: IngestPlan, contents: Mapping[str, str]) -> list[tuple[str, str]]:
     order = [volume_id(plan.job.key, study) for study in plan.studies]
     return [(study, contents[study]) for study in order if study in contents]
+
+
+def _left_out(plan: IngestPlan) -> list[Reject]:
+    """Return the lines of files that are no scans, which are not counted as bad."""
+    faults = [(volume_id(plan.job.key, study), study.fault) for study in plan.left_out]
+    return [Reject(name, fault.found, fault.expected, fault.remedy) for name, fault in faults if fault]
 
 
 def _all_rejects(names: Mapping[str, str], manifests: Mapping[int, Manifest]) -> list[Reject]:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator,
 from data.bundles import Bundle, Job
 from data.files import list_tree
 from data.privacy import Pseudonymiser, load_key
+from data.quarantine import LeftOut
 from data.recipes import RECIPES, Recipe
 from data.sources import SourceOptions, Study, find_studies, label_names, remarks
 from data.spelling import did_you_mean
@@ -108,7 +109,8 @@ class IngestPlan:
     """Studies in their stable order, their bundles, and the description that the shards will carry.
 
     ``identity`` tells whether shards in a folder are those that were asked for; it holds no name. ``remarks`` say how
-    the sources were understood.
+    the sources were understood. ``left_out`` are files of the sources that are no scans, by design: they are named in
+    the quarantine list and not counted as bad.
     """
 
     job: Job
@@ -119,13 +121,17 @@ class IngestPlan:
     class_names: dict[int, str]
     unused_files: dict[str, int]
     remarks: tuple[str, ...]
+    left_out: list[Study]
 
 
 def make_plan(config: IngestConfig) -> IngestPlan:
     """Find the studies of all sources, split them by patient, lay out bundles; raise ValueError where that fails."""
     key = load_key()
-    studies = [study for part in config.sources for study in find_studies(part.source, part.layout, part.options)]
-    studies.sort(key=lambda study: (study.dataset, study.key))
+    found = [study for part in config.sources for study in find_studies(part.source, part.layout, part.options)]
+    found.sort(key=lambda study: (study.dataset, study.key))
+    left_out = [study for study in found if isinstance(study.fault, LeftOut)]
+    studies = [study for study in found if not isinstance(study.fault, LeftOut)]
+    _check_any(studies, left_out)
     _check_distinct(studies)
     recipe = config.resolved_recipe
     names = _all_label_names(config.sources)
@@ -148,8 +154,9 @@ def make_plan(config: IngestConfig) -> IngestPlan:
         },
         label_names=names,
         class_names=_class_names(studies),
-        unused_files=_unused_files(config.sources, studies),
-        remarks=_remarks(config.sources),
+        unused_files=_unused_files(config.sources, found),
+        remarks=(*_remarks(config.sources), *_by_kind(left_out)),
+        left_out=left_out,
     )
 
 
@@ -161,6 +168,19 @@ def _remarks(sources: Sequence[Source]) -> tuple[str, ...]:
         for remark in remarks(part.source, part.layout, part.options)
     ]
     return tuple(said)
+
+
+def _by_kind(left_out: Sequence[Study]) -> list[str]:
+    """Say how many files of each kind were left out, and what is to be done with them."""
+    kinds = Counter((study.fault.found, study.fault.remedy) for study in left_out if study.fault)
+    return [f"left out: {count} x {kind}: {remedy}" for (kind, remedy), count in kinds.most_common()]
+
+
+def _check_any(studies: Sequence[Study], left_out: Sequence[Study]) -> None:
+    if not studies:
+        raise ValueError(
+            f"sources: 0 studies; expected 1 or more; {'; '.join(_by_kind(left_out))}; give the folder of the scans"
+        )
 
 
 def _check_distinct(studies: Sequence[Study]) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from data.phantom import write_cohort
 from data.privacy import Pseudonymiser
 from data.sources import SourceOptions, Study
 from orchestrator.ingest_plan import IngestConfig, lay_out_bundles, make_plan, split_patients
+from tests.data.test_readers import write_series
 
 PSEUDONYMISER = Pseudonymiser(bytes(32))
 
@@ -146,3 +148,26 @@ def test_label_names_that_are_given_come_before_those_of_the_source(tmp_path):
     assert plain.label_names[1] == "liver"
     assert named.label_names == {**plain.label_names, 1: "foie", 99: "tumour"}
     assert named.identity != plain.identity
+
+
+def test_what_is_no_scan_is_named_and_takes_part_in_no_split_or_bundle(tmp_path):
+    write_series(tmp_path / "s", np.diag([2.0, 2, 3, 1]))
+    asked = config(source=str(tmp_path), layout="dicom", recipe="ct_volume")
+    alone = make_plan(asked)
+    for number in range(3):
+        write_series(
+            tmp_path / f"t{number}", np.diag([2.0, 2, 3, 1]), 1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]
+        )
+    plan = make_plan(asked)
+    assert (plan.studies, plan.bundles, plan.identity) == (alone.studies, alone.bundles, alone.identity)
+    assert len(plan.left_out) == 3
+    assert plan.unused_files == {}
+    assert (
+        "left out: 3 x a localizer (ImageType LOCALIZER): nothing is to be done: it only plans a scan" in plan.remarks
+    )
+
+
+def test_a_source_of_nothing_but_localizers_says_so(tmp_path):
+    write_series(tmp_path / "t", np.diag([2.0, 2, 3, 1]), 1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    with pytest.raises(ValueError, match=r"0 studies; expected 1 or more; left out: 1 x a localizer"):
+        make_plan(config(source=str(tmp_path), layout="dicom", recipe="ct_volume"))
