@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from data.files import shown
+from data.quarantine import BadStudy
 from data.sources.arrays import find_npz
 from data.sources.nnunet import find_nnunet, label_names
-from data.sources.pictures import describe_table, find_class_folders, find_csv
+from data.sources.pictures import find_class_folders
 from data.sources.series import find_dicom
 from data.sources.study import SourceOptions, Study
+from data.sources.tabular import describe_table, find_csv
 from data.sources.volumes import find_volumes
 from data.spelling import did_you_mean
 
@@ -31,7 +33,8 @@ def find_studies(source: str, layout: str, options: SourceOptions | None = None)
     """Find the studies of a source, in an order that depends on nothing but their paths.
 
     ``source`` is a local folder or an address (``s3://bucket/folder``). Raises ValueError for an unknown layout, for
-    options that contradict each other or that the layout does not take, and for a source without any study.
+    options that contradict each other or that the layout does not take, and for a source without any study. What is
+    wrong with one row or file is its study's ``fault``.
     """
     options = options or SourceOptions()
     if layout not in LAYOUTS:
@@ -45,7 +48,28 @@ def find_studies(source: str, layout: str, options: SourceOptions | None = None)
             f"source {shown(source)}: 0 studies in layout {layout!r} (images pattern: {options.images!r}); "
             "expected 1 or more; check the folder, the layout and the patterns"
         )
-    return [replace(study, dataset_is_given=bool(options.dataset)) for study in studies]
+    studies = [replace(study, dataset_is_given=bool(options.dataset)) for study in studies]
+    return [study if study.patient else _without_patient(study) for study in _check_patients(studies, options)]
+
+
+def _check_patients(studies: list[Study], options: SourceOptions) -> list[Study]:
+    """Return the studies; raise ValueError where the patient_pattern gives none of them a patient."""
+    if any(study.patient for study in studies):
+        return studies
+    raise ValueError(
+        f"patient_pattern {options.patient_pattern!r} does not match the path of a study ({len(studies[0].key)} "
+        "letters, not shown: it may hold a name); expected a match in every path, or two scans of a patient may end "
+        "in two splits; widen the pattern"
+    )
+
+
+def _without_patient(study: Study) -> Study:
+    fault = BadStudy(
+        "a path in which patient_pattern finds no patient",
+        "a match in every path, or two scans of a patient may end in two splits",
+        "widen the pattern, or rename the file",
+    )
+    return replace(study, patient=f"{study.dataset}/{study.key}", fault=study.fault or fault)
 
 
 def remarks(source: str, layout: str, options: SourceOptions) -> list[str]:
