@@ -16,6 +16,7 @@ from data.files import check_writable
 from data.manifest import Manifest, Reject, duplicates, read_manifest
 from data.shardcheck import doubts
 from data.shardset import ShardSet
+from data.sources import LeftOut, Study
 from data.splits import SPLITS
 from orchestrator import progress
 from orchestrator.cluster import connected
@@ -38,7 +39,7 @@ class IngestReport:
     shards: ShardSet | None
     num_studies: int
     rejects: tuple[Reject, ...]
-    unused_files: dict[str, int]
+    left_out: tuple[LeftOut, ...]
     remarks: tuple[str, ...]
     bundles_written: int
     seconds: float
@@ -52,9 +53,9 @@ class IngestReport:
         bad, total = len(self.rejects), self.num_studies
         lines = [f"{total - bad} of {total} studies written, {bad} quarantined" + (f": {QUARANTINE}" if bad else "")]
         lines += _by_reason(self.rejects)
-        if self.unused_files:
-            kinds = ", ".join(f"{count} {suffix}" for suffix, count in self.unused_files.items())
-            lines.append(f"files that belong to no study: {kinds}")
+        if self.left_out:
+            lines.append("neither read nor quarantined:")
+            lines += [f"  {one.describe(self.config.keep_names)}" for one in self.left_out]
         return "\n".join([*lines, *self.remarks, *self._outcome()])
 
     def _outcome(self) -> list[str]:
@@ -100,7 +101,7 @@ def ingest(config: IngestConfig) -> IngestReport:
     claim(plan, config.overwrite)
     names = {volume_id(plan.job.key, study): study.key for study in plan.studies}
     manifests, num_written = _run_all(plan, config)
-    rejects = _all_rejects(names, manifests)
+    rejects = _all_rejects(plan, names, manifests)
     _stop_if_strict(config, rejects)
     write_quarantine(plan.job, rejects, names if config.keep_names else {})
     report = IngestReport(
@@ -108,7 +109,7 @@ def ingest(config: IngestConfig) -> IngestReport:
         shards=None,
         num_studies=len(plan.studies),
         rejects=tuple(rejects),
-        unused_files=plan.unused_files,
+        left_out=plan.left_out,
         remarks=plan.remarks,
         bundles_written=num_written,
         seconds=time.monotonic() - began,
@@ -163,7 +164,7 @@ def _unfinished(plan: IngestPlan, manifests: Mapping[int, Manifest]) -> list[Bun
     if missing:
         return missing
     contents = _contents(manifests)
-    copies = duplicates(_in_stable_order(plan, contents))
+    copies = duplicates(in_stable_order(plan, contents))
     again = []
     for number, manifest in manifests.items():
         wanted = {study: contents[study] for study in manifest.contents if study in copies}
@@ -176,15 +177,20 @@ def _contents(manifests: Mapping[int, Manifest]) -> dict[str, str]:
     return {study: content for manifest in manifests.values() for study, content in manifest.contents.items()}
 
 
-def _in_stable_order(plan: IngestPlan, contents: Mapping[str, str]) -> list[tuple[str, str]]:
-    order = [volume_id(plan.job.key, study) for study in plan.studies]
-    return [(study, contents[study]) for study in order if study in contents]
+def in_stable_order(plan: IngestPlan, contents: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return studies and their contents, those with most labels first: of copies the first one stays."""
+    order = sorted(plan.studies, key=_num_missing_labels)
+    named = [volume_id(plan.job.key, study) for study in order]
+    return [(study, contents[study]) for study in named if study in contents]
 
 
-def _all_rejects(names: Mapping[str, str], manifests: Mapping[int, Manifest]) -> list[Reject]:
+def _num_missing_labels(study: Study) -> tuple[int, bool]:
+    return (study.label is None) + (study.classes is None), study.label is None
+
+
+def _all_rejects(plan: IngestPlan, names: Mapping[str, str], manifests: Mapping[int, Manifest]) -> list[Reject]:
     """Return every study that was left out, copies too, in the order of the sources."""
-    contents = _contents(manifests)
-    copies = duplicates((study, contents[study]) for study in names if study in contents)
+    copies = duplicates(in_stable_order(plan, _contents(manifests)))
     rejects = {reject.study: reject for manifest in manifests.values() for reject in manifest.rejects}
     for study, first in copies.items():
         rejects[study] = Reject(

@@ -8,16 +8,15 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from data.bundles import Bundle, Job
-from data.files import list_tree
+from data.files import listing_once
 from data.privacy import Pseudonymiser, load_key
 from data.recipes import RECIPES, Recipe
-from data.sources import SourceOptions, Study, find_studies, label_names, remarks
+from data.sources import LeftOut, SourceOptions, Study, find_studies, label_names, left_out_of, remarks
 from data.spelling import did_you_mean
 from data.splits import assign_splits, check_no_leakage
 from orchestrator.config import absolute
@@ -27,13 +26,6 @@ FORMAT = 2
 PICTURES_PER_BUNDLE = 512
 MOST_VOLUMES_PER_BUNDLE, LEAST_VOLUMES_PER_BUNDLE = 32, 8
 BUNDLES_WANTED = 16
-KNOWN_SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *("bmp", "csv", "dcm", "gz", "html", "jpeg", "jpg", "json", "log", "md", "mgz", "mha", "mhd", "mnc", "nii"),
-        *("npy", "npz", "nrrd", "pdf", "png", "py", "tar", "tif", "tiff", "tsv", "txt", "xml", "xlsx", "yaml", "zip"),
-    )
-)
 
 
 def _placed(uri: str) -> str:
@@ -117,14 +109,17 @@ class IngestPlan:
     identity: dict[str, str]
     label_names: dict[int, str]
     class_names: dict[int, str]
-    unused_files: dict[str, int]
+    left_out: tuple[LeftOut, ...]
     remarks: tuple[str, ...]
 
 
 def make_plan(config: IngestConfig) -> IngestPlan:
     """Find the studies of all sources, split them by patient, lay out bundles; raise ValueError where that fails."""
     key = load_key()
-    studies = [study for part in config.sources for study in find_studies(part.source, part.layout, part.options)]
+    with listing_once():
+        parts = [(part, find_studies(part.source, part.layout, part.options)) for part in config.sources]
+        left_out = _left_out(parts)
+    studies = [study for _, found in parts for study in found]
     studies.sort(key=lambda study: (study.dataset, study.key))
     _check_distinct(studies)
     recipe = config.resolved_recipe
@@ -148,7 +143,7 @@ def make_plan(config: IngestConfig) -> IngestPlan:
         },
         label_names=names,
         class_names=_class_names(studies),
-        unused_files=_unused_files(config.sources, studies),
+        left_out=left_out,
         remarks=_remarks(config.sources),
     )
 
@@ -276,13 +271,9 @@ def _class_names(studies: Sequence[Study]) -> dict[int, str]:
     return dict(sorted(named.items()))
 
 
-def _unused_files(sources: Sequence[Source], studies: Sequence[Study]) -> dict[str, int]:
-    """Count the files that belong to no study, by suffix; an unfamiliar suffix could be part of a name."""
-    used = {uri for study in studies for uri in (*study.image, study.label)}
-    unused: Counter[str] = Counter()
-    for part in {source.source: source for source in sources}.values():
-        for file in list_tree(part.source):
-            if file.uri not in used:
-                suffix = PurePosixPath(file.path).suffix.lower()
-                unused[suffix if suffix in KNOWN_SUFFIXES else "other"] += 1
-    return dict(sorted(unused.items()))
+def _left_out(parts: Sequence[tuple[Source, list[Study]]]) -> tuple[LeftOut, ...]:
+    """List what no source reads or quarantines: a file that one of several leaves out may be another's."""
+    studies = [study for _, found in parts for study in found]
+    first = {part.source: part for part, _ in reversed(parts)}
+    said = [one for part in first.values() for one in left_out_of(part.source, part.layout, studies)]
+    return tuple(dict.fromkeys(said))

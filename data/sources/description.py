@@ -8,6 +8,7 @@ from typing import Any
 from data.files import is_file, join, read_bytes, shown
 from data.sources.study import stem_of
 
+DESCRIPTION = "dataset.json"
 _LISTS = ("training", "validation", "test")
 
 
@@ -29,7 +30,7 @@ def read_description(source: str, folders: tuple[str, ...]) -> Description:
 
     Raises ValueError, which names the file, for what is no JSON or has another form.
     """
-    uri = join(source, "dataset.json")
+    uri = join(source, DESCRIPTION)
     if not is_file(uri):
         return Description()
     try:

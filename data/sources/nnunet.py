@@ -76,7 +76,7 @@ def find_nnunet(source: str, dataset: str, options: SourceOptions) -> list[Study
             study = replace(study, label=found[0].uri if found else None)
             studies += _with_files(study, f"{folder}/{name}", [images[stem] for stem in group.stems])
         orphans = [file for name in sorted(labels) for file in labels[name] if file.path not in used]
-        studies += [replace(blank, key=_stem(file), fault=_NO_IMAGE) for file in orphans]
+        studies += [replace(blank, key=_stem(file), label=file.uri, fault=_NO_IMAGE) for file in orphans]
     have = {study.key for study in studies} | {_stem(file) for file in files}
     studies += [replace(blank, key=key, fault=_UNLISTED) for key in description.pairs if key not in have]
     return [replace(study, patient=options.patient(study.key.split("/", 1)[-1], dataset)) for study in studies]
@@ -119,4 +119,4 @@ def _with_files(study: Study, key: str, channels: list[list[File]]) -> list[Stud
     if most == 1:
         return [replace(study, key=key, image=tuple(file.uri for (file,) in channels))]
     fault = _several(most, "files")
-    return [replace(study, key=file.path, image=(), fault=fault) for files in channels for file in files]
+    return [replace(study, key=file.path, image=(file.uri,), fault=fault) for files in channels for file in files]

@@ -9,7 +9,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data.files import is_file, join, list_tree, read_bytes, shown
+from data.files import folder_of, is_file, join, list_tree, read_bytes, shown
 from data.quarantine import BadStudy
 
 Row = dict[str, str]
@@ -37,7 +37,7 @@ def read_table(source: str, wanted: Sequence[str]) -> Table:
     heading ends in blanks; a longer one is faulty, since nobody knows which cell is which. Raises ValueError where
     there is no table, or a text that is none.
     """
-    uri, folder = _find_table(source)
+    uri, folder = find_table(source)
     lines = _lines(_text(uri), uri)
     cells = _cells(lines, _separator(lines[0], wanted), uri)
     heading = [name.strip() for name in cells[0]]
@@ -60,11 +60,10 @@ def _too_long(found: int, expected: int) -> BadStudy:
     )
 
 
-def _find_table(source: str) -> tuple[str, str]:
+def find_table(source: str) -> tuple[str, str]:
     """Return the address of the CSV file and of the folder that its paths are relative to."""
-    address, _, query = source.partition("?")
     if is_file(source):
-        return source, address.rpartition("/")[0] + (f"?{query}" if query else "")
+        return source, folder_of(source)
     tables = [file for file in list_tree(source) if file.path.lower().endswith(_SUFFIXES) and "/" not in file.path]
     if len(tables) != 1:
         raise ValueError(
