@@ -7,7 +7,7 @@ done. Copies of one scan are found once all are read: the bundles that hold a co
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -21,6 +21,7 @@ from data.splits import SPLITS
 from orchestrator import progress
 from orchestrator.cluster import connected
 from orchestrator.ingest_folder import QUARANTINE, claim, done_bundles, finish, finished, write_quarantine
+from orchestrator.ingest_ledger import check_gone, continued, read_ledger, write_ledger
 from orchestrator.ingest_plan import IngestConfig, IngestPlan, make_plan
 from orchestrator.ingest_progress import Tally
 from orchestrator.ingest_tasks import run_bundles
@@ -29,6 +30,27 @@ __all__ = ["IngestConfig", "IngestReport", "ingest"]
 # Copies name the study that they are copies of: one reason all the same.
 _PSEUDONYM = re.compile(r"study v-[0-9a-f]{16}")
 _MOST_REASONS = 10
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How many studies a run reads: those that were not read before, changed or bad ones; and how many it keeps."""
+
+    num_new: int
+    num_changed: int
+    num_bad: int
+    num_kept: int
+
+    @property
+    def num_read(self) -> int:
+        return self.num_new + self.num_changed + self.num_bad
+
+    def describe(self) -> str:
+        """Say the numbers in a line."""
+        return (
+            f"{self.num_read} studies read ({self.num_new} new, {self.num_changed} changed, {self.num_bad} "
+            f"quarantined before), {self.num_kept} kept as they were"
+        )
 
 
 @dataclass(frozen=True)
@@ -43,6 +65,7 @@ class IngestReport:
     remarks: tuple[str, ...]
     bundles_written: int
     seconds: float
+    reading: Reading | None = None
 
     @property
     def too_many_bad(self) -> bool:
@@ -74,6 +97,8 @@ class IngestReport:
                     f"split {split} is empty: {fraction:g} of so few patients is less than half a patient; raise "
                     f"--{split}-fraction, or ingest more patients"
                 )
+        if self.reading and self.reading.num_kept and self.reading.num_read:
+            lines.append(self.reading.describe())
         lines += doubts(self.shards)
         if self.bundles_written == 0:
             lines.append("everything was done before; nothing was changed")
@@ -99,8 +124,14 @@ def ingest(config: IngestConfig) -> IngestReport:
         plan = make_plan(config)
         check_writable(config.out, "--out")
     claim(plan, config.overwrite)
+    ledger = read_ledger(plan.job.work)
+    plan = continued(plan, config, ledger)
+    manifests = done_bundles(plan)
+    check_gone(plan, ledger, manifests)
+    write_ledger(plan)
+    todo, reading = _to_read(plan, manifests)
     names = {volume_id(plan.job.key, study): study.key for study in plan.studies}
-    manifests, num_written = _run_all(plan, config)
+    num_written = _run_all(plan, config, manifests, todo)
     rejects = _all_rejects(plan, names, manifests)
     _stop_if_strict(config, rejects)
     write_quarantine(plan.job, rejects, names if config.keep_names else {})
@@ -112,35 +143,75 @@ def ingest(config: IngestConfig) -> IngestReport:
         left_out=plan.left_out,
         remarks=plan.remarks,
         bundles_written=num_written,
+        reading=reading,
         seconds=time.monotonic() - began,
     )
     if report.too_many_bad:
         return report
     with progress.phase("writing the index"):
-        shards = (finished(plan) if num_written == 0 else None) or finish(plan, manifests, len(rejects))
+        shards = (finished(plan, manifests) if num_written == 0 else None) or finish(plan, manifests, len(rejects))
     return replace(report, shards=shards, seconds=time.monotonic() - began)
 
 
-def _run_all(plan: IngestPlan, config: IngestConfig) -> tuple[dict[int, Manifest], int]:
-    """Run the unfinished bundles, then rerun bundles that hold copies; return manifests and how many ran."""
-    manifests, tally = done_bundles(plan), Tally(len(plan.studies))
+def _to_read(plan: IngestPlan, manifests: Mapping[int, Manifest]) -> tuple[list[Bundle], Reading]:
+    """Return the bundles that hold a study to be read, and the numbers of studies that are read and kept.
+
+    Read are studies that no manifest knows, those whose files or description changed, and those that were bad: what
+    hindered a reader may be gone without a trace in the file.
+    """
+    todo = []
+    num_new = num_changed = num_bad = 0
+    for bundle in plan.bundles:
+        names = [volume_id(plan.job.key, study) for study in bundle.studies]
+        stamps = {name: plan.stamps[name] for name in names}
+        manifest = manifests.get(bundle.number)
+        if manifest is None:
+            num_new += len(names)
+            todo.append(replace(bundle, stamps=stamps))
+            continue
+        unreadable = {name for name, study in zip(names, bundle.studies, strict=True) if study.fault is None}
+        bad = {reject.study for reject in manifest.rejects} & unreadable
+        changed = {name for name in names if manifest.stamps.get(name) != stamps[name]} - bad
+        num_bad, num_changed = num_bad + len(bad), num_changed + len(changed)
+        if bad or changed:
+            todo.append(_again(bundle, manifest, stamps, bad | changed))
+    num_kept = len(plan.studies) - num_new - num_changed - num_bad
+    return todo, Reading(num_new, num_changed, num_bad, num_kept)
+
+
+def _again(bundle: Bundle, manifest: Manifest, stamps: Mapping[str, str], names: Collection[str]) -> Bundle:
+    """Return a bundle that reads some of its studies and keeps the rows of the others."""
+    excluded = {name: manifest.contents[name] for name in manifest.excluded if name in stamps and name not in names}
+    return replace(bundle, excluded=excluded, stamps=stamps, earlier=manifest, again=frozenset(names))
+
+
+def _run_all(plan: IngestPlan, config: IngestConfig, manifests: dict[int, Manifest], todo: list[Bundle]) -> int:
+    """Run bundles, then those that hold copies; complete ``manifests``, and return how many wrote something new."""
+    tally = Tally(len(plan.studies))
+    running = {bundle.number for bundle in todo}
     for number, manifest in manifests.items():
-        _note(plan.bundles[number], manifest, config, tally)
+        if number not in running:
+            _note(plan.bundles[number], manifest, config, tally)
     num_written = 0
-    todo = _unfinished(plan, manifests)
+    todo = todo or _with_copies(plan, manifests)
     with connected() if todo else nullcontext(), tally.shown() if todo else nullcontext():
         while todo:
             for bundle in todo:
-                if bundle.number in manifests:
+                if bundle.number in manifests and bundle.number not in running:
                     tally.count(-len(bundle.studies), -len(manifests[bundle.number].rejects))
+            running = set()
             for number in run_bundles(plan.job, todo, config.readers):
                 manifest = read_manifest(plan.job.work, number)
                 assert manifest is not None, f"bundle {number} ended without a manifest"
+                num_written += not _is_same(manifest, manifests.get(number))
                 manifests[number] = manifest
-                num_written += 1
                 _note(plan.bundles[number], manifest, config, tally)
-            todo = _unfinished(plan, manifests)
-    return manifests, num_written
+            todo = _with_copies(plan, manifests)
+    return num_written
+
+
+def _is_same(manifest: Manifest, earlier: Manifest | None) -> bool:
+    return earlier is not None and replace(manifest, stamps={}) == replace(earlier, stamps={})
 
 
 def _note(bundle: Bundle, manifest: Manifest, config: IngestConfig, tally: Tally) -> None:
@@ -158,18 +229,16 @@ def _stop_if_strict(config: IngestConfig, rejects: Sequence[Reject]) -> None:
         )
 
 
-def _unfinished(plan: IngestPlan, manifests: Mapping[int, Manifest]) -> list[Bundle]:
-    """Return the bundles to run now: bundles without a manifest, else bundles whose copies are not yet left out."""
-    missing = [bundle for bundle in plan.bundles if bundle.number not in manifests]
-    if missing:
-        return missing
+def _with_copies(plan: IngestPlan, manifests: Mapping[int, Manifest]) -> list[Bundle]:
+    """Return the bundles whose copies are not yet left out, or leave out studies that are no copies any more."""
     contents = _contents(manifests)
     copies = duplicates(in_stable_order(plan, contents))
     again = []
-    for number, manifest in manifests.items():
+    for bundle in plan.bundles:
+        manifest = manifests[bundle.number]
         wanted = {study: contents[study] for study in manifest.contents if study in copies}
         if sorted(wanted) != manifest.excluded:
-            again.append(replace(plan.bundles[number], excluded=wanted))
+            again.append(replace(bundle, excluded=wanted, stamps=manifest.stamps, earlier=manifest))
     return again
 
 

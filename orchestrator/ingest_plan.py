@@ -12,17 +12,27 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
-from data.bundles import Bundle, Job
+from data.bundles import Bundle, Job, volume_id
 from data.files import listing_once
 from data.privacy import Pseudonymiser, load_key
 from data.recipes import RECIPES, Recipe
-from data.sources import LeftOut, SourceOptions, Study, find_studies, label_names, left_out_of, remarks
+from data.sources import (
+    LeftOut,
+    SourceOptions,
+    Study,
+    companions,
+    find_studies,
+    label_names,
+    left_out_of,
+    remarks,
+    survey_of,
+)
 from data.spelling import did_you_mean
 from data.splits import assign_splits, check_no_leakage
 from orchestrator.config import absolute
 from orchestrator.refusal import validated
 
-FORMAT = 2
+FORMAT = 3
 PICTURES_PER_BUNDLE = 512
 MOST_VOLUMES_PER_BUNDLE, LEAST_VOLUMES_PER_BUNDLE = 32, 8
 BUNDLES_WANTED = 16
@@ -99,14 +109,16 @@ class IngestConfig(BaseModel):
 class IngestPlan:
     """Studies in their stable order, their bundles, and the description that the shards will carry.
 
-    ``identity`` tells whether shards in a folder are those that were asked for; it holds no name. ``remarks`` say how
-    the sources were understood.
+    ``identity`` tells whether shards in a folder are those that were asked for; it holds no name. ``stamps`` tell by
+    pseudonym what each study was made from: they change with its files and its description. ``remarks`` say how the
+    sources were understood.
     """
 
     job: Job
     studies: list[Study]
     bundles: list[Bundle]
-    identity: dict[str, str]
+    identity: dict[str, Any]
+    stamps: dict[str, str]
     label_names: dict[int, str]
     class_names: dict[int, str]
     left_out: tuple[LeftOut, ...]
@@ -119,6 +131,7 @@ def make_plan(config: IngestConfig) -> IngestPlan:
     with listing_once():
         parts = [(part, find_studies(part.source, part.layout, part.options)) for part in config.sources]
         left_out = _left_out(parts)
+        states = _states(config.sources)
     studies = [study for _, found in parts for study in found]
     studies.sort(key=lambda study: (study.dataset, study.key))
     _check_distinct(studies)
@@ -133,14 +146,15 @@ def make_plan(config: IngestConfig) -> IngestPlan:
         bundles=lay_out_bundles(studies, splits, config.seed),
         identity={
             "format": str(FORMAT),
-            "recipe": f"{recipe.name} {recipe.digest[:12]}",
-            "studies": f"{len(studies)}, {_fingerprint(studies, pseudonymiser)}",
+            "recipe": recipe.model_dump(mode="json"),
+            "sources": [_options(part, pseudonymiser) for part in config.sources],
             "held out": f"val {config.val_fraction:g}, test {config.test_fraction:g}",
             "pseudonym key": pseudonymiser.fingerprint("key"),
             "seed": str(config.seed),
             "rows per group": str(rows_per_group),
             "label names": ", ".join(f"{value} {name}" for value, name in names.items()) or "none given",
         },
+        stamps={volume_id(key, study): _stamp(study, states, pseudonymiser) for study in studies},
         label_names=names,
         class_names=_class_names(studies),
         left_out=left_out,
@@ -235,21 +249,32 @@ def _draw(seed: int, study: Study) -> bytes:
     return hashlib.blake2b(f"{seed}:{study.dataset}/{study.key}".encode(), digest_size=16).digest()
 
 
-def _fingerprint(studies: Sequence[Study], pseudonymiser: Pseudonymiser) -> str:
-    """Hash the studies: the hash changes with their number, datasets, patients, files, labels, classes and splits."""
-    lines = []
-    for s in studies:
-        described = (
-            s.kind,
-            s.modality,
-            s.classes,
-            s.rescale,
-            len(s.image),
-            s.label is not None,
-            s.fault is not None,
-        )
-        lines.append([s.dataset if s.dataset_is_given else [s.dataset], s.key, s.patient, s.split, *described])
-    return pseudonymiser.fingerprint(json.dumps(lines))
+def _options(part: Source, pseudonymiser: Pseudonymiser) -> dict[str, str]:
+    """Return the layout of a source and a fingerprint of each of its options: a pattern may hold a name."""
+    given = part.options.model_dump(mode="json", exclude_defaults=True, exclude={"label_names"})
+    return {"layout": part.layout} | {
+        f"option {name}": pseudonymiser.fingerprint(json.dumps(value)) for name, value in given.items()
+    }
+
+
+States = dict[str, tuple[tuple[int, int], ...]]
+"""Size and time of change of each file by its address, and of the voxels that lie beside it."""
+
+
+def _states(sources: Sequence[Source]) -> States:
+    files = [file for part in sources for file in survey_of(part.source, part.layout).files]
+    states = {file.uri: ((file.num_bytes, file.mtime_ns),) for file in files}
+    beside = companions(files, states)
+    for uri, header in beside.items():
+        states[header] += states[uri]
+    return states
+
+
+def _stamp(study: Study, states: States, pseudonymiser: Pseudonymiser) -> str:
+    files = [states.get(uri) for uri in (*study.image, study.label or "")]
+    said = (study.kind, study.modality, study.classes, study.class_names, study.rescale, study.num_channels)
+    fault = study.fault and str(study.fault)
+    return pseudonymiser.fingerprint(json.dumps([said, fault, len(study.image), study.label is not None, files]))
 
 
 def _all_label_names(sources: Sequence[Source]) -> dict[int, str]:

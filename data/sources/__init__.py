@@ -11,7 +11,7 @@ from data.files import File, Tree, folder_of, is_file, join, shown, state_of, su
 from data.quarantine import BadStudy
 from data.sources.arrays import find_npz
 from data.sources.description import DESCRIPTION
-from data.sources.leftout import LeftOut, describe_tree, left_out, may_be_scan
+from data.sources.leftout import LeftOut, companions, describe_tree, left_out, may_be_scan
 from data.sources.nnunet import find_nnunet, label_names
 from data.sources.pictures import find_class_folders
 from data.sources.series import find_dicom
@@ -49,6 +49,7 @@ __all__ = [
     "LeftOut",
     "SourceOptions",
     "Study",
+    "companions",
     "find_studies",
     "label_names",
     "left_out_of",

@@ -105,10 +105,19 @@ def test_identity_changes_with_what_is_asked_and_found(tmp_path):
     for change in ({"seed": 4}, {"changes": {"spacing_mm": (5, 2, 2)}}, {"rows_per_group": 4}):
         assert make_plan(config(source=source, **change)).identity != first
     named = make_plan(config(source=source, options=SourceOptions(dataset=tmp_path.name))).identity
-    assert [name for name in first if first[name] != named[name]] == ["studies"], "its name is now written as it is"
+    assert [name for name in first if first[name] != named[name]] == ["sources"], "its name is now written as it is"
+
+
+def test_a_stamp_changes_with_a_study_s_files_and_description(tmp_path):
+    source = str(write_cohort(tmp_path, 2, seed=1, spacing_mm=(20.0, 10.0, 10.0)))
+    first = make_plan(config(source=source))
+    assert make_plan(config(source=source)).stamps == first.stamps
     (tmp_path / "labelsTr" / "phantom_001.nii.gz").unlink()
-    changed = make_plan(config(source=source)).identity
-    assert [name for name in first if first[name] != changed[name]] == ["studies"]
+    changed = make_plan(config(source=source))
+    assert changed.identity == first.identity
+    assert [name for name in first.stamps if first.stamps[name] != changed.stamps[name]] == [
+        volume_id(first.job.key, one) for one in first.studies if one.key.endswith("001")
+    ]
 
 
 def test_what_is_neither_read_nor_quarantined_is_listed_with_what_to_do_and_no_name(tmp_path):
