@@ -263,7 +263,7 @@ States = dict[str, tuple[tuple[int, int], ...]]
 
 def _states(sources: Sequence[Source]) -> States:
     files = [file for part in sources for file in survey_of(part.source, part.layout).files]
-    states = {file.uri: ((file.num_bytes, file.mtime_ns),) for file in files}
+    states: States = {file.uri: ((file.num_bytes, file.mtime_ns),) for file in files}
     beside = companions(files, states)
     for uri, header in beside.items():
         states[header] += states[uri]
