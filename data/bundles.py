@@ -16,13 +16,14 @@ import numpy as np
 import pyarrow as pa
 
 from data.files import is_file, join
+from data.kept import kept_rows
 from data.manifest import Manifest, Reject, write_manifest
 from data.privacy import Pseudonymiser
 from data.quarantine import FATAL, BadStudy, unforeseen
 from data.readers import read_study
 from data.recipes import Recipe, apply
 from data.scan import Scan
-from data.shards import SCHEMA, Sample, ShardFile, open_shard, to_row, write_shard
+from data.shards import SCHEMA, Sample, ShardError, ShardFile, from_row, open_shard, to_row, write_shard
 from data.sources import Study
 
 WORK = ".ingest"
@@ -49,6 +50,8 @@ class Bundle:
     """Studies for one task, and the split of each; ``excluded`` are the pseudonyms of copies and their hashes.
 
     ``fatal`` are the pseudonyms of studies that end the process that reads them, and so are not read.
+    ``stamps`` are the states of the studies by pseudonym. Where the bundle was written before, ``earlier`` is its
+    manifest: only studies that it does not hold and those of ``again`` are read; the others' rows are taken from it.
     """
 
     number: int
@@ -56,6 +59,9 @@ class Bundle:
     splits: tuple[str, ...]
     excluded: Mapping[str, str] = field(default_factory=dict)
     fatal: tuple[str, ...] = ()
+    stamps: Mapping[str, str] = field(default_factory=dict)
+    earlier: Manifest | None = None
+    again: frozenset[str] = frozenset()
 
 
 def run_bundle(job: Job, bundle: Bundle) -> Manifest:
@@ -67,6 +73,7 @@ def run_bundle(job: Job, bundle: Bundle) -> Manifest:
     contents = dict(bundle.excluded)
     label_values: set[int] = set()
     with tempfile.TemporaryFile(prefix="raydiology-") as scratch:
+        kept = _kept(job, bundle, scratch)
         rows: dict[str, list[dict[str, Any]]] = {}
         for study, split in zip(bundle.studies, bundle.splits, strict=True):
             name = volume_id(job.key, study)
@@ -74,6 +81,11 @@ def run_bundle(job: Job, bundle: Bundle) -> Manifest:
                 continue
             if name in bundle.fatal:
                 rejects.append(Reject(name, FATAL.found, FATAL.expected, FATAL.remedy))
+                continue
+            if name in kept and bundle.earlier is not None:
+                contents[name] = bundle.earlier.contents[name]
+                label_values.update(kept[name].label_values)
+                rows.setdefault(split, []).extend(kept[name].in_order())
                 continue
             try:
                 scans = preprocess(job.recipe, study)
@@ -85,12 +97,47 @@ def run_bundle(job: Job, bundle: Bundle) -> Manifest:
             samples = _samples(scans, name, study, split, Pseudonymiser(job.key))
             rows.setdefault(split, []).extend(_put_aside(scratch, to_row(sample)) for sample in samples)
         manifest = Manifest(
-            [], {}, rejects, contents, sorted(bundle.excluded), sorted(label_values), sorted(bundle.fatal)
+            [],
+            {},
+            rejects,
+            contents,
+            sorted(bundle.excluded),
+            sorted(label_values),
+            sorted(bundle.fatal),
+            dict(bundle.stamps),
         )
         for split in sorted(rows):
             _write_split(job, bundle.number, split, _take_back(scratch, _mixed(job.seed, rows[split])), manifest)
     write_manifest(job.work, bundle.number, manifest)
     return manifest
+
+
+@dataclass
+class _Kept:
+    """The rows of a study that were put aside, and the values in its label maps."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    label_values: set[int] = field(default_factory=set)
+
+    def in_order(self) -> list[dict[str, Any]]:
+        """Return the rows in the order in which a recipe gives them."""
+        return sorted(self.rows, key=lambda row: -1 if row["slice_index"] is None else row["slice_index"])
+
+
+def _kept(job: Job, bundle: Bundle, scratch: IO[bytes]) -> dict[str, _Kept]:
+    """Put aside the rows of the studies that need not be read; none where what was written is damaged."""
+    if bundle.earlier is None:
+        return {}
+    written = set(bundle.earlier.contents) - set(bundle.earlier.excluded) - bundle.again
+    kept: dict[str, _Kept] = {name: _Kept() for name in written}
+    try:
+        for row in kept_rows(job.out, job.work, bundle.earlier, written):
+            one = kept[row["volume"]]
+            one.label_values.update(_label_values(from_row(row).scan))
+            one.rows.append(_put_aside(scratch, row))
+    except (ShardError, pa.ArrowException, OSError):
+        return {}
+    return kept
 
 
 def volume_id(key: bytes, study: Study) -> str:

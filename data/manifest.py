@@ -23,7 +23,8 @@ class Manifest:
     """A bundle's output: shards, leftovers by split, rejected studies, a hash of the voxels of each study, labels.
 
     ``label_values`` are the values in its label maps except the background; ``fatal`` are studies that are not read,
-    as they end their reader.
+    as they end their reader. ``stamps`` tell for each study from which state of its files, and which description of
+    it, this was made.
     """
 
     files: list[ShardFile]
@@ -33,6 +34,7 @@ class Manifest:
     excluded: list[str] = field(default_factory=list)
     label_values: list[int] = field(default_factory=list)
     fatal: list[str] = field(default_factory=list)
+    stamps: dict[str, str] = field(default_factory=dict)
 
 
 def write_manifest(work: str, number: int, manifest: Manifest) -> None:
@@ -54,6 +56,7 @@ def read_manifest(work: str, number: int) -> Manifest | None:
         excluded=tree["excluded"],
         label_values=tree["label_values"],
         fatal=tree.get("fatal", []),
+        stamps=tree["stamps"],
     )
 
 

@@ -29,7 +29,7 @@ class BadStudy(ValueError):  # noqa: N818 (a study is bad; the code is not in er
         return BadStudy(f"{part}: {self.found}", self.expected, self.remedy)
 
 
-class LeftOut(BadStudy):
+class NoScan(BadStudy):
     """A file of a source that is no scan to learn from, such as a localizer: named, not counted as bad."""
 
 

@@ -8,33 +8,35 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
-from data.bundles import Bundle, Job
-from data.files import list_tree
+from data.bundles import Bundle, Job, volume_id
+from data.files import listing_once
 from data.privacy import Pseudonymiser, load_key
-from data.quarantine import LeftOut
+from data.quarantine import NoScan
 from data.recipes import RECIPES, Recipe
-from data.sources import SourceOptions, Study, find_studies, label_names, remarks
+from data.sources import (
+    LeftOut,
+    SourceOptions,
+    Study,
+    companions,
+    find_studies,
+    label_names,
+    left_out_of,
+    remarks,
+    survey_of,
+)
 from data.spelling import did_you_mean
 from data.splits import assign_splits, check_no_leakage
 from orchestrator.config import absolute
 from orchestrator.refusal import validated
 
-FORMAT = 2
+FORMAT = 3
 PICTURES_PER_BUNDLE = 512
 MOST_VOLUMES_PER_BUNDLE, LEAST_VOLUMES_PER_BUNDLE = 32, 8
 BUNDLES_WANTED = 16
-KNOWN_SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *("bmp", "csv", "dcm", "gz", "html", "jpeg", "jpg", "json", "log", "md", "mgz", "mha", "mhd", "mnc", "nii"),
-        *("npy", "npz", "nrrd", "pdf", "png", "py", "tar", "tif", "tiff", "tsv", "txt", "xml", "xlsx", "yaml", "zip"),
-    )
-)
 
 
 def _placed(uri: str) -> str:
@@ -108,30 +110,36 @@ class IngestConfig(BaseModel):
 class IngestPlan:
     """Studies in their stable order, their bundles, and the description that the shards will carry.
 
-    ``identity`` tells whether shards in a folder are those that were asked for; it holds no name. ``remarks`` say how
-    the sources were understood. ``left_out`` are files of the sources that are no scans, by design: they are named in
-    the quarantine list and not counted as bad.
+    ``identity`` tells whether shards in a folder are those that were asked for; it holds no name. ``stamps`` tell by
+    pseudonym what each study was made from: they change with its files and its description. ``remarks`` say how the
+    sources were understood. ``no_scans`` are files of the sources that are no scans, by design: they are named in the
+    quarantine list and not counted as bad.
     """
 
     job: Job
     studies: list[Study]
     bundles: list[Bundle]
-    identity: dict[str, str]
+    identity: dict[str, Any]
+    stamps: dict[str, str]
     label_names: dict[int, str]
     class_names: dict[int, str]
-    unused_files: dict[str, int]
+    left_out: tuple[LeftOut, ...]
     remarks: tuple[str, ...]
-    left_out: list[Study]
+    no_scans: list[Study]
 
 
 def make_plan(config: IngestConfig) -> IngestPlan:
     """Find the studies of all sources, split them by patient, lay out bundles; raise ValueError where that fails."""
     key = load_key()
-    found = [study for part in config.sources for study in find_studies(part.source, part.layout, part.options)]
+    with listing_once():
+        parts = [(part, find_studies(part.source, part.layout, part.options)) for part in config.sources]
+        left_out = _left_out(parts)
+        states = _states(config.sources)
+    found = [study for _, own in parts for study in own]
     found.sort(key=lambda study: (study.dataset, study.key))
-    left_out = [study for study in found if isinstance(study.fault, LeftOut)]
-    studies = [study for study in found if not isinstance(study.fault, LeftOut)]
-    _check_any(studies, left_out)
+    no_scans = [study for study in found if isinstance(study.fault, NoScan)]
+    studies = [study for study in found if not isinstance(study.fault, NoScan)]
+    _check_any(studies, no_scans)
     _check_distinct(studies)
     recipe = config.resolved_recipe
     names = _all_label_names(config.sources)
@@ -144,19 +152,20 @@ def make_plan(config: IngestConfig) -> IngestPlan:
         bundles=lay_out_bundles(studies, splits, config.seed),
         identity={
             "format": str(FORMAT),
-            "recipe": f"{recipe.name} {recipe.digest[:12]}",
-            "studies": f"{len(studies)}, {_fingerprint(studies, pseudonymiser)}",
+            "recipe": recipe.model_dump(mode="json"),
+            "sources": [_options(part, pseudonymiser) for part in config.sources],
             "held out": f"val {config.val_fraction:g}, test {config.test_fraction:g}",
             "pseudonym key": pseudonymiser.fingerprint("key"),
             "seed": str(config.seed),
             "rows per group": str(rows_per_group),
             "label names": ", ".join(f"{value} {name}" for value, name in names.items()) or "none given",
         },
+        stamps={volume_id(key, study): _stamp(study, states, pseudonymiser) for study in studies},
         label_names=names,
         class_names=_class_names(studies),
-        unused_files=_unused_files(config.sources, found),
-        remarks=(*_remarks(config.sources), *_by_kind(left_out)),
         left_out=left_out,
+        remarks=(*_remarks(config.sources), *_by_kind(no_scans)),
+        no_scans=no_scans,
     )
 
 
@@ -170,16 +179,16 @@ def _remarks(sources: Sequence[Source]) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _by_kind(left_out: Sequence[Study]) -> list[str]:
+def _by_kind(no_scans: Sequence[Study]) -> list[str]:
     """Say how many files of each kind were left out, and what is to be done with them."""
-    kinds = Counter((study.fault.found, study.fault.remedy) for study in left_out if study.fault)
+    kinds = Counter((study.fault.found, study.fault.remedy) for study in no_scans if study.fault)
     return [f"left out: {count} x {kind}: {remedy}" for (kind, remedy), count in kinds.most_common()]
 
 
-def _check_any(studies: Sequence[Study], left_out: Sequence[Study]) -> None:
+def _check_any(studies: Sequence[Study], no_scans: Sequence[Study]) -> None:
     if not studies:
         raise ValueError(
-            f"sources: 0 studies; expected 1 or more; {'; '.join(_by_kind(left_out))}; give the folder of the scans"
+            f"sources: 0 studies; expected 1 or more; {'; '.join(_by_kind(no_scans))}; give the folder of the scans"
         )
 
 
@@ -260,21 +269,32 @@ def _draw(seed: int, study: Study) -> bytes:
     return hashlib.blake2b(f"{seed}:{study.dataset}/{study.key}".encode(), digest_size=16).digest()
 
 
-def _fingerprint(studies: Sequence[Study], pseudonymiser: Pseudonymiser) -> str:
-    """Hash the studies: the hash changes with their number, datasets, patients, files, labels, classes and splits."""
-    lines = []
-    for s in studies:
-        described = (
-            s.kind,
-            s.modality,
-            s.classes,
-            s.rescale,
-            len(s.image),
-            s.label is not None,
-            s.fault is not None,
-        )
-        lines.append([s.dataset if s.dataset_is_given else [s.dataset], s.key, s.patient, s.split, *described])
-    return pseudonymiser.fingerprint(json.dumps(lines))
+def _options(part: Source, pseudonymiser: Pseudonymiser) -> dict[str, str]:
+    """Return the layout of a source and a fingerprint of each of its options: a pattern may hold a name."""
+    given = part.options.model_dump(mode="json", exclude_defaults=True, exclude={"label_names"})
+    return {"layout": part.layout} | {
+        f"option {name}": pseudonymiser.fingerprint(json.dumps(value)) for name, value in given.items()
+    }
+
+
+States = dict[str, tuple[tuple[int, int], ...]]
+"""Size and time of change of each file by its address, and of the voxels that lie beside it."""
+
+
+def _states(sources: Sequence[Source]) -> States:
+    files = [file for part in sources for file in survey_of(part.source, part.layout).files]
+    states: States = {file.uri: ((file.num_bytes, file.mtime_ns),) for file in files}
+    beside = companions(files, states)
+    for uri, header in beside.items():
+        states[header] += states[uri]
+    return states
+
+
+def _stamp(study: Study, states: States, pseudonymiser: Pseudonymiser) -> str:
+    files = [states.get(uri) for uri in (*study.image, study.label or "")]
+    said = (study.kind, study.modality, study.classes, study.class_names, study.rescale, study.num_channels)
+    fault = study.fault and str(study.fault)
+    return pseudonymiser.fingerprint(json.dumps([said, fault, len(study.image), study.label is not None, files]))
 
 
 def _all_label_names(sources: Sequence[Source]) -> dict[int, str]:
@@ -296,13 +316,9 @@ def _class_names(studies: Sequence[Study]) -> dict[int, str]:
     return dict(sorted(named.items()))
 
 
-def _unused_files(sources: Sequence[Source], studies: Sequence[Study]) -> dict[str, int]:
-    """Count the files that belong to no study, by suffix; an unfamiliar suffix could be part of a name."""
-    used = {uri for study in studies for uri in (*study.image, study.label)}
-    unused: Counter[str] = Counter()
-    for part in {source.source: source for source in sources}.values():
-        for file in list_tree(part.source):
-            if file.uri not in used:
-                suffix = PurePosixPath(file.path).suffix.lower()
-                unused[suffix if suffix in KNOWN_SUFFIXES else "other"] += 1
-    return dict(sorted(unused.items()))
+def _left_out(parts: Sequence[tuple[Source, list[Study]]]) -> tuple[LeftOut, ...]:
+    """List what no source reads or quarantines: a file that one of several leaves out may be another's."""
+    studies = [study for _, found in parts for study in found]
+    first = {part.source: part for part, _ in reversed(parts)}
+    said = [one for part in first.values() for one in left_out_of(part.source, part.layout, studies)]
+    return tuple(dict.fromkeys(said))

@@ -33,7 +33,9 @@ def read_study(study: Study) -> Scan:
     scan = _read_image(study)
     if study.rescale is not None:
         slope, intercept = study.rescale
-        scan = scan.with_(scale=scan.scale * slope, offset=scan.offset * slope + intercept)
+        # Of a picture it means the numbers in the file (DeepLesion: HU + 32768), not their share of 65535.
+        scale, offset = (1.0, 0.0) if study.kind == "picture" else (scan.scale, scan.offset)
+        scan = scan.with_(scale=scale * slope, offset=offset * slope + intercept)
     check_voxels(scan.voxels, scan.scale, scan.offset)
     scan = scan.with_(modality=scan.modality or study.modality or "")
     return scan.with_(label=_read_label(study.label, scan)) if study.label else scan

@@ -16,7 +16,7 @@ from pydicom.errors import InvalidDicomError
 
 from data.dicomfile import FRAME_GROUPS, GEOMETRY, is_dicom, numbers, read_data_set
 from data.files import File, join, list_tree
-from data.quarantine import BadStudy, LeftOut
+from data.quarantine import BadStudy, NoScan
 from data.sources.pairing import Pattern, check_pair
 from data.sources.study import (
     PICTURE_SUFFIXES,
@@ -66,7 +66,7 @@ class _Header:
     uid: str
     patient: str
     geometry: _Geometry
-    left_out: LeftOut | None
+    no_scan: NoScan | None
 
 
 @dataclass
@@ -75,7 +75,7 @@ class _Series:
     patient: str
     folder: str
     geometry: _Geometry
-    left_out: LeftOut | None = None
+    no_scan: NoScan | None = None
     files: list[str] = field(default_factory=list)
 
 
@@ -84,7 +84,7 @@ def find_dicom(source: str, dataset: str, options: SourceOptions) -> list[Study]
 
     With ``modality``, only series of that modality are read, so that SEG, SR and plans beside them are left out.
     ``images`` is matched against the folder of a series. What is no scan (DICOMDIR, localizers, secondary captures,
-    images with burned-in text) becomes a study whose ``fault`` is LeftOut.
+    images with burned-in text) becomes a study whose ``fault`` is NoScan.
     """
     if options.labels is not None:
         check_pair(options.images, options.labels)
@@ -121,7 +121,7 @@ def _add(series: dict[str, list[_Series]], file: File) -> None:
     if header is None:
         series[file.path] = [_Series("", "", folder, _Geometry((0, 0), None), None, [file.uri])]
         return
-    alone = header.modality in PROJECTIONS or header.left_out
+    alone = header.modality in PROJECTIONS or header.no_scan
     key = file.path if alone else header.uid or f"folder {folder}"
     modality = normal_modality(header.modality)
     parts = series.setdefault(key, [])
@@ -130,7 +130,7 @@ def _add(series: dict[str, list[_Series]], file: File) -> None:
             one.geometry = header.geometry if one.geometry.frame is None else one.geometry
             one.files.append(file.uri)
             return
-    parts.append(_Series(modality, header.patient, folder, header.geometry, header.left_out, [file.uri]))
+    parts.append(_Series(modality, header.patient, folder, header.geometry, header.no_scan, [file.uri]))
 
 
 def _is_marked(uri: str) -> bool:
@@ -148,7 +148,7 @@ def _header(file: File) -> _Header | None:
         try:
             data = read_data_set(file.uri, stop_before_pixels=True, specific_tags=_TAGS)
             modality, uid, patient = (str(data.get(tag) or "") for tag in _NAMES)
-            return _Header(modality, uid, patient, _geometry(data), _left_out(data))
+            return _Header(modality, uid, patient, _geometry(data), _no_scan(data))
         except _DAMAGE:
             return None
 
@@ -162,22 +162,22 @@ def _geometry(data: FileDataset) -> _Geometry:
     return _Geometry(size, (*orientation, *spacing) if len(orientation) == 6 and len(spacing) == 2 else None)
 
 
-def _left_out(data: FileDataset) -> LeftOut | None:
+def _no_scan(data: FileDataset) -> NoScan | None:
     """Return why a file is no scan to learn from, or None."""
     kind = str(data.get("SOPClassUID") or data.file_meta.get("MediaStorageSOPClassUID") or "")
     if kind == _DIRECTORY:
-        return LeftOut("a DICOMDIR", _SCAN, "nothing is to be done: it lists files, which are read themselves")
+        return NoScan("a DICOMDIR", _SCAN, "nothing is to be done: it lists files, which are read themselves")
     image_type = data.get("ImageType") or ()
     if _SCOUTS & {str(word).upper() for word in ((image_type,) if isinstance(image_type, str) else image_type)}:
-        return LeftOut("a localizer (ImageType LOCALIZER)", _SCAN, "nothing is to be done: it only plans a scan")
+        return NoScan("a localizer (ImageType LOCALIZER)", _SCAN, "nothing is to be done: it only plans a scan")
     if kind == _SECONDARY_CAPTURE or kind.startswith(f"{_SECONDARY_CAPTURE}."):
-        return LeftOut(
+        return NoScan(
             "a secondary capture (SOPClassUID)",
             _SCAN,
             "where a converter wrote scans as secondary captures, set SOPClassUID to that of their modality",
         )
     if str(data.get("BurnedInAnnotation") or "").upper() == "YES":
-        return LeftOut(
+        return NoScan(
             "an image with burned-in text (BurnedInAnnotation YES)",
             "pixels without names",
             "blank the text, and set BurnedInAnnotation to NO",
@@ -198,5 +198,5 @@ def _study(key: str, series: _Series, dataset: str, options: SourceOptions, labe
         label=label,
         modality=options.modality,
         rescale=options.rescale,
-        fault=series.left_out,
+        fault=series.no_scan,
     )

@@ -1,9 +1,30 @@
-"""Layout ``volumes``: a tree of NIfTI, NRRD, MetaImage, MGH or MINC files, with label files if options name them."""
+"""Layout ``volumes``: a tree of NIfTI, NRRD, MetaImage, MGH or MINC files, with label files if options name them.
+
+Where no option says what is an image, a file that its name or folder calls a label map is no image: ``x_seg.nii.gz``
+beside ``x.nii.gz``, ``masks/x.nii.gz`` beside other folders. It is refused, since nobody knows whose label it is.
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import PurePosixPath
 
 from data.files import File, join, list_tree
 from data.quarantine import BadStudy
 from data.sources.pairing import Pattern, check_pair
 from data.sources.study import VOLUME_SUFFIXES, SourceOptions, Study, suffix_of
+
+_LABEL_NAME = re.compile(
+    r"(.*?)[-_. ]?(seg|segs|segmentation|label|labels|labelmap|mask|masks|gt|roi|annotation|contour)"
+)
+_LABEL_FOLDERS = {
+    *("label", "labels", "labelstr", "labelsts", "mask", "masks", "seg", "segmentation", "segmentations", "gt"),
+}
+_LABEL_MAP = BadStudy(
+    "a label map, by its name or folder, that is paired with no image",
+    "an image",
+    "pair it by --label-suffix or by --images and --labels, or leave it out by --images",
+)
 
 
 def find_volumes(source: str, dataset: str, options: SourceOptions) -> list[Study]:
@@ -15,9 +36,20 @@ def find_volumes(source: str, dataset: str, options: SourceOptions) -> list[Stud
     paths = {file.path for file in files}
     label_of = _pair(files, options)
     studies = [_study(file, source, dataset, options, label_of[file.path]) for file in files if file.path in label_of]
+    if options.images is None and options.labels is None and options.label_suffix is None:
+        maps = _label_maps(paths)
+        studies = [replace(study, fault=_LABEL_MAP) if study.key in maps else study for study in studies]
     used = {label for label in label_of.values() if label}
     orphans = sorted(path for path in paths - set(label_of) - used if _is_orphan(path, paths, options))
     return studies + [_orphan(path, source, dataset, options) for path in orphans]
+
+
+def _label_maps(paths: Collection[str]) -> set[str]:
+    """Return the paths that their names or folders call label maps of others."""
+    stems = {path[: -len(suffix_of(path, VOLUME_SUFFIXES) or "")].lower(): path for path in paths}
+    named = {path for stem, path in stems.items() if (match := _LABEL_NAME.fullmatch(stem)) and match[1] in stems}
+    inside = {path for path in paths if _LABEL_FOLDERS & set(PurePosixPath(path.lower()).parts[:-1])}
+    return named | (inside if len(inside) < len(paths) else set())
 
 
 def _is_orphan(path: str, paths: set[str], options: SourceOptions) -> bool:

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian
 
-from data.quarantine import BadStudy, LeftOut
+from data.quarantine import BadStudy, NoScan
 from data.readers import read_study
 from data.recipes import RECIPES, apply
 from data.sources import SourceOptions, Study, find_studies
@@ -280,7 +280,7 @@ def test_what_is_no_scan_is_left_out_by_name_also_within_a_series(
     other = "2.25.7" if same_series else "2.25.8"
     write_series(tmp_path / "t", UPRIGHT, 1, SeriesInstanceUID=other, **tags)
     scan, scout = sorted(found(tmp_path, modality="CT"), key=lambda one: one.fault is not None)
-    assert isinstance(scout.fault, LeftOut)
+    assert isinstance(scout.fault, NoScan)
     assert scout.fault.found.startswith(named)
     np.testing.assert_array_equal(read_study(scan).voxels[0], stored())
 
@@ -295,5 +295,5 @@ def test_a_dicomdir_is_left_out_by_name(tmp_path: Path) -> None:
     directory.save_as(tmp_path / "DICOMDIR")
     scan, left = sorted(found(tmp_path, modality="CT"), key=lambda one: one.fault is not None)
     assert scan.image == (str(path),)
-    assert isinstance(left.fault, LeftOut)
+    assert isinstance(left.fault, NoScan)
     assert left.fault.found == "a DICOMDIR"

@@ -59,7 +59,7 @@ TABLE = {
     "derived/not_gzip.nii.gz": READ,
     "derived/oblique.nii.gz": READ,
     "derived/ok.nii.gz": READ,
-    "derived/ok_labels.nii.gz": READ,
+    "derived/ok_labels.nii.gz": "a label map, by its name or folder, that is paired with no image",
     "derived/one_slice_3d.nii.gz": READ,
     "derived/pair.hdr": READ,
     "derived/pair.img": NO_STUDY,

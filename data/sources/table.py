@@ -1,0 +1,123 @@
+"""Table: the rows of a CSV file as its author meant them, whatever the separator and the program that wrote it.
+
+A cell that pandas or R write for a missing value (blank, NaN, NA, null) is blank. The values of a table are private:
+what is refused is named by its line, never by its text.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data.files import folder_of, is_file, join, list_tree, read_bytes, shown
+from data.quarantine import BadStudy
+
+Row = dict[str, str]
+
+_SUFFIXES = (".csv", ".tsv")
+_SEPARATORS = ",;\t|"
+_BLANK = frozenset(("", "nan", "na", "n/a", "#n/a", "<na>", "null"))
+_LARGEST_CELL = 2**24
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: the names in its heading, its rows, the fault of each row or None, and the folder of its paths."""
+
+    heading: list[str]
+    rows: list[Row]
+    faults: list[BadStudy | None]
+    folder: str
+
+
+def read_table(source: str, wanted: Sequence[str]) -> Table:
+    """Read the CSV file that a source is, or the only one in its folder.
+
+    The separator is the one under which the heading has most of the ``wanted`` columns. A row shorter than the
+    heading ends in blanks; a longer one is faulty, since nobody knows which cell is which. Raises ValueError where
+    there is no table, or a text that is none.
+    """
+    uri, folder = find_table(source)
+    lines = _lines(_text(uri), uri)
+    cells = _cells(lines, _separator(lines[0], wanted), uri)
+    heading = [name.strip() for name in cells[0]]
+    rows, faults = [], []
+    for values in cells[1:]:
+        texts = ["" if value.strip().lower() in _BLANK else value.strip() for value in values]
+        if any(texts):
+            rows.append(dict(zip(heading, [*texts, *[""] * len(heading)], strict=False)))
+            faults.append(_too_long(len(texts), len(heading)) if any(texts[len(heading) :]) else None)
+    if not rows:
+        raise ValueError(f"table {_name(uri)}: a heading and no rows; expected a row for each image; add the rows")
+    return Table(heading, rows, faults, folder)
+
+
+def _too_long(found: int, expected: int) -> BadStudy:
+    return BadStudy(
+        f"a row of {found} cells under a heading of {expected} columns",
+        "a cell for each column",
+        "correct the row: quote a cell that holds the separator",
+    )
+
+
+def find_table(source: str) -> tuple[str, str]:
+    """Return the address of the CSV file and of the folder that its paths are relative to."""
+    if is_file(source):
+        return source, folder_of(source)
+    tables = [file for file in list_tree(source) if file.path.lower().endswith(_SUFFIXES) and "/" not in file.path]
+    if len(tables) != 1:
+        raise ValueError(
+            f"source {shown(source)}: {len(tables)} CSV files; expected 1; give the path of the table "
+            "itself as the source"
+        )
+    return join(source, tables[0].path), source
+
+
+def _name(uri: str) -> str:
+    return shown(uri).rpartition("/")[2]
+
+
+def _text(uri: str) -> str:
+    content = read_bytes(uri)
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"table {_name(uri)}: line {line} is not UTF-8 text; expected a CSV file in UTF-8; save it as UTF-8 "
+            "(Excel: 'CSV UTF-8')"
+        ) from None
+
+
+def _lines(text: str, uri: str) -> list[str]:
+    """Return the lines with their ends, without blank lines and Excel's ``sep=;`` before the heading."""
+    lines = io.StringIO(text, newline="").readlines()
+    start = next((n for n, line in enumerate(lines) if line.strip() and not line.lower().startswith("sep=")), None)
+    if start is None:
+        raise ValueError(f"table {_name(uri)}: it is empty; expected a heading and rows; save it again")
+    return lines[start:]
+
+
+def _separator(heading: str, wanted: Sequence[str]) -> str:
+    """Choose the separator that finds most of the wanted columns, else most columns."""
+    names = {name.lower() for name in wanted}
+
+    def found(separator: str) -> tuple[int, int]:
+        cells = next(csv.reader([heading], delimiter=separator))
+        return len(names & {cell.strip().lower() for cell in cells}), len(cells)
+
+    return max(_SEPARATORS, key=found)
+
+
+def _cells(lines: Sequence[str], separator: str, uri: str) -> list[list[str]]:
+    """Split lines into cells; a quotation mark that is never closed is an error, or it would swallow rows."""
+    csv.field_size_limit(_LARGEST_CELL)
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+    try:
+        return list(reader)
+    except csv.Error as error:
+        raise ValueError(
+            f"table {_name(uri)}: line {reader.line_num} is no line of a CSV file ({error}); expected cells whose "
+            "quotation marks are closed; correct the line"
+        ) from None

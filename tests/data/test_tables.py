@@ -1,0 +1,179 @@
+"""Tables as people have them: from Excel, pandas and Windows, moved, with rows too short, too long or repeated."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from data.readers import read_study
+from data.sources import SourceOptions, Study, find_studies
+
+
+def studies_of(folder: Path, text: str, *files: str, encoding: str = "utf-8", **options) -> list[Study]:
+    """Write a table and empty files beside it, and find its studies."""
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).touch()
+    (folder / "t.csv").write_text(text, encoding=encoding)
+    return find_studies(str(folder), "csv", SourceOptions.model_validate(options))
+
+
+def classes_of(studies: list[Study]) -> dict[str, tuple]:
+    return {study.key: (study.classes, study.class_names) for study in studies if study.fault is None}
+
+
+def faults_of(studies: list[Study]) -> dict[str, str]:
+    return {study.key: study.fault.found for study in studies if study.fault is not None}
+
+
+def write_film(path: Path) -> None:
+    """Write a radiograph as DICOM."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
+    film = FileDataset(None, {}, file_meta=meta, preamble=bytes(128))
+    film.update({"SOPClassUID": ComputedRadiographyImageStorage, "Modality": "CR", "Rows": 8, "Columns": 9})
+    film.update({"SOPInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid(), "PatientID": path.stem})
+    film.update({"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "PixelRepresentation": 0})
+    film.update({"BitsAllocated": 16, "BitsStored": 12, "HighBit": 11})
+    film.PixelData = np.arange(72, dtype=np.uint16).tobytes()
+    film.save_as(path, enforce_file_format=True)
+
+
+PICTURES = ("0.png", "1.png", "2.png")
+
+
+def test_a_row_too_short_ends_in_blanks_and_a_row_too_long_is_its_own_fault(tmp_path: Path) -> None:
+    text = "file,label,note\n0.png,1,ok\n1.png\n2.png,0,a,b\n \n,,\n0.png,1,ok,,\n"
+    studies = studies_of(tmp_path, text, *PICTURES)
+    assert classes_of(studies) == {"0.png": ((1,), ("1",)), "1.png": (None, ())}
+    assert faults_of(studies) == {"2.png": "a row of 4 cells under a heading of 3 columns"}
+
+
+@pytest.mark.parametrize("text", ["file;label\n0.png;1\n1.png;0\n", "file\tlabel\n0.png\t1\n1.png\t0\n",
+                                  "file|label\r\n0.png|1\r\n1.png|0\r\n", "sep=;\nfile;label\n0.png;1\n1.png;0\n",
+                                  '\n"file","label"\r"0.png","1"\r"1.png","0"\r'])  # fmt: skip
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_table_is_read_whatever_its_separator_line_ends_and_unicode(
+    tmp_path: Path, text: str, encoding: str
+) -> None:
+    studies = studies_of(tmp_path, text, *PICTURES, encoding=encoding)
+    assert classes_of(studies) == {"0.png": ((1,), ("1",)), "1.png": ((0,), ("0",))}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "file,label\n0.png,\xe4\n".encode("latin-1"),
+            r"table t\.csv: line 2 is not UTF-8 text; .* save it as UTF-8",
+        ),
+        (b'file,label\n0.png,"1\n1.png,0\n', r"table t\.csv: line 3 is no line of a CSV file .* correct the line"),
+        (b"file,label\n", r"table t\.csv: a heading and no rows; expected a row for each image; add the rows"),
+        (b"\n\n", r"table t\.csv: it is empty; expected a heading and rows"),
+        (b"file,label,label\n0.png,1,2\n", r"2 columns called label; expected one; rename or delete the others"),
+    ],
+)
+def test_what_is_no_table_is_refused_with_its_line(tmp_path: Path, text: bytes, message: str) -> None:
+    (tmp_path / "t.csv").write_bytes(text)
+    with pytest.raises(ValueError, match=message):
+        find_studies(str(tmp_path), "csv")
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (("0", "2", "nan", "NaN", "4", "NA", ""), {"0": (0, "0"), "1": (2, "2"), "4": (4, "4")}),
+        (("0.0", "10.0", "2.0", "nan"), {"0": (0, "0"), "1": (10, "10"), "2": (2, "2")}),
+        (("-1", "10", "2", "2.0"), {"0": (0, "-1"), "1": (2, "10"), "2": (1, "2"), "3": (1, "2")}),
+        (("1.5", "10"), {"0": (0, "1.5"), "1": (1, "10")}),
+        (("10", "9", "mild", "<NA>"), {"0": (1, "10"), "1": (0, "9"), "2": (2, "mild")}),
+        (("20001", "123456789012", "9"), {"0": (1, "20001"), "1": (2, "123456789012"), "2": (0, "9")}),
+    ],
+)  # fmt: skip
+def test_numbers_are_classes_by_their_value_and_missing_values_are_none(
+    tmp_path: Path, labels: tuple[str, ...], classes: dict[str, tuple[int, str]]
+) -> None:
+    text = "file,label\n" + "\n".join(f"{n}.png,{label}" for n, label in enumerate(labels))
+    found = studies_of(tmp_path, text, *(f"{n}.png" for n in range(len(labels))))
+    expected = {f"{n}.png": ((number,), (name,)) for n, (number, name) in classes.items()}
+    blanks = {f"{n}.png": (None, ()) for n in range(len(labels)) if str(n) not in classes}
+    assert classes_of(found) == {**expected, **blanks}
+
+
+def test_patients_and_splits_that_are_missing_values_name_none(tmp_path: Path) -> None:
+    found = studies_of(tmp_path, "file,label,patient,split\n0.png,1,NaN,NA\n1.png,1,nan,train\n", *PICTURES)
+    assert [study.split for study in found] == [None, "train"]
+    assert len({study.patient for study in found}) == 2
+
+
+def test_class_folders_that_are_numbers_are_numbered_by_value(tmp_path: Path) -> None:
+    for name in ("10", "9", "1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").touch()
+    found = find_studies(str(tmp_path), "class_folders")
+    assert classes_of(found) == {f"{n}/a.png": ((c,), (n,)) for c, n in enumerate(("1", "9", "10"))}
+
+
+def test_a_class_s_column_may_hold_decimal_commas_and_one_bad_cell_is_its_row_s(tmp_path: Path) -> None:
+    text = "file;Edema\n0.png;1,0\n1.png;nan\n2.png;Lovelace\n"
+    found = studies_of(tmp_path, text, *PICTURES, label_columns=("Edema",))
+    assert classes_of(found) == {"0.png": ((0,), ("Edema",)), "1.png": ((), ())}
+    (said,) = faults_of(found).values()
+    assert said.startswith("column Edema has a value of 8 letters")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["im\\{}.png", ".\\im\\{}.PNG", "im//./{}.png", "C:\\data\\set\\im\\{}.png", "/home/ada/set/im/{}",
+     "set/im/{}.png", "{}.png", "IM/{}"],
+)  # fmt: skip
+def test_a_path_is_found_whatever_its_slashes_and_the_folder_it_began_in(tmp_path: Path, path: str) -> None:
+    text = "file,label\n" + "\n".join(f"{path.format(n)},{n}" for n in ("7", "8", "9"))
+    found = studies_of(tmp_path, text, "im/7.png", "im/8.png")
+    assert {study.key: Path(study.image[0]).name for study in found if study.fault is None} == {
+        "im/7.png": "7.png",
+        "im/8.png": "8.png",
+    }
+    assert faults_of(found) == {path.format("9"): "a row of the table without its image file"}
+
+
+def test_a_name_that_two_files_have_is_a_fault_and_so_is_a_row_without_one(tmp_path: Path) -> None:
+    text = "file,label\nx,0\ny.png,1\n,1\n,0\nz.npy,1\n"
+    found = studies_of(tmp_path, text, "x.png", "x.jpg", "a/y.png", "b/y.png", "z.npy")
+    assert faults_of(found) == {
+        "x": "a row of the table whose name 2 files have",
+        "y.png": "a row of the table whose name 2 files have",
+        "row 3": "a row of the table without a file name",
+        "row 4": "a row of the table without a file name",
+        "z.npy": "a row of the table that names a file of a kind that is not read",
+    }
+
+
+def test_rows_of_one_image_are_one_study_and_contradicting_rows_its_fault(tmp_path: Path) -> None:
+    text = "file,label,x,patient\n0.png,1,2,A\n0,1,9,A\n1.png,0,,B\n1.png,1,,B\n2.png,1,,C\n2.png,,,D\n3,1\n3,1\n"
+    found = studies_of(tmp_path, text, *PICTURES)
+    assert classes_of(found) == {"0.png": ((1,), ("1",))}
+    assert faults_of(found) == {
+        "1.png": "an image of 2 rows of the table with different classes",
+        "2.png": "an image of 2 rows of the table with different patients or splits",
+        "3": "a row of the table without its image file",
+    }
+    several = studies_of(tmp_path, text, *PICTURES, label_separator="|")
+    assert classes_of(several)["1.png"] == ((0, 1), ("0", "1"))
+
+
+def test_a_table_may_name_dicom_files_with_suffix_without_and_by_their_stem(tmp_path: Path) -> None:
+    for name in ("id0.dcm", "id1", "id2.IMA"):
+        write_film(tmp_path / name)
+    found = studies_of(tmp_path, "file,label\nid0,0\nid1,1\nid2,0\nid3,1\n", "id3.png", modality="XR")
+    assert [study.kind for study in found] == ["dicom", "dicom", "dicom", "picture"]
+    assert {read_study(study).modality for study in found[:3]} == {"XR"}
+
+
+def test_a_path_that_the_patient_pattern_does_not_match_is_that_row_s_fault(tmp_path: Path) -> None:
+    found = studies_of(tmp_path, "file,label\np1.png,0\nstray.png,1\n", "p1.png", "stray.png", patient_pattern=r"p\d")
+    assert [study.patient for study in found] == ["p1", f"{tmp_path.name}/stray.png"]
+    assert faults_of(found) == {"stray.png": "a path in which patient_pattern finds no patient"}
