@@ -22,14 +22,17 @@ def find_npz(source: str, dataset: str, options: SourceOptions) -> list[Study]:
     A damaged file is one study with a fault. Raises ValueError where a file has no such arrays, or labels of neither
     shape.
     """
-    studies = []
-    for file in _files(source):
+    studies, files = [], _files(source)
+    for file in files:
         try:
             splits = _splits(file.uri)
         except StorageError:
             raise
         except Exception as error:  # noqa: BLE001 (a damaged archive may raise anything)
             studies.append(_damaged(file, dataset, options, error))
+            continue
+        if not splits and len(files) > 1:
+            studies.append(_damaged(file, dataset, options, LookupError(_IMAGES)))
             continue
         if not splits:
             raise ValueError(
@@ -58,9 +61,9 @@ def _damaged(file: File, dataset: str, options: SourceOptions, error: Exception)
         patient=options.patient(file.path, dataset),
         dataset=dataset,
         fault=BadStudy(
-            f"a damaged .npz file ({type(error).__name__}), all of whose images are left out",
-            "a whole one",
-            "copy the file again from its source",
+            f"a damaged .npz file, or one of other arrays ({type(error).__name__}), all of whose images are left out",
+            f"a whole one with arrays named like train{_IMAGES}",
+            "copy the file again from its source, rename its arrays, or remove it",
         ),
     )
 

@@ -33,15 +33,18 @@ def test_a_damaged_npz_file_is_one_bad_study_and_the_other_files_are_read(tmp_pa
     images = np.random.default_rng(0).integers(0, 255, (3, 20, 20), dtype=np.uint8)
     for name in ("a", "b", "c"):
         np.savez_compressed(tmp_path / f"{name}.npz", train_images=images, train_labels=np.arange(3))
+    np.savez(tmp_path / "other.npz", weights=images)
+    other = (tmp_path / "other.npz").read_bytes()
+    (tmp_path / "other.npz").unlink()
     whole = (tmp_path / "b.npz").read_bytes()
-    for broken in (whole[: len(whole) // 2], b"", b"no archive", whole[:60] + bytes(8) + whole[68:]):
+    for broken in (whole[: len(whole) // 2], b"", b"no archive", whole[:60] + bytes(8) + whole[68:], other):
         (tmp_path / "b.npz").write_bytes(broken)
         studies = find_studies(str(tmp_path), "npz")
         assert [study.key for study in studies if study.fault is None] == [
             f"{name}.npz/train/{number:07d}" for name in ("a", "c") for number in range(3)
         ]
         (bad,) = [study for study in studies if study.fault is not None]
-        with pytest.raises(BadStudy, match=r"damaged .npz file \(.*all of whose images are left out.*copy the file"):
+        with pytest.raises(BadStudy, match=r"damaged .npz file, .*all of whose images are left out.*copy the file"):
             read_study(bad)
 
 
