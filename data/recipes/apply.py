@@ -8,8 +8,10 @@ from torch import Tensor
 
 from data.quarantine import BadStudy
 from data.readers.checks import spacing_of
-from data.recipes.geometry import orient, resample, resample_label, resize
+from data.recipes.geometry import orient, resample, resize
+from data.recipes.nearest import resample_label
 from data.recipes.recipe import Recipe
+from data.recipes.window import window
 from data.scan import Scan
 
 _LUMA = (0.299, 0.587, 0.114)
@@ -63,7 +65,7 @@ def _intensities(scan: Scan) -> Float[Tensor, "C *S"]:
 
 
 def _image(recipe: Recipe, scan: Scan) -> Scan:
-    values = _window(recipe, _channels(_intensities(scan), recipe.num_channels or 1))
+    values = window(recipe, _channels(_intensities(scan), recipe.num_channels or 1))
     box = _box(recipe, values.numpy())
     values = values[(slice(None), *box)]
     size = _picture_size(recipe, tuple(values.shape[1:]))
@@ -95,7 +97,7 @@ def _volume(recipe: Recipe, scan: Scan) -> Scan:
     assert scan.affine is not None, "a volume has an affine"
     voxels, affine = orient(_intensities(scan), scan.affine)
     voxels, affine = resample(voxels, affine, recipe.spacing_mm)
-    voxels = _window(recipe, voxels)
+    voxels = window(recipe, voxels)
     box = _box(recipe, voxels.numpy())
     voxels, affine = voxels[(slice(None), *box)], _moved(affine, [part.start for part in box])
     if recipe.resize_to:
@@ -128,30 +130,6 @@ def _label_on(scan: Scan, affine: Float64[np.ndarray, "4 4"], size: tuple[int, .
     assert scan.affine is not None
     ids, old_affine = orient(torch.from_numpy(scan.label.astype(np.int32))[None], scan.affine)
     return resample_label(ids[0].numpy(), old_affine, affine, size).astype(scan.label.dtype)
-
-
-def _window(recipe: Recipe, voxels: Float[Tensor, "C *S"]) -> Float[Tensor, "C *S"]:
-    """Map the window to [0, 1]."""
-    voxels = voxels.contiguous()
-    for channel in voxels:
-        low, high = _limits(recipe, channel)
-        channel.sub_(low).div_(high - low).clamp_(0, 1)
-    return voxels
-
-
-def _limits(recipe: Recipe, channel: Float[Tensor, "*S"]) -> tuple[float, float]:
-    if recipe.window_kind != "percentile":
-        return recipe.window
-    values = channel.numpy()
-    values = values[values > values.min()]
-    low, high = np.percentile(values, recipe.window) if values.size else (0.0, 0.0)
-    if not low < high:
-        raise BadStudy(
-            f"the same intensity {low:g} at percentiles {recipe.window[0]:g} and {recipe.window[1]:g}",
-            "contrast between them",
-            "remove the study from the source, or set the recipe's window (--set window='[0,100]')",
-        )
-    return float(low), float(high)
 
 
 def _box(recipe: Recipe, voxels: Float[np.ndarray, "C *S"]) -> tuple[slice, ...]:

@@ -3,12 +3,14 @@
 Labels of shape (n,) or (n, 1) hold each image's class; in shape (n, k), a 1 in column c means class c.
 """
 
+import math
 import zipfile
 
 import numpy as np
 from numpy.lib import format as npy
 
-from data.files import File, is_file, list_tree, open_file, shown
+from data.files import File, StorageError, is_file, list_tree, open_file, shown
+from data.quarantine import BadStudy
 from data.sources.study import SPLIT_NAMES, SourceOptions, Study
 
 _IMAGES, _LABELS = "_images", "_labels"
@@ -17,23 +19,53 @@ _IMAGES, _LABELS = "_images", "_labels"
 def find_npz(source: str, dataset: str, options: SourceOptions) -> list[Study]:
     """Find one study per image of the source's .npz files; the source may be such a file itself.
 
-    Raises ValueError where a file has no such arrays, or labels of neither shape.
+    A damaged file is one study with a fault. Raises ValueError where a file has no such arrays, or labels of neither
+    shape.
     """
-    studies = []
-    for file in _files(source):
-        with open_file(file.uri) as opened, np.load(opened, allow_pickle=False) as arrays:
-            splits = [name.removesuffix(_IMAGES) for name in arrays.files if name.endswith(_IMAGES)]
-            labels = {split: _classes(arrays, split) for split in splits}
+    studies, files = [], _files(source)
+    for file in files:
+        try:
+            splits = _splits(file.uri)
+        except StorageError:
+            raise
+        except Exception as error:  # noqa: BLE001 (a damaged archive may raise anything)
+            studies.append(_damaged(file, dataset, options, error))
+            continue
+        if not splits and len(files) > 1:
+            studies.append(_damaged(file, dataset, options, LookupError(_IMAGES)))
+            continue
         if not splits:
             raise ValueError(
                 f"source {shown(source)}: an .npz file without an array named like train{_IMAGES}; expected "
                 "MedMNIST's names; rename its arrays"
             )
-        for split in splits:
-            number = _length(file.uri, split + _IMAGES)
-            classes = labels[split] or [None] * number
+        for split, (number, labels) in splits.items():
+            classes = [None] * number if labels is None else _classes(labels, split, number)
             studies += [_study(file, dataset, options, split, index, classes[index]) for index in range(number)]
     return studies
+
+
+def _splits(uri: str) -> dict[str, tuple[int, np.ndarray | None]]:
+    """Return for each split of a file the number of images, and its labels or None."""
+    with open_file(uri) as opened, np.load(opened, allow_pickle=False) as arrays:
+        names = [name.removesuffix(_IMAGES) for name in arrays.files if name.endswith(_IMAGES)]
+        labels = {name: arrays[name + _LABELS] if name + _LABELS in arrays.files else None for name in names}
+    return {name: (_length(uri, name + _IMAGES), labels[name]) for name in names}
+
+
+def _damaged(file: File, dataset: str, options: SourceOptions, error: Exception) -> Study:
+    return Study(
+        key=file.path,
+        kind="array",
+        image=(file.uri, "", "0"),
+        patient=options.patient(file.path, dataset),
+        dataset=dataset,
+        fault=BadStudy(
+            f"a damaged .npz file, or one of other arrays ({type(error).__name__}), all of whose images are left out",
+            f"a whole one with arrays named like train{_IMAGES}",
+            "copy the file again from its source, rename its arrays, or remove it",
+        ),
+    )
 
 
 def _files(source: str) -> list[File]:
@@ -42,13 +74,12 @@ def _files(source: str) -> list[File]:
     return [file for file in list_tree(source) if file.path.lower().endswith(".npz")]
 
 
-def _classes(arrays: np.lib.npyio.NpzFile, split: str) -> list[tuple[int, ...]] | None:
-    """Return the classes of each image of a split; None where it has no labels."""
-    if split + _LABELS not in arrays.files:
-        return None
-    labels = arrays[split + _LABELS]
+def _classes(labels: np.ndarray, split: str, number: int) -> list[tuple[int, ...]]:
+    """Return the classes of each image of a split."""
     several = labels.ndim == 2 and labels.shape[1] > 1
     found = f"array {split}{_LABELS}: shape {labels.shape}, {labels.dtype}"
+    if labels.shape[:1] != (number,):
+        raise ValueError(f"{found}; expected a row for each of the {number} images; correct the array")
     if not (several or labels.size == len(labels)) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             f"{found}; expected a whole number per image, or a 0 or 1 for each class; keep one of the two"
@@ -64,11 +95,14 @@ def _classes(arrays: np.lib.npyio.NpzFile, split: str) -> list[tuple[int, ...]] 
 
 
 def _length(uri: str, name: str) -> int:
-    """Return the first size of an array, from its header alone."""
+    """Return the first size of an array, from its header alone; raise ValueError where it holds fewer bytes."""
     with open_file(uri) as file, zipfile.ZipFile(file) as archive, archive.open(f"{name}.npy") as array:
         version = npy.read_magic(array)
         header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        return header(array)[0][0]
+        shape, _, dtype = header(array)
+        if archive.getinfo(f"{name}.npy").file_size < math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"array {name}: fewer bytes than its shape {shape} needs")
+        return shape[0]
 
 
 def _study(
