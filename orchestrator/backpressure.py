@@ -1,8 +1,9 @@
 """Backpressure: make block numbers only as readers ask for them.
 
-Ray Data's own policies count bytes, and a number has eight: without this one, the numbers of a whole budget would be
-made at once, each at the price of milliseconds in the process that also schedules the reading. Private to Ray's
-version (2.60); tests hold what it is for. This file imports no torch: the process that runs it starts faster.
+Ray Data's own policies count bytes, and a number has only eight. Without this policy, the numbers of a whole budget
+would be made at once, and each costs milliseconds in the process that also schedules the reading. The interface is
+private to Ray's version (2.60); tests check that the policy works. This file does not import torch, so that the
+process that runs it starts faster.
 """
 
 from ray.data import DataContext

@@ -1,6 +1,7 @@
 """Batch norm: refuse a training whose batch norm could not be computed, or would not be that of the whole batch."""
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -20,7 +21,7 @@ def check_batch_norm(
 ) -> None:
     """Raise ValueError where batch norm has one value per channel, or micro-batches have statistics of their own.
 
-    ``method`` is an outline, which is spent; ``samples`` plans the feed that a single sample is read from.
+    ``method`` is an outline; ``samples`` plans the feed that a single sample is read from.
     """
     _check_chunks(experiment, training, method)
     shares, sync = experiment.shares_of(training), experiment.training.sync_batch_norm
@@ -53,7 +54,7 @@ def _passes_alone(method: Method, plan: FeedPlan) -> bool:
     with torch.no_grad():
         views = outline_views(method.views(batch, batch.rng(plan.seed)))
         try:
-            method.to("meta").loss(views)
+            deepcopy(method).to("meta").loss(views)
         except ValueError as error:
             if _SINGLE not in str(error):
                 raise

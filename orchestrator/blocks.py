@@ -2,10 +2,11 @@
 
 Step s of a run takes the global sample numbers [s G, (s + 1) G), whatever the number W of ranks; rank r takes the
 r-th part of them. A rank's samples, step after step, are its stream. A block is a stretch of one stream: block b
-belongs to rank b mod W. Blocks hold about ``block_bytes``, many small steps or a part of one large step, because
-each costs Ray some milliseconds; all blocks of a round (one per rank) are equally large, the last round's smaller.
+belongs to rank b mod W. A block holds about ``block_bytes`` (many small steps, or a part of one large step), because
+each block costs Ray some milliseconds. All blocks of a round (one per rank) are equally large; those of the last
+round are smaller.
 
-This file imports neither torch nor Ray: reader processes start faster without.
+This file imports neither torch nor Ray, so that reader processes start faster.
 """
 
 from dataclasses import dataclass
@@ -34,8 +35,8 @@ class FeedPlan:
     split, patients, having, keep   the selection, as ``ShardSet.select`` takes it
     with_labels          whether label maps are read
     num_readers          reader processes
-    reader_resource      a custom resource of which each takes one
-    block_bytes          voxel bytes per block, about
+    reader_resource      a custom resource; each reader takes one
+    block_bytes          approximate voxel bytes per block
     """
 
     shards: str
@@ -92,7 +93,7 @@ class Source:
 
     @classmethod
     def open(cls, plan: FeedPlan) -> "Source":
-        """Open a plan's shards; raise ShardError where they differ from the shards that the run began with."""
+        """Open a plan's shards; raise ShardError if they differ from the shards that the run began with."""
         shards = ShardSet.open(plan.shards)
         if shards.digest != plan.digest:
             raise ShardError(
@@ -103,7 +104,7 @@ class Source:
 
     @cached_property
     def block_size(self) -> int:
-        """Samples per block: whole steps where a step is smaller than a block, else an equal part of a step."""
+        """Samples per block: whole steps if a step is smaller than a block, else an equal part of a step."""
         per_step = self.plan.samples_per_step
         fitting = max(1, int(self.plan.block_bytes / self.bytes_per_sample))
         if fitting >= per_step:

@@ -20,8 +20,8 @@ from methods.papers import PAPER_SIZES
 def catalogue() -> dict[str, list[dict[str, Any]]]:
     """Return methods, encoders, tasks and recipes, each with its description and defaults, as JSON values.
 
-    Methods have ``parameters``, too: how many are trained, of the encoder and of each head, in each of the method's
-    variants at each of the paper's sizes.
+    Methods also have ``parameters``: how many parameters of the encoder and of each head are trained, in each of the
+    method's variants at each of the paper's sizes.
     """
     return {
         "methods": [
@@ -56,13 +56,13 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parameters(name: str, kind: type[Method]) -> list[dict[str, Any]]:
-    """Count the parameters of each variant of a method at its paper's sizes; empty where no paper trained it."""
+    """Count the parameters of each variant of a method at its paper's sizes; empty if no paper trained it."""
     variant = kind.Config.model_fields.get("variant")
     entries = []
     for size in PAPER_SIZES.get(name, ()):
         for chosen in get_args(variant.annotation) if variant else ():
             encoder = _encoder(size.encoder.model_dump_json())
-            # Heads of a hundred million parameters have no need of memory. MONAI's Swin cannot be built like this.
+            # Heads of a hundred million parameters need no memory here. MONAI's Swin cannot be built like this.
             with torch.device("meta"):
                 method = kind(kind.Config.model_validate({**size.fields, "variant": chosen}), encoder)
             counts = {part: _count(module) for part, module in method.named_children()}

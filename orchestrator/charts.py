@@ -28,7 +28,7 @@ class ScoredRow:
 
 
 def draw_curves(curves: Mapping[str, Curve], title: str, x_label: str, y_label: str) -> bytes:
-    """Draw named curves (x, y) into one diagram, such as the collapse coefficient of several runs."""
+    """Draw named curves (x, y) in one diagram, such as the collapse coefficient of several runs."""
     return draw_bands({name: [curve] for name, curve in curves.items()}, title, x_label, y_label)
 
 
@@ -45,8 +45,8 @@ def draw_scores(rows: Sequence[ScoredRow], title: str, metric: str) -> bytes:
 def bands_figure(curves: Mapping[str, Sequence[Curve]], title: str, x_label: str, y_label: str) -> Figure:
     """Draw each name's mean over its runs with a band of one sample deviation, and each run faintly.
 
-    Mean and band are drawn where all runs of a name have a value: one that ended early does not bend them. Long
-    curves are smoothed to 200 points.
+    Mean and band are drawn only where all runs of a name have a value, so that a run that ended early does not bend
+    them. Long curves are smoothed to 200 points.
     """
     figure = Figure(figsize=(7, 4), layout="constrained", facecolor="white")
     axis = _plain_axis(figure, title, x_label, y_label)
@@ -70,7 +70,7 @@ def bands_figure(curves: Mapping[str, Sequence[Curve]], title: str, x_label: str
 def scores_figure(rows: Sequence[ScoredRow], title: str, metric: str) -> Figure:
     """Draw one line per row, from top to bottom: runs as dots, their mean as a bar, its interval as a line.
 
-    An interval that is much wider than the scores, as that of two runs is, leaves the picture at its sides.
+    An interval that is much wider than the scores, as with two runs, extends beyond the sides of the picture.
     """
     figure = Figure(figsize=(7, 1.2 + ROW_INCHES * len(rows)), layout="constrained", facecolor="white")
     axis = _plain_axis(figure, title, metric, "")

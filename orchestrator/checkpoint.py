@@ -1,9 +1,9 @@
 """Checkpoint: the state that a restart needs, and the exported encoder for other tools.
 
 A checkpoint is a folder: ``method.safetensors`` (weights and buffers), ``optimiser.pt`` (read back with
-``weights_only``), ``encoder.safetensors`` with ``encoder.json``, and ``state.json``: where training stands, the steps
-that were reported with it, and the sizes of the other files, so that one that is cut off is noticed.
-Nothing is pickled that could run code when it is read.
+``weights_only``), ``encoder.safetensors`` with ``encoder.json``, and ``state.json``: how far training is, the steps
+that were reported with it, and the sizes of the other files, so that a truncated file is noticed. No file can run
+code when it is read.
 """
 
 import json
@@ -34,8 +34,8 @@ class CheckpointError(ValueError):
 class State:
     """How far training is: steps done, the metrics of the best evaluation, and the step after which it was taken.
 
-    Random numbers need no state: views are keyed by sample and epoch, and the generator of drop-path and its like
-    is seeded anew for each step.
+    Random numbers need no state: views are keyed by sample and epoch, and the generator for drop-path and the like is
+    seeded anew at each step.
     """
 
     step: int = 0
@@ -70,7 +70,7 @@ def save(
 
 
 def restore(folder: Path, method: Method, optimiser: torch.optim.Optimizer, stream: Stream) -> State:
-    """Load a checkpoint into a method and its optimiser; raise CheckpointError where the stream differs."""
+    """Load a checkpoint into a method and its optimiser; raise CheckpointError if the stream differs."""
     saved = json.loads((folder / STATE).read_text())
     if saved["stream"] != asdict(stream):
         differing = [name for name, value in asdict(stream).items() if saved["stream"].get(name) != value]
@@ -99,7 +99,7 @@ def export_encoder(folder: Path, encoder: nn.Module, card: dict[str, Any]) -> No
 
 
 def _own_version() -> str:
-    """Return the installed version; in a job the packages are uploaded, and only what they need is installed."""
+    """Return the installed version, or pyproject's: in a job our packages are uploaded, not installed."""
     try:
         return version("raydiology")
     except PackageNotFoundError:

@@ -18,10 +18,10 @@ GROUPS = ("table", "sweep")
 class Choice:
     """Runs to compare.
 
-    cards   the runs; ``source`` knows also what they belong to and start from
+    cards   the runs; ``source`` also knows the runs that they belong to and start from
     folder  where comparisons of them are written
     group   the place of the table or sweep that was asked for, if it was one
-    asked   the folders that were asked for, relative to ``folder``; none: all of it
+    asked   the folders that were asked for, relative to ``folder``; empty: all of it
     """
 
     source: Source
@@ -35,7 +35,7 @@ class Choice:
 def in_folders(folders: Sequence[Path], home: Path, experiment: str | None = None) -> Choice:
     """Choose the runs in the given folders, else the runs of an experiment in a home.
 
-    A folder may be a run's, a table's, a sweep's, an experiment's or a home. Raises ValueError where there are none.
+    A folder may be that of a run, a table, a sweep or an experiment, or a home. Raises ValueError if one has no runs.
     """
     places = [folder.absolute() for folder in folders or [_experiment(home, experiment)]]
     for place in places:
@@ -64,8 +64,8 @@ def in_folders(folders: Sequence[Path], home: Path, experiment: str | None = Non
 def select(choice: Choice, kind: str | None, names: Sequence[str]) -> tuple[str, list[Card]]:
     """Return the kind of run to compare (by default the kind that is judged) and its runs in order.
 
-    ``names`` are patterns of which a run's name, row or folder matches one. Raises ValueError, saying what there is,
-    where no run is left.
+    ``names`` are patterns; a run is kept if its name, row or folder matches one of them. Raises ValueError, naming
+    what there is, if no run is left.
     """
     everyone = {card.place: card for card in choice.source.cards()}
     kinds = [each for each in KINDS if any(card.kind == each for card in choice.cards)]
@@ -88,7 +88,7 @@ def counted(name: str) -> list[tuple[bool, float | str]]:
 
 
 def _experiment(home: Path, experiment: str | None) -> Path:
-    """Return the folder of an experiment in a home; where no experiment is named, of the only one there."""
+    """Return the folder of an experiment in a home; if no experiment is named, of the only one there."""
     names = sorted({path.relative_to(home).parts[0] for path in home.glob(f"*/*/{OUTBOX}")})
     if not names:
         raise ValueError(f"--home {home}: no runs there; give the folder that runs were written to")

@@ -1,7 +1,7 @@
 """Claim: let one process at a time work in a folder.
 
 Two trials of a sweep or a table may ask for the same training, such as one pretraining under two learning rates of
-the fine-tuning. The second waits, and finds it done. What is started twice waits likewise.
+the fine-tuning. The second waits and then finds it done. A command that is started twice waits in the same way.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ LOOK_EVERY_S = 0.5
 def claimed(folder: Path, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
     """Wait until the folder is free, and hold it while the body runs; a process that dies releases it.
 
-    Raises StoppedError where this process was asked to end its trainings while it waited.
+    Raises StoppedError if this process was asked to end its trainings while it waited.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("w") as file:
@@ -39,7 +39,7 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def is_free(folder: Path) -> bool:
-    """Tell whether a folder is free."""
+    """Return whether a folder is free."""
     if not (folder / LOCK).exists():
         return True
     with (folder / LOCK).open("w") as file:

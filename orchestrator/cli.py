@@ -1,9 +1,9 @@
 """The command line.
 
-Exit codes: 0 done, 1 a run failed, 2 the request cannot work as given; ended by a signal, 128 and its number: 130 for
+Exit codes: 0 done, 1 a run failed, 2 the request cannot work as given; after a signal, 128 plus its number: 130 for
 Ctrl-C, 143 for SIGTERM, 129 for SIGHUP.
 
-Commands import what they need when they run: `raydiology methods` should not wait for Ray.
+Commands import what they need when they run, so that `raydiology methods` does not wait for Ray.
 """
 
 import argparse
@@ -47,9 +47,9 @@ def _failed(subject: str, error: Exception, code: int) -> int:
 
 
 def parse(words: Sequence[str]) -> tuple[Command, argparse.Namespace]:
-    """Return the command that a command line names, and its arguments; raise UsageError in words.
+    """Return the command that a command line names, and its arguments; raise UsageError for a mistake.
 
-    What stands after ``--`` is the command of a job.
+    Everything after ``--`` is the command of a job.
     """
     parser, known = _parsers()
     if not words or words[0].startswith("-"):
@@ -62,7 +62,7 @@ def parse(words: Sequence[str]) -> tuple[Command, argparse.Namespace]:
     command = known[name]
     own, job = (rest[: rest.index("--")], rest[rest.index("--") + 1 :]) if "--" in rest else (rest, None)
     if job is not None and not command.takes_job:
-        raise UsageError("-- stands before the command of a job, for `raydiology submit`; leave it out")
+        raise UsageError("-- comes before the command of a job, in `raydiology submit`; leave it out")
     arguments = read(command, own)
     if job is not None:
         arguments.job_command = [*arguments.job_command, *job]

@@ -19,7 +19,7 @@ from data.files import check_writable
 from orchestrator import clusterfile, progress, startup, stop
 from orchestrator.config import Resources
 
-# One reader, one spare for what Ray Data lists and splits with.
+# For the tasks with which Ray Data itself lists and splits, beside the readers.
 DATA_CPUS = 1.0
 LOCAL_STORE_SHARE = 0.15
 LOCAL_STORE_MOST_BYTES = 8 * 2**30
@@ -52,7 +52,7 @@ def leave() -> None:
     ray.shutdown()
     if node and node.is_head():
         node.destroy_external_storage()
-        # Asking them to end, as ``ray.shutdown`` would, takes a second for each: they do not hear it.
+        # Asking them to end, as ``ray.shutdown`` does, takes a second for each, because they do not react.
         node.kill_all_processes(check_alive=False)
     for process in started:
         with suppress(psutil.NoSuchProcess):
@@ -71,7 +71,7 @@ def _processes(all_processes: dict[str, Any]) -> list[psutil.Process]:
 
 @contextmanager
 def _own_handler() -> Iterator[None]:
-    """Keep this process's SIGTERM handler while the body runs: Ray would replace it by an exit."""
+    """Keep this process's SIGTERM handler while the body runs: Ray would replace it with an exit."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -87,8 +87,9 @@ def _own_handler() -> Iterator[None]:
 def _deaf_children() -> Iterator[None]:
     """Shield processes that start while the body runs, and their children, from signals that ask this one to end.
 
-    Slurm and systemd send SIGTERM to every process of a job, and a terminal that closes SIGHUP to every one that it
-    started: a Ray that ended then could not save what this process waits for. They end with this process.
+    Slurm and systemd send SIGTERM to every process of a job, and a closing terminal sends SIGHUP to every process
+    that it started. If Ray ended then, it could not save what this process waits for. The shielded processes end with
+    this process.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
     try:
@@ -102,17 +103,17 @@ def _connect() -> None:
     umask = os.umask(0o077)
     set_up_train()
     if not progress.console.is_terminal:
-        # Ray prints its own remarks with a colour, which a log would hold as control characters.
+        # Ray prints its own remarks in colour, which a log would record as control characters.
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     if not os.environ.get("RAY_ADDRESS"):
-        # One process less to start per training: nobody announces that this machine will go away.
+        # This saves one process per training: nobody announces that this machine will go away.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         # Workers that are started in advance lack our runtime environment, and are never used.
         os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-        # Ray looks for its workers' logs ten times a second, to print what we do not have it print.
+        # Ray looks for its workers' logs ten times a second in order to print them, but here it prints none.
         os.environ.setdefault("RAY_LOG_MONITOR_MANY_FILES_THRESHOLD", "0")
         os.environ.setdefault("LOG_NAME_UPDATE_INTERVAL_S", "60")
-        # Ray takes four processes per core for a mistake and says so on the terminal; a training here has ten.
+        # Ray takes four processes per core for a mistake and warns on the terminal; a training here has ten.
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(_logical_cpus()))
         # Ray starts a task again for ever that was ended because memory was short, though it may be too large itself.
         os.environ.setdefault("RAY_task_oom_retries", "5")
@@ -140,11 +141,11 @@ def _connect() -> None:
 def set_up_train() -> None:
     """Set the environment variables that Ray Train reads in each process that starts a training, if they are unset.
 
-    Ray Train hands it on to its controller and its workers.
+    Ray Train passes them on to its controller and its workers.
     """
     joined = os.environ.get("RAY_ADDRESS")
     settings = {
-        # Nodes of a cloud take minutes to come.
+        # Cloud nodes take minutes to start.
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1200" if joined else "120",
         # A worker's folder would otherwise be a Ray session folder, where relative paths mean nothing.
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -181,9 +182,9 @@ def _runtime_env(umask: int) -> dict[str, Any]:
 
 
 def preflight(resources: Resources) -> None:
-    """Raise PlacementError where the workers and readers can never run at once on this cluster.
+    """Raise PlacementError if the workers and readers can never run at the same time on this cluster.
 
-    Raises StorageError where checkpoints could not be written.
+    Raises StorageError if checkpoints could not be written.
     """
     have = capacity()
     need_cpu = _cpus(resources)

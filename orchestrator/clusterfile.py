@@ -19,7 +19,7 @@ class ClusterFileError(ValueError):
 
 
 def check(path: Path) -> dict[str, Any]:
-    """Return a cluster file with Ray's defaults; raise ClusterFileError where the launcher would refuse it."""
+    """Return a cluster file with Ray's defaults; raise ClusterFileError if the launcher would refuse it."""
     try:
         tree = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
@@ -38,7 +38,7 @@ def check(path: Path) -> dict[str, Any]:
 def capacity(tree: dict[str, Any]) -> dict[str, float]:
     """Return a cluster's resources once its launcher has started all nodes that it may, the head included.
 
-    Of machines of one's own, whose file names no types, nothing is known: an empty dictionary.
+    Returns an empty dictionary for machines of one's own: their file names no types, so nothing is known of them.
     """
     total: dict[str, float] = {}
     most = tree.get("max_workers", 0)

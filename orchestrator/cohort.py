@@ -32,11 +32,11 @@ class Cohort(Frozen):
     """The contents of a cohort's file.
 
     kind, labelled, unlabelled, seed   of the phantoms, see ``raydiology phantom``
-    ingest      an ingest's fields but for ``source`` and ``out``; its shards stand for all that a table names
-    also        further ingests, each by the shards that it stands for: ``shards/brats-slices``
-    overrides   changes of a table's experiment: networks and budgets that fit the phantoms
-    rows        further changes of single rows by their names, or of several: ``2D-*``
-    seeds       of pretraining and of fine-tuning, in place of the table's
+    ingest      an ingest's fields except ``source`` and ``out``; its shards replace all shards that a table names
+    also        further ingests, each under the name of the shards that it replaces: ``shards/brats-slices``
+    overrides   changes to a table's experiment: networks and budgets that fit the phantoms
+    rows        further changes to single rows by name, or to several rows: ``2D-*``
+    seeds       seeds of pretraining and of fine-tuning, in place of the table's
     """
 
     kind: Literal["abdomen", "brain", "fundus", "chest"]
@@ -74,7 +74,7 @@ class Cohort(Frozen):
             ingest(request)
 
     def requests(self, folder: Path) -> list[IngestConfig]:
-        """Return the request of each ingest; raise ConfigError where the file names something that does not exist."""
+        """Return the request of each ingest; raise ConfigError if the file names something that does not exist."""
         asked = []
         for name, fields in {"": self.ingest, **self.also}.items():
             tree = {"source": str(folder / "scans"), "out": str(_out(folder, name)), **fields}
@@ -88,7 +88,7 @@ def _out(folder: Path, name: str) -> Path:
 
 
 def load(path: Path) -> Cohort:
-    """Read a cohort's file; raise ConfigError where it is not valid."""
+    """Read a cohort's file; raise ConfigError if it is not valid."""
     cohort = validated(Cohort, config.read(path), str(path))
     cohort.requests(Path())
     return cohort

@@ -23,7 +23,7 @@ from orchestrator.typeset import as_markdown
 USUAL_METRICS = {"finetune": "score", "pretrain": "collapse"}
 NOUNS = {"finetune": "fine-tunings", "pretrain": "pretrainings", "trial": "trials"}
 USUAL_REFERENCE = "scratch"
-# They tell runs apart, but not what was decided about them.
+# These fields tell runs apart, but not by anything that was decided about them.
 NO_AXES = ("name", "pretrained", "data.shards", "downstream.shards")
 
 
@@ -31,8 +31,8 @@ NO_AXES = ("name", "pretrained", "data.shards", "downstream.shards")
 class Request:
     """The comparison that a person asks for.
 
-    names   patterns of which a run's name, row or folder matches one; none: all runs
-    by      fields, or ``row``, by which runs are put together; none: by whatever differs but for seeds
+    names   patterns; a run is included if its name, row or folder matches one of them; none: all runs
+    by      fields, or ``row``, by which runs are grouped; none: all fields that differ, except seeds
     curves  metrics of the pretrainings that are drawn over their steps
     """
 
@@ -67,7 +67,7 @@ class Compared:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The request and its folders: an equal request is the same comparison, whichever runs exist by then."""
+        """The request and its folders: equal requests are the same comparison, whichever runs exist by then."""
         return {"experiment": self.choice.folder.name, "folders": self.choice.asked, **asdict(self.request)}
 
     @property
@@ -85,7 +85,7 @@ class Compared:
 def compare(choice: Choice, request: Request) -> Compared:
     """Group the requested runs into rows and test the rows against the reference.
 
-    Raises ValueError where there are no runs, or no such metric, field or reference.
+    Raises ValueError if there are no runs, or no such metric, field or reference.
     """
     kind, cards = select(choice, request.kind, request.names)
     pretrainings = _pretrainings(choice.source)
@@ -102,7 +102,7 @@ def compare(choice: Choice, request: Request) -> Compared:
 def write(compared: Compared, folder: Path) -> list[Path]:
     """Write the comparison as Markdown, CSV and figures; return the files.
 
-    Raises ValueError where the folder holds another comparison.
+    Raises ValueError if the folder holds another comparison.
     """
     identity.own(folder, compared.identity, "give another --out, or delete the folder")
     files = {
@@ -116,7 +116,7 @@ def write(compared: Compared, folder: Path) -> list[Path]:
 
 
 def log(compared: Compared, files: Sequence[Path]) -> str:
-    """Log files to the table or sweep that all runs belong to, if any; say where they are, or why they are not."""
+    """Log files to the table or sweep that all runs belong to, if any; return where they are, or why not."""
     choice = compared.choice
     shared = set.intersection(*(set(card.parents) for line in compared.lines for card in line.row.cards))
     groups = [card for card in choice.source.cards() if card.kind in GROUPS]
@@ -136,7 +136,7 @@ class Page:
 
 
 def page(compared: Compared) -> Page | None:
-    """Return MLflow's page of these runs, the best first, on this metric; None where MLflow does not know them."""
+    """Return MLflow's page of these runs, the best first, on this metric; None if MLflow does not know them."""
     asked, cards = compared.asked, [card for line in compared.lines for card in line.row.cards]
     known = compared.choice.source.known(cards)
     if known is None:
@@ -163,7 +163,7 @@ def page_of(folder: Path, home: str, metric: str) -> Page | None:
 
 
 def _asked(kind: str, request: Request, rows: Sequence[Row], scores: Scores) -> Asked:
-    """Settle the metric and the reference; raise ValueError where no run has a score of the metric's name."""
+    """Settle the metric and the reference; raise ValueError if no run has a score of the metric's name."""
     known = sorted({name for of_run in scores.values() for name in of_run})
     usual = USUAL_METRICS.get(kind, "score")
     metric = request.metric or (usual if usual in known or not known else known[0])
@@ -171,7 +171,7 @@ def _asked(kind: str, request: Request, rows: Sequence[Row], scores: Scores) -> 
     for name in asked.metrics:
         if known and name not in known:
             raise ValueError(
-                f"--metric {name}: none of the scores of these runs; they are: {', '.join(known)}"
+                f"--metric {name}: not one of the scores of these runs; they are: {', '.join(known)}"
                 f"{did_you_mean(name, known)}"
             )
     names = [row.name for row in rows]
@@ -192,7 +192,7 @@ def _pretrainings(source: Source) -> dict[str, Card]:
 
 
 def _figures(compared: Compared) -> Iterator[tuple[str, bytes]]:
-    """Draw scores, learning curves and the pretrainings' curves, each where there is something to draw."""
+    """Draw scores, learning curves and the pretrainings' curves, each if there is something to draw."""
     metric, source = compared.asked.metric, compared.choice.source
     scored = [
         charts.ScoredRow(line.name, line.summary.values, line.summary.mean, line.interval)

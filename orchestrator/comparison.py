@@ -18,12 +18,12 @@ _JUDGED = {
     "pretrain": "of the last hundredth of the steps",
     "trial": "as the sweep judges it",
 }
-# Where these differ, the same metric measures something else: other patients, other labels, another mean.
+# If these differ, the same metric measures something else: other patients, other labels, another mean.
 _JUDGED_BY = (
     DATASET, "downstream.val_split", "downstream.num_folds", "downstream.task.name", "downstream.task.labels",
     "downstream.task.regions", "downstream.task.convention", "downstream.task.kind", "downstream.task.score",
 )  # fmt: skip
-# Where these differ, the metric is the same but the starts are not equal.
+# If these differ, the metric is the same but the starts are not equal.
 _GIVEN = (DATASET, "downstream.label_fraction")
 
 Scores = Mapping[str, Mapping[str, float]]
@@ -31,7 +31,7 @@ Scores = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Asked:
-    """The subject: a kind of run, its metric, further metrics, and the reference row of p, if any."""
+    """The subject: a kind of run, its metric, further metrics, and the reference row for p, if any."""
 
     kind: str
     metric: str
@@ -47,7 +47,7 @@ class Asked:
 class Line:
     """One row in numbers. ``scored`` holds the runs behind ``summary``; runs without a score are in ``row`` only.
 
-    comparison  Welch's test against the reference; None for the reference itself and where there is none
+    comparison  Welch's test against the reference; None for the reference itself, and without a reference
     """
 
     row: Row
@@ -65,12 +65,12 @@ class Line:
 def lines_of(asked: Asked, rows: Sequence[Row], scores: Scores) -> list[Line]:
     """Summarise each row, and test it against the reference; ``scores`` holds the scores of finished runs, by place.
 
-    Raises ValueError where no row has the reference's name.
+    Raises ValueError if no row has the reference's name.
     """
     names = [row.name for row in rows]
     if asked.reference is not None and asked.reference not in names:
         raise ValueError(
-            f"--reference {asked.reference}: none of the rows; they are: {', '.join(names)}"
+            f"--reference {asked.reference}: not one of the rows; they are: {', '.join(names)}"
             f"{did_you_mean(asked.reference, names)}"
         )
     reference = next((row for row in rows if row.name == asked.reference), None)

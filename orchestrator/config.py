@@ -1,8 +1,8 @@
 """Experiment: everything that decides a run, as one frozen value.
 
 YAML in (with one ``base:`` to inherit from and ``a.b=c`` overrides), a resolved experiment out. Unknown fields are
-errors. What changes results goes into the run key; where and on what it runs (``resources``, ``tracking``,
-``home``) does not.
+errors. Fields that change results go into the run key; fields that say where a run computes (``resources``,
+``tracking``, ``home``) do not.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
         name: str
 
 else:
-    # The registries decide which configs there are; the field ``name`` tells which one is meant.
+    # The registries decide which configs there are; the field ``name`` selects one.
     MethodConfig = Annotated[reduce(or_, (kind.Config for kind in METHODS.values())), Field(discriminator="name")]
     EncoderConfig = Annotated[reduce(or_, (kind.Config for kind in ENCODERS.values())), Field(discriminator="name")]
     TaskConfig = Annotated[reduce(or_, (kind.Config for kind in TASKS.values())), Field(discriminator="name")]
@@ -68,7 +68,7 @@ class Samples(Frozen):
 
     @model_serializer(mode="wrap")
     def _without_an_empty_filter(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out a filter that keeps everything: it decides nothing, so it does not belong to a run key."""
+        """Leave out a filter that keeps everything: it decides nothing, so it is no part of a run key."""
         tree = dump(self)
         return tree if self.keep.criteria else {name: value for name, value in tree.items() if name != "keep"}
 
@@ -106,8 +106,8 @@ class Data(Samples):
 class Optimiser(Frozen):
     """Learning rate, warm-up and decay; the schedule advances per step.
 
-    warmup   above_zero: the first step already learns; from_zero and zero_to_peak are released warm-ups, whose first
-             step does not; see ``warm_up``
+    warmup   above_zero: the first step already learns; from_zero and zero_to_peak: as in released code, the first
+             step does not learn; see ``warm_up``
     """
 
     name: Literal["sgd", "adam", "adamw"] = "adamw"
@@ -143,7 +143,7 @@ class Budget(Frozen):
         return max(1, floor(exact(self.epochs) * self.steps_per_epoch(num_samples)))
 
     def epochs_to_steps(self, epochs: float, num_samples: int) -> int:
-        """Return how many steps some epochs are, rounded."""
+        """Return the number of steps in some epochs, rounded."""
         return round(exact(epochs) * self.steps_per_epoch(num_samples))
 
     def steps_per_epoch(self, num_samples: int) -> Fraction:
@@ -163,12 +163,12 @@ class Stage(Frozen):
 class Resources(Frozen):
     """Where a run computes; nothing here changes results.
 
-    workers           at most so many train: the largest number over which the batch can be shared out evenly
-    micro_batch_size  samples of a worker that pass the network at once, so that less memory holds activations; none:
-                      its whole share of the batch. The loss is that of the whole batch in any case
-    cpus_per_worker   of each training worker
+    workers           at most this many train: the largest number that can share the batch out evenly
+    micro_batch_size  samples of a worker that pass through the network at once, so that activations take less memory;
+                      none: the worker's whole share of the batch. The loss is always that of the whole batch
+    cpus_per_worker   CPUs of each training worker
     readers           processes that read shards
-    reader_resource   a custom resource of which each reader takes one: readers run on the nodes that have it, such as
+    reader_resource   a custom resource; each reader takes one, so that readers run on the nodes that have it, such as
                       cluster.yaml's machines for reading
     max_failures      how often a training starts again from its last checkpoint
     storage           folder or bucket for checkpoints that every node reaches (default: the run's own folder)
@@ -189,16 +189,17 @@ class Resources(Frozen):
 class Downstream(Samples):
     """A task that an encoder is fine-tuned on and judged by.
 
-    encoder          changes of its fields without weights, as ``drop_path``; or ``in_channels``, learnt anew then
+    encoder          changes to fields that have no weights, such as ``drop_path``; or to ``in_channels``, whose
+                     weights are then learnt anew
     label_fraction   share of the training patients whose labels are used; a smaller one is part of a larger one
-    num_folds, fold  cross-validation: the patients of ``train_split`` in so many parts, of which one is validated
-                     on instead of ``val_split``
-    frozen_levels    how many of the encoder's levels do not learn, from the image on, or ``all``
-    frozen_epochs    for how long (None: to the end)
-    evaluate_every_epochs      the rhythm of validation
-    evaluate_every_epoch_from  from this epoch on, every epoch
-    resources        where it runs, as one GPU after a pretraining on eight; fields that are not given are those of
-                     the experiment's own ``resources``
+    num_folds, fold  cross-validation: the patients of ``train_split`` are divided into ``num_folds`` parts, and one
+                     part is validated on instead of ``val_split``
+    frozen_levels    how many of the encoder's levels do not learn, counted from the image, or ``all``
+    frozen_epochs    for how many epochs they do not learn (None: to the end)
+    evaluate_every_epochs      the interval between validations
+    evaluate_every_epoch_from  from this epoch on, every epoch is validated
+    resources        where it runs, such as on one GPU after a pretraining on eight; fields that are not given come
+                     from the experiment's own ``resources``
     """
 
     part = "downstream"
@@ -232,8 +233,9 @@ class Downstream(Samples):
 class Training(Frozen):
     """How steps are computed and how often they are reported and saved.
 
-    report_every_steps, report_every_s   a report is due after so many steps, but not before so many seconds have
-                                         passed since the last: all workers wait for each other to report
+    report_every_steps, report_every_s   a report is due after this many steps, but not before this many seconds have
+                                         passed since the last report, because all workers wait for each other to
+                                         report
     """
 
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -247,7 +249,7 @@ class Health(Frozen):
     """Label-free metrics of the encoder while it is pretrained: effective rank, collapse, uniformity, alignment.
 
     times     how often over the budget (0: never)
-    samples   of how many of the training samples, always the same; the rank is at most this
+    samples   how many training samples are measured, always the same ones; the rank is at most this
     """
 
     times: int = Field(default=10, ge=0)
@@ -259,8 +261,8 @@ class Probe(Samples):
 
     size         voxels per axis that whole samples are resized to
     times        how often over a pretraining's budget (0: only when asked for, by ``raydiology probe``)
-    samples      of each split at most so many, always the same
-    neighbours   that vote for the class of a sample
+    samples      at most this many of each split, always the same ones
+    neighbours   how many neighbours vote for the class of a sample
     grades       whether classes are grades in order of their numbers: ``kappa_quadratic`` instead of ``kappa``
     """
 
@@ -275,7 +277,7 @@ class Probe(Samples):
 
 
 class Tracking(Frozen):
-    """The MLflow to use; None is the SQLite store under ``home``, or ``MLFLOW_TRACKING_URI`` where it is set."""
+    """The MLflow to use; None is the SQLite store under ``home``, or ``MLFLOW_TRACKING_URI`` if it is set."""
 
     uri: str | None = None
     pictures: bool = True
@@ -308,7 +310,7 @@ class Experiment(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _inherit_resources(cls, fields: Any) -> Any:
-        """Complete ``downstream.resources`` from the experiment's own, so that a resolved experiment shows all."""
+        """Complete ``downstream.resources`` from the experiment's own, so that all of them are shown."""
         match fields:
             case {"downstream": {"resources": dict(own), **task}, "resources": dict(inherited)}:
                 return {**fields, "downstream": {**task, "resources": {**inherited, **own}}}
@@ -317,9 +319,9 @@ class Experiment(Frozen):
     @model_validator(mode="after")
     def _one_form(self) -> "Experiment":
         if (self.method is None) == (not self.stages):
-            raise ValueError("give either method (with optimiser and budget) or stages, not both or none")
+            raise ValueError("give either method (with optimiser and budget) or stages, and not both")
         if self.stages and (self.optimiser or self.budget):
-            raise ValueError("where stages are given, optimiser and budget belong to each of them")
+            raise ValueError("with stages, optimiser and budget are fields of each stage, not of the experiment")
         return self
 
     @model_validator(mode="after")
@@ -346,7 +348,7 @@ class Experiment(Frozen):
 
     @property
     def trainings(self) -> tuple[Stage | Downstream, ...]:
-        """The stages, and the fine-tuning where there is one."""
+        """The stages, and the fine-tuning if there is one."""
         return (*self.pretraining, *([self.downstream] if self.downstream else []))
 
     def resources_of(self, training: Stage | Downstream) -> Resources:
@@ -426,7 +428,7 @@ def _local(path: str) -> str:
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read an experiment file, its bases and ``a.b=c`` overrides; raise ConfigError in words."""
+    """Read an experiment file, its bases and ``a.b=c`` overrides; raise ConfigError for a mistake."""
     return resolve(read(path), overrides, str(path))
 
 
@@ -453,10 +455,10 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def merge(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Overlay ``changes``: mappings merge, all else is replaced.
+    """Overlay ``changes``: mappings merge, everything else is replaced.
 
-    A mapping that names another ``name`` than the one below it (another method, another encoder) replaces it whole,
-    because the fields of the one mean nothing to the other.
+    A mapping whose ``name`` differs from that of the mapping below it (another method, another encoder) replaces it
+    whole, because the fields of one mean nothing to the other.
     """
     merged = dict(tree)
     for key, value in changes.items():
@@ -501,5 +503,5 @@ def schema() -> dict[str, Any]:
     """Return the JSON Schema of an experiment file, for editors."""
     tree = Experiment.model_json_schema()
     tree["properties"]["base"] = {"type": "string", "description": "experiment file to inherit from"}
-    tree["required"] = []  # a file may leave to its base, or to an override, whatever it likes
+    tree["required"] = []  # a file may leave any field to its base or to an override
     return tree

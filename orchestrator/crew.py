@@ -16,15 +16,15 @@ from orchestrator.failure import RunError
 
 Result = TypeVar("Result")
 LOOK_EVERY_S = 0.5
-# Workers of a crew wait: the CPUs are for what they train. On other machines the runs' folders may not be.
+# A crew's workers only wait: the CPUs are for their trainings. Other machines may not have the runs' folders.
 SLIVER = 0.001
-NOTES = "progress"  # the folder in which each job tells how far it is
+NOTES = "progress"  # the folder in which each job reports its progress
 
 
 class Worker:
-    """Does one job after the other, so that their imports are paid once.
+    """Does one job after another, so that imports are paid for only once.
 
-    folder  where the job that runs is asked to end early, by ``stop.mark``
+    folder  where the running job is asked to end early, by ``stop.mark``
     """
 
     def __init__(self, folder: str) -> None:
@@ -84,10 +84,10 @@ class Crew:
 def results(
     jobs: Sequence[Callable[[], Result]], concurrent: int, folder: Path, say: Callable[[str], None]
 ) -> Generator[tuple[int, Result | RunError]]:
-    """Yield each job's place and result as it ends; RunError where its process died. One at a time runs here.
+    """Yield each job's place and result as it ends; RunError if its process died. One at a time, jobs run here.
 
-    Raises what a job raises. A request to stop asks the jobs that run to end early, after which StoppedError is
-    raised; ``say`` tells a person of it, ``folder`` is where it is passed on.
+    Raises what a job raises. A request to stop asks the running jobs to end early, and then StoppedError is raised;
+    ``say`` tells a person of the request, and ``folder`` is where it is passed on.
     """
     if concurrent == 1:
         yield from ((place, job()) for place, job in enumerate(jobs))

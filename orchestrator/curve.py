@@ -1,4 +1,4 @@
-"""Curve: a training's metric as a sweep sees it: at most some hundred points, each the mean since the last."""
+"""Curve: a training's metric as a sweep sees it: fewer than two hundred points, each the mean since the last."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +13,10 @@ class Curve:
     """Turns the lines of a growing history into points (steps done, value).
 
     metric        its name in the history
-    stage         whose lines are looked at
+    stage         the stage whose lines count
     every         steps between two points; 1 takes every step that has the metric
-    total_steps   the last one is a point, too
-    sign_of_life  a metric that stands in every line where ``metric`` is due
+    total_steps   the last step is a point too
+    sign_of_life  a metric that is in every line in which ``metric`` is due
     """
 
     metric: str
@@ -31,7 +31,7 @@ class Curve:
     def points(self, lines: list[dict[str, Any]]) -> list[tuple[int, float]]:
         """Return the points that the lines complete; skip steps that were trained again after a failure.
 
-        Where the metric is not among those of a line that should have it, ``missing`` names what is.
+        If a line lacks the metric although it should have it, ``missing`` names the line's metrics.
         """
         points = []
         for line in lines:

@@ -17,7 +17,7 @@ LOWER = {
     "positive_distance", "dead_positives", "data_wait_share",
 }  # fmt: skip
 ENDINGS: dict[str, Direction] = {"_loss": "min", "_error": "min", "accuracy": "max", "kappa": "max"}
-# What stands before a metric's own name: where it was measured.
+# Prefixes of a metric's own name: where it was measured.
 PLACES = ("best", "initial", "health", "probe", "mean")
 
 
@@ -41,7 +41,7 @@ def best_first(values: Sequence[float | None], direction: Direction | None) -> l
 
 
 def best(values: Sequence[float | None], direction: Direction | None) -> int | None:
-    """Return the place of the best value, the first of equals; None where there is nothing to choose."""
+    """Return the place of the best value, the first of equals; None if there is nothing to choose."""
     if direction is None or sum(value is not None for value in values) < 2:
         return None
     return best_first(values, direction)[0]

@@ -100,7 +100,7 @@ def _mlflow(home: Path) -> Finding:
         count = len(client.search_experiments())
     except FAULTS as error:
         found = f"{hide_password(uri)}: {hindrance_of(error, uri).words}"
-        return Finding("MLflow", found, "mend that, or unset MLFLOW_TRACKING_URI to use the store of the home")
+        return Finding("MLflow", found, "fix that, or unset MLFLOW_TRACKING_URI to use the store of the home")
     return Finding("MLflow", f"{hide_password(uri)}, {count} experiments")
 
 

@@ -54,7 +54,7 @@ class Needs:
 def describe(experiment: Experiment, finetuned: bool = False, probed: bool = False) -> Group:
     """Say what would run: the resolved config, then what each training takes, the shards, and doubts.
 
-    Raises ValueError in words where it could not run: the pretraining, and the fine-tuning or the probe after it.
+    Raises ValueError if it could not run: the pretraining, and the fine-tuning or the probe after it.
     """
     table = Table(*COLUMNS)
     for needs in pretraining_needs(experiment):
@@ -74,7 +74,7 @@ def describe(experiment: Experiment, finetuned: bool = False, probed: bool = Fal
 
 
 def pretraining_needs(experiment: Experiment) -> list[Needs]:
-    """Return what each stage takes; raise ValueError in words where it could not run."""
+    """Return what each stage takes; raise ValueError if it could not run."""
     shards = ShardSet.open(experiment.data.shards)
     selection = experiment.data.selected(shards)
     check(experiment, shards, selection)
@@ -91,7 +91,7 @@ def pretraining_needs(experiment: Experiment) -> list[Needs]:
 
 
 def finetuning_needs(experiment: Experiment) -> tuple[Needs, Labelled]:
-    """Return what the fine-tuning takes, and its samples; raise ValueError in words where it could not run."""
+    """Return what the fine-tuning takes, and its samples; raise ValueError if it could not run."""
     labelled, task = check_finetuning(experiment), downstream_of(experiment)
     plan = plan_of(experiment, labelled)
     feed_plan = feed_of(experiment, labelled, plan)

@@ -32,7 +32,7 @@ _STRICT = "load_state_dict(weights, strict=True)"
 class _Counterpart:
     """MONAI's class that holds an encoder: its name, the config's fields that it takes, and how to load each part.
 
-    Without ``network`` the segmentation network on the encoder is not of this class.
+    Without ``network``, the segmentation network on the encoder is not of this class.
     """
 
     kind: str
@@ -65,9 +65,9 @@ _COUNTERPARTS = {
 def export(run: Path, target: Path) -> list[Path]:
     """Write a run's weights, its card and a loading script into a folder; return the files.
 
-    ``run`` is the folder of a pretraining (its encoder is exported) or of a fine-tuning (its whole network).
-    Raises ValueError where the folder is neither, or not finished, where MONAI has no class for the weights, and
-    where ``target`` holds the export of another run.
+    ``run`` is the folder of a pretraining (its encoder is exported) or of a fine-tuning (its whole network). Raises
+    ValueError if the folder is neither or not finished, if MONAI has no class for the weights, or if ``target`` holds
+    the export of another run.
     """
     for part, weights, card_name in (("encoder", ENCODER, ENCODER_CARD), ("network", NETWORK, NETWORK_CARD)):
         source = run / part

@@ -11,10 +11,10 @@ Size = tuple[int, ...]
 
 
 def check_extents(method: Method, selection: Selection, field: str) -> None:
-    """Raise ValueError where a method cannot train on some samples, and say how many.
+    """Raise ValueError if a method cannot train on some samples, and say how many.
 
-    ``field`` is the config's part that selects the samples, such as ``data``. Where a least size tells the samples
-    that are refused from all others, the message names the filter that leaves them out.
+    ``field`` is the config's part that selects the samples, such as ``data``. If a minimum size separates the refused
+    samples from all others, the message names the filter that leaves them out.
     """
     sizes, counts = np.unique(selection.extents, axis=0, return_counts=True)
     reasons = {tuple(size): _reason(method, tuple(size)) for size in sizes.tolist()}
@@ -31,7 +31,7 @@ def check_extents(method: Method, selection: Selection, field: str) -> None:
 
 
 def _reason(method: Method, size: Size) -> str:
-    """Return why a method cannot train on samples of a size; empty where it can."""
+    """Return why a method cannot train on samples of a size; empty if it can."""
     try:
         method.check_extent(size)
     except ValueError as error:
@@ -40,7 +40,7 @@ def _reason(method: Method, size: Size) -> str:
 
 
 def _separating(method: Method, accepted: list[Size], refused: list[Size]) -> Size | None:
-    """Return a minimum size that all accepted samples reach and no refused sample does; None where there is none."""
+    """Return a minimum size that all accepted samples reach and no refused sample does; None if there is none."""
     if not accepted:
         return None
     for least in (_least(method, accepted), tuple(np.min(accepted, axis=0).tolist())):

@@ -1,4 +1,4 @@
-"""Failure: a run that ended without its result. A module of its own, for code that trains nothing imports it."""
+"""Failure: a run that ended without its result. A module of its own, because code that trains nothing imports it."""
 
 
 class RunError(RuntimeError):

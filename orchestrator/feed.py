@@ -2,10 +2,10 @@
 
     block numbers -> one number per task -> reader processes -> split over ranks, block b to rank b mod W -> batches
 
-Ray Data keeps no position that a run could go on from, so the order is ours: a feed is built for the steps that
-remain, and after a failure it is built again from the last checkpoint's step. One execution covers the whole
-budget, so no pipeline restarts at an epoch's end. Ray does not promise that splitting keeps the order; every batch
-says which samples it holds and is checked.
+Ray Data keeps no position from which a run could continue, so the order is ours: a feed is built for the steps that
+remain, and after a failure it is built again from the last checkpoint's step. One execution covers the whole budget,
+so no pipeline restarts at an epoch's end. Ray does not promise that splitting keeps the order, so every batch names
+its samples, and these are checked.
 """
 
 from collections.abc import Generator, Iterator
@@ -25,7 +25,7 @@ from orchestrator.backpressure import make_numbers_on_demand
 from orchestrator.blocks import BlockReader, FeedPlan, Source
 from orchestrator.prefetch import prefetched
 
-# A reader finds its next blocks waiting, and those that are read wait for the slowest before them.
+# The next blocks wait for a free reader, and blocks that are read wait for a slower block before them.
 BLOCKS_PER_READER = 4
 PREFETCHED_BLOCKS = 2
 PREFETCHED_BATCHES = 2
@@ -40,8 +40,8 @@ class FeedError(RuntimeError):
 def build_dataset(plan: FeedPlan) -> Dataset:
     """Return the dataset whose rows are the samples of the plan's remaining steps; nothing is read yet.
 
-    Called in Train's controller, whose context is not the driver's: what the execution needs is set here.
-    Raises ShardError where the shards are missing or are not those of the plan.
+    Called in Train's controller, which does not have the driver's context: what the execution needs is set here.
+    Raises ShardError if the shards are missing or are not those of the plan.
     """
     num_blocks = Source.open(plan).num_blocks
     context = DataContext.get_current().copy()
@@ -49,10 +49,10 @@ def build_dataset(plan: FeedPlan) -> Dataset:
     context.execution_options = _execution_options()
     context.enable_progress_bars = False
     context.raise_original_map_exception = True
-    context.memory_usage_poll_interval_s = None  # a thread per task, as costly as a tenth of the reading
+    context.memory_usage_poll_interval_s = None  # a thread per task costs a tenth as much as the reading
     make_numbers_on_demand(context)
     with DataContext.current(context):
-        # One task hands out all numbers, as they are asked for: a budget of a million steps starts at once.
+        # One task hands out all numbers on demand, so that a budget of a million steps starts at once.
         numbers = ray.data.range(num_blocks, override_num_blocks=1)
         return numbers.repartition(target_num_rows_per_block=1, strict=True).map_batches(
             BlockReader,
@@ -78,8 +78,8 @@ def _execution_options() -> ExecutionOptions:
 def batches(iterator: DataIterator, plan: FeedPlan, rank: int, device: torch.device | str) -> Iterator[Batch]:
     """Yield a rank's batch of every remaining step, on its device; the next ones are prepared meanwhile.
 
-    Raises ShardError in the reader's words where a shard cannot be read, and FeedError where other samples arrive
-    than the plan says.
+    Raises the reader's ShardError if a shard cannot be read, and FeedError if the samples that arrive are not the
+    plan's.
     """
     pin = torch.device(device).type == "cuda"
     stream = prefetched(lambda: _collated(_tables(iterator), plan, pin), PREFETCHED_BATCHES)

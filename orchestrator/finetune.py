@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Hashable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,7 @@ from orchestrator.validation import CONFUSIONS, PREDICTIONS, Rhythm, Validation
 
 STAGE = "finetune"
 NETWORK, NETWORK_CARD = "network.safetensors", "network.json"
-# Which patients a label fraction or a fold holds does not change with the seed: repeats differ in training alone.
+# Which patients a label fraction or a fold holds does not change with the seed: repeats differ only in training.
 LABEL_SEED = 0
 PREVIEWED_SAMPLES = 4
 
@@ -66,10 +67,9 @@ def finetune(
     """Fine-tune the encoder of a pretraining, or a new one, and return its scores on the validation split.
 
     Without a pretraining, or after one that trains nothing (``scratch``), the encoder's initial weights are drawn
-    from ``downstream.seed``. The same fine-tuning continues where it stopped, or is returned at once where it is
-    done. ``parent`` is the folder of the run that it belongs to, by default the pretraining's; ``row`` is the row of
-    the table that it is run for. Raises ValueError where it cannot work (before anything starts) and RunError where
-    it failed.
+    from ``downstream.seed``. The same fine-tuning continues where it stopped, or is returned at once if it is done.
+    ``parent`` is the folder of the run that it belongs to, by default the pretraining's; ``row`` is the row of the
+    table that it is run for. Raises ValueError if it cannot work (before anything starts) and RunError if it failed.
     """
     trained = pretrained if any(METHODS[stage.method.name].trains for stage in experiment.pretraining) else None
     with phase("checking that encoder, task and labelled samples fit"):
@@ -88,7 +88,7 @@ def finetune(
 
 
 def downstream_of(experiment: Experiment) -> Downstream:
-    """Return the experiment's downstream task; raise ValueError where it has none."""
+    """Return the experiment's downstream task; raise ValueError if it has none."""
     if experiment.downstream is None:
         raise ValueError(f"experiment {experiment.name}: no downstream task; add downstream: with task and shards")
     return experiment.downstream
@@ -136,10 +136,10 @@ def build_network(experiment: Experiment, shards: ShardSet, encoder_path: str | 
 
 
 def outline_network(experiment: Experiment, shards: ShardSet) -> Task:
-    """Build the task's network without weights, for checks and estimates."""
+    """Return a copy of the task's network without weights, for checks and estimates."""
     task, config = downstream_of(experiment), experiment.downstream_encoder
     key = (task.task.model_dump_json(), config, *shards.label_names.items(), *shards.class_names.items())
-    return outline(("task", *key), lambda: _network(task, outline_of(config), shards))
+    return deepcopy(outline(("task", *key), lambda: _network(task, deepcopy(outline_of(config)), shards)))
 
 
 def _network(task: Downstream, encoder: Encoder, shards: ShardSet) -> Task:
@@ -160,9 +160,9 @@ def _load_encoder(folder: Path, encoder: Encoder, config: EncoderConfig) -> None
 
 
 def check(experiment: Experiment) -> Labelled:
-    """Return the labelled samples; raise ValueError where encoder, task and samples do not fit.
+    """Return the labelled samples; raise ValueError if encoder, task and samples do not fit.
 
-    It needs no pretraining, so that a fine-tuning that cannot work is refused before one.
+    This needs no pretraining, so that a fine-tuning that cannot work is refused before its pretraining starts.
     """
     task = downstream_of(experiment)
     labelled = labelled_samples(task)

@@ -26,11 +26,11 @@ def of_table(asked: Table) -> Group:
     """
     absent = _absent_cohort(asked)
     if not absent:
-        table.check(asked)
+        table.refuse_another(asked)
     printed = Printed("row", "trials", "done", "steps", "GPU memory per worker")
     for row in asked.config.rows:
         trials = [one for one in asked.experiments if one[0].row == row.name]
-        with phase(f"estimating what row {row.name} takes"):
+        with phase(f"checking row {row.name}, and estimating what it takes"), table.refusing_row(asked, row):
             cells = ("?", "?", "?") if absent else _row(trials)
         printed.add_row(row.name, str(len(trials)), *cells)
     if absent:
@@ -53,11 +53,12 @@ def _absent_cohort(asked: Table) -> str:
 
 
 def _row(trials: list[tuple[Trial, Experiment]]) -> tuple[str, str, str]:
-    """Return how many trials are done, and the steps and the memory of the first."""
+    """Return how many trials are done, and the steps and the memory of the first, which is checked."""
     trial, experiment = trials[0]
-    needs = [finetuning_needs(experiment)[0]]
+    pretraining, finetuning = pretraining_needs(experiment), finetuning_needs(experiment)[0]
+    needs = [finetuning]
     if trial.pretrain_seed is not None:
-        needs = [*(one for one in pretraining_needs(experiment) if one.steps), *needs]
+        needs = [*(one for one in pretraining if one.steps), finetuning]
     steps = " + ".join(f"{one.steps:,}" for one in needs)
     memory = ", ".join(dict.fromkeys(one.memory for one in needs))
     return str(sum(_is_done(*one) for one in trials)), steps, memory

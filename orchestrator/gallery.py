@@ -24,7 +24,7 @@ class Gallery(Protocol):
 
 @dataclass
 class MaskGallery:
-    """Keeps, of every volume, the slice with the most labels (then the most labelled voxels)."""
+    """Keeps, for every volume, the slice with the most labels (then the most labelled voxels)."""
 
     best: dict[str, tuple[tuple[int, int], MaskedSlice]] = field(default_factory=dict)
 
@@ -41,7 +41,7 @@ class MaskGallery:
         self.best[volume] = (richness, _masked_slice(batch, index, plane, title, mask, predicted))
 
     def draw(self, class_names: tuple[str, ...]) -> bytes | None:
-        """Draw a few volumes, always the same ones; None where there is none."""
+        """Draw a few volumes, always the same ones; None if there is none."""
         chosen = [self.best[volume][1] for volume in sorted(self.best)[:PICTURED_VOLUMES]]
         return draw_masks(chosen, class_names) if chosen else None
 
@@ -70,7 +70,7 @@ def _masked_slice(
 
 @dataclass
 class ClassGallery:
-    """Keeps the few samples of each class whose ids come first (of several classes, a sample's first counts)."""
+    """Keeps the few samples of each class whose ids come first (a sample's first class counts)."""
 
     kept: dict[int, dict[str, JudgedImage]] = field(default_factory=dict)
 
@@ -88,7 +88,7 @@ class ClassGallery:
             del alike[max(alike)]
 
     def draw(self, class_names: tuple[str, ...]) -> bytes | None:
-        """Draw the chosen samples; None where there are none."""
+        """Draw the chosen samples; None if there are none."""
         chosen = self.chosen()
         return draw_judged(chosen, class_names) if chosen else None
 

@@ -1,7 +1,8 @@
 """Gather: read runs' settings, states and metrics from the folders that they wrote.
 
-A run's folder is the first-hand source: MLflow is sent a copy of it, later or, while its server is down, not at all,
-and is told no reasons. Runs whose folders are elsewhere are read from the server, see ``gather_server.py``.
+A run's folder is the first-hand source. MLflow gets a copy of it later, or not at all while its server is down, and
+never gets the reasons of failures. Runs whose folders are elsewhere are read from the server, see
+``gather_server.py``.
 """
 
 import csv
@@ -20,7 +21,7 @@ from orchestrator.tracking import OUTBOX, Tracker, default_uri, located, posted
 
 Status = Literal["finished", "failed", "stopped", "pruned", "unfinished"]
 Curve = tuple[list[float], list[float]]
-# As MLflow has it; a sweep's trials say more in their tag ``state``.
+# MLflow's own states; a sweep's trials have more precise ones in their tag ``state``.
 STATUSES: dict[str, Status] = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "stopped"}
 STATES: dict[str, Status] = {"done": "finished", "failed": "failed", "stopped": "stopped", "pruned": "pruned"}
 BEST = "best/"
@@ -33,9 +34,9 @@ class Card:
 
     place    its folder, or its id in MLflow
     row      the row of the table that it was run for
-    params   its config, flat, as MLflow has it; of a sweep's trial, its point
+    params   its config, flat, as MLflow has it; for a sweep's trial, its point
     parents  the places of the runs that it belongs to, nearest first
-    remark   why it failed, where that is known
+    remark   why it failed, if that is known
     """
 
     place: str
@@ -77,7 +78,7 @@ class Source(Protocol):
         ...
 
     def known(self, cards: Sequence[Card]) -> Known | None:
-        """Return where MLflow knows runs of one experiment; None where it does not know them or cannot be reached."""
+        """Return where MLflow knows runs of one experiment; None if it does not know them or cannot be reached."""
         ...
 
 
@@ -106,7 +107,7 @@ class Folders:
 
     def log(self, place: str, files: Sequence[Path], into: str) -> str:
         if self._cards[place].status == "unfinished":
-            return f"{self._cards[place].name} still runs"  # and its own process sends its outbox
+            return f"{self._cards[place].name} still runs"  # so its own process sends its outbox
         tracker = Tracker(Path(place), self.uri(place))
         for file in files:
             tracker.artifact(file, into)
@@ -133,7 +134,7 @@ class Folders:
 
 
 def judged(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics that MLflow calls ``best/...``, without the prefix; all metrics where there are none."""
+    """Return the metrics that MLflow calls ``best/...``, without the prefix; all metrics if there are none."""
     best = {name.removeprefix(BEST): value for name, value in metrics.items() if name.startswith(BEST)}
     return best or dict(metrics)
 
@@ -191,7 +192,7 @@ def _ancestors(card: Card, cards: Mapping[Path, Card]) -> tuple[str, ...]:
 
 
 def _status(folder: Path, lines: Sequence[dict[str, Any]], tags: Mapping[str, str]) -> tuple[Status, str]:
-    """Return how a run ended, and why if it failed; a training writes its result last."""
+    """Return how a run ended, and why it failed if it did; a training writes its result last."""
     if (folder / RESULT).exists():
         return "finished", ""
     if lines[-1]["op"] != "finish":
@@ -204,7 +205,7 @@ def _status(folder: Path, lines: Sequence[dict[str, Any]], tags: Mapping[str, st
 def _entries(folder: Path) -> list[tuple[int, dict[str, Any]]]:
     """Return the steps from 1 with their metrics, of all stages one after the other.
 
-    A sweep's trial has no history: what it has reported stands in its outbox.
+    A sweep's trial has no history: what it has reported is in its outbox.
     """
     if not (folder / HISTORY).exists():
         return [(entry["step"] + 1, entry) for post in posted(folder, ("metrics",)) for entry in post["entries"]]

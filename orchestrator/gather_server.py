@@ -1,7 +1,7 @@
-"""Gather from a server: read an experiment's runs from MLflow where their folders are out of reach.
+"""Gather from a server: read an experiment's runs from MLflow if their folders are out of reach.
 
-What a cluster's runs have written lies on its head node. MLflow knows the same but for the reasons of failures, and
-as far as it was sent.
+The files of a cluster's runs lie on its head node. MLflow knows the same as far as it was sent, but no reasons of
+failures.
 """
 
 from collections.abc import Sequence
@@ -70,7 +70,7 @@ class Server:
 def on_server(uri: str, experiment: str | None, home: Path) -> Choice:
     """Choose the runs of an experiment of an MLflow server; comparisons are written below ``home``.
 
-    Raises ValueError in words.
+    Raises ValueError if the server cannot be read or has no such experiment.
     """
     with in_words(uri, "--uri"):
         client = existing(uri)

@@ -1,8 +1,8 @@
 """Grid: the rows of a table as trials, and trials back to rows. Pure: nothing is run or read here.
 
-A table compares rows (changes of one base experiment), each repeated over seeds: every pretraining seed is
+A table compares rows (changes to one base experiment), each repeated over seeds: every pretraining seed is
 fine-tuned with every fine-tuning seed. A row may give its own seeds; a row with no pretraining seeds (``[]``) is
-fine-tuned only, as "from scratch" is.
+only fine-tuned, like "from scratch".
 """
 
 from collections import Counter
@@ -30,9 +30,9 @@ class Printed(Frozen):
 
 
 class Row(Frozen):
-    """One line of a table: changes of the base experiment (``{"method.crops.iou": [0.3, 0.6]}``).
+    """One line of a table: changes to the base experiment (``{"method.crops.iou": [0.3, 0.6]}``).
 
-    ``paper`` is what the paper prints of the table's metric, ``paper_also`` of those under ``also``.
+    ``paper`` holds what the paper prints for the table's metric, ``paper_also`` for the metrics under ``also``.
     """
 
     name: str = Field(min_length=1)
@@ -47,12 +47,12 @@ class TableConfig(Frozen):
     """A table file: its experiment, its rows, their repeats, and the comparison between them.
 
     ``experiment`` is relative to the table's file. ``reference`` names the row that the others are tested against.
-    ``also`` names further metrics whose mean and deviation are shown, such as ``dice/liver``.
-    ``notes`` are printed below the table: how the paper's numbers came about, say. ``curves`` names metrics of the
-    pretraining that are drawn over its steps, one line per row (its first seed); ``convergence`` names metrics of the
-    fine-tuning that are drawn over its epochs, each row with its repeats. ``cohorts`` names files, relative to this
-    one, of other scans that the table can be run on (``--cohort``). ``concurrent`` is how many trials run at once: by
-    default what the cluster holds, and one on a single machine.
+    ``also`` names further metrics whose mean and deviation are shown, such as ``dice/liver``. ``notes`` are printed
+    below the table, for example how the paper's numbers were obtained. ``curves`` names metrics of the pretraining
+    that are drawn over its steps, one line per row (its first seed); ``convergence`` names metrics of the fine-tuning
+    that are drawn over its epochs, each row with its repeats. ``cohorts`` names files, relative to this one, of other
+    scans that the table can be run on (``--cohort``). ``concurrent`` is how many trials run at once: by default as
+    many as the cluster holds, or one on a single machine.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -76,16 +76,16 @@ class TableConfig(Frozen):
         names = [row.name for row in self.rows]
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
-            raise ValueError(f"rows: the name {twice[0]!r} stands {names.count(twice[0])} times; give each its own")
+            raise ValueError(f"rows: {names.count(twice[0])} are named {twice[0]!r}; give each its own name")
         if self.reference not in names:
             raise ValueError(
-                f"reference {self.reference!r} is none of the rows {names}{did_you_mean(self.reference, names)}"
+                f"reference {self.reference!r} is not one of the rows {names}{did_you_mean(self.reference, names)}"
             )
         for row in self.rows:
             if unknown := sorted(set(row.paper_also) - set(self.also)):
                 raise ValueError(
-                    f"row {row.name}: paper_also.{unknown[0]} is none of the metrics under also {list(self.also)}; "
-                    "name it there too"
+                    f"row {row.name}: paper_also.{unknown[0]} is not one of the metrics under also {list(self.also)}"
+                    "; name it there too"
                 )
             for kind, seeds in (("pretrain", self.seeds(row)[0]), ("finetune", self.seeds(row)[1])):
                 if len(set(seeds)) < len(seeds):
@@ -104,15 +104,15 @@ class TableConfig(Frozen):
     ) -> "TableConfig":
         """Return the table for another cohort, without the paper's numbers.
 
-        ``rows`` further changes the rows whose names match: ``2D-*`` is every row whose name begins so. ``place``
-        tells where the shards are that stand for those which a row names. ``seeds`` repeat every row instead of the
-        table's; what is not pretrained stays so. Raises ValueError for a name that no row matches.
+        ``rows`` further changes the rows whose names match: ``2D-*`` stands for every row whose name begins so.
+        ``place`` returns the shards that replace the shards that a row names. ``seeds`` replace the table's seeds in
+        every row; rows that are not pretrained stay so. Raises ValueError for a name that no row matches.
         """
         names = [row.name for row in self.rows]
         if unmatched := [pattern for pattern in rows if not any(_matches(pattern, one) for one in names)]:
             raise ValueError(
                 f"cohort {name}: it changes row {unmatched[0]!r}, the table's are {names}"
-                f"{did_you_mean(unmatched[0], names)}; name one of them, or several by a *"
+                f"{did_you_mean(unmatched[0], names)}; name one of them, or several with a *"
             )
         changed = []
         for row in self.rows:
@@ -128,14 +128,14 @@ class TableConfig(Frozen):
         return self.model_copy(update={"name": f"{self.name}-{name}", "title": title, "rows": tuple(changed)})
 
     def seeds(self, row: Row) -> tuple[Seeds, Seeds]:
-        """Return a row's pretraining and fine-tuning seeds; where it gives none, the table's."""
+        """Return a row's pretraining and fine-tuning seeds; if it gives none, the table's."""
         pretrain = self.pretrain_seeds if row.pretrain_seeds is None else row.pretrain_seeds
         return pretrain, row.finetune_seeds or self.finetune_seeds
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of a row; ``pretrain_seed`` is None where nothing is pretrained."""
+    """One run of a row; ``pretrain_seed`` is None if nothing is pretrained."""
 
     row: str
     overrides: dict[str, Any]

@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from orchestrator.tracking import hide_password
 
 FAULTS = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError)
-"""What MLflow, its databases and its artifact stores raise where something does not work."""
+"""What MLflow, its databases and its artifact stores raise when something does not work."""
 
 _PASSING_CODES = (
     "INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED",
@@ -39,7 +39,7 @@ class Hindrance:
 def hindrance_of(error: BaseException, uri: str, opening: bool = False) -> Hindrance:
     """Explain one of the ``FAULTS``; ``opening`` says that MLflow at ``uri`` was only being opened.
 
-    A client of a server is opened without a request: what MLflow says against that will not change.
+    A server's client is opened without a request, so that an error there will not go away.
     """
     first = next(iter(str(error).splitlines()), "").strip() or type(error).__name__
     words = first.replace(uri, hide_password(uri))
@@ -50,7 +50,7 @@ def hindrance_of(error: BaseException, uri: str, opening: bool = False) -> Hindr
 
 @contextmanager
 def in_words(uri: str, given: str) -> Iterator[None]:
-    """Raise ValueError, in MLflow's words, where the body cannot read MLflow at an address."""
+    """Raise ValueError, with MLflow's words, if the body cannot read MLflow at an address."""
     try:
         yield
     except FAULTS as error:
@@ -66,7 +66,7 @@ def _is_lasting(error: BaseException, opening: bool) -> bool:
             return _is_lasting(error.__cause__, opening)
         return opening or error.error_code not in _PASSING_CODES
     if isinstance(error, OperationalError):
-        # Of SQLite, most are about its file; of a database server, that it does not answer.
+        # From SQLite, most are about its file; from a database server, they mean that it does not answer.
         return isinstance(error.orig, sqlite3.Error) and _is_lasting(error.orig, opening)
     if isinstance(error, sqlite3.OperationalError):
         return not any(part in str(error) for part in _PASSING_SQLITE)

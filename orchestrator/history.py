@@ -1,8 +1,8 @@
 """History: every step's metrics, in one file per run that is only ever appended to.
 
-The controller writes it; progress bar, MLflow, sweeps and tables read it. After a failure the steps since the last
-checkpoint are trained again, on the same samples from the same weights, and stand in the file twice: the first line
-of a step counts, for every reader, so that a step keeps the value that it was first shown with.
+The controller writes it; progress bar, MLflow, sweeps and tables read it. After a failure, the steps since the last
+checkpoint are trained again, on the same samples from the same weights, and are in the file twice. Every reader takes
+the first line of a step, so that a step keeps the value that was shown first.
 """
 
 import fcntl
@@ -44,12 +44,12 @@ class HistoryWriter(UserCallback):
 def append(path: Path, lines: list[dict[str, Any]]) -> None:
     """Append JSON lines and wait until they are on the disk.
 
-    Where an earlier process was killed, or the disk was full, in the middle of a line, that line is cut off first.
-    Where these lines cannot be written whole, none of them is.
+    If an earlier process was killed, or the disk was full, in the middle of a line, that line is cut off first. If
+    these lines cannot be written whole, none of them is written.
     """
     data = memoryview("".join(json.dumps(line) + "\n" for line in lines).encode())
     with path.open("a+b", buffering=0) as file:
-        # Whoever writes holds the lock: a line that is incomplete now will never be completed.
+        # Every writer holds the lock, so a line that is incomplete now will never be completed.
         fcntl.flock(file, fcntl.LOCK_EX)
         end, said = _cut_torn_line(file, path)
         if said:
@@ -64,7 +64,7 @@ def append(path: Path, lines: list[dict[str, Any]]) -> None:
 
 
 def mend(path: Path) -> str | None:
-    """Cut off the torn line that ``append`` would cut off; return what there is to say of it, or None."""
+    """Cut off the torn line that ``append`` would cut off; return a remark on it, or None."""
     if not path.exists():
         return None
     with path.open("r+b", buffering=0) as file:
@@ -73,7 +73,7 @@ def mend(path: Path) -> str | None:
 
 
 def _cut_torn_line(file: io.FileIO, path: Path) -> tuple[int, str | None]:
-    """Cut what follows the last whole line of a file; return the size that is left, and what there is to say."""
+    """Cut what follows the last whole line of a file; return the size that is left, and a remark."""
     size = end = file.seek(0, os.SEEK_END)
     while end > 0:
         start = max(0, end - BLOCK_BYTES)
@@ -132,7 +132,7 @@ class Once:
                 yield self._before(line["stage"]) + line[STEP], line
 
     def _before(self, stage: str) -> int:
-        """Return how many steps the stages before one have."""
+        """Return how many steps the earlier stages have."""
         stages = list(self.done)
         return sum(self.done[earlier] for earlier in stages[: stages.index(stage)])
 
@@ -143,7 +143,7 @@ def steps(folder: Path, stage: str) -> list[dict[str, Any]]:
 
 
 def metrics_of(line: dict[str, Any]) -> dict[str, float]:
-    """Return the numbers that a line says of its step."""
+    """Return the numbers of a line's step."""
     return {
         name: float(value)
         for name, value in line.items()

@@ -14,7 +14,7 @@ IDENTITY = "identity.json"
 
 
 def held(folder: Path) -> dict[str, Any] | None:
-    """Return the identity that a folder records; None where it records none."""
+    """Return the identity that a folder records; None if it records none."""
     path = folder / IDENTITY
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -25,7 +25,7 @@ def mark(folder: Path, identity: Mapping[str, Any]) -> None:
 
 
 def own(folder: Path, identity: Mapping[str, Any], remedy: str) -> None:
-    """Mark a folder with an identity; raise ValueError, naming the differences, where it has another."""
+    """Mark a folder with an identity; raise ValueError with the differences if it has another."""
     asked: dict[str, Any] = json.loads(json.dumps(identity))
     found = held(folder)
     if found is not None and found != asked:

@@ -1,7 +1,8 @@
 """Ingest: sources -> shards, in parallel on Ray Data. A bundle is a task; memory does not grow with the studies.
 
-Every bundle leaves a manifest, so the same command continues where it was stopped, and does nothing where all is
-done. Copies of one scan are found once all are read: the bundles that hold a copy are written again without it.
+Every bundle leaves a manifest, so the same command continues where it was stopped, and does nothing if everything is
+done. Copies of a scan are found once all scans are read; the bundles that hold a copy are then written again without
+it.
 """
 
 import re
@@ -27,7 +28,7 @@ from orchestrator.ingest_progress import Tally
 from orchestrator.ingest_tasks import run_bundles
 
 __all__ = ["IngestConfig", "IngestReport", "ingest"]
-# Copies name the study that they are copies of: one reason all the same.
+# Each copy names the study that it copies; copies are one reason nevertheless.
 _PSEUDONYM = re.compile(r"study v-[0-9a-f]{16}")
 _MOST_REASONS = 10
 
@@ -55,7 +56,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class IngestReport:
-    """The result of an ingest. ``shards`` is None where too many bad studies prevented the index."""
+    """The result of an ingest. ``shards`` is None if too many bad studies prevented the index."""
 
     config: IngestConfig
     shards: ShardSet | None
@@ -117,7 +118,7 @@ def _by_reason(rejects: Sequence[Reject]) -> list[str]:
 def ingest(config: IngestConfig) -> IngestReport:
     """Write the studies of the sources as shards into ``config.out``; continue where an earlier ingest stopped.
 
-    Raises ValueError where the folder holds shards of another request, and with ``strict`` at the first bad study.
+    Raises ValueError if the folder holds shards of another request, and with ``strict`` at the first bad study.
     """
     began = time.monotonic()
     with progress.phase("finding studies"):

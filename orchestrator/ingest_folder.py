@@ -24,7 +24,7 @@ _SHARD = re.compile(rf"({'|'.join(SPLITS)})-(\d{{5}}|{REST})-[0-9a-f]{{16}}\.par
 
 
 def claim(plan: IngestPlan, overwrite: bool) -> None:
-    """Mark the folder as the plan's; raise ValueError where it holds shards of another plan."""
+    """Mark the folder as the plan's own; raise ValueError if it holds shards of another plan."""
     out = plan.job.out
     found = _identity(out)
     if found is None and is_file(join(out, INDEX)) and not overwrite:
@@ -36,7 +36,7 @@ def claim(plan: IngestPlan, overwrite: bool) -> None:
     if differing and not overwrite:
         changes = "; ".join(differing)
         raise ValueError(
-            f"shards {out} were made otherwise ({changes}); expected the same request; choose another --out, or "
+            f"shards {out} were made differently ({changes}); expected the same request; choose another --out, or "
             "replace them with --overwrite"
         )
     if found is None or differing:

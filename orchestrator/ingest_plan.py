@@ -1,6 +1,6 @@
 """The plan of an ingest: the request, the studies found, their splits and bundles. No scan is read or written.
 
-The plan depends on the request and on what the sources list, never on the cluster: so do the shards.
+The plan and the shards depend on the request and on what the sources list, never on the cluster.
 """
 
 import hashlib
@@ -61,10 +61,12 @@ class IngestConfig(BaseModel):
 
     also            further sources into the same shards
     recipe          preprocessing by name; ``changes`` replaces some of its fields
-    val_fraction    patients held out for validation where the layout names no such split; likewise test_fraction
-    max_bad         above this share of studies that cannot be used, no index is written
-    rows_per_group  slices or pictures per row group: what is read at once, and mixed; volumes are one per row group
-    readers         tasks at once (default: a core each)
+    val_fraction    share of patients held out for validation if the layout names no such split; likewise
+                    test_fraction
+    max_bad         if a larger share of the studies cannot be used, no index is written
+    rows_per_group  slices or pictures per row group, which is read and mixed as a whole; a volume has its own row
+                    group
+    readers         how many tasks run at once (default: one per core)
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -110,10 +112,10 @@ class IngestConfig(BaseModel):
 class IngestPlan:
     """Studies in their stable order, their bundles, and the description that the shards will carry.
 
-    ``identity`` tells whether shards in a folder are those that were asked for; it holds no name. ``stamps`` tell by
+    ``identity`` shows whether the shards in a folder are the requested ones; it holds no name. ``stamps`` tell by
     pseudonym what each study was made from: they change with its files and its description. ``remarks`` say how the
-    sources were understood. ``no_scans`` are files of the sources that are no scans, by design: they are named in the
-    quarantine list and not counted as bad.
+    sources were understood. ``no_scans`` are files of the sources that are no scans, by design: the quarantine list
+    names them, and they do not count as bad.
     """
 
     job: Job
@@ -129,7 +131,7 @@ class IngestPlan:
 
 
 def make_plan(config: IngestConfig) -> IngestPlan:
-    """Find the studies of all sources, split them by patient, lay out bundles; raise ValueError where that fails."""
+    """Find the studies of all sources, split them by patient, lay out bundles; raise ValueError if that fails."""
     key = load_key()
     with listing_once():
         parts = [(part, find_studies(part.source, part.layout, part.options)) for part in config.sources]
@@ -170,7 +172,7 @@ def make_plan(config: IngestConfig) -> IngestPlan:
 
 
 def _remarks(sources: Sequence[Source]) -> tuple[str, ...]:
-    """Say how each source was understood, naming the source where there are several."""
+    """Say how each source was understood, naming the source if there are several."""
     said = [
         (f"source {number}: " if len(sources) > 1 else "") + remark
         for number, part in enumerate(sources, 1)
@@ -203,11 +205,11 @@ def _check_distinct(studies: Sequence[Study]) -> None:
 
 
 def split_patients(studies: Sequence[Study], config: IngestConfig, pseudonymiser: Pseudonymiser) -> dict[str, str]:
-    """Return the split of each patient: the layout's where it names one, drawn by fractions where it does not.
+    """Return the split of each patient: the layout's if it names one, else drawn by fractions.
 
-    A split that the layout gives to labelled patients is not drawn; the others are drawn from its training split
-    too. Where some patients have labels, those without all train: they could not be scored. Classes are spread
-    evenly.
+    A split that the layout gives to labelled patients is not drawn; the other splits are drawn from its training
+    split too. If some patients have labels, all patients without labels train, because they could not be scored.
+    Classes are spread evenly.
     """
     given = _given_splits(studies, pseudonymiser)
     strata = _strata(studies)
@@ -235,8 +237,8 @@ def _given_splits(studies: Sequence[Study], pseudonymiser: Pseudonymiser) -> dic
 def _strata(studies: Sequence[Study]) -> dict[str, str | None]:
     """Map each patient to the stratum that is spread over the splits; None for a patient without labels.
 
-    That is the class that the fewest patients have, of those that the patient has (of two such, the higher); else
-    that there are no classes, or that there is a label map.
+    The stratum is the patient's class that the fewest patients have (of two such classes, the higher), "no class" for
+    an empty list of classes, or "label" for a label map.
     """
     classes: dict[str, set[int]] = {}
     strata: dict[str, str | None] = {}
@@ -298,7 +300,7 @@ def _stamp(study: Study, states: States, pseudonymiser: Pseudonymiser) -> str:
 
 
 def _all_label_names(sources: Sequence[Source]) -> dict[int, str]:
-    """Return the names of label ids over all sources; raise ValueError where two give one id different names."""
+    """Return the names of label ids over all sources; raise ValueError if two give one id different names."""
     names: dict[int, str] = {}
     for part in sources:
         found = label_names(part.source) if part.layout == "nnunet" else {}

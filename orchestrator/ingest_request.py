@@ -31,7 +31,7 @@ def load(asked: dict[str, Any], path: str | None = None) -> IngestConfig:
 
 
 def _expanded(text: str, path: str) -> str:
-    """Replace environment variables, in all lines but comments; raise ConfigError where one is not set."""
+    """Replace environment variables, in all lines but comments; raise ConfigError if one is not set."""
     lines = ["" if line.lstrip().startswith("#") else os.path.expandvars(line) for line in text.splitlines()]
     if missing := re.search(r"\$\{?(\w+)", "\n".join(lines)):
         raise ConfigError(f"ingest file {path}: environment variable {missing[1]} is not set; export it first")

@@ -29,8 +29,8 @@ _ONCE_MORE = 1  # a reader may die of its machine: what it did is tried twice, n
 def run_bundles(job: Job, bundles: Sequence[Bundle], readers: int | None) -> Iterator[int]:
     """Run bundles in parallel; yield the number of each when it is done.
 
-    Studies travel with their own task, so a worker never holds those of others. A study that ends its reader is
-    quarantined and the rest of its bundle is written. Raises StorageError in a task's words where a bucket fails.
+    Studies travel with their own task, so a worker never holds the studies of other tasks. A study that ends its
+    reader is quarantined and the rest of its bundle is written. Raises a task's StorageError if a bucket fails.
     """
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
@@ -44,7 +44,7 @@ def run_bundles(job: Job, bundles: Sequence[Bundle], readers: int | None) -> Ite
             compute=TaskPoolStrategy(size=min(len(items), readers or _cores())),
             max_retries=_ONCE_MORE,
         )
-    # Ray Data says on the driver's terminal what it plans, and what died; the bar says what a person needs.
+    # Ray Data prints its plans and what died on the driver's terminal; the bar says what a person needs.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     dead = {bundle.number: bundle for bundle in bundles}
     for row in numbers.iter_rows():
@@ -98,7 +98,7 @@ def _can_be_read(job: Job, studies: Sequence[Study]) -> bool:
 
 
 def _cores() -> int:
-    """Return how many tasks read at once: all CPUs of a cluster; on one machine, its real, not declared, cores."""
+    """Return how many tasks run at once: a cluster's CPUs; on one machine, its real cores, not the declared ones."""
     return int(ray.cluster_resources().get("CPU", 1)) if len(ray.nodes()) > 1 else os.cpu_count() or 1
 
 

@@ -65,7 +65,7 @@ def place(shards: str, out: str | None) -> tuple[Path, Path]:
 def write(shards: str, labelled: str | None, out: str | None, machine: Machine) -> list[Path]:
     """Write the experiment, and the table where labels can judge it; return the files.
 
-    Raises ValueError in words where the shards allow no experiment, before anything is written.
+    Raises ValueError if the shards allow no experiment, before anything is written.
     """
     experiment, table = place(shards, out)
     texts = propose(shards, labelled, experiment, machine)

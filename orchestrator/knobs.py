@@ -36,7 +36,7 @@ class Knob(Frozen, ABC):
 
     @abstractmethod
     def values(self) -> list[Any]:
-        """List every value, for a grid; raise ValueError where there are infinitely many."""
+        """List every value, for a grid; raise ValueError if there are infinitely many."""
 
     @abstractmethod
     def ends(self) -> list[Any]:
@@ -44,7 +44,7 @@ class Knob(Frozen, ABC):
 
     @abstractmethod
     def contains(self, value: Any) -> bool:
-        """Tell whether a value can be drawn."""
+        """Return whether a value can be drawn."""
 
     def params(self, field: str, value: Any) -> dict[str, Scalar]:
         """Return the plain numbers or words that a value is drawn from, for Optuna and for MLflow's charts."""
@@ -157,7 +157,7 @@ class Integer(Knob):
 class Interval(Knob):
     """Two ordered numbers at least ``least_width`` apart, such as the bounds of an IoU.
 
-    Drawn as two numbers, ``<field>.low`` and then ``<field>.high`` from what the first leaves.
+    It is drawn as two numbers: ``<field>.low``, and then ``<field>.high`` from the range that is left.
     """
 
     interval: tuple[float, float]
@@ -173,7 +173,7 @@ class Interval(Knob):
                 f"interval {[low, high]} is {high - low:g} wide, least_width {self.least_width:g}; lower least_width"
             )
         if self.step and not _divides(self.step, self.least_width):
-            raise ValueError(f"least_width {self.least_width:g} is no multiple of step {self.step:g}; change one")
+            raise ValueError(f"least_width {self.least_width:g} is not a multiple of step {self.step:g}; change one")
         return self
 
     def draw(self, by: Suggests, field: str) -> list[float]:
@@ -236,7 +236,7 @@ def agrees(given: Any, value: Any) -> bool:
 
 
 def label(value: Any) -> Scalar:
-    """Return a value as Optuna and MLflow take it: plain values unchanged, others as JSON."""
+    """Return a value in the form that Optuna and MLflow take: plain values unchanged, others as JSON."""
     return value if isinstance(value, Scalar) else json.dumps(_plain(value), sort_keys=True)
 
 
@@ -253,7 +253,7 @@ def _check_range(kind: str, ends: tuple[float, float], step: float | None) -> No
     if not low < high:
         raise ValueError(f"{kind} [{low:g}, {high:g}] holds nothing to search; give the lower end first")
     if step and not _divides(step, high - low):
-        raise ValueError(f"{kind} [{low:g}, {high:g}] is no whole number of steps of {step:g}; change one of them")
+        raise ValueError(f"{kind} [{low:g}, {high:g}] is not a whole number of steps of {step:g}; change one of them")
 
 
 def _divides(step: float, length: float) -> bool:

@@ -67,9 +67,9 @@ class Job:
 def launch(job: Job, follow: Follow, say: Say) -> Saved:
     """Train a stage and return its checkpoint: the best by score if ``keep_best``, else the newest.
 
-    ``follow`` is handed the history as it grows. A stage that was interrupted goes on where its last whole checkpoint
-    stands; ``say`` tells a person so. Raises RunError in words, and StoppedError where this process was asked to end
-    its trainings.
+    ``follow`` gets the history as it grows. A stage that was interrupted continues from its last whole checkpoint,
+    and ``say`` tells a person so. Raises RunError if training failed, and StoppedError if this process was asked to
+    end its trainings.
     """
     progress, path = Progress(job.uri), job.folder / HISTORY
     begin = path.stat().st_size if path.exists() else 0
@@ -96,7 +96,7 @@ def _keep_history(job: Job) -> None:
 
 
 def _fetch_history(job: Job) -> None:
-    """Fetch that copy where this machine has lost the run's folder."""
+    """Fetch that copy if this machine has lost the run's folder."""
     kept, path = join(job.storage, HISTORY), job.folder / HISTORY
     if "://" in job.storage and not path.exists() and is_file(kept):
         write_atomically(path, read_bytes(kept))
@@ -110,7 +110,7 @@ def _resume(job: Job, progress: Progress, say: Say) -> Saved | None:
     progress.repair()
     if found.newest is None:
         return None
-    # A kill may come when a checkpoint is saved and the steps that were reported with it are not yet in the history.
+    # A kill may come after a checkpoint is saved and before the steps that were reported with it are in the history.
     known = {line["step"] for line in steps(job.folder, job.stage)}
     missing = [entry for entry in found.newest.history if entry["step"] not in known]
     HistoryWriter(job.folder, job.stage).after_report(None, [{"history": missing}], None)
@@ -165,14 +165,14 @@ def _work(config: dict[str, Any]) -> None:
         torch.set_num_threads(max(1, torch.get_num_threads(), round(job.resources.cpus_per_worker)))
     newest = progress.find().newest
     batches, report = partial(_batches, job, world), partial(_report, world)
-    # One rank looks, and tells the others: each look is a request where the storage is remote.
+    # One rank looks and tells the others: each look is a request if the storage is remote.
     asked_to_stop = partial(stop.marked, job.uri) if world.rank == 0 else (lambda: False)
     try:
         with Checkpoint(newest.uri).as_directory() if newest else nullcontext() as folder:
             start = Path(folder) if folder else None
             train(job.build(), job.plan, batches, world, report, start, asked_to_stop)
     except NonFiniteError as error:
-        # The same batch would fail again: do not spend the run's retries on it.
+        # The same batch would fail again, so the run's retries are not spent on it.
         ray.train.report({"fatal": str(error)})
 
 
@@ -194,7 +194,7 @@ def _report(world: World, metrics: dict[str, Any], checkpoint: Path | None = Non
 def _fit_followed(job: Job, progress: Progress, follow: Callable[[], None], say: Say) -> None:
     """Train; meanwhile follow the history, and pass a request to stop on to the workers.
 
-    Train runs in a thread of its own: in the main one it would answer Ctrl-C itself, and end without a checkpoint.
+    Train runs in a thread of its own: in the main thread it would answer Ctrl-C itself and end without a checkpoint.
     """
     with stop.awaited(), ThreadPoolExecutor(1) as pool:
         fitting, marked = pool.submit(_fit, job, progress), False
@@ -207,7 +207,7 @@ def _fit_followed(job: Job, progress: Progress, follow: Callable[[], None], say:
                     stop.mark(job.uri)
                     marked = True
         except stop.Interrupted:
-            cluster.leave()  # so that nothing is trained after what is followed last
+            cluster.leave()  # so that nothing is trained after the history is followed for the last time
             follow()
             raise
         except Exception:

@@ -1,7 +1,7 @@
 """Ledger: every trial of a sweep in an Optuna study on disk, which is the sweep's only memory.
 
-What is not in it did not happen: a sweep that is killed opens it again, hands out first what was begun and did not
-end, and repeats nothing that did.
+What is not in the study did not happen. A sweep that was killed opens the study again, hands out first the trials
+that were begun and not ended, and repeats none that ended.
 """
 
 import hashlib
@@ -31,9 +31,9 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 class Ending:
     """How a trial ended.
 
-    Trials that failed while they ran, or were stopped, are handed out again by the next ledger; one whose point is
-    ``impossible`` is not. ``hopeless`` says that every other trial would fail alike. ``run`` is the folder of the
-    run that the trial is judged by.
+    Trials that failed while they ran, or were stopped, are handed out again by the next ledger; a trial whose point
+    is ``impossible`` is not. ``hopeless`` says that every other trial would fail in the same way. ``run`` is the
+    folder of the run by which the trial is judged.
     """
 
     state: State
@@ -47,8 +47,8 @@ class Ending:
 class Ledger:
     """The study of one sweep in its folder; only one process may write it.
 
-    Only ``take`` decides: which point comes next depends on the seed, the trial's number and the trials before it,
-    so that a sweep that was killed chooses as if it had not been.
+    Only ``take`` decides. The next point depends on the seed, the trial's number and the trials before it, so that a
+    sweep that was killed chooses the same points as one that was not.
     """
 
     def __init__(self, folder: Path, config: SweepConfig, base: dict[str, Any]) -> None:
@@ -70,7 +70,7 @@ class Ledger:
         return self.config.trials or len(self._given)
 
     def take(self) -> tuple[int, Point] | None:
-        """Hand out a trial that was begun but not ended, else a new trial; None where all trials have ended."""
+        """Hand out a trial that was begun but not ended, else a new trial; None if all trials have ended."""
         while self._unfinished:
             number = self._unfinished.pop(0)
             if number < self.total:
@@ -89,7 +89,7 @@ class Ledger:
         return number, self._draw(trial)
 
     def observe(self, number: int, step: int, value: float) -> None:
-        """Record a point of a trial's curve, unless it is recorded already or is not a number."""
+        """Record a point of a trial's curve unless it is already recorded or is not a number."""
         trial = self._trial(number)
         if math.isfinite(value) and step not in self._frozen(number).intermediate_values:
             trial.report(value, step)

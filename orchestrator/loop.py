@@ -1,7 +1,7 @@
 """The training loop: one method on one rank, for pretraining and fine-tuning alike.
 
-It knows torch.distributed but not Ray: batches come from an iterator and reports go to a callable, so that a test
-runs the same loop in one process.
+It knows torch.distributed but not Ray: batches come from an iterator and reports go to a callable, so that a test can
+run the same loop in one process.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from orchestrator.optimiser import Schedule
 
 @dataclass(frozen=True)
 class World:
-    """Which rank this is, of how many, on what device."""
+    """This process's rank, the number of ranks, and the device."""
 
     rank: int = 0
     size: int = 1
@@ -66,7 +66,7 @@ class Watch(Protocol):
 
 @dataclass(frozen=True)
 class Trainee:
-    """The modules to train, and how they are judged on the way; ``export`` adds files to each checkpoint folder."""
+    """The modules to train, and how they are judged meanwhile; ``export`` adds files to each checkpoint folder."""
 
     method: Method
     evaluation: Evaluation | None = None
@@ -76,7 +76,7 @@ class Trainee:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how to train; a rank's share of a batch passes the network in ``num_chunks`` chunks."""
+    """How long and how to train; a rank's share of a batch passes through the network in ``num_chunks`` chunks."""
 
     schedule: Schedule
     stream: Stream
@@ -113,8 +113,8 @@ def train(
 ) -> State:
     """Train to the end of the plan, or to early stopping, from a checkpoint if one is given.
 
-    ``feed`` takes the first step and yields this rank's batch of every step from there. ``asked_to_stop`` is looked
-    at before each report; what any rank is told ends all of them, with a checkpoint.
+    ``feed`` takes the first step and yields this rank's batch for every step from there on. ``asked_to_stop`` is
+    called before each report; if any rank is asked to stop, all ranks end with a checkpoint.
     """
     method = trainee.method.to(world.device)
     method.pass_in_chunks(plan.num_chunks)
@@ -178,8 +178,8 @@ def _step(
 ) -> dict[str, Any]:
     """Take one optimiser step; return its metrics for the log.
 
-    ``samples`` is a checksum of which samples, of which epoch, the step saw on all ranks together. Its speed counts
-    all the time since the step before it ended: what was reported, saved and judged in between, too.
+    ``samples`` is a checksum of the samples, with their epochs, that the step saw on all ranks together. The speed
+    counts all the time since the previous step ended, including reports, checkpoints and evaluations in between.
     """
     started = time.perf_counter()
     batch = next(batches)

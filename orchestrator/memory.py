@@ -1,6 +1,7 @@
 """Memory: what a training takes on one device, computed from sizes alone, without weights."""
 
 from collections.abc import Callable, Hashable
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,7 +25,8 @@ MEASURED_SAMPLES = 2
 class Memory:
     """Bytes on one device: what does not depend on the batch, and each sample's share.
 
-    chunked_bytes   of each sample's share, what is held of one chunk at a time where samples pass in chunks
+    chunked_bytes   the part of each sample's share that is held for only one chunk at a time, if samples pass in
+                    chunks
     """
 
     fixed_bytes: int
@@ -39,9 +41,9 @@ class Memory:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What a method takes: bytes of its tensors, its trainable numbers, and what is held of each sample.
+    """What a method takes: the bytes of its tensors, its trainable numbers, and the bytes held for each sample.
 
-    held_in_chunks_bytes   what is held where samples pass one by one; ``held_bytes`` where they do not pass in chunks
+    held_in_chunks_bytes   bytes held if samples pass one by one; ``held_bytes`` if they do not pass in chunks
     """
 
     everything_bytes: int
@@ -50,7 +52,7 @@ class _Measured:
     held_in_chunks_bytes: int
 
 
-# What this process has measured: rows of a table differ in seeds and budgets most of all.
+# What this process has measured: a table's rows differ mostly in seeds and budgets.
 _MEASURED: dict[Hashable, _Measured] = {}
 
 
@@ -87,7 +89,7 @@ def _measured(build: Callable[[], Method], plan: FeedPlan, in_chunks: bool, key:
     """Measure a method with the views of two real samples; methods and samples of one ``key`` take the same."""
     key = (key, in_chunks)
     if key not in _MEASURED:
-        method = build()
+        method = deepcopy(build())
         batch = next(feed.local_batches(plan, rank=0)).take(MEASURED_SAMPLES)
         with torch.no_grad():
             views = outline_views(method.views(batch, batch.rng(plan.seed)))
@@ -113,7 +115,7 @@ def saved_bytes(method: Method, views: Views) -> int:
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in weights:
-            held[storage._cdata] = storage  # kept, so that its number is not given to another
+            held[storage._cdata] = storage  # kept, so that its number is not reused
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):

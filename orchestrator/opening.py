@@ -1,7 +1,7 @@
 """Opening: MLflow's client for an address.
 
-Processes that start at once in a new home make its store in turn, so that all of their runs are in it. A store that
-was moved with its home keeps artifacts beside itself, as before.
+Processes that start at the same time in a new home take turns to make its store, so that all of their runs are in it.
+A store that was moved with its home still keeps artifacts beside itself.
 """
 
 import logging
@@ -21,7 +21,8 @@ ARTIFACTS = "artifacts"
 BUSY_S = 20.0
 # A dead database is noticed in seconds, as a dead server is; the outbox does the retrying.
 databases.MAX_RETRY_COUNT = 2
-# MLflow's reasons are said in words, once; it would print them with a stack, and announce each table of a new store.
+# We give MLflow's reasons once, in one line; it would print them with a stack, and announce each table of a new
+# store.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
@@ -29,7 +30,7 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 def client_of(uri: str) -> MlflowClient:
     """Return a client; create the home's store if it does not exist yet.
 
-    Raises what MLflow, SQLAlchemy, SQLite or the disk raise, see ``hindrance.py``.
+    Raises whatever MLflow, SQLAlchemy, SQLite or the disk raise; see ``hindrance.py``.
     """
     if (file := sqlite_file(uri)) is None:
         return MlflowClient(uri)
@@ -45,13 +46,13 @@ def client_of(uri: str) -> MlflowClient:
 
 
 def existing(uri: str) -> MlflowClient | None:
-    """Return a client for reading; None where the home's store does not exist."""
+    """Return a client for reading; None if the home's store does not exist."""
     file = sqlite_file(uri)
     return client_of(uri) if file is None or file.is_file() else None
 
 
 def artifacts_of(uri: str, experiment: str) -> str | None:
-    """Return where an experiment's artifacts go: beside an SQLite store; a server decides itself."""
+    """Return where an experiment's artifacts go: beside an SQLite store; a server decides for itself."""
     file = sqlite_file(uri)
     return (file.parent / ARTIFACTS / experiment).as_uri() if file else None
 

@@ -37,27 +37,24 @@ def _without_values(_: nn.Module, __: str, parameter: nn.Parameter | None) -> nn
 
 
 def outline_of(config: EncoderConfig) -> Encoder:
-    """Return an encoder without weights."""
+    """Return an encoder without weights, to be read."""
     return outline(("encoder", config), lambda: ENCODERS[config.name](config))
 
 
 def outline_method(config: MethodConfig, encoder: EncoderConfig) -> Method:
-    """Return a method without weights on an encoder without weights."""
+    """Return a method without weights on an encoder without weights, to be read."""
     key = ("method", config.model_dump_json(), encoder)
-    return outline(key, lambda: METHODS[config.name](config, outline_of(encoder)))
+    return outline(key, lambda: METHODS[config.name](config, deepcopy(outline_of(encoder))))
 
 
 def outline(key: Hashable, build: Callable[[], Network]) -> Network:
-    """Return a copy of the network that ``key`` stands for, without weights.
-
-    The first call for a key builds it, which takes seconds; copying does not.
-    """
+    """Return the network that ``key`` stands for, without weights; it is built once, and copied before a change."""
     if key not in _BUILT:
         if len(_BUILT) == MOST_KEPT:
             _BUILT.clear()
         with _without_weights():
             _BUILT[key] = build()
-    return deepcopy(_BUILT[key])
+    return _BUILT[key]
 
 
 def outline_views(views: Views) -> Views:

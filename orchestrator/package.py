@@ -1,7 +1,7 @@
 """Package: the files of a working directory that travel with a job: the code that it needs, and nothing else.
 
-What travels is listed, not what stays: a folder of scans may have any name, and scans any suffix or none. In a git
-checkout only files that git tracks travel, and the experiment files that the command names.
+We list what travels, not what stays: a folder of scans may have any name, and scans may have any suffix or none. In a
+git checkout, only files that git tracks travel, and the experiment files that the command names.
 """
 
 import subprocess
@@ -18,7 +18,7 @@ CONFIGS = ("experiments", "cluster")
 TOP = ("pyproject.toml", "constraints.txt", "README.md", "cluster.yaml")
 # Fields of experiments, tables and sweeps that name further files, relative to the file.
 _NAMING = ("base", "experiment", "cohorts")
-# What a job could miss where git does not track it, or where it lies elsewhere.
+# What a job could need although git does not track it or it lies elsewhere.
 _COULD_BE_NEEDED = (".py", ".yaml", ".yml")
 _NEVER_NEEDED = ("tests", "docs")
 _MOST_NAMED = 5
@@ -32,8 +32,8 @@ class PackageError(ValueError):
 class Package:
     """The files of a working directory that travel, relative to it.
 
-    asked     those of the command that would not travel otherwise
-    tracked   whether git says which files belong to the checkout
+    asked     files of the command that would not travel otherwise
+    tracked   whether git says which files are part of the checkout
     missed    code and experiments that stay here, because git does not track them or because they lie elsewhere
     """
 
@@ -52,7 +52,7 @@ class Package:
         size = f"{self.num_bytes / 2**20:.1f} MiB"
         lines = [f"working directory: {len(self.files)} files, {size} (code and experiments, no other files)"]
         if not self.tracked:
-            lines.append("the working directory is no git checkout: files were chosen by folder and suffix alone")
+            lines.append("the working directory is not a git checkout: files were chosen by folder and suffix alone")
         if self.asked and self.tracked:
             lines.append(f"sent for this command, though git does not track it: {_named(self.asked)}")
         if self.missed:
@@ -72,16 +72,16 @@ class Package:
 def package_of(folder: Path, configs: Iterable[str] = ()) -> Package:
     """Choose the files that travel; ``configs`` are the files that a command names.
 
-    Raises PackageError where the folder is no checkout of Raydiology, or a config lies outside of it.
+    Raises PackageError if the folder is not a checkout of Raydiology, or a config lies outside it.
     """
     if not (folder / "orchestrator" / "cli.py").is_file():
         raise PackageError(
             f"working directory {folder}: no orchestrator/cli.py; expected a checkout of Raydiology; run the command "
-            "there, or name it by --working-dir"
+            "there, or name it with --working-dir"
         )
     tracked = _git(folder, "ls-files", "-z")
     if tracked is not None and "orchestrator/cli.py" not in tracked:
-        tracked = None  # a copy of the code inside of another repository
+        tracked = None  # a copy of the code inside another repository
     candidates = list(_walked(folder)) if tracked is None else tracked
     files = {name for name in candidates if _travels(name) and _is_plain(folder, name)}
     asked = {name for config in configs for name in _behind(folder, config)} - files
@@ -112,7 +112,7 @@ def _is_plain(folder: Path, name: str) -> bool:
 
 
 def _git(folder: Path, *words: str) -> list[str] | None:
-    """Return the names that a git command lists; None where the folder is not a checkout."""
+    """Return the names that a git command lists; None if the folder is not a checkout."""
     try:
         listed = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
@@ -128,7 +128,7 @@ def _walked(folder: Path) -> Iterator[str]:
 
 
 def _behind(folder: Path, config: str) -> Iterator[str]:
-    """Yield a command's config and the files that it builds on; raise PackageError where one lies elsewhere."""
+    """Yield a command's config and the files that it builds on; raise PackageError if one lies elsewhere."""
     path = folder / config
     name = Path(config) if not Path(config).is_absolute() else None
     inside = path.resolve().is_relative_to(folder.resolve())

@@ -17,7 +17,7 @@ from orchestrator.tracking import hide_password
 
 LOCAL = "http://127.0.0.1:5000"  # where `raydiology ui` serves a home's store
 ANSWERS_WITHIN_S = 1.0
-SHARED_VIEW = "mlflow.sharedViewState."  # before the key of a view, in the tags of its experiment
+SHARED_VIEW = "mlflow.sharedViewState."  # prefix of a view's key in the tags of its experiment
 MOST_TAG_CHARS = 5000
 MOST_FIELDS = 4
 MOST_RUNS = 100
@@ -39,7 +39,7 @@ class Known:
 
     @property
     def home(self) -> Path | None:
-        """The home whose store `raydiology ui` must serve; None where there is a server."""
+        """The home whose store `raydiology ui` must serve; None if there is a server."""
         file = sqlite_file(self.uri)
         return file.parent if file else None
 
@@ -54,8 +54,8 @@ def publish(known: Known, key: str, view: dict[str, Any]) -> str:
 def view_of(known: Known, kind: str, metric: str, curve: str, fields: Sequence[str]) -> dict[str, Any]:
     """Describe charts of runs as MLflow's page stores them: bars of a metric, its curve, parallel coordinates.
 
-    The runs are listed from the best to the worst. ``curve`` is the metric's name while a run trains, ``fields`` are
-    the params in which the runs differ.
+    The runs are listed from best to worst. ``curve`` is the metric's name while a run trains, and ``fields`` are the
+    params in which the runs differ.
     """
     chart = {"metricSectionId": SECTION, "isGenerated": False, "deleted": False, "runsCountToCompare": MOST_RUNS}
     lines = {"selectedMetricKeys": [curve], "xAxisKey": "step", "lineSmoothness": 0, "scaleType": "linear"}
@@ -80,7 +80,7 @@ def view_of(known: Known, kind: str, metric: str, curve: str, fields: Sequence[s
 
 
 def is_served(address: str) -> bool:
-    """Tell whether something answers at an address."""
+    """Return whether something answers at an address."""
     try:
         with urlopen(address, timeout=ANSWERS_WITHIN_S):
             return True

@@ -43,9 +43,9 @@ class Pretrained:
 def pretrain(experiment: Experiment, parent: Path | None = None, row: str | None = None) -> Pretrained:
     """Run the stages that are not done yet and return the pretrained encoder.
 
-    The same experiment on the same shards continues where it stopped, or is returned at once where it is done.
-    ``parent`` is the folder of the run that it belongs to, ``row`` the row of the table that it is run for.
-    Raises ValueError where it cannot work (before anything starts) and RunError where it failed.
+    The same experiment on the same shards continues where it stopped, or is returned at once if it is done.
+    ``parent`` is the folder of the run that it belongs to, and ``row`` is the row of the table that it is run for.
+    Raises ValueError if it cannot work (before anything starts) and RunError if it failed.
     """
     with phase(f"reading the index of {experiment.data.shards}"):
         shards = ShardSet.open(experiment.data.shards)
@@ -71,7 +71,7 @@ def folder_of(experiment: Experiment, digest: str) -> Path:
 
 
 def check(experiment: Experiment, shards: ShardSet, selection: Selection) -> None:
-    """Raise ValueError where encoder, method and shards do not fit one another."""
+    """Raise ValueError if encoder, method and shards do not fit one another."""
     encoder = outline_of(experiment.encoder)
     if encoder.spatial_dims != shards.spatial_dims:
         raise ValueError(
@@ -194,7 +194,7 @@ def watches_of(experiment: Experiment, shards: ShardSet, total_steps: int) -> tu
     if health.times and len(rows) > 1:
         watches.append(HealthWatch(shards, rows, Evenly(health.times, total_steps)))
     if probe and probe.times:
-        from orchestrator.probing import ProbeSet, ProbeWatch  # it brings scikit-learn, which few workers need
+        from orchestrator.probing import ProbeSet, ProbeWatch  # imports scikit-learn, which few workers need
 
         watches.append(ProbeWatch(ProbeSet.open(probe), Evenly(probe.times, total_steps)))
     return tuple(watches)
@@ -240,7 +240,7 @@ def _preview(experiment: Experiment, stage: Stage, plan: FeedPlan, run: Run) -> 
 
 
 def _params(experiment: Experiment) -> dict[str, Any]:
-    """Return the settings that decide the result: MLflow's params never change; other settings may on resuming."""
+    """Return the settings that decide the result: MLflow's params never change, other settings may."""
     return json.loads(
         experiment.model_dump_json(exclude={"home", "downstream", "health", "probe", "resources", "tracking"})
     )

@@ -33,8 +33,8 @@ class Probes:
 def probe(experiment: Experiment, pretrained: Pretrained) -> Probes:
     """Probe a pretraining's encoder and the initial one; log both as a child run of the pretraining.
 
-    The same probe is returned at once where it is done. Raises ValueError where the experiment has no probe, or
-    samples and encoder do not fit.
+    The same probe is returned at once if it is done. Raises ValueError if the experiment has no probe, or if samples
+    and encoder do not fit.
     """
     samples = probe_set(experiment)
     key = experiment.probe_key(pretrained.key, samples.shards.digest)
@@ -60,7 +60,7 @@ def probe(experiment: Experiment, pretrained: Pretrained) -> Probes:
 
 
 def probe_set(experiment: Experiment) -> ProbeSet:
-    """Open the samples of the experiment's probe; raise ValueError where it has no probe or they do not fit."""
+    """Open the samples of the experiment's probe; raise ValueError if it has no probe or they do not fit."""
     if experiment.probe is None:
         raise ValueError(f"experiment {experiment.name}: no probe; add probe: with shards and size")
     samples = ProbeSet.open(experiment.probe)

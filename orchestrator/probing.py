@@ -1,9 +1,9 @@
 """Probe: how well a frozen encoder's features tell classes, by a linear model and by the nearest neighbours.
 
-Features are the encoder's last map, averaged over space, of whole samples that are resized to one size. They are
-brought to mean 0 and deviation 1 over the training samples for the linear model, a logistic regression, and to length
-1 for the neighbours, of which the nearest vote by exp(cosine / 0.07) (Wu et al., "Unsupervised Feature Learning via
-Non-Parametric Instance Discrimination", CVPR 2018).
+A sample's features are the encoder's last map, averaged over space, of the whole sample resized to one size. For the
+linear model, a logistic regression, they are scaled to mean 0 and deviation 1 over the training samples. For the
+neighbours they are scaled to length 1, and the nearest neighbours vote with weight exp(cosine / 0.07) (Wu et al.,
+"Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018).
 """
 
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class ProbeSet:
 
     @classmethod
     def open(cls, config: Probe) -> "ProbeSet":
-        """Open the set; raise ValueError where it is too small to learn from."""
+        """Open the set; raise ValueError if it is too small to learn from."""
         shards = ShardSet.open(config.shards)
         rows = []
         for split in (config.train_split, config.val_split):
@@ -65,7 +65,7 @@ class ProbeSet:
         return cls(config, shards, *rows)
 
     def check(self, encoder: Encoder) -> None:
-        """Raise ValueError where the encoder cannot see these samples."""
+        """Raise ValueError if the encoder cannot see these samples."""
         for field, have in (("spatial_dims", self.shards.spatial_dims), ("in_channels", self.shards.num_channels)):
             given = getattr(encoder, field)
             if given != have:

@@ -1,7 +1,7 @@
 """Progress: show current work as bars on a terminal, and as an occasional line in a job's log.
 
-A process that works for another one writes its phases into a note, a small file, and the other one shows them beside
-its own. Nothing heavy is imported here: the first phase of a command is the loading of everything else.
+A process that works for another process writes its phases into a note, a small file, and the other process shows them
+beside its own. Nothing heavy is imported here, because a command's first phase is loading everything else.
 """
 
 import json
@@ -24,7 +24,7 @@ from rich.text import Text
 
 from orchestrator.terminal import Terminal
 
-# In a log: often enough to see that something moves, seldom enough for trainings of days.
+# In a log: often enough to see progress, and seldom enough for trainings of days.
 LINE_EVERY_S, EARLY_S, LATER_LINE_EVERY_S = 10.0, 120.0, 60.0
 LOOK_EVERY_S = 0.5
 QUIET_AFTER_S = 20.0
@@ -40,10 +40,10 @@ console = Terminal(stderr=True)
 class Phase:
     """A piece of work that takes a while: ``done`` of ``total`` (if known), counted in ``unit``.
 
-    shown     what else there is to say
-    short     what it is called where there is little room; by default ``what``
+    shown     further text to show
+    short     its name where there is little room; by default ``what``
     began_s   when it began, as time.time() has it
-    counted   when counting began and what had been done then, which says nothing of the pace
+    counted   when counting began, and how much was done before, which does not count for the pace
     updated_s when ``done`` last changed
     """
 
@@ -66,7 +66,7 @@ class Phase:
         return self.short or self.what
 
     def pace(self) -> float | None:
-        """Return units per second since counting began; None where nothing has been done since."""
+        """Return units per second since counting began; None if nothing has been done since."""
         since_s, before = self.counted
         return (self.done - before) / (self.updated_s - since_s) if self.done > before else None
 
@@ -97,7 +97,7 @@ class Note:
     """Another process's phases, and the lines that it wants printed.
 
     path   the note's file
-    about  what the process is called
+    about  the process's name
     over   whether it has ended
     """
 
@@ -126,7 +126,7 @@ class Others:
             try:
                 note = json.loads(path.read_text())
             except FileNotFoundError:
-                continue  # it has just ended
+                continue  # the process has just ended
             if note["over"] or psutil.pid_exists(note["pid"]):
                 phases = (Phase(**{**phase, "counted": tuple(phase["counted"])}) for phase in note["phases"])
                 found.append(Note(path, tuple(phases), tuple(note["said"]), note["about"], note["over"]))
@@ -136,8 +136,8 @@ class Others:
 class Display:
     """Shows phases on a console, or writes them into a note.
 
-    Whoever prints on a terminal waits for the bars, which wait for the lock while they are drawn: nothing is printed
-    on a terminal by whoever holds it.
+    Code that prints on a terminal waits for the bars, and drawing the bars waits for the lock. So code that holds the
+    lock must not print on a terminal.
     """
 
     def __init__(self, console: Console, line_every_s: float = LINE_EVERY_S) -> None:
@@ -191,6 +191,8 @@ class Display:
                 self._said.append(text)
                 self._write_note()
                 return
+            others = list(self._others)
+        self._listen(others)  # what is said now may be about them
         self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
@@ -215,7 +217,7 @@ class Display:
             self._write_note()
             yield
         finally:
-            # What was said last may not have been heard yet: whoever hears it removes the note.
+            # The last lines may not have been read yet; the process that reads them removes the note.
             if self._said:
                 self._write_note(over=True)
             else:
@@ -264,7 +266,7 @@ class Display:
 
     def _start(self) -> None:
         if self.on_terminal:
-            # What is written to a file must not be drawn above the bars instead.
+            # Output that goes to a file must not be drawn above the bars instead.
             self._live = Live(
                 get_renderable=self.render,
                 console=self.console,
@@ -300,7 +302,7 @@ class Display:
                     self._print(note.name, note.phases)
 
     def _listen(self, others: Sequence[Others]) -> list[Note]:
-        """Read the notes of other processes, print what they have said since, and return the notes."""
+        """Read the notes of other processes, print their new lines, and return the notes."""
         with self._listening:
             notes = [note for one in others for note in one.notes()]
             for note in notes:
@@ -308,7 +310,7 @@ class Display:
         return notes
 
     def _hear(self, note: Note) -> None:
-        """Print what another process has said since."""
+        """Print another process's new lines."""
         about = f"{note.about}: " if note.about else ""
         for text in note.said[self._heard.get(note.name, 0) :]:
             self.console.print(f"{about}{text}", highlight=False, markup=False, soft_wrap=True)
@@ -355,7 +357,7 @@ def duration(seconds: float) -> str:
 
 
 def per_second(pace: float, unit: str) -> str:
-    """Return a pace in words: ``3.1 steps/s``, or ``12 s per step`` where it is slow."""
+    """Return a pace in words: ``3.1 steps/s``, or ``12 s per step`` if it is slow."""
     if pace >= 1:
         return f"{pace:.1f} {PLURALS.get(unit, f'{unit}s')}/s"
     return f"{duration(1 / pace)} per {unit}" if pace < 0.5 else f"{1 / pace:.1f} s per {unit}"

@@ -14,7 +14,7 @@ from orchestrator.fingerprint import Fingerprint, LabelFacts, Machine, by
 
 IOU = (0.3, 0.6)
 STRIDE = 16  # of the U-Net
-LEAST_CELL = 4  # voxels along an axis of a cell of a puzzle
+LEAST_CELL = 4  # voxels of a puzzle's cell along an axis
 ENOUGH_VALIDATIONS = 4
 SMALL_SHARE = 0.05
 
@@ -31,10 +31,10 @@ class Choice:
 class Size:
     """How large a training may be on a kind of machine.
 
-    features             of the U-Net
-    crop, task_crop      voxels per axis at most, of a pretraining and of a segmentation
-    batch, task_batch    samples at most, for each worker
-    steps, task_steps    of a pretraining and of a fine-tuning
+    features             channels of the U-Net
+    crop, task_crop      most voxels per axis, in a pretraining and in a segmentation
+    batch, task_batch    most samples for each worker
+    steps, task_steps    steps of a pretraining and of a fine-tuning
     """
 
     features: tuple[int, ...]
@@ -59,7 +59,7 @@ ON_GPU = {
 
 @dataclass(frozen=True)
 class Pretraining:
-    """A row of a table: its name, and its method and optimiser as an experiment has them."""
+    """A row of a table: its name, and its method and optimiser as in an experiment."""
 
     row: str
     method: dict[str, Any]
@@ -73,10 +73,10 @@ def size_of(fingerprint: Fingerprint, machine: Machine) -> Size:
 
 
 def crop_of(fingerprint: Fingerprint, most: int) -> Choice | None:
-    """Choose the crop of a pretraining: two thirds of the smallest sample; None where no such crop fits.
+    """Choose the crop of a pretraining: two thirds of the smallest sample; None if no such crop fits.
 
-    Along an axis it is a multiple of the U-Net's stride. Two crops of a sample must be able to meet the IoU interval,
-    in every sample, and the coarsest map must have more than one voxel.
+    Along each axis it is a multiple of the U-Net's stride. Two crops of every sample must be able to meet the IoU
+    interval, and the coarsest map must have more than one voxel.
     """
     smallest = fingerprint.smallest
     if min(smallest) < STRIDE:
@@ -95,7 +95,8 @@ def crop_of(fingerprint: Fingerprint, most: int) -> Choice | None:
 def without_outliers(fingerprint: Fingerprint, most: int) -> Fingerprint:
     """Leave out the few samples so small that they would force small crops on all others.
 
-    Few are one in twenty along an axis, one in ten in all; small crops are those of half of the voxels, or none.
+    Few means one in twenty along an axis, and one in ten in total; small crops are at most half as large in voxels,
+    or there is no crop.
     """
     size = tuple(int(length) for length in np.percentile(fingerprint.extents, 100 * SMALL_SHARE, axis=0))
     kept = fingerprint.at_least(size)
@@ -153,7 +154,7 @@ def _puzzles(fingerprint: Fingerprint) -> tuple[Pretraining, Pretraining]:
     optimiser = {"name": "adam", "lr": 0.001, "final_lr": 1e-6}
     of_patches = {"patches": patches, "hidden_dims": [256]}
     orders = min(100, factorial(prod(grid)))
-    reason = f"samples of {by(smallest)} are too small for crops: a grid of patches, each brought to one size"
+    reason = f"samples of {by(smallest)} are too small for crops: a grid of patches, each resized to one size"
     return (
         Pretraining("patch location", {"name": "patch_location", **of_patches}, optimiser, reason),
         Pretraining(
@@ -168,8 +169,8 @@ def _puzzles(fingerprint: Fingerprint) -> tuple[Pretraining, Pretraining]:
 def batch_of(per_worker: int, num_samples: int, fits: int, machine: Machine) -> Choice:
     """Choose a batch: for each worker, the largest power of two that memory holds, at most ``per_worker``.
 
-    No larger than half of the samples, so that a batch is not the whole of them, but at least two for each worker:
-    batch normalisation cannot take one.
+    It is no larger than half of the samples, so that a batch does not hold all of them, but each worker has at least
+    two samples, because batch normalisation cannot take a single one.
     """
     workers = max(1, machine.gpus)
     wanted = min(per_worker, fits, max(2, num_samples // (2 * workers)))
@@ -194,11 +195,11 @@ def task_size_of(labels: LabelFacts, most: int) -> Choice:
     """Choose the size to which whole samples are resized for a classification."""
     longest = max(labels.median)
     size = min(most, max(2 * STRIDE, ceil(longest / STRIDE) * STRIDE))
-    return Choice(size, f"whole samples, of which the median is {by(labels.median)}, are resized to this")
+    return Choice(size, f"whole samples are resized to this; the median sample is {by(labels.median)}")
 
 
 def epochs_between_validations(steps: int, batch: int, num_train: int, times: int) -> float:
-    """Return the interval in epochs that gives so many validations of a fine-tuning."""
+    """Return the interval in epochs that gives this many validations of a fine-tuning."""
     return max(1, ceil(steps * batch / num_train / times))
 
 

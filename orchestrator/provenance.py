@@ -14,7 +14,7 @@ _checks_a_job = ContextVar("_checks_a_job", default=False)
 
 
 def git_commit(folder: Path | None = None) -> str:
-    """Return the commit of a checkout, by default of the code that runs; 'unknown' where there is none."""
+    """Return the commit of a checkout, by default of the code that runs; 'unknown' if there is none."""
     if folder is None and (given := os.environ.get(COMMIT_VARIABLE)):
         return given
     command = ["git", "-C", str(folder or Path(__file__).parent), "rev-parse", "HEAD"]

@@ -1,8 +1,8 @@
 """Pruning: which trials of a sweep to end early. Pure decisions on the trials' curves.
 
-The decisions are those of Ray Tune's own schedulers (tests hold that). They stand here as functions of what all
-trials have reported, because Tune's keep their memory in the driver, where a kill loses it, and end a trial by
-killing its process, which Ray Train's workers do not survive in good order.
+The decisions are those of Ray Tune's own schedulers (tests check that). Here they are functions of what all trials
+have reported. Tune's schedulers keep their memory in the driver, where a kill loses it, and end a trial by killing
+its process, which leaves Ray Train's workers in disorder.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,12 @@ class Scheduler(Frozen):
     """When to end a trial early.
 
     name              asha: at steps grace, grace * reduction_factor, ... a trial goes on if it is among the best of
-                      those that came so far (Li et al., "A System for Massively Parallel Hyperparameter Tuning",
+                      the trials that came as far (Li et al., "A System for Massively Parallel Hyperparameter Tuning",
                       2020); median: after ``grace`` steps it ends if its best is below the median of the others'
                       means so far (Golovin et al., "Google Vizier", 2017)
-    grace             steps, of the training that the objective is of, before which no trial is ended
-    reduction_factor  asha: one in so many goes on
-    least_trials      median: how many others must have come as far
+    grace             no trial is ended before this many steps of the training that has the objective
+    reduction_factor  asha: one trial in this many goes on
+    least_trials      median: how many other trials must have come as far
     """
 
     name: Literal["asha", "median", "none"] = "none"
@@ -58,7 +58,7 @@ def _below_cutoff(curve: Curve, others: Sequence[Curve], grace: int, factor: flo
     while rung * factor <= newest:
         rung *= factor
     if _arrived(curve, rung) != newest:
-        return False  # decided when it came there
+        return False  # decided when the trial reached the rung
     values = [other[step] for other in others if (step := _arrived(other, rung)) is not None]
     return bool(values) and curve[newest] < np.percentile(values, (1 - 1 / factor) * 100)
 

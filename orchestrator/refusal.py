@@ -1,7 +1,7 @@
 """Refusal: explain a mistake in a config by field, value, expectation, and the nearest known name.
 
-Pydantic's own errors name the members of unions (``encoder.unet.features``) as if they were fields. Places are named
-here as the file writes them.
+Pydantic's own errors name the members of unions (``encoder.unet.features``) as if they were fields. Here, places are
+named as in the file.
 """
 
 import re
@@ -30,7 +30,7 @@ def validated(kind: type[M], tree: Any, source: str) -> M:
 
 
 def explain(error: ValidationError, kind: type[BaseModel], tree: Any, source: str) -> str:
-    """Explain a validation error in words, one line per place."""
+    """Explain a validation error, one line per place."""
     found: dict[Place, list[ErrorDetails]] = {}
     for item in error.errors():
         found.setdefault(_place(item, kind, tree), []).append(item)
@@ -44,7 +44,7 @@ def prefixed(subject: str, text: str) -> str:
 
 
 def _place(item: ErrorDetails, kind: type[BaseModel], tree: Any) -> Place:
-    """Return the place of an error, without the members of unions, which no file names."""
+    """Return the place of an error without the members of unions, which no file names."""
     place, last = _written(item["loc"], tree), item["loc"][-1:]
     # A field that the file leaves out: missing, or a default that cannot be.
     if last != place[-1:] and any(last[0] in one.model_fields for one in _kinds_at(kind, place, tree)):
@@ -53,7 +53,7 @@ def _place(item: ErrorDetails, kind: type[BaseModel], tree: Any) -> Place:
 
 
 def _written(place: Place, tree: Any) -> Place:
-    """Return the parts of a place that the tree has; prefer a way through the tree that ends at the right field."""
+    """Return the parts of a place that the tree has; prefer a path through the tree that ends at the right field."""
     if not place:
         return ()
     first, rest = place[0], place[1:]
@@ -109,7 +109,7 @@ def _under(place: Place, text: str) -> str:
 
 
 def _kinds_at(kind: type[BaseModel], place: Place, tree: Any) -> list[type[BaseModel]]:
-    """Return the kinds of config that a place may hold, by its ``name`` where there are several."""
+    """Return the kinds of config that a place may hold, by its ``name`` if there are several."""
     kinds: list[type[BaseModel]] = [kind]
     here: Any = tree
     for part in place:

@@ -1,6 +1,6 @@
 """Report: draw a run's work as PNG bytes: views with their boxes, and masks and classes beside the truth.
 
-Pictures hold pseudonymous ids at most. Volumes and their slices are drawn to scale as radiologists look at them:
+Pictures hold no ids but pseudonymous ones. Volumes and their slices are drawn to scale as radiologists look at them:
 anterior or superior up, the patient's right (or anterior) on the left. Other images are drawn as they are stored.
 """
 
@@ -25,7 +25,7 @@ PAPER, INK = "#12151a", "#e8eaed"
 VIEW_COLOURS = ("#4cc9f0", "#ffa94d", "#b197fc", "#69db7c", "#ff8787", "#ffe066")
 PLANES = ("axial", "coronal", "sagittal")
 PANEL_INCHES = 2.3
-MOST_VIEWS = 6  # of a sample; VoCo has twenty
+MOST_VIEWS = 6  # of a sample; VoCo has twenty views
 MASK_ALPHA = 0.6
 RIGHT, WRONG = "#69db7c", "#ff8787"
 JUDGED_COLUMNS = 4
@@ -33,9 +33,9 @@ JUDGED_COLUMNS = 4
 
 @dataclass(frozen=True)
 class MaskedSlice:
-    """One slice with its true and its predicted class indices (0 is background).
+    """One slice with its true and predicted class indices (0 is background).
 
-    ``spacing_mm`` is that of (rows, columns); ``upright`` says that row 0 is the top, as in a photograph.
+    ``spacing_mm`` is the spacing of (rows, columns); ``upright`` says that row 0 is the top, as in a photograph.
     """
 
     title: str
@@ -50,7 +50,7 @@ class MaskedSlice:
 class JudgedImage:
     """One slice or picture with its true and its predicted classes, by index.
 
-    ``probabilities`` are those of all classes; ``spacing_mm`` and ``upright`` as in ``MaskedSlice``.
+    ``probabilities`` has one value per class; ``spacing_mm`` and ``upright`` are as in ``MaskedSlice``.
     """
 
     title: str
@@ -85,8 +85,8 @@ def draw_confusions(counts: Int[np.ndarray, "true predicted"], class_names: Sequ
 def views_figure(batch: Batch, views: Views) -> Figure:
     """Draw each sample as stored with the boxes of its views, and the views beside it; one row per sample.
 
-    A volume is shown in the three planes through the middle of its boxes; a box that such a plane misses is
-    dashed. A volume's views are shown in their middle axial plane. Of many views the first are shown.
+    A volume is shown in the three planes through the middle of its boxes; a box that such a plane misses is dashed. A
+    volume's views are shown in their middle axial plane. If there are many views, the first ones are shown.
     """
     stored_panels = 1 if batch.spatial_dims == 2 else 3
     images, outlined = views.images[:MOST_VIEWS], views.boxes[:MOST_VIEWS]
@@ -135,7 +135,7 @@ def masks_figure(slices: Sequence[MaskedSlice], class_names: Sequence[str]) -> F
 
 
 def judged_figure(images: Sequence[JudgedImage], class_names: Sequence[str]) -> Figure:
-    """Draw each image in a frame that is green where the prediction is right, else red; the captions give both."""
+    """Draw each image in a frame that is green if the prediction is right, else red; the captions give both."""
     columns = min(len(images), JUDGED_COLUMNS)
     figure, axes = _panels(-(-len(images) // columns), columns)
     for item, axis in zip(images, axes.flat, strict=False):
@@ -172,7 +172,7 @@ def confusions_figure(counts: Int[np.ndarray, "true predicted"], class_names: Se
 def class_colours(num_classes: int) -> list[str]:
     """Return one colour per class that stays the same between pictures; class 0 is transparent."""
     base = [*colormaps["tab10"].colors, *colormaps["Set2"].colors]  # pyright: ignore[reportAttributeAccessIssue]
-    # Steps of the golden ratio keep the hues of neighbouring classes far apart, however many there are.
+    # Steps of the golden ratio keep the hues of neighbouring classes far apart, however many classes there are.
     more = [colormaps["hsv"](number * 0.618034 % 1) for number in range(num_classes - 1 - len(base))]
     return ["#00000000", *(to_hex(colour) for colour in (base + more)[: max(0, num_classes - 1)])]
 
@@ -195,7 +195,7 @@ def _stored(batch: Batch, index: int) -> Float[np.ndarray, "c *size"]:
 
 
 def _window(image: Float[np.ndarray, "c *size"]) -> tuple[float, float]:
-    """Choose the intensities that are drawn black and white: the 1st and 99.5th percentile of all voxels but air."""
+    """Choose what is drawn black and white: the lowest value, and the 99.5th percentile of all voxels above it."""
     body = image[image > image.min()]
     low, high = (float(image.min()), float(np.percentile(body, 99.5))) if body.size else (0.0, 1.0)
     return low, max(high, low + 1e-6)

@@ -1,8 +1,8 @@
 """Resume: a stage's checkpoints, its progress, and the feed of its remaining samples.
 
 A checkpoint counts once it is whole: its ``state.json`` is written last and names the size of every other file.
-Train's controller calls ``remaining`` whenever it starts workers. It is a process of its own, so this file imports
-neither methods nor encoders.
+Train's controller calls ``remaining`` whenever it starts workers. The controller is a process of its own, so this
+file imports neither methods nor encoders.
 """
 
 import json
@@ -31,7 +31,7 @@ class DamageError(ValueError):
 class Saved:
     """A whole checkpoint: its address, and the contents of its ``state.json``.
 
-    history  the steps that were reported with it
+    history  the steps that were reported with the checkpoint
     """
 
     uri: str
@@ -63,7 +63,7 @@ class Progress:
     uri: str
 
     def find(self) -> Found:
-        """Find the newest whole checkpoint; raise DamageError where checkpoints exist and none is whole."""
+        """Find the newest whole checkpoint; raise DamageError if there are checkpoints but none is whole."""
         damages: list[DamageError] = []
         for name in reversed(self._names()):
             try:
@@ -89,7 +89,7 @@ class Progress:
     def repair(self) -> None:
         """Put Ray Train's list of checkpoints aside if it is torn or names a damaged checkpoint.
 
-        Ray writes the list in place. By a torn list, it would delete a new checkpoint under a damaged one's name.
+        Ray writes the list in place. With a torn list, it would delete a new checkpoint under a damaged one's name.
         """
         whole = {name for name in self._names() if _is_whole(join(self.uri, name))}
         if (listed := self._listed()) is not None and not listed <= whole:
@@ -104,7 +104,7 @@ class Progress:
         return sorted(info.base_name for info in infos if _NAME.fullmatch(info.base_name))
 
     def _listed(self) -> set[str] | None:
-        """Return the names in Ray's list, or None where there is none; a torn list names what does not exist."""
+        """Return the names in Ray's list, or None if there is none; a torn list names what does not exist."""
         if not is_file(join(self.uri, SNAPSHOT)):
             return None
         text = read_bytes(join(self.uri, SNAPSHOT)).decode(errors="replace")
@@ -116,12 +116,12 @@ class Progress:
 
 
 def name_of(step: int) -> str:
-    """Return the name of the checkpoint after so many steps."""
+    """Return the name of the checkpoint after this many steps."""
     return f"step_{step:09d}"
 
 
 def read(uri: str) -> Saved:
-    """Read a checkpoint's ``state.json``; raise DamageError where the checkpoint is not whole."""
+    """Read a checkpoint's ``state.json``; raise DamageError if the checkpoint is not whole."""
     filesystem, path = locate(uri)
     name = uri.partition("?")[0].rsplit("/", 1)[1]
     try:

@@ -1,6 +1,6 @@
 """Rows: groups of runs that differ only in their seeds, named by the settings that distinguish them. Pure.
 
-A table's runs keep the names of its rows. All others are named by the fields in which their configs differ.
+A table's runs keep the names of its rows. All other rows are named by the fields in which their configs differ.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,12 +10,12 @@ from difflib import get_close_matches
 from orchestrator.gather import Card
 
 SEEDS = ("seed", "downstream.seed")
-# Names and places decide no result, nor does how often one is reported; of shards the digest counts, not the path.
+# Names, places and the frequency of reports decide no result; for shards the digest counts, not the path.
 _NO_SETTINGS = {
     *SEEDS, "name", "pretrained", "data.shards", "downstream.shards",
     "training.report_every_steps", "training.report_every_s", "training.checkpoint_every_steps",
 }  # fmt: skip
-# What a fine-tuning that is not pretrained depends on, as Experiment.finetune_key has it.
+# What a fine-tuning from scratch depends on, as in Experiment.finetune_key.
 _OF_SCRATCH = ("encoder.", "downstream.", "training.precision", "training.sync_batch_norm")
 DATASET, PRETRAINING_DATASET = "dataset", "pretraining dataset"
 KINDS = ("method.name", "encoder.name")
@@ -30,7 +30,7 @@ class Row:
     """Runs that are repeats of one another.
 
     settings  what they have in common
-    pooled    fields in which they differ all the same, because they were put together by others
+    pooled    fields in which they differ nevertheless, because they were grouped by other fields
     """
 
     name: str
@@ -65,9 +65,9 @@ def rows_of(cards: Sequence[Card], settings: Mapping[str, Settings]) -> list[Row
 
 
 def rows_by(cards: Sequence[Card], settings: Mapping[str, Settings], fields: Sequence[str]) -> list[Row]:
-    """Group the runs that have the same values of some fields, or stand in the same ``row`` of a table.
+    """Group the runs that have the same values of some fields, or belong to the same ``row`` of a table.
 
-    Raises ValueError where no run has such a field.
+    Raises ValueError if no run has such a field.
     """
     known = {card.place: {**card.params, **settings[card.place]} for card in cards}
     for field in fields:
@@ -96,7 +96,7 @@ def differing_fields(all_settings: Sequence[Settings]) -> list[str]:
 
 
 def described(field: str, value: str | None, among: Sequence[str]) -> str:
-    """Describe a field's value in a few words: ``iou [0.3, 0.6]``; a method's or an encoder's name stands alone."""
+    """Describe a field's value in a few words: ``iou [0.3, 0.6]``; a method's or an encoder's name is enough."""
     shown = "none" if value in (None, "null") else str(value)
     shown = shown if len(shown) <= LONGEST_VALUE else f"{shown[: LONGEST_VALUE - 3]}..."
     if field.endswith(KINDS):
@@ -105,7 +105,7 @@ def described(field: str, value: str | None, among: Sequence[str]) -> str:
 
 
 def shortened(field: str, among: Sequence[str]) -> str:
-    """Return the shortest end of a name that tells it from others: ``lr``, or ``downstream.optimiser.lr``."""
+    """Return the shortest end of a name that tells it from the others: ``lr``, or ``downstream.optimiser.lr``."""
     parts = field.split(".")
     for length in range(1, len(parts)):
         short = ".".join(parts[-length:])
@@ -121,15 +121,15 @@ def _names(rows: Sequence[Row]) -> list[str]:
 
 
 def _named_by_tables(row: Row) -> str:
-    """Return the name that a table or a sweep has for a row; of two tables, both."""
+    """Return the name that a table or a sweep has for a row; for two tables, both names."""
     names = {card.name if card.kind == "trial" else card.row for card in row.cards}
     return " = ".join(sorted(filter(None, names)))
 
 
 def _named_by_fields(rows: Sequence[Row]) -> list[str]:
-    """Name rows by method and encoder where these differ, then by the fields that differ among equal names.
+    """Name rows by method and encoder if these differ, then by the fields that differ among equal names.
 
-    Another method has other fields: that these differ goes without saying.
+    Another method has other fields, so that differences in its fields are not named.
     """
     kinds = [f for f in differing_fields([row.settings for row in rows]) if f.endswith(KINDS)]
     family = [tuple(row.settings.get(field) for field in kinds) for row in rows]
@@ -143,7 +143,7 @@ def _named_by_fields(rows: Sequence[Row]) -> list[str]:
 
 
 def _told_apart(rows: Sequence[Row]) -> list[Row]:
-    """Where two tables give two rows the same name, add the fields in which the rows differ."""
+    """If two tables give two rows the same name, add the fields in which the rows differ."""
     told = []
     for row in rows:
         same = [other for other in rows if other.name == row.name]

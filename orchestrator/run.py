@@ -55,7 +55,7 @@ class Run:
         return json.loads(path.read_text()) if path.exists() else None
 
     def recorded(self, address: str) -> str:
-        """Return an address in the form for this run's records: relative to its folder if it lies there."""
+        """Return an address as this run's records have it: relative to its folder if it lies there."""
         inside = "://" not in address and Path(address).absolute().is_relative_to(self.folder.absolute())
         return str(Path(address).absolute().relative_to(self.folder.absolute())) if inside else address
 
@@ -73,7 +73,7 @@ class Run:
     def opened(self, caption: Caption, shards: ShardSet, params: dict[str, Any]) -> Iterator[None]:
         """Open the MLflow run around a training, and close it however the training ends.
 
-        Raises StoppedError where this process was asked to end while it did something else.
+        Raises StoppedError if this process was asked to end while it did something else.
         """
         if stop.requested():
             raise stop.StoppedError(f"{self.kind}: not begun, as asked; the same command goes on from there")
@@ -104,9 +104,9 @@ class Run:
     def stage(
         self, name: str, total_steps: int, validated: Callable[[int], bool] | None = None
     ) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
-        """Show how a stage trains and send its history; yield what takes the history's lines.
+        """Show how a stage trains and send its history; yield a function that takes the history's lines.
 
-        ``validated`` tells whether a step is followed by a validation.
+        ``validated`` returns whether a validation follows a step.
         """
         what = self.kind if name == self.kind else f"{self.kind} {name}"
         with shown(what, total_steps, validated) as show:

@@ -20,7 +20,7 @@ def batches_of(
 ) -> Iterator[Batch]:
     """Yield a rank's part of the rows in order, on its device: many slices at once, volumes one by one.
 
-    All samples count as those of epoch 0, so that views drawn of them are the same each time.
+    All samples count as samples of epoch 0, so that their views are the same each time.
     """
     reader = ShardReader(shards, with_labels)
     own = np.array_split(row_ids, world.size)[world.rank]

@@ -12,16 +12,16 @@ from orchestrator.direction import Direction, direction_of
 from orchestrator.knobs import AnyKnob
 from orchestrator.pruning import Scheduler
 
-# What does not change a result, and what a sweep's own file and folder are found by.
+# Fields that change no result, and fields by which a sweep finds its own folder.
 UNSEARCHABLE = ("name", "home", "resources", "tracking")
 
 
 class Objective(Frozen):
     """The number that tells trials apart: a metric of the fine-tuning, or of the pretraining's last stage.
 
-    Of a fine-tuning it is the best checkpoint's. A pretraining's is the mean over the last hundredth of its steps,
-    and only compares pretrainings by one method. ``mode`` is by default the metric's own: whether it is better higher
-    or lower.
+    For a fine-tuning it is the best checkpoint's value. For a pretraining it is the mean over the last hundredth of
+    its steps, which only compares pretrainings by one method. ``mode`` says whether higher or lower is better; by
+    default it is the metric's own.
     """
 
     metric: str
@@ -51,9 +51,10 @@ class SweepConfig(Frozen):
     """A sweep file.
 
     experiment             file of the experiment that every trial changes, relative to the sweep's file
-    trials                 how many points to try; a grid tries all of its own
-    concurrent             how many at once; by default what the cluster holds, and one on a single machine
-    start_from_experiment  begin with the experiment's own values, which must lie in the space; a grid does not
+    trials                 how many points to try; a grid tries all of its points
+    concurrent             how many trials run at once; by default as many as the cluster holds, or one on a single
+                           machine
+    start_from_experiment  begin with the experiment's own values, which must lie in the space; a grid ignores this
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -105,17 +106,17 @@ class SweepConfig(Frozen):
         for number, (field, knob) in enumerate(self.space.items()):
             late = [other for other in knob.when if other in fields[number:]]
             if late:
-                raise ValueError(f"space, {field}: when names {late[0]}, which stands below; move that above")
+                raise ValueError(f"space, {field}: when names {late[0]}, which comes later; move that up")
         for number, field in enumerate(fields):
             below = [other for other in fields[number:] if field.startswith(f"{other}.")]
             if below:
-                raise ValueError(f"space, {field}: {below[0]} stands below it and would replace it; move it above")
+                raise ValueError(f"space, {field}: {below[0]} comes later and would replace it; move it up")
         return self
 
     def key(self, experiment: dict[str, Any], digests: Sequence[str]) -> str:
         """Name the sweep by the settings that decide its points: more trials continue it, a new space renames it."""
         told = self.model_dump(mode="json", exclude={"title", "experiment", "trials", "concurrent"})
-        # The order of the fields is part of what is searched.
+        # The order of the fields is part of the search.
         told["space"] = list(told["space"].items())
         text = json.dumps({"sweep": told, "experiment": experiment, "digests": list(digests)}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]

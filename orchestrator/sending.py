@@ -19,10 +19,10 @@ from orchestrator.opening import artifacts_of, client_of
 from orchestrator.tracking import OUTBOX, Cursor, located
 
 LOCK = "sending.lock"
-MOST_PER_BATCH = 900  # MLflow takes 1000 metrics at once
+MOST_PER_BATCH = 900  # MLflow takes at most 1000 metrics at once
 MOST_PARAMS = 100
 STEPS_AT_ONCE = 500
-# MLflow's page would otherwise open an experiment among its tools for language models.
+# Otherwise MLflow's page would open an experiment with its tools for language models.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 MOST_DIGEST_CHARS = 36
 MOST_NAME_CHARS = 250
@@ -44,7 +44,7 @@ class Sender:
         with alone(self.folder / LOCK):
             self.cursor, self.client = Cursor.read(self.folder), client_of(self.uri)
             if self.cursor.run_id and self._starts_again() and not self._run_is_there():
-                # MLflow lacks all that was sent: another server was named, or the run was deleted.
+                # MLflow lacks everything that was sent: another server was named, or the run was deleted.
                 self.cursor = Cursor()
             self._send_outbox()
             self._send_steps()
@@ -61,7 +61,7 @@ class Sender:
             self.cursor.write(self.folder)
 
     def _starts_again(self) -> bool:
-        """Tell whether a process has begun the run anew since the last line was sent."""
+        """Return whether a process has begun the run anew since the last line was sent."""
         return any(line["op"] == "start" for line in Tail(self.folder / OUTBOX, self.cursor.offset).lines())
 
     def _start(self, line: dict[str, Any]) -> str:
@@ -77,7 +77,7 @@ class Sender:
         return self._mlflow.create_run(experiment_id, run_name=line["name"], tags=tags).info.run_id
 
     def _parent(self, folder: Path) -> str | None:
-        """Return the id of this run's parent, which is sent first; None where the parent's folder is gone."""
+        """Return the id of this run's parent, which is sent first; None if the parent's folder is gone."""
         if Cursor.read(folder).run_id is None and (folder / OUTBOX).exists():
             parent = Sender(folder, self.uri)
             parent.send()
@@ -116,7 +116,7 @@ class Sender:
             self.cursor.write(self.folder)
 
     def _offer(self, what: str, request: Callable[[], None]) -> None:
-        """Make a request; if MLflow would refuse it for ever, note that and let the next requests go on."""
+        """Make a request; if MLflow would refuse it for ever, note that and go on with the next requests."""
         try:
             request()
         except FAULTS as error:
@@ -124,11 +124,11 @@ class Sender:
             if not (hindrance.lasting and self._run_is_there()):
                 raise
             self.refused.append(
-                f"MLflow refused {what} of {self.folder.name}: {hindrance.words}; it is left out, all else is sent"
+                f"MLflow refused {what} of {self.folder.name}: {hindrance.words}; it is left out, the rest is sent"
             )
 
     def _run_is_there(self) -> bool:
-        """Tell whether MLflow still has the run: a deleted run refuses everything, and may be restored."""
+        """Return whether MLflow still has the run: a deleted run refuses everything, and may be restored."""
         try:
             return self._mlflow.get_run(self._run_id).info.lifecycle_stage == LifecycleStage.ACTIVE
         except MlflowException as error:
@@ -148,7 +148,7 @@ class Sender:
 
 
 def accepted(name: str) -> str:
-    """Return the name of a metric or param in a form that MLflow takes: classes and regions may have any name."""
+    """Return the name of a metric or param in a form that MLflow takes: classes and regions can have any name."""
     parts = [re.sub(r"[^\w.\- :]", "_", part) for part in name.split("/")]
     return "/".join("_" * max(1, len(part)) if part in ("", ".", "..") else part for part in parts)[:MOST_NAME_CHARS]
 

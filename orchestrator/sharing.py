@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shares:
-    """A batch and its most workers: the largest number of workers that divides the batch shares it.
+    """A batch and the most workers for it: the largest number of workers that divides the batch shares it.
 
-    micro_batch_size   samples of a worker's share that pass the network at once; None: all of them
+    micro_batch_size   samples of a worker's share that pass through the network at once; None: all of them
     """
 
     batch_size: int
@@ -26,7 +26,7 @@ class Shares:
 
     @property
     def num_chunks(self) -> int:
-        """Return in how many chunks of nearly equal size, at most a micro-batch, a worker passes its share."""
+        """Return into how many chunks of nearly equal size, at most a micro-batch, a worker divides its share."""
         return -(-self.samples // (self.micro_batch_size or self.samples))
 
     @property
@@ -36,7 +36,7 @@ class Shares:
         return next(n for n in numbers if self.batch_size // n <= (self.micro_batch_size or self.samples))
 
     def remark(self, name: str) -> str | None:
-        """Say which batches would use all workers, where this one does not; ``name`` is the batch's field."""
+        """Say which batches would use all workers, if this one does not; ``name`` is the batch's field."""
         if self.workers == self.most_workers:
             return None
         workers = "1 worker trains" if self.workers == 1 else f"{self.workers} workers train"

@@ -24,7 +24,7 @@ def draw(space: Space, by: Suggests, base: dict[str, Any]) -> Point:
 
 
 def grid(space: Space, base: dict[str, Any]) -> list[Point]:
-    """List every point, the last field changing fastest; raise ValueError where there are infinitely many."""
+    """List every point, the last field changing fastest; raise ValueError if there are infinitely many."""
     points: list[Point] = [{}]
     for field, knob in space.items():
         points = [
@@ -43,7 +43,7 @@ def _values(field: str, knob: Knob) -> list[Any]:
 
 
 def first(space: Space, base: dict[str, Any]) -> Point:
-    """Return the experiment's own values as a point; raise ValueError where one lies outside the space."""
+    """Return the experiment's own values as a point; raise ValueError if one lies outside the space."""
     point: Point = {}
     for field, knob in space.items():
         if not _active(knob, point, base):
@@ -86,7 +86,7 @@ def describe(space: Space, point: Point) -> str:
 
 
 def lookup(tree: dict[str, Any], field: str) -> Any:
-    """Return a dotted field's value, or None where the field is missing."""
+    """Return a dotted field's value, or None if the field is missing."""
     value: Any = tree
     for part in field.split("."):
         value = value.get(part) if isinstance(value, dict) else None

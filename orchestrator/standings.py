@@ -20,11 +20,11 @@ State = Literal["running", "stopped", "done", "pruned", "failed"]
 
 @dataclass(frozen=True)
 class Standing:
-    """One trial: its point, how far it got, and its value.
+    """A trial: its point, how far it got, and its value.
 
-    value   the objective's, of a pruned trial the last that it reported
+    value   of the objective; for a pruned trial, the last value that it reported
     reason  why it failed
-    run     the folder of the run that it is judged by
+    run     the folder of the run by which it is judged
     """
 
     number: int
@@ -83,7 +83,7 @@ def notes(config: SweepConfig, standings: Sequence[Standing]) -> list[str]:
     """Explain the cells."""
     of = "fine-tuning's best checkpoint" if config.objective.of == "finetune" else "pretraining's last steps"
     wanted = words(config.objective.mode)
-    said = [f"{config.objective.metric} of the {of}: {wanted}; one run per point, no deviation is known"]
+    said = [f"{config.objective.metric} of the {of}: {wanted}; one run per point, so no deviation is known"]
     if any(standing.state == "pruned" for standing in standings):
         said.append("pruned: ended early; its last reported value cannot be compared with those of finished trials")
     said += [

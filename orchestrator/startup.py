@@ -9,10 +9,10 @@ from pathlib import Path
 from ray.exceptions import AuthenticationError
 
 ANSWERS_WITHIN_S = 10.0
-# Ray would ask twenty times, each for three quarters of a minute.
+# Ray would try twenty times, each time for three quarters of a minute.
 ATTEMPTS_VARIABLE, ATTEMPTS = "RAY_gcs_server_port_wait_time_s", "1"
 MOST_SOCKET_BYTES = 107
-# What Ray puts below its temporary folder for each start; the process's id is the only part that differs in length.
+# Ray puts this below its temporary folder at each start; only the process's id varies in length.
 SOCKET = "ray/session_2026-01-01_00-00-00_000000_{}/sockets/plasma_store"
 TOKEN_REMEDY = (
     "set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, or put the cluster's token into ~/.ray/auth_token (mode 600); it is "
@@ -27,7 +27,7 @@ class StartupError(ValueError):
 
 @contextmanager
 def joining(address: str) -> Iterator[None]:
-    """Raise StartupError where the body cannot join the cluster at an address."""
+    """Raise StartupError if the body cannot join the cluster at an address."""
     _check_answer(address)
     os.environ.setdefault(ATTEMPTS_VARIABLE, ATTEMPTS)
     try:
@@ -46,13 +46,13 @@ def joining(address: str) -> Iterator[None]:
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """Raise StartupError where the body cannot start Ray on this machine."""
+    """Raise StartupError if the body cannot start Ray on this machine."""
     folder = _temporary_folder()
     _check_length(folder)
     try:
         yield
     except OSError as error:
-        remedy = "free space there, or name another folder by RAY_TMPDIR"
+        remedy = "free space there, or name another folder with RAY_TMPDIR"
         if error.filename and "/.ray" in str(error.filename):
             remedy = "set HOME to a folder that can be written: Ray keeps its token there"
         raise StartupError(
@@ -68,7 +68,7 @@ def starting() -> Iterator[None]:
 
 
 def _check_answer(address: str) -> None:
-    """Raise StartupError where nothing listens at host:port; other forms (``auto``) are for Ray to understand."""
+    """Raise StartupError if nothing listens at host:port; other forms (``auto``) are for Ray to understand."""
     host, separator, port = address.rpartition(":")
     if "://" in address or address in ("auto", "local"):
         return
@@ -87,7 +87,7 @@ def _check_answer(address: str) -> None:
 
 
 def _check_length(folder: str) -> None:
-    """Raise StartupError where the sockets that Ray puts below its temporary folder would have too long a path."""
+    """Raise StartupError if the sockets that Ray puts below its temporary folder would have too long a path."""
     needed = len(str(Path(folder, SOCKET.format(os.getpid()))).encode())
     if needed > MOST_SOCKET_BYTES:
         most = len(folder.encode()) - (needed - MOST_SOCKET_BYTES)

@@ -1,4 +1,4 @@
-"""Mean, sample deviation and Welch's t-test of repeated runs, with the reason where a number does not exist."""
+"""Mean, sample deviation and Welch's t-test of repeated runs, with the reason if a number does not exist."""
 
 import math
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class Comparison:
 def summarise(values: Sequence[float]) -> Summary:
     """Return the mean and sample deviation of repeated runs; no values give a mean of None.
 
-    Raises ValueError where a value is not finite: a failed run is left out by the caller, not averaged.
+    Raises ValueError if a value is not finite: the caller leaves out failed runs.
     """
     for value in values:
         if not math.isfinite(value):
@@ -60,8 +60,8 @@ def confidence_interval(summary: Summary, level: float = 0.95) -> tuple[float, f
 def welch(values: Sequence[float], reference: Sequence[float]) -> Comparison:
     """Test whether two groups of runs have the same mean, without assuming that their variances are equal.
 
-    Welch, Biometrika 34 (1947). Runs are taken as independent, which fine-tunings of one shared pretraining are
-    not quite: their p is somewhat too small.
+    Welch, Biometrika 34 (1947). Runs are taken as independent. Fine-tunings of one shared pretraining are not quite
+    independent, so their p is somewhat too small.
     """
     if min(len(values), len(reference)) < 2:
         return Comparison(None, f"needs 2 runs in each row; there are {len(values)} and {len(reference)}")

@@ -1,10 +1,10 @@
 """Stop: end trainings early without killing them, so that they can later continue from where they stopped.
 
 Ctrl-C, SIGTERM (Slurm, systemd, `ray job stop`) and SIGHUP (a terminal that is closed) ask for it. While something
-trains, the first of them is a request that concerns every training of this process: ``launch`` carries it to the
+trains, the first of these signals is a request to every training of this process. ``launch`` passes it on to the
 workers as a marker file in the stage's storage, which every node reaches; they save a checkpoint at their next report
-and end the normal way. Ctrl-C once more ends at once. While nothing trains there is nothing to save, and the first
-signal ends at once.
+and end normally. A second Ctrl-C ends at once. While nothing trains there is nothing to save, and the first signal
+ends at once.
 """
 
 import os
@@ -24,7 +24,7 @@ STANDARD_STREAMS = (0, 1, 2)
 
 
 class StoppedError(RuntimeError):
-    """A training that ended early because it was asked to; the message says how far it came."""
+    """A training that ended early because it was asked to; the message says how far it got."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -58,7 +58,7 @@ def withdraw() -> None:
 
 
 def requested() -> bool:
-    """Tell whether trainings were asked to end."""
+    """Return whether trainings were asked to end."""
     return _request.asked.is_set()
 
 
@@ -70,12 +70,12 @@ def asked() -> str:
 
 
 def exit_code() -> int:
-    """Return the exit code of a command that was asked to end: 128 and the number of the signal, as in a shell."""
+    """Return the exit code of a command that was asked to end: 128 plus the number of the signal, as in a shell."""
     return 128 + _request.signal
 
 
 def raise_if_insisted() -> None:
-    """Raise Interrupted where Ctrl-C was pressed after the request."""
+    """Raise Interrupted if Ctrl-C was pressed after the request."""
     if _request.insisted:
         raise Interrupted
 
@@ -84,7 +84,7 @@ def raise_if_insisted() -> None:
 def heard() -> Iterator[None]:
     """Handle the signals that end a command while the body runs in the main thread.
 
-    Those that the process was started to ignore (``nohup``) stay ignored.
+    Signals that the process was started to ignore (``nohup``) stay ignored.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is _hear:
         yield
@@ -152,5 +152,5 @@ def unmark(storage: str) -> None:
 
 
 def marked(storage: str) -> bool:
-    """Tell whether a stage was asked to end."""
+    """Return whether a stage was asked to end."""
     return is_file(join(storage, MARKER))

@@ -1,7 +1,7 @@
 """Submit: a command as a job on a Ray cluster, through Ray's job API; follow it, ask for its state, stop it.
 
-The working directory travels as one zip of the files that ``orchestrator.package`` lists. The cluster's token is
-looked for where Ray looks for it. A stop is a SIGTERM, which makes trainings save a checkpoint and end
+The working directory travels as one zip of the files that ``orchestrator.package`` lists. The cluster's token is read
+from where Ray looks for it. A stop is a SIGTERM, which makes trainings save a checkpoint and end
 (``orchestrator.stop``).
 """
 
@@ -31,7 +31,7 @@ from orchestrator.provenance import COMMIT_VARIABLE, JOB_VARIABLE, git_commit
 from orchestrator.startup import TOKEN_REMEDY
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-# Ray kills a job this long after it was asked to stop: 3 s unless told. A large checkpoint takes minutes.
+# Ray kills a job this long after it was asked to stop, by default after 3 s. A large checkpoint takes minutes.
 STOP_WAIT_S = 600
 STOP_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
 POLL_S = 0.5
@@ -74,7 +74,7 @@ class Job:
 
     @property
     def code(self) -> int:
-        """The exit code of a job that is over: the command's own, 143 where it was stopped."""
+        """The exit code of a job that is over: the command's own, or 143 if it was stopped."""
         if self.status == "SUCCEEDED":
             return 0
         return STOPPED_CODE if self.status == "STOPPED" else self.exit_code or 1
@@ -89,13 +89,13 @@ def token() -> str | None:
 
 
 def connect(address: str) -> JobSubmissionClient:
-    """Return a client of a cluster's job API; raise SubmitError where the cluster does not answer, or refuses."""
+    """Return a client of a cluster's job API; raise SubmitError if the cluster does not answer or refuses."""
     if not address.startswith(("http://", "https://")):
         raise SubmitError(
             f"address {shown(address)}: expected the dashboard's, such as {DEFAULT_ADDRESS}; `ray dashboard "
             "cluster.yaml` opens a tunnel to it"
         )
-    for name in ("dashboard_sdk", "job.sdk"):  # they tell each step of an upload
+    for name in ("dashboard_sdk", "job.sdk"):  # they report each step of an upload
         logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
     logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
     found = token()
@@ -115,7 +115,7 @@ def connect(address: str) -> JobSubmissionClient:
 def _refused(address: str, found: str | None, error: AuthenticationError) -> SubmitError:
     what = f"the token was refused ({str(error).splitlines()[0]})" if found else "it asks for a token, none was found"
     return SubmitError(
-        f"cluster {shown(address)}: {what}; expected the token that the cluster began with; {TOKEN_REMEDY}"
+        f"cluster {shown(address)}: {what}; expected the token that the cluster was started with; {TOKEN_REMEDY}"
     )
 
 
@@ -131,7 +131,7 @@ def read_runtime_env(path: str | None) -> dict[str, Any]:
         raise SubmitError(f"runtime environment {path}: not YAML: {error}") from None
     variables = tree.get("env_vars", {}) if isinstance(tree, dict) else None
     if not isinstance(variables, dict):
-        raise SubmitError(f"runtime environment {path}: expected a mapping, with env_vars as one in it")
+        raise SubmitError(f"runtime environment {path}: expected a mapping, in which env_vars is a mapping too")
     own = [name for name in ("working_dir", "excludes", "worker_process_setup_hook") if name in tree]
     own += [f"env_vars.{name}" for name in (*WORKERS_VARIABLES, JOB_VARIABLE, COMMIT_VARIABLE) if name in variables]
     if own:
@@ -145,7 +145,7 @@ def read_runtime_env(path: str | None) -> dict[str, Any]:
 def submit(client: JobSubmissionClient, command: Sequence[str], package: Package, runtime_env: dict[str, Any]) -> str:
     """Upload the files of a working directory and start a raydiology command in it; return the job's id.
 
-    Raises SubmitError where the directory is too large for Ray.
+    Raises SubmitError if the directory is too large for Ray.
     """
     variables = {
         STOP_VARIABLE: str(STOP_WAIT_S),
@@ -164,7 +164,7 @@ def submit(client: JobSubmissionClient, command: Sequence[str], package: Package
 
 
 def pack(package: Package, path: Path) -> None:
-    """Write a package as a zip; raise SubmitError where it exceeds Ray's limit."""
+    """Write a package as a zip; raise SubmitError if it exceeds Ray's limit."""
     package.write(path)
     size = path.stat().st_size
     if size >= GCS_STORAGE_MAX_SIZE:
@@ -180,7 +180,7 @@ def pack(package: Package, path: Path) -> None:
 def follow(client: JobSubmissionClient, job: str, write: Callable[[str], None]) -> Job:
     """Hand a job's output to ``write`` as it comes, from beginning to end; return the finished job.
 
-    Raises SubmitError where there is no such job, and where the connection is lost.
+    Raises SubmitError if there is no such job or the connection is lost.
     """
     find(client, job)
     try:
@@ -216,7 +216,7 @@ def _lost(job: str, error: Exception) -> SubmitError:
 
 
 def find(client: JobSubmissionClient, job: str) -> Job:
-    """Return a job; raise SubmitError where the cluster knows no job of this id."""
+    """Return a job; raise SubmitError if the cluster knows no job with this id."""
     try:
         return _job(client.get_job_info(job))
     except requests.RequestException as error:

@@ -1,8 +1,8 @@
 """Sweep: search an experiment's fields for their best values, with Ray Tune over trainings that have run keys.
 
-The file says the space, how it is searched, what judges and what ends a trial early. Every trial is the experiment
-with a point of the space, so that what a table or another sweep has trained is not trained again. The sweep's folder
-holds an Optuna study that is all it remembers: the same command goes on after any end.
+The file gives the space, the search, the objective, and what ends a trial early. Every trial is the experiment with a
+point of the space, so that what a table or another sweep has trained is not trained again. All that a sweep remembers
+is the Optuna study in its folder, so the same command continues however it ended.
 """
 
 import json
@@ -55,7 +55,7 @@ class Sweep:
         return Path(self.base.home) / self.base.name / f"sweep-{self.config.name}-{key}"
 
     def experiment(self, point: Point) -> Experiment:
-        """Return the experiment of a point; raise ConfigError where it is not valid."""
+        """Return the experiment of a point; raise ConfigError if it is not valid."""
         changes = [f"{field}={json.dumps(value)}" for field, value in point.items()]
         source = f"{self.source}, {space.describe(self.config.space, point)}"
         return config.resolve(self.tree, [*self.overrides, *changes], source)
@@ -65,7 +65,7 @@ class Sweep:
         return self.folder / "trials" / f"{number:03d}"
 
     def trial(self, number: int, point: Point, experiment: Experiment | None = None) -> Trial:
-        """Return a point as a trial; ``experiment`` replaces the point's own experiment where that is not valid."""
+        """Return a point as a trial; ``experiment`` replaces the point's own experiment if that is not valid."""
         return Trial(
             number=number,
             point=point,
@@ -80,7 +80,7 @@ class Sweep:
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     """Read a sweep file and its experiment; overrides change the experiment of every trial.
 
-    Raises ConfigError where one of them is not valid.
+    Raises ConfigError if one of them is not valid.
     """
     path = Path(path)
     sweep = validated(SweepConfig, config.read(path), str(path))
@@ -90,7 +90,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
 
 
 def check(sweep: Sweep) -> list[Point]:
-    """Return the points that are given rather than searched; raise ValueError where the sweep cannot work."""
+    """Return the points that are given rather than searched; raise ValueError if the sweep cannot work."""
     base = sweep.base.model_dump(mode="json")
     for field, knob in sweep.config.space.items():
         for other in knob.when:
@@ -110,7 +110,7 @@ def check(sweep: Sweep) -> list[Point]:
 
 
 def describe(sweep: Sweep) -> list[str]:
-    """Describe the search; raise ValueError where it cannot run."""
+    """Describe the search; raise ValueError if it cannot run."""
     points, config_ = check(sweep), sweep.config
     how = {"tpe": "Optuna's TPE", "random": "random points", "grid": "every point"}[config_.search.name]
     of = {"finetune": "fine-tuning", "pretrain": "pretraining"}[config_.objective.of]
@@ -131,7 +131,7 @@ def _knob(sweep: SweepConfig, field: str) -> str:
 
 
 def check_point(sweep: Sweep, point: Point) -> None:
-    """Raise ValueError where a point's encoder, method, task and shards do not fit together."""
+    """Raise ValueError if a point's encoder, method, task and shards do not fit together."""
     experiment = sweep.experiment(point)
     shards = ShardSet.open(experiment.data.shards)
     pretrain.check(experiment, shards, experiment.data.selected(shards))
@@ -142,8 +142,8 @@ def check_point(sweep: Sweep, point: Point) -> None:
 def run(sweep: Sweep, say: Say) -> list[Standing]:
     """Run the unfinished trials and return the standing of all; files are rewritten after each trial.
 
-    A trial that fails is named and the others go on. Raises ValueError where the sweep cannot work, before anything
-    is run, and StoppedError where it was asked to end; the same sweep goes on from there.
+    A trial that fails is named, and the others go on. Raises ValueError before anything is run if the sweep cannot
+    work, and StoppedError if it was asked to end; the same sweep continues from there.
     """
     with progress.phase(f"checking sweep {sweep.config.name}"):
         check(sweep)
@@ -221,8 +221,8 @@ def _tracked(sweep: Sweep) -> Iterator[Tracker]:
     tracker = Tracker(sweep.folder, base.tracking.uri or default_uri(Path(base.home)))
     fields = "\n".join(f"- `{field}`" for field in sweep.config.space)
     description = (
-        "`sweep.md` among the artifacts is how its trials stand, `best.yaml` the experiment of the best. Its trials "
-        f"are the children: compare their `{objective.metric}` in parallel coordinates.\n\nSearched:\n{fields}"
+        "The artifact `sweep.md` lists its trials, and `best.yaml` is the experiment of the best trial. The trials "
+        f"are the child runs: compare their `{objective.metric}` in parallel coordinates.\n\nSearched:\n{fields}"
     )
     tags = {"kind": "sweep", "objective": objective.metric, "git_commit": git_commit(), DESCRIPTION: description}
     tracker.start(base.name, sweep.config.title, sweep.folder.name, tags)

@@ -1,6 +1,6 @@
 """Table: run the missing trials of a table, and put its rows side by side.
 
-Every trial is a pretraining and a fine-tuning with a run key of its own, so a table that is run again, or another
+Every trial is a pretraining and a fine-tuning with run keys of their own, so a table that is run again, or another
 table that shares trials with it, only runs what is missing.
 """
 
@@ -67,8 +67,8 @@ class Table:
 class Ended:
     """A trial that ended.
 
-    pretraining   its folder and its stages, where it is pretrained
-    finetuning    its folder, and how many steps an epoch has, where it did not fail
+    pretraining   its folder and its stages, if it is pretrained
+    finetuning    its folder and the steps of an epoch, if it did not fail
     """
 
     outcome: Outcome
@@ -121,7 +121,7 @@ class Results:
 def load(path: str | Path, overrides: Sequence[str] = (), cohort: str | None = None) -> Table:
     """Read a table file and resolve the experiment of every trial; overrides change the base experiment.
 
-    With ``cohort`` it is run on that one of the table's cohorts. Raises ConfigError before anything is run.
+    With ``cohort``, the table is run on that cohort of its own. Raises ConfigError before anything is run.
     """
     path = Path(path)
     table = validated(TableConfig, config.read(path), str(path))
@@ -134,7 +134,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), cohort: str | None = N
         overrides = [*_assigned({**chosen.changes(home), "name": f"{base.get('name')}-{cohort}"}), *overrides]
     experiments = []
     for trial in trials_of(table):
-        # The row comes last: what is given on the command line is for all rows, and must not undo what a row is.
+        # The row comes last: overrides on the command line are for all rows, and must not undo a row's own changes.
         changes = [*overrides, *_assigned(trial.changes)]
         experiments.append((trial, config.resolve(base, changes, f"{path}, row {trial.row}")))
     resolved = config.resolve(base, overrides, str(path))
@@ -160,8 +160,8 @@ def _assigned(changes: Mapping[str, Any]) -> list[str]:
 def run(table: Table, say: Say) -> list[Line]:
     """Run the trials that are not done yet and return the rows; the table is rewritten after each trial.
 
-    A trial that fails is named in its row and the others go on. Raises ValueError where a row cannot work at all,
-    before anything is run.
+    A trial that fails is named in its row, and the others go on. Raises ValueError before anything is run if a row
+    cannot work at all.
     """
     with ExitStack() as stack:
         if table.cohort is not None:
@@ -218,8 +218,8 @@ def _run_trials(table: Table, concurrent: int, tracker: Tracker, say: Say) -> li
 
 
 def check(table: Table) -> None:
-    """Raise ValueError where a row's parts do not fit together, or the folder holds another table."""
-    _refuse_another(table)
+    """Raise ValueError if a row's parts do not fit together, or the folder holds another table."""
+    refuse_another(table)
     rows = table.config.rows
     with progress.phase(f"checking table {table.config.name}", len(rows), "row") as phase:
         for number, row in enumerate(rows):
@@ -229,16 +229,23 @@ def check(table: Table) -> None:
 
 def _check_row(table: Table, row: Row) -> None:
     experiment = next(experiment for trial, experiment in table.experiments if trial.row == row.name)
-    try:
+    with refusing_row(table, row):
         shards = ShardSet.open(experiment.data.shards)
         pretrain.check(experiment, shards, experiment.data.selected(shards))
         finetune.check(experiment)
+
+
+@contextmanager
+def refusing_row(table: Table, row: Row) -> Iterator[None]:
+    """Name the row in a ValueError of the body."""
+    try:
+        yield
     except ValueError as error:
         raise ValueError(f"table {table.config.name}, row {row.name}: {error}") from error
 
 
-def _refuse_another(table: Table) -> None:
-    """Raise ValueError where the table's folder holds another file's table, or a table that shares no row with it."""
+def refuse_another(table: Table) -> None:
+    """Raise ValueError if the table's folder holds another file's table, or a table that shares no row with it."""
     found = identity.held(table.folder)
     if found is None:
         return
@@ -250,7 +257,7 @@ def _refuse_another(table: Table) -> None:
     raise ValueError(
         f"table {table.config.name} of {mine['file']}: its folder {table.folder} holds another table, that of "
         f"{found['file']} with rows {rows}, which would be overwritten; give one of them another name: in its file, "
-        "or, where the other is not needed, delete the folder: no training is in it"
+        "or, if the other is not needed, delete the folder: it holds no training"
     )
 
 
@@ -281,12 +288,13 @@ def _trained(config: TableConfig, folder: Path, trial: Trial, experiment: Experi
             pretraining = pretrained.folder, [stage.name for stage in experiment.pretraining]
         done = finetune.finetune(experiment, pretrained, None if pretrained else folder, trial.row)
     except (RunError, ValueError) as error:
-        # What cannot work was refused before the first trial; a refusal now, as of a lost shard, is a failure.
+        # Trials that cannot work were refused before the first trial; a refusal now, as for a lost shard, is a
+        # failure.
         return Ended(Outcome(trial, None, " ".join(str(error).split())), pretraining)
     for metric in (config.metric, *config.also):
         if metric not in done.scores:
             raise ValueError(
-                f"table {config.name}: metric {metric!r} is none of the scores {sorted(done.scores)}"
+                f"table {config.name}: metric {metric!r} is not one of the scores {sorted(done.scores)}"
                 f"{did_you_mean(metric, done.scores)}; name one of them"
             )
     also = {name: done.scores[name] for name in config.also}
@@ -305,7 +313,7 @@ def _tracked(table: Table) -> Iterator[Tracker]:
     experiment = table.base
     tracker = Tracker(table.folder, experiment.tracking.uri or default_uri(Path(experiment.home)))
     rows = "\n".join(f"- {row.name}" for row in table.config.rows)
-    description = f"`table.md` among the artifacts is the table; its runs are the children.\n\nRows:\n{rows}"
+    description = f"The artifact `table.md` is the table; its runs are the child runs.\n\nRows:\n{rows}"
     tags = {"kind": "table", "git_commit": git_commit(), DESCRIPTION: description}
     tracker.start(experiment.name, table.config.title, table.folder.name, tags)
     tracker.flush(force=True)

@@ -1,7 +1,7 @@
 """Terminal: the console of all commands; a command in a message can be typed exactly as it is printed.
 
 Messages name commands as `raydiology ...`. In a shell in which `.venv` is not active, that is "command not found", so
-what is printed begins as this process was called: `.venv/bin/raydiology ...`, say.
+printed commands begin as this process was called, for example `.venv/bin/raydiology ...`.
 """
 
 import re
@@ -16,7 +16,7 @@ from rich.console import Console
 from orchestrator.provenance import in_job
 
 NAME, MODULE = "raydiology", "orchestrator.cli"
-# The name before a verb or an option: no part of a path, of a link or of another name.
+# The name before a verb or an option, not as part of a path, a link or another name.
 _COMMAND = re.compile(rf"(?<![\w./-]){NAME}(?= [a-z-])")
 
 
@@ -36,7 +36,7 @@ def as_called(text: str) -> str:
 def program() -> str:
     """Return the word to type for `raydiology` in the shell that started this process.
 
-    That is the plain name where the shell finds it, and in a job: its output is read on another machine.
+    That is the plain name if the shell finds it, and also in a job, whose output is read on another machine.
     """
     if in_job():
         return NAME
@@ -49,13 +49,13 @@ def program() -> str:
 
 
 def typed(path: str | Path) -> str:
-    """Return a path as a person would type it here: relative where it lies below this folder, and quoted."""
+    """Return a path as a person would type it here: relative if it lies below this folder, and quoted."""
     here = Path.cwd()
     path = Path(path)
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
 def _found_by_name(script: Path) -> bool:
-    """Tell whether the shell finds this script by its name alone."""
+    """Return whether the shell finds this script by its name alone."""
     found = shutil.which(NAME)
     return found is not None and script.exists() and Path(found).samefile(script)

@@ -1,19 +1,19 @@
 """Tracking: MLflow through an outbox, so that a server that is down never stops or slows training.
 
-What is to be logged is appended to ``outbox.jsonl`` in the run's folder and sent from there in order; the metrics of
-a training's steps are sent from its ``history.jsonl``. ``sent.json`` remembers how far either was sent; what could
-not be sent waits for the next flush, in this process or a later one.
+Records are appended to ``outbox.jsonl`` in the run's folder and sent from there in order; the metrics of a training's
+steps are sent from its ``history.jsonl``. ``sent.json`` remembers how far each file was sent. Records that could not
+be sent wait for the next flush, in this process or a later one.
 
 MLflow gets each step once, as soon as it is reported, with the number and time that the history has for it. Steps
 that are trained again after a failure are not sent again: they are the same samples from the same weights, so MLflow
 and every other reader of the history keep the value that a step had first. A single number, such as ``best/...``, is
-sent again only where it changed. Sending a line twice after a crash is harmless: runs are found again by their key,
-MLflow drops metrics with equal step, time and value, and params and tags are equal.
+sent again only if it changed. Sending a line twice after a crash is harmless: runs are found by their key, MLflow
+drops metrics with equal step, time and value, and params and tags are equal.
 
-A run that MLflow can never take is refused before anything is trained. What it refuses later is said once, in its own
-words: a single line is left out, and where nothing can be sent, all is kept until someone has mended that.
+A run that MLflow can never take is refused before anything is trained. Later refusals are reported once, in MLflow's
+own words: a single line is left out, and if nothing can be sent, everything is kept until someone has fixed that.
 
-Records of a run name other files and runs relative to its folder: its home may be moved.
+Records of a run name other files and runs relative to its folder, so that its home can be moved.
 """
 
 import json
@@ -70,9 +70,9 @@ def default_uri(home: Path) -> str:
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """Turn nested config into MLflow's flat params: {"method.crops.iou": "[0.3, 0.6]"}.
 
-    MLflow draws numbers only, so the ends of an interval are params of their own as well, under the names that a
-    sweep gives them ("method.crops.iou.low"), and so are a size's axes ("method.grid.0"). Lists of mappings are
-    numbered in the same way ("stages.0.name").
+    MLflow draws only numbers, so the ends of an interval are also params of their own, under the names that a sweep
+    gives them ("method.crops.iou.low"), and so are a size's axes ("method.grid.0"). Lists of mappings are numbered in
+    the same way ("stages.0.name").
     """
     flat: dict[str, str] = {}
     for key, value in tree.items():
@@ -106,7 +106,7 @@ def plain(name: str) -> str:
 class Tracker:
     """One MLflow run, written through its outbox in ``folder``.
 
-    ``key`` finds the run again after a restart; ``parent`` is the folder of the run that this one belongs to.
+    ``key`` finds the run after a restart; ``parent`` is the folder of the run that this run belongs to.
     """
 
     def __init__(self, folder: Path, uri: str) -> None:
@@ -121,8 +121,8 @@ class Tracker:
     ) -> None:
         """Open the run, or the existing run with this key; at once if MLflow can be reached.
 
-        Says where an earlier process left one of its files torn. Raises UntrackableError where it can never be
-        opened; nothing is kept of it then.
+        Warns if an earlier process left one of the run's files torn. Raises UntrackableError if the run can never be
+        opened; then nothing is kept of it.
         """
         for file in (OUTBOX, HISTORY):
             if said := mend(self.folder / file):
@@ -146,7 +146,7 @@ class Tracker:
                     outbox.unlink()
                 raise UntrackableError(
                     f"MLflow at {hide_password(self.uri)} does not take run {name!r} of experiment {experiment!r}: "
-                    f"{hindered.hindrance.words}; expected a store or server that does; mend that, or name another "
+                    f"{hindered.hindrance.words}; expected a store or server that does; fix that, or name another "
                     "one in tracking.uri or MLFLOW_TRACKING_URI"
                 ) from None
             self._note(hindered.hindrance)
@@ -187,14 +187,14 @@ class Tracker:
 
     @contextmanager
     def closing(self) -> Iterator[None]:
-        """Close the run after the body: FAILED where it raised, KILLED where it was interrupted or asked to stop."""
+        """Close the run after the body: FAILED if it raised, KILLED if it was interrupted or asked to stop."""
         try:
             yield
         except BaseException as error:
             failed = isinstance(error, ValueError | RuntimeError | OSError) and not isinstance(error, StoppedError)
             try:
                 self.finish("FAILED" if failed else "KILLED")
-            except OSError as full:  # the first error is what a person must hear of
+            except OSError as full:  # a person must hear of the first error
                 say_once(f"{self.folder.name}: its end could not be noted for MLflow ({full})")
             raise
         self.finish("FINISHED")
@@ -205,7 +205,7 @@ class Tracker:
         return Cursor.read(self.folder).run_id
 
     def flush(self, force: bool = False) -> str | None:
-        """Send all waiting records; say once, and return, why any could not be sent; None where all were.
+        """Send all waiting records; say once, and return, why a record could not be sent; None if all were sent.
 
         After a failure nothing is tried for 30 seconds unless ``force`` is given.
         """
@@ -220,7 +220,7 @@ class Tracker:
 
     def _send(self) -> list[str]:
         """Send all waiting records; say and return what MLflow refused."""
-        # MLflow takes a second to import, which the workers of a run need not spend.
+        # Importing MLflow takes a second, which a run's workers need not spend.
         from orchestrator.hindrance import FAULTS, hindrance_of
         from orchestrator.sending import Sender
 
@@ -240,8 +240,8 @@ class Tracker:
         how = f"MLflow at {hide_password(self.uri)}"
         if hindrance.lasting:
             self._hindrance = (
-                f"{how} takes nothing of {self.folder.name}: {hindrance.words}; what could not be sent is kept in "
-                "the run's folder: mend that, and `raydiology ui` sends it"
+                f"{how} takes nothing from {self.folder.name}: {hindrance.words}; what could not be sent is kept in "
+                "the run's folder: fix that, and `raydiology ui` sends it"
             )
         else:
             self._hindrance = (
@@ -289,7 +289,7 @@ class Cursor:
         path = folder / CURSOR
         if not path.exists():
             return cls()
-        # Version 0.1 sent a history's metrics through the outbox: they must not be sent again.
+        # Version 0.1 sent a history's metrics through the outbox; they must not be sent again.
         return cls(**{"history": _size(folder / HISTORY), **json.loads(path.read_text())})
 
     def write(self, folder: Path) -> None:

@@ -16,7 +16,7 @@ METRICS = ("loss", "collapse", "score", "dice_mean")
 def shown(what: str, total_steps: int, validated: Callable[[int], bool] | None = None) -> Iterator[Callable]:
     """Show that a training's workers start; yield a function that takes the history's entries and shows its steps.
 
-    ``validated`` tells whether a step is followed by a validation, during which nothing is reported.
+    ``validated`` returns whether a validation, during which nothing is reported, follows a step.
     """
     began_s = time.monotonic()
     words, training = "", list[Phase]()
@@ -39,7 +39,7 @@ def shown(what: str, total_steps: int, validated: Callable[[int], bool] | None =
 
 
 def measured(entry: dict[str, Any]) -> str:
-    """Name the most telling metrics of a step."""
+    """Name the most informative metrics of a step."""
     return ", ".join(f"{metric} {entry[metric]:.4f}" for metric in METRICS if metric in entry)
 
 

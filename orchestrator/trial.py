@@ -23,8 +23,8 @@ from orchestrator.space import Point, Scalar
 from orchestrator.standings import State
 from orchestrator.tracking import DESCRIPTION, Tracker, default_uri
 
-MARKER = "end-early"  # holds the state that the trial is to end with
-NOTE = "progress.json"  # how far it is
+MARKER = "end-early"  # holds the state with which the trial must end
+NOTE = "progress.json"  # the trial's progress
 LOOK_EVERY_S = 0.5
 STATUS = {"done": "FINISHED", "pruned": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
@@ -35,7 +35,7 @@ class Trial:
 
     folder  its own, below the sweep's
     label   its name for people
-    params  the point as plain numbers and words, for MLflow's charts
+    params  the point as plain numbers and strings, for MLflow's charts
     """
 
     number: int
@@ -48,7 +48,7 @@ class Trial:
 
     @property
     def trains(self) -> bool:
-        """Tell whether anything is pretrained."""
+        """Return whether anything is pretrained."""
         return any(METHODS[stage.method.name].trains for stage in self.experiment.pretraining)
 
 
@@ -66,7 +66,7 @@ def run(trial: Trial) -> Ending:
 
 def _run(trial: Trial) -> Ending:
     (trial.folder / MARKER).unlink(missing_ok=True)
-    stop.withdraw()  # the trial before it in this process may have been asked to end
+    stop.withdraw()  # the previous trial in this process may have been asked to end
     tracker = opened(trial)
     curve, tail = _curve(trial), Tail(_watched(trial) / HISTORY)
     last: float | None = None
@@ -99,8 +99,8 @@ def opened(trial: Trial) -> Tracker:
         "state": "running",
         DESCRIPTION: (
             f"One point of the sweep. `{trial.objective.metric}` is the curve of its {of}, "
-            f"`best/{trial.objective.metric}` what it is judged by, where it ran to its end. Its trainings are its "
-            "child runs; one that another run has done already is that run's child."
+            f"`best/{trial.objective.metric}` is the value by which it is judged, if it ran to its end. Its "
+            "trainings are its child runs; a training that another run has done already is that run's child."
         ),
     }
     tracker.start(experiment.name, trial.label, f"{sweep.name}-{trial.number}", tags, sweep)
@@ -138,7 +138,7 @@ def _ending(trial: Trial, training: Future[float | None], curve: Curve, last: fl
         score = training.result()
     except stop.StoppedError as error:
         if curve.missing:
-            reason = f"objective.metric {metric!r} is none of {list(curve.missing)}"
+            reason = f"objective.metric {metric!r} is not one of {list(curve.missing)}"
             reason += f"{did_you_mean(metric, curve.missing)}; name one of them"
             return Ending("failed", reason=reason, hopeless=True)
         if (trial.folder / MARKER).read_text() == "pruned":
@@ -152,7 +152,7 @@ def _ending(trial: Trial, training: Future[float | None], curve: Curve, last: fl
     return Ending("done", value)
 
 
-# What is measured of an encoder every so often, and a metric that always is.
+# Prefixes of metrics that are measured only at times, each with a metric that is always measured with it.
 _WATCHED = {"health/": "health/collapse", "probe/": "probe/linear_accuracy"}
 
 

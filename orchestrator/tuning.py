@@ -1,7 +1,7 @@
 """Tuning: drive Ray Tune. Tune starts trials and carries their reports; only the ledger remembers them.
 
-A trial is never stopped by Tune, which would kill its process and strand its Train workers: it is asked to end, and
-ends the normal way. So Tune's own snapshots are not needed, and are thrown away.
+Tune never stops a trial, because it would kill the trial's process and strand its Train workers. Instead a trial is
+asked to end, and ends normally. So Tune's own snapshots are not needed, and are thrown away.
 """
 
 import json
@@ -41,7 +41,7 @@ class Hooks:
     work        train a point; called in the trial's process
     refusal     say why a point cannot work, or None
     ask_to_end  have a trial end as pruned or stopped
-    ended       hear how a trial ended, and whether its own process has told MLflow
+    ended       takes how a trial ended, and whether its own process has told MLflow
     say         tell a person
     """
 
@@ -151,10 +151,10 @@ class Watch(tune.Callback):
 
 
 def run_trials(ledger: Ledger, hooks: Hooks, concurrent: int) -> None:
-    """Run every trial that has not ended, ``concurrent`` at once; raise ValueError where none can be judged.
+    """Run every trial that has not ended, ``concurrent`` at once; raise ValueError if none can be judged.
 
-    Trials run in processes of this machine, where the sweep's folder and its runs are. They ask for a sliver of it
-    instead of CPUs: the CPUs are for their trainings.
+    Trials run in processes of this machine, where the sweep's folder and its runs are. They ask for a sliver of this
+    machine instead of CPUs, because the CPUs are for their trainings.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -173,7 +173,7 @@ def run_trials(ledger: Ledger, hooks: Hooks, concurrent: int) -> None:
                 scheduler=Pruner(points),
                 num_samples=ledger.total,
                 max_concurrent_trials=concurrent,
-                reuse_actors=True,  # a process takes longer to import everything than many a trial to train
+                reuse_actors=True,  # importing everything takes a process longer than training takes many a trial
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(storage_path=folder, name="tune", verbose=0, callbacks=[Watch(points)]),

@@ -15,7 +15,7 @@ NOTHING, MARK = "-", "best"
 
 
 def cells(config: TableConfig, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
-    """Return the heading and the rows of a table as text; the paper's columns only where the paper has numbers."""
+    """Return the heading and the rows of a table as text; with the paper's columns only if the paper has numbers."""
     heading = ["row", config.metric, "n", "runs", f"p against {config.reference}", *config.also]
     rows = [
         [
@@ -112,7 +112,7 @@ def as_terminal(title: str, heading: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def spread(mean: float | None, deviation: float | None, decimals: int) -> str:
-    """Write a mean and its deviation, where they exist."""
+    """Write a mean and its deviation, if they exist."""
     if mean is None:
         return NOTHING
     return f"{mean:.{decimals}f}" + ("" if deviation is None else f" ± {deviation:.{decimals}f}")

@@ -40,7 +40,7 @@ class Rhythm:
         return epoch // every > before // every
 
     def exhausted(self, state: State) -> bool:
-        """Tell whether the score has not improved for the patience."""
+        """Tell whether the score has not improved for ``patience_epochs``."""
         if self.patience_epochs is None:
             return False
         return (state.step - state.best_step) / self.steps_per_epoch >= exact(self.patience_epochs)
@@ -50,7 +50,7 @@ class Rhythm:
 class Validation:
     """Scores a task on rows of shards; every rank predicts its part of them.
 
-    ``drawn`` is what the newest validation looked like on rank 0, as PNGs by file name.
+    ``drawn`` holds the newest validation's pictures from rank 0, as PNGs by file name.
     """
 
     shards: ShardSet

@@ -17,13 +17,13 @@ from methods.parts.health import alignment, effective_rank, uniformity
 from orchestrator.loop import World
 from orchestrator.samples import batches_of
 
-# Views are the same at every look, in every run: what changes is the encoder.
+# Views are the same at every measurement in every run: only the encoder changes.
 VIEW_SEED = 0
 
 
 @dataclass(frozen=True)
 class Evenly:
-    """A number of times over the budget, evenly spaced, the last at its end."""
+    """A number of times over the budget, evenly spaced, the last one at its end."""
 
     times: int
     total_steps: int
@@ -37,7 +37,7 @@ class Evenly:
 class HealthWatch:
     """Label-free health of the encoder's last map, averaged over space, on one view of each of some samples.
 
-    Where a method's first two views are a positive pair, their alignment is measured too.
+    If a method's first two views are a positive pair, their alignment is measured too.
     """
 
     shards: ShardSet
@@ -76,5 +76,5 @@ def from_all_ranks(parts: list[Tensor], world: World) -> Tensor:
 
 
 def spread_out(row_ids: Int[np.ndarray, " n"], most: int) -> Int[np.ndarray, " m"]:
-    """Return at most so many of the rows, evenly spaced."""
+    """Return at most this many of the rows, evenly spaced."""
     return row_ids[np.linspace(0, len(row_ids) - 1, min(most, len(row_ids))).round().astype(np.int64)]

@@ -1,4 +1,4 @@
-"""Ray clusters that are not this process's own: started for a test as processes of their own, and ended with it.
+"""Ray clusters other than this process's own: separate processes that a test starts and that end with the test.
 
 Run as a program, it starts the nodes and holds them until its input ends.
 """

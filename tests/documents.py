@@ -1,4 +1,4 @@
-"""What documents and comments tell people to type: commands and YAML blocks, as they stand there."""
+"""The commands and YAML blocks that documents and comments tell people to type, exactly as written."""
 
 import re
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A tiny experiment, as a file of ``experiments/`` says it: SimSiam in 2D, a U-Net of a few channels, a few steps."""
+"""A tiny experiment, as in a file of ``experiments/``: SimSiam in 2D, a U-Net of a few channels, a few steps."""
 
 from pathlib import Path
 from typing import Any

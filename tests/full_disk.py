@@ -1,4 +1,4 @@
-"""A disk that is full in the middle of a training: a small one that is filled, or files that may grow no further.
+"""A disk that is full in the middle of a training: a small disk that is filled, or files that cannot grow further.
 
 Run as a module, it trains an experiment, fills its home, and trains again once there is room; it prints what it saw.
 """

@@ -1,4 +1,4 @@
-"""Scans full of one patient, and the search for that patient in whatever was written."""
+"""Scans full of one patient's details, and a search for these details in everything that was written."""
 
 import sqlite3
 import zipfile

@@ -1,4 +1,4 @@
-"""Points: MLflow's metrics of a run beside the history that the run wrote, read apart from what sends them."""
+"""Points: MLflow's metrics of a run beside the history that the run wrote, read by code of its own."""
 
 import json
 from collections import defaultdict

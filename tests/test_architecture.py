@@ -1,4 +1,4 @@
-"""Rules of the house that a test can hold: where imports point, who may know Ray, what is imported late, names."""
+"""Rules of the house that a test can check: where imports point, who may know Ray, what is imported late, names."""
 
 import ast
 import subprocess

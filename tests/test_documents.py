@@ -1,4 +1,4 @@
-"""Every command and every YAML block of a document, or of a comment, works as it stands there, up to missing data."""
+"""Every command and every YAML block of a document, or of a comment, works as written, up to missing data."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""Waiting for something that another process does, with a limit, and killing it then."""
+"""Wait, up to a limit, for something that another process does, and kill the process then."""
 
 import signal
 import subprocess
@@ -18,7 +18,7 @@ WITHIN_S, DIES_WITHIN_S, LOOK_EVERY_S = 400.0, 120.0, 0.05
 def wait_for(look: Callable[[], Found | None], job: subprocess.Popen[Any] | None = None) -> Found:
     """Look until something is found, and return it.
 
-    Raises TimeoutError where nothing is found in time, or while the job that should bring it runs.
+    Raises TimeoutError if nothing is found in time, or while the job that should bring it runs.
     """
     deadline = time.monotonic() + WITHIN_S
     while time.monotonic() < deadline and (job is None or job.poll() is None):
@@ -39,7 +39,9 @@ def wait_for_step(home: Path, step: int, job: subprocess.Popen[Any] | None = Non
 
 
 def kill_tree(job: subprocess.Popen[Any]) -> None:
-    """Kill a job with all processes that it started, as a machine that loses power does."""
+    """Kill a job that has not ended with all processes that it started, as a machine that loses power does."""
+    if job.poll() is not None:
+        return
     for process in [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]:
         try:
             process.send_signal(signal.SIGKILL)

@@ -26,7 +26,7 @@ def main() -> int:
     """Measure, print and write all figures."""
     console = Console()
     torch.set_num_threads(1)
-    # Ray lowers its workers' priority below that of a DataLoader's; beside each other they are to be equal.
+    # Ray gives its workers a lower priority than a DataLoader's workers have; for the comparison they must be equal.
     os.environ.setdefault("RAY_worker_niceness", "0")
     with TemporaryDirectory() as folder:
         figures = _measure(Path(folder), console)
@@ -41,7 +41,8 @@ def main() -> int:
 
 def _measure(folder: Path, console: Console) -> dict[str, Any]:
     figures: dict[str, Any] = {}
-    # A part of a second each, before and after what it is compared with: one alone is at the mercy of the machine.
+    # Each takes part of a second, before and after what it is compared with: a single one would depend on the
+    # machine.
     drawn = [drawing.time_per_image(SLICE_BATCH)]
     with console.status("writing shards") as status:
         slices = cohort.write_slice_shards(folder / "slices", SLICES)

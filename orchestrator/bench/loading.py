@@ -1,8 +1,8 @@
 """Loading: raw Parquet, a torch DataLoader and the feed over the same shards in the same order, interleaved.
 
-The DataLoader is no straw man: it uses the project's own reader, order and collation, whole batches per worker,
-with none and with two workers; the better of the two counts. A batch counts once each of its pages has been touched,
-as whoever trains does: what a DataLoader's worker hands over lies in shared memory that is not mapped yet.
+The DataLoader is no straw man: it uses the project's own reader, order and collation, and whole batches per worker,
+with no worker and with two; the faster of the two counts. A batch counts once each of its pages has been touched, as
+in training: a DataLoader's worker hands over shared memory that is not mapped yet.
 """
 
 import mmap
@@ -24,9 +24,9 @@ from orchestrator import feed
 from orchestrator.blocks import BlockReader, FeedPlan, Source
 
 ROUNDS = 5
-# Timed from the first of these shares of the steps, when files are open, buffers are as full as they will be and
-# readers have used every page of the object store that they will (until then each costs a page fault), to the second:
-# what lies ready at the end was read before and would flatter whoever reads furthest ahead.
+# Timed from the first to the second of these shares of the steps. At the first, files are open, buffers are as full
+# as they get, and readers have used every page of the object store that they will use (a page's first use costs a
+# page fault). After the second, much was read earlier, which would flatter whatever reads furthest ahead.
 TIMED_FROM, TIMED_TO = 0.5, 0.85
 LOADER_WORKERS = 2
 LOADER_PREFETCH = 4
@@ -73,7 +73,7 @@ def compare(uri: str, batch_size: int, num_steps: int) -> dict[str, Any]:
             speeds[name].append(time_middle(stream, num_steps))
     figures = {name: _median(speed) for name, speed in speeds.items()}
     best = max((name for name in ways if name != "feed"), key=lambda name: figures[name]["mb_per_s"])
-    # Round by round: what slows the machine for a while slows both.
+    # Round by round, so that what slows the machine for a while slows both.
     ratios = [ours.mb_per_s / theirs.mb_per_s for ours, theirs in zip(speeds["feed"], speeds[best], strict=True)]
     return {"raw Parquet": {"mb_per_s": median(raw)}, **figures, "feed_over_dataloader": median(ratios)}
 
@@ -97,7 +97,7 @@ def _feed(plan: FeedPlan) -> Iterator[Batch]:
 
 
 def time_middle(start: Callable[[], Iterator[Batch]], num_steps: int) -> Speed:
-    """Measure the middle of a stream, then read the rest: Ray complains of readers that stop in the middle."""
+    """Measure the middle of a stream, then read the rest: Ray complains about readers that stop in the middle."""
     began = time.perf_counter()
     stream = start()
     next(stream)

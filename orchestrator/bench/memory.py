@@ -14,7 +14,7 @@ _MAIN = "import sys; from orchestrator.cli import main; sys.exit(main())"
 
 
 class BenchError(RuntimeError):
-    """A command that the benchmark runs has failed."""
+    """A command of the benchmark has failed."""
 
 
 def peak_mb(arguments: Sequence[str], log: Path) -> float:

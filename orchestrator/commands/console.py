@@ -34,9 +34,9 @@ class Parser(argparse.ArgumentParser):
 
 
 class Command(Parser):
-    """The parser of a command. Options may stand anywhere; mistakes raise UsageError.
+    """The parser of a command. Options may be anywhere; mistakes raise UsageError.
 
-    What the command does is kept beside the parsed arguments, where no argument can replace it.
+    The command's function is kept beside the parsed arguments, where no argument can replace it.
     """
 
     run: Run

@@ -98,7 +98,7 @@ def _follow(client: Any, job: str, address: str) -> int:
         )
         return stop.exit_code()
     style = None if done.status == "SUCCEEDED" else "red"
-    # A job that never ran its command has said nothing in its output.
+    # The output of a job that never ran its command does not say why.
     why = f": {done.message}" if done.status == "FAILED" and done.exit_code is None else ""
     err.print(f"job {job}: {done.status}{why}", style=style, highlight=False, markup=False, soft_wrap=True)
     return done.code

@@ -51,7 +51,7 @@ def _methods(arguments: argparse.Namespace) -> None:
 
 
 def _sizes(methods: list[dict[str, Any]]) -> Table:
-    """Return the parameters that methods train at their papers' sizes, in one row where variants agree."""
+    """Return the parameters that methods train at their papers' sizes, in one row if variants agree."""
     variants: dict[tuple[str, ...], list[str]] = {}
     for method in methods:
         for entry in method["parameters"]:

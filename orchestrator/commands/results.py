@@ -19,16 +19,16 @@ def add(commands: Commands) -> None:
 def _add_compare(commands: Commands) -> None:
     parser = add_command(commands, "compare", "put any runs side by side: table, CSV, figures", _compare)
     parser.add_argument(
-        "folders", nargs="*", default=[], metavar="FOLDER", help="of a run, a table, a sweep or an experiment"
+        "folders", nargs="*", default=[], metavar="FOLDER", help="folder of a run, a table, a sweep or an experiment"
     )
     parser.add_argument("--home", default="runs", help="folder of the runs (default: runs)")
-    parser.add_argument("--experiment", help="name of the experiment, where no folder is given")
-    parser.add_argument("--uri", help="MLflow server to read the experiment from, where folders are out of reach")
+    parser.add_argument("--experiment", help="name of the experiment, if no folder is given")
+    parser.add_argument("--uri", help="MLflow server to read the experiment from, if folders are out of reach")
     parser.add_argument("--name", action="append", default=[], help="pattern of names, rows or folders of runs")
     parser.add_argument("--kind", choices=("finetune", "pretrain", "trial"), help="(default: what is judged)")
-    parser.add_argument("--metric", help="(default: score; of pretrainings collapse)")
+    parser.add_argument("--metric", help="(default: score; for pretrainings, collapse)")
     parser.add_argument("--also", nargs="+", default=[], metavar="METRIC", help="show these metrics too")
-    parser.add_argument("--by", nargs="+", default=[], metavar="FIELD", help="put together by: row, or fields")
+    parser.add_argument("--by", nargs="+", default=[], metavar="FIELD", help="group the runs by row, or by fields")
     parser.add_argument("--reference", metavar="ROW", help="test the others against this row (default: scratch)")
     parser.add_argument("--curve", nargs="+", default=[], metavar="METRIC", help="draw the pretrainings' metrics")
     parser.add_argument("--out", help="folder to write (default: comparison-KEY beside the runs)")

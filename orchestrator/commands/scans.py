@@ -22,8 +22,8 @@ _UNUSUAL_OPTIONS = {
     "uncertain": {"choices": get_args(SourceOptions.model_fields["uncertain"].annotation)},
 }
 _LAYOUTS_HELP = (
-    "how the scans lie in the source: volumes (files of volumes), nnunet (imagesTr, labelsTr, dataset.json), dicom "
-    "(series, whatever their folders), class_folders (a folder for each class), csv (a table of image files), npz "
+    "how the source is organised: volumes (files of volumes), nnunet (imagesTr, labelsTr, dataset.json), dicom "
+    "(series, in any folders), class_folders (a folder for each class), csv (a table of image files), npz "
     "(arrays, as MedMNIST has them)"
 )
 _EXAMPLE = """examples:
@@ -32,7 +32,7 @@ _EXAMPLE = """examples:
     --patient-pattern '^[^/]+' --recipe ct_volume --out shards/trial
   raydiology ingest --source films --layout csv --image-column Path --label-column Finding --recipe xray \\
     --out shards/films"""
-# What `raydiology ingest` is told of each kind of phantom.
+# The options of `raydiology ingest` for each kind of phantom.
 _PHANTOMS = {
     "abdomen": "--layout nnunet --recipe ct_volume",
     "brain": "--layout nnunet --recipe mri_brain",
@@ -58,7 +58,7 @@ def _add_phantom(commands: Commands) -> None:
     parser.add_argument("--kind", choices=list(_PHANTOMS), default="abdomen", help="what to write (default: abdomen)")
     parser.add_argument("--out", required=True, help="folder to write")
     parser.add_argument("--labelled", type=int, default=12, help="patients with labels (default: 12)")
-    parser.add_argument("--unlabelled", type=int, default=12, help="patients without (default: 12)")
+    parser.add_argument("--unlabelled", type=int, default=12, help="patients without labels (default: 12)")
     parser.add_argument("--seed", type=int, default=0, help="other seeds write other patients (default: 0)")
 
 

@@ -86,7 +86,7 @@ def _add_table(commands: Commands) -> None:
     parser = add_command(commands, "table", "run what a table lacks, and print it beside the paper's numbers", _table)
     parser.add_argument("table", help="YAML file with rows, see experiments/")
     parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="FIELD=VALUE", help="changes of every row's experiment"
+        "overrides", nargs="*", default=[], metavar="FIELD=VALUE", help="changes to every row's experiment"
     )
     parser.add_argument("--cohort", help="run it on another cohort that the table names, such as phantom")
     parser.add_argument("--dry-run", action="store_true", help="check every row, and print what it would need")
@@ -113,7 +113,7 @@ def _add_sweep(commands: Commands) -> None:
     parser = add_command(commands, "sweep", "search an experiment's fields for what scores best", _sweep)
     parser.add_argument("sweep", help="YAML file with a space, see experiments/")
     parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="FIELD=VALUE", help="changes of every trial's experiment"
+        "overrides", nargs="*", default=[], metavar="FIELD=VALUE", help="changes to every trial's experiment"
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="check the ends of the space, and print what would be searched"

@@ -1,4 +1,4 @@
-"""Boxes: exact IoU-bounded pairs, their distribution, and the errors of what cannot be."""
+"""Boxes: exact IoU-bounded pairs, their distribution, and the errors for impossible requests."""
 
 from collections import Counter
 

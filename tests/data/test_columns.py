@@ -1,4 +1,4 @@
-"""Columns of a table: those of patients and splits are found under the names that public tables give them."""
+"""Columns of a table: patients and splits are found under the names that public tables use."""
 
 from pathlib import Path
 

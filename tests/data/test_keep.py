@@ -1,4 +1,4 @@
-"""A filter over samples: each criterion leaves out what it names, and says how many samples that are."""
+"""A filter over samples: each criterion leaves out what it names, and says how many samples it leaves out."""
 
 import pytest
 

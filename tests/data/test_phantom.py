@@ -1,4 +1,4 @@
-"""Phantoms are the same for the same seed, have every organ in its place, and are no riddle of intensities."""
+"""Phantoms are equal for equal seeds, and have every organ in its place; intensity alone does not tell an organ."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Readers: world points keep their intensity through every format, and damage is told from health."""
+"""Readers: world points keep their intensity through every format, and damaged files are told from healthy ones."""
 
 import gzip
 import itertools

@@ -1,4 +1,4 @@
-"""Recipes: geometry and labels survive, intensities land where the window says, misfits are refused in words."""
+"""Recipes: geometry and labels survive, intensities land where the window says, misfits are refused."""
 
 import itertools
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Images that pass a network in chunks: what is held of them, and what batch norm keeps of them."""
+"""Images that pass through a network in chunks: what is held in memory, and what batch norm remembers."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Classification: what is trained on and judged, the losses, class weights, and scores from merged evidence."""
+"""Classification: the samples for training and validation, losses, class weights, and scores from merged evidence."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Metrics of classification equal scikit-learn's and hand-counted ones; what is not defined is said in words."""
+"""Metrics of classification equal scikit-learn's and hand-counted ones; undefined metrics are named."""
 
 import warnings
 from itertools import permutations

@@ -1,4 +1,4 @@
-"""CPC: both versions' loss and gradient equal a slow reference; patches are encoded once; cues tell nothing."""
+"""CPC: both versions' loss and gradient equal a slow reference; patches are encoded once; cues give nothing away."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,6 @@
-"""Defaults work together: every method, and every downstream task, on every encoder, in 2D and 3D, as they come.
+"""Defaults work together: every method, and every downstream task, on every encoder, in 2D and 3D.
 
-Sizes are the papers', too large to compute here: shapes are followed on torch's ``meta`` device, which has no memory.
+The papers' sizes are too large to compute here: shapes are followed on torch's ``meta`` device, without memory.
 """
 
 from contextlib import nullcontext

@@ -1,4 +1,4 @@
-"""Samples of any size are resized to one size and cut, and it is known what of the stored sample is seen."""
+"""Samples of any size are resized to one size and cut, and the part of the stored sample that is seen is known."""
 
 import numpy as np
 import pytest

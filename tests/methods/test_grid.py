@@ -1,4 +1,4 @@
-"""Grids: overlaps are counted voxels, crops lie anywhere inside, misfits are refused in words."""
+"""Grids: overlaps are counted voxels, crops lie anywhere inside, misfits are refused."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Patches: each lies in its own cell with its gap, anywhere there; what is cut is what is stored, at one size."""
+"""Patches: each lies anywhere in its own cell, with its gap; the cut voxels are the stored ones, at one size."""
 
 import itertools
 

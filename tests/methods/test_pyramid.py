@@ -1,4 +1,4 @@
-"""Pyramids: the known contexts of the paper's grid, and none that holds a voxel of what is to be predicted."""
+"""Pyramids: the known contexts of the paper's grid, and no context that holds a voxel of its target."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Regions: unions of label values that may overlap, learnt by sigmoids and scored each on its own."""
+"""Regions: unions of label values that may overlap, learnt by sigmoids and each scored on its own."""
 
 from typing import Any
 

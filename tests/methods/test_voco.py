@@ -1,4 +1,4 @@
-"""VoCo: every version's loss and gradient equal a slow reference; the oracles hold; misfits are refused in words."""
+"""VoCo: every version's loss and gradient equal a slow reference; the oracles hold; misfits are refused."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Advice in messages can be followed: the fields, options and commands that a message names are there."""
+"""Advice in messages can be followed: the fields, options and commands that a message names exist."""
 
 import ast
 import re

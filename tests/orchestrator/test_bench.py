@@ -1,4 +1,4 @@
-"""The benchmark compares like with like: same samples, same order, whoever loads them."""
+"""The benchmark compares like with like: same samples in the same order, however they are loaded."""
 
 import pytest
 

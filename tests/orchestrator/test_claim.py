@@ -1,4 +1,4 @@
-"""Claims: one process at a time in a folder, and none that died keeps it."""
+"""Claims: one process at a time works in a folder, and a process that died does not keep it."""
 
 import subprocess
 import sys

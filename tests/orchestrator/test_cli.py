@@ -1,4 +1,4 @@
-"""The command line: what it understands, and what it says of what it does not."""
+"""The command line: what it understands, and how it refuses the rest."""
 
 import re
 from collections import Counter
@@ -60,7 +60,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["doctor", "please"], "doctor: no further argument please; `raydiology doctor --help` shows what can be"),
         (["shards", "shwo", "x"], "shards: argument action: there is no 'shwo' (did you mean show?); expected one"),
         (["ui", "--port", "five"], "ui: argument --port: invalid int value: 'five'; `raydiology ui --help` shows"),
-        (["pretrain", "--", "a.yaml"], "pretrain: -- stands before the command of a job, for `raydiology submit`"),
+        (["pretrain", "--", "a.yaml"], "pretrain: -- comes before the command of a job, in `raydiology submit`"),
         (["submit"], "submit: no command is given; expected one of phantom, "),
         (["submit", "--", "pretrian"], "submit: there is no command 'pretrian' (did you mean pretrain?); expected"),
         (

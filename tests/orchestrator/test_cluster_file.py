@@ -1,4 +1,4 @@
-"""The files for clusters: Ray's launcher takes them, and what it would not take is named."""
+"""The files for clusters: Ray's launcher takes them, and fields that it would refuse are named."""
 
 import re
 import shutil

@@ -71,7 +71,7 @@ def test_a_row_s_name_in_brackets_means_itself() -> None:
 
 def test_a_cohort_that_changes_a_row_which_the_table_has_not_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"cohort phantom: it changes row '3D\*', the table's are .*or several by a \*"
+        ValueError, match=r"cohort phantom: it changes row '3D\*', the table's are .*or several with a \*"
     ):
         table_of().on_cohort("phantom", {"3D*": {"seed": 1}})
 
@@ -89,7 +89,7 @@ def test_shards_that_a_row_names_are_those_of_the_cohort_that_stand_for_them(tmp
 
 
 def test_a_number_of_the_paper_is_of_a_metric_that_is_shown() -> None:
-    with pytest.raises(ValidationError, match=r"row a: paper_also\.dice is none of the metrics under also \['iou'\]"):
+    with pytest.raises(ValidationError, match=r"a: paper_also\.dice is not one of the metrics under also \['iou'\]"):
         table_of(rows=[{"name": "a", "paper_also": {"dice": 0.5}}], reference="a")
 
 

@@ -1,4 +1,4 @@
-"""Comparisons of runs that were written as trainings write them: rows, words on what must not be compared, files."""
+"""Comparisons of runs, written as trainings write them: rows, notes on runs that must not be compared, files."""
 
 import csv
 import io
@@ -405,10 +405,10 @@ def test_comparisons_of_other_folders_or_by_other_requests_have_folders_of_their
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        ({"metric": "dice"}, r"--metric dice: none of the scores of these runs; they are: best_step, dice/liver,"),
+        ({"metric": "dice"}, r"--metric dice: not one of the scores of these runs; they are: best_step, dice/liver,"),
         ({"names": ("voco*",)}, r"tiny: no finetune run named voco\*; there are: \[0.3, 0.6\], scratch"),
         ({"kind": "trial"}, r"tiny: no trial run; there are: runs of kind finetune and pretrain"),
-        ({"reference": "b"}, r"--reference b: none of the rows; they are: \[0.3, 0.6\], scratch"),
+        ({"reference": "b"}, r"--reference b: not one of the rows; they are: \[0.3, 0.6\], scratch"),
         ({"by": ("method.crop.iou",)}, r"--by method.crop.iou: no run has this field; near it are: method.crops.iou"),
     ],
 )
@@ -443,7 +443,7 @@ def test_the_command_prints_the_table_and_where_its_files_are(runs: Runs, capsys
     assert cli.main(["compare", "--home", str(runs.home), "--out", str(runs.home / "out")]) == 2
     assert "holds something else (names: found ['*0.*'], asked for []; metric: found" in capsys.readouterr().err
     assert cli.main(["compare", "--home", str(runs.home), "--metric", "dice"]) == 2
-    assert "compare: --metric dice: none of the scores" in capsys.readouterr().err
+    assert "compare: --metric dice: not one of the scores" in capsys.readouterr().err
 
 
 def test_an_mlflow_server_tells_the_same_as_the_folders(

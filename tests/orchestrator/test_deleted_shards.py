@@ -1,4 +1,4 @@
-"""A shard that was deleted refuses every command before a run is opened, so that no run stands there as failed."""
+"""A shard that was deleted refuses every command before a run is opened, so that no run is recorded as failed."""
 
 from pathlib import Path
 from typing import Any

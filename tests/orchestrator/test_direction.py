@@ -1,4 +1,4 @@
-"""Which metrics are better higher, which lower, and what that makes of rows and links."""
+"""Which metrics are better when higher or lower, and how that orders rows and links."""
 
 import json
 

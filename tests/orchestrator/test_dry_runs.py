@@ -17,15 +17,20 @@ from orchestrator import table as tables
 from orchestrator.cli import main
 from orchestrator.config import Experiment, load, merge
 from orchestrator.outline import outline_method
+from orchestrator.space import extremes
 from tests.experiments import UNET, tiny_experiment, tiny_segmentation
 from tests.orchestrator.test_config import EXPERIMENTS, SWEEPS, TABLES
 from tests.shardsets import write_pictures, write_slices
 
 WORKERS = (1, 2, 4, 8)
+# A table's rows are each checked at each number: 44 of them take a while.
+WORKERS_OF_TABLES = (1, 8)
 LABELS = {number: f"label {number}" for number in range(1, 15)}
 CLASSES = {number: f"grade {number}" for number in range(5)}
 PATIENTS = {"train": 10, "val": 5, "test": 5}
 SIDES = (32, 48, 64, 96, 128, 160, 192, 224, 256)
+# Of volumes whose slices can be cut into 2, 3, 4 and 5 equal parts.
+FLAT = ((64, 120, 120), (64, 240, 240), (64, 360, 360))
 
 
 @cache
@@ -64,7 +69,8 @@ def extent_of(experiments: Sequence[Experiment]) -> tuple[int, ...]:
         for experiment in experiments
         for stage in experiment.pretraining
     }
-    extents = [(side,) * experiments[0].encoder.spatial_dims for side in SIDES]
+    dims = experiments[0].encoder.spatial_dims
+    extents = [*((side,) * dims for side in SIDES), *(FLAT if dims == 3 else ())]
     return next(extent for extent in extents if all(_takes(method, extent) for method in methods))
 
 
@@ -105,12 +111,14 @@ def test_every_file_dry_runs_as_typed_at_any_number_of_workers(
     if path in TABLES:
         verb, experiments = "table", [experiment for _, experiment in tables.load(path).experiments]
     elif path in SWEEPS:
-        verb, experiments = "sweep", [sweeps.load(path).base]
+        sweep = sweeps.load(path)
+        points = extremes(sweep.config.space, sweep.base.model_dump(mode="json"))
+        verb, experiments = "sweep", [sweep.experiment(point) for point in [{}, *points]]
     else:
         experiments = [load(path)]
         verb = "finetune" if experiments[0].downstream else "pretrain"
     provide(experiments, kinds)
-    for workers in WORKERS:
+    for workers in WORKERS_OF_TABLES if verb == "table" else WORKERS:
         assert main([verb, str(path), "--dry-run", f"resources.workers={workers}"]) == 0, capsys.readouterr().err
         assert "GiB" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()

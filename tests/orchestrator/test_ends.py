@@ -1,6 +1,6 @@
-"""How a training ends: real processes, each told by a signal to end, the next one going on from where it was.
+"""How a training ends: a signal ends a real process, and the next process continues from there.
 
-A job that a cluster's scheduler ends is told by SIGTERM to every process of it, Ray's among them.
+A cluster's scheduler ends a job by sending SIGTERM to all of its processes, Ray's among them.
 """
 
 import os

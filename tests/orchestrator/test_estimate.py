@@ -1,4 +1,4 @@
-"""A dry run says what would run and need, and where it would hardly learn."""
+"""A dry run says what would run, what that would need, and when it would hardly learn."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What ranks are fed is the order, whatever the number of ranks, the size of blocks and where a run starts."""
+"""Ranks get the samples in order, whatever the number of ranks, the size of blocks and the first step."""
 
 import json
 import re

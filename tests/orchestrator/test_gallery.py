@@ -1,4 +1,4 @@
-"""Galleries: which judged samples of a classification are pictured, and what of them."""
+"""Galleries: which judged samples of a classification are pictured, and what the pictures show."""
 
 import io
 

@@ -111,9 +111,9 @@ def test_a_row_without_runs_has_no_mean_and_says_why_there_is_no_p() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"reference": "none"}, r"reference 'none' is none of the rows \['scratch', .*'random'\]"),
+        ({"reference": "none"}, r"reference 'none' is not one of the rows \['scratch', .*'random'\]"),
         ({"finetune_seeds": [1, 1]}, r"finetune_seeds \[1, 1\] repeat a seed.*give different seeds"),
-        ({"rows": [{"name": "a"}, {"name": "a"}], "reference": "a"}, r"name 'a' stands 2 times; give each its own"),
+        ({"rows": [{"name": "a"}, {"name": "a"}], "reference": "a"}, r"2 are named 'a'; give each its own name"),
         ({"repeats": 3}, r"repeats\n.*not permitted"),
     ],
 )

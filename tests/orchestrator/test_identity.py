@@ -1,4 +1,4 @@
-"""What a folder of results holds, and that no two files of ``experiments/`` write the same one."""
+"""What a folder of results holds, and that no two files of ``experiments/`` write the same folder."""
 
 from collections import defaultdict
 from pathlib import Path

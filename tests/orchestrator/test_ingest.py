@@ -156,7 +156,7 @@ def test_an_ingest_that_is_ended_or_killed_leaves_no_half_shard_and_continues_to
 def test_another_request_for_the_same_folder_is_refused_unless_it_may_replace(undisturbed, cohort, tmp_path):
     out = tmp_path / "shards"
     shutil.copytree(undisturbed[0], out)
-    with pytest.raises(ValueError, match=r"made otherwise \(seed: found 0, asked for 5\).*--overwrite"):
+    with pytest.raises(ValueError, match=r"made differently \(seed: found 0, asked for 5\).*--overwrite"):
         run(cohort, out, seed=5)
     report = run(cohort, out, seed=5, overwrite=True)
     assert digest(report) != digest(undisturbed[1])

@@ -1,4 +1,4 @@
-"""What an ingest says when it ends: bad studies by reason with what to do, and what the shards lack."""
+"""What an ingest says when it ends: bad studies by reason, each with a remedy, and what the shards lack."""
 
 from pathlib import Path
 

@@ -136,9 +136,9 @@ def test_code_that_stays_here_is_named_and_what_travels_is_counted(tmp_path: Pat
 
 def test_a_copy_of_the_code_without_git_says_how_files_were_chosen(tmp_path: Path) -> None:
     folder = checkout(tmp_path / "checkout", tracked=False)
-    assert "the working directory is no git checkout" in package_of(folder).remarks()[1]
+    assert "the working directory is not a git checkout" in package_of(folder).remarks()[1]
     git(tmp_path, "init", "-q")
-    assert "the working directory is no git checkout" in package_of(folder).remarks()[1], "another repository's"
+    assert "the working directory is not a git checkout" in package_of(folder).remarks()[1], "another repository's"
 
 
 def test_a_folder_without_the_code_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command that writes phantoms: each kind is what the printed ingest would read."""
+"""The command that writes phantoms: the ingest that it prints can read each kind."""
 
 import shlex
 from pathlib import Path

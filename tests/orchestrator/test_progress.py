@@ -1,4 +1,4 @@
-"""What a person sees while something takes long: on a terminal, in a job's log, and of other processes."""
+"""What a person sees while something takes long: on a terminal, in a job's log, and from other processes."""
 
 import io
 import json
@@ -204,6 +204,16 @@ def test_what_a_process_said_last_is_heard_after_its_end_and_once(tmp_path: Path
     with display.phase("table t", 8, "trial"), display.others(tmp_path, "*.json"):
         wait_for(lambda: not (tmp_path / "1.json").exists())
     assert file.getvalue().count("trial 1: step 4 of 4 after 2 s\n") == 1
+
+
+def test_what_another_process_said_comes_before_what_is_said_of_it(tmp_path: Path) -> None:
+    worker, _ = log()
+    display, file = log()
+    with display.phase("table t", 8, "trial"), display.others(tmp_path, "*.json"):
+        with worker.noted(tmp_path / "1.json"), worker.phase("trial 1"):
+            worker.say("step 4 of 4 after 2 s")
+        display.say("1 of 8: score 0.5")
+    assert file.getvalue().splitlines()[1:] == ["trial 1: step 4 of 4 after 2 s", "1 of 8: score 0.5"]
 
 
 def test_a_note_says_who_writes_it_and_only_while_it_works(tmp_path: Path) -> None:

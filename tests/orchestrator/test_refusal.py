@@ -1,4 +1,4 @@
-"""What is wrong with a file is said by the names that the file uses, with the nearest known one."""
+"""Mistakes in a file are explained by the names that the file uses, with the nearest known name."""
 
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def test_an_experiment_s_fault_is_named_as_the_file_writes_it(changes: dict[str,
         ({"row": []}, "table.yaml:\n  row: no such field (did you mean rows?)"),
         ({"rows": [{"name": "a", "overides": {}}]}, "rows.0.overides: no such field (did you mean overrides?)"),
         ({"rows": [{"name": "a", "overrides": {"method.crop.iou": [0, 1]}}]}, "method.crop: no such field (did you"),
-        ({"reference": "b"}, "reference 'b' is none of the rows ['a']"),
+        ({"reference": "b"}, "reference 'b' is not one of the rows ['a']"),
     ],
 )
 def test_a_table_s_fault_is_named(fields: dict[str, Any], said: str, tmp_path: Path) -> None:

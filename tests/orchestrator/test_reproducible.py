@@ -21,6 +21,7 @@ from orchestrator.config import Experiment, resolve
 from orchestrator.history import HISTORY, Tail, steps
 from orchestrator.pretrain import pretrain
 from orchestrator.tracking import Tracker, waiting
+from orchestrator.ui import SERVER
 from tests import clusters
 from tests.buckets import served
 from tests.experiments import tiny_experiment
@@ -114,7 +115,8 @@ def mlflow_server(uri: str, folder: Path) -> Iterator[None]:
     command = [sys.executable, "-m", "mlflow", "server", "--port", uri.rpartition(":")[2], "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder)]
     with (folder / "log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        environment = {**os.environ, **SERVER}
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         wait_for(lambda: answers(uri), server)
         yield
@@ -158,7 +160,7 @@ def test_a_killed_job_started_again_leaves_no_trace_though_its_newest_checkpoint
     file = tmp_path / "restart.yaml"
     file.write_text(yaml.safe_dump(experiment_tree(shards, tmp_path / "home")))
     command = [sys.executable, "-m", "orchestrator.cli", "pretrain", str(file)]
-    job = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    job = subprocess.Popen(command, start_new_session=True)
     history = wait_for_step(tmp_path / "home", KILL_AFTER_STEP, job)
     kill_tree(job)
     assert len(steps(history.parent, "pretrain")) < TOTAL_STEPS

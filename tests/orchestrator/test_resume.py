@@ -1,4 +1,4 @@
-"""Where a stage goes on: from the newest checkpoint that is whole, on this machine and in a bucket."""
+"""A stage continues from the newest checkpoint that is whole, on this machine and in a bucket."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""How a batch is shared out over workers and passed in chunks, and what is said where workers stay idle."""
+"""How a batch is shared out over workers and passed in chunks, and what is said if workers stay idle."""
 
 import pytest
 

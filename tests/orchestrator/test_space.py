@@ -1,4 +1,4 @@
-"""Spaces: what can be drawn, what is refused in words, which points are given, how points are named."""
+"""Spaces: what can be drawn, what is refused, which points are given, how points are named."""
 
 import random
 from collections.abc import Sequence
@@ -190,11 +190,11 @@ def test_points_are_named_by_the_shortest_names_that_tell_fields_apart() -> None
         ({"choice": []}, r"at least 1 item"),
         ({"choice": [1, 2, 1]}, r"choice \[1, 2, 1\] gives a value twice; give each once"),
         ({"uniform": [1, 1]}, r"uniform \[1, 1\] holds nothing to search; give the lower end first"),
-        ({"uniform": [0, 1], "step": 0.3}, r"no whole number of steps of 0\.3; change one"),
+        ({"uniform": [0, 1], "step": 0.3}, r"not a whole number of steps of 0\.3; change one"),
         ({"log_uniform": [0, 1]}, r"log_uniform \[0\.0, 1\.0\] begins at 0; begin above 0"),
-        ({"integer": [4, 8], "step": 3}, r"integer \[4, 8\] is no whole number of steps of 3"),
+        ({"integer": [4, 8], "step": 3}, r"integer \[4, 8\] is not a whole number of steps of 3"),
         ({"interval": [0, 1], "least_width": 1.5}, r"1 wide, least_width 1\.5; lower least_width"),
-        ({"interval": [0, 1], "step": 0.25, "least_width": 0.1}, r"least_width 0\.1 is no multiple of step 0\.25"),
+        ({"interval": [0, 1], "step": 0.25, "least_width": 0.1}, r"least_width 0\.1 is not a multiple of step 0\.25"),
         ({"integer": [4, 8], "stepp": 2}, r"stepp\n.*not permitted"),
     ],
 )

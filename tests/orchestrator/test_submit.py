@@ -1,4 +1,4 @@
-"""Jobs: what travels, what is refused in words, and a real job on a separately started Ray that asks for a token."""
+"""Jobs: what travels, what is refused, and a real job on a separately started Ray that requires a token."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Commands that are printed can be typed as they are printed, however the program was called."""
+"""Printed commands can be typed as they are printed, however the program was called."""
 
 import io
 import os

@@ -231,7 +231,7 @@ def test_what_a_deleted_run_lacks_is_kept_until_it_is_restored(store: str, tmp_p
     hindrance = tracker.flush(force=True)
     assert hindrance is not None
     assert "must be in the 'active' state" in hindrance
-    assert hindrance.endswith("is kept in the run's folder: mend that, and `raydiology ui` sends it")
+    assert hindrance.endswith("is kept in the run's folder: fix that, and `raydiology ui` sends it")
     client.restore_run(tracker.run_id)
     assert tracker.flush(force=True) is None
     assert_points_equal_history(folder, store, steps=3)

@@ -1,4 +1,4 @@
-"""What Ray Tune is told: points that can work, always to go on, and nothing more once a sweep is to end."""
+"""What Ray Tune is told: points that can work, always to continue, and nothing more once a sweep must end."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -113,6 +113,6 @@ def test_a_sweep_that_is_asked_to_stop_asks_its_trials_and_hands_out_no_more(
 
 def test_a_metric_that_no_trial_can_have_ends_the_sweep(points: Points, desk: Desk) -> None:
     points.suggest("a")
-    reason = "objective.metric 'rankme' is none of ['collapse', 'loss']; name one of them"
+    reason = "objective.metric 'rankme' is not one of ['collapse', 'loss']; name one of them"
     points.on_trial_complete("a", result(Ending("failed", reason=reason, hopeless=True)))
     assert (points.hopeless, points.suggest("b")) == (reason, Searcher.FINISHED)

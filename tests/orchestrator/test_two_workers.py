@@ -128,13 +128,10 @@ def written(case: str, folder: Path, micro_batch_size: int | None = None) -> str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "micro_batch_size"), [("segmentation", 2), ("classification", None)])
-def test_a_fine_tuning_by_two_workers_of_ray_scores_as_one_by_one_worker(
-    case, micro_batch_size, folder, ray_cluster, capsys
-):
-    alone = trained(case, folder, World())
-    assert main(["finetune", written(case, folder, micro_batch_size), "method={name: scratch}"]) == 0
-    (run,) = (folder / "runs" / case).glob("finetune-*")
+def test_a_fine_tuning_by_two_workers_of_ray_scores_as_one_by_one_worker(folder, ray_cluster, capsys):
+    alone = trained("segmentation", folder, World())
+    assert main(["finetune", written("segmentation", folder, micro_batch_size=2), "method={name: scratch}"]) == 0
+    (run,) = (folder / "runs" / "segmentation").glob("finetune-*")
     found = steps(run, finetune.STAGE)
     assert [entry["samples"] for entry in found] == [entry["samples"] for entry in alone]
     assert [entry["loss"] for entry in found] == pytest.approx([entry["loss"] for entry in alone], abs=1e-5)

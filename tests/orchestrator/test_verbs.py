@@ -1,4 +1,4 @@
-"""Every verb of the command line is typed by a test: some here, where no other test does, and a list of them all."""
+"""Tests type every verb of the command line: those that no other test types are typed here, and all are listed."""
 
 import ast
 import json
@@ -20,7 +20,7 @@ from orchestrator.config import schema
 from orchestrator.tracking import Tracker, default_uri
 from tests.clusters import ROOT, free_ports
 from tests.shardsets import write_slices
-from tests.waiting import wait_for
+from tests.waiting import kill_tree, wait_for
 
 HERE = "tests/orchestrator/test_verbs.py"
 # Where each verb is typed and its result checked.
@@ -45,7 +45,10 @@ TYPED = {
         "tests/orchestrator/test_two_workers.py",
         "test_a_fine_tuning_by_two_workers_of_ray_scores_as_one_by_one_worker",
     ),
-    "table": ("tests/orchestrator/test_table.py", "test_a_table_runs_what_is_missing_and_only_that"),
+    "table": (
+        "tests/orchestrator/test_table.py",
+        "test_a_table_runs_what_is_missing_and_only_that_also_once_its_home_was_moved",
+    ),
     "sweep": (
         "tests/orchestrator/test_sweep.py",
         "test_a_killed_sweep_goes_on_where_it_was_ends_poor_trials_early_and_leaves_nothing_behind",
@@ -179,7 +182,7 @@ def test_the_page_is_served_until_ctrl_c(tmp_path: Path, monkeypatch: pytest.Mon
             page.send_signal(signal.SIGINT)
             assert page.wait(60) == 0
         finally:
-            page.kill()
+            kill_tree(page)
         assert page.stdout is not None
         told = page.stdout.read()
     experiment = json.loads(answer)["experiment"]
@@ -192,5 +195,5 @@ def answer_of(address: str) -> str | None:
     try:
         with urllib.request.urlopen(address, timeout=5) as answer:
             return answer.read().decode()
-    except URLError:
+    except (URLError, TimeoutError):
         return None

@@ -1,4 +1,4 @@
-"""What is measured of an encoder while it is pretrained: when, of which samples, and the same on any ranks."""
+"""Measurements of an encoder while it is pretrained: when, on which samples, and equal for any number of ranks."""
 
 from collections.abc import Iterator
 from pathlib import Path
