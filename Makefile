@@ -35,7 +35,7 @@ fast: .venv/ready
 
 # 20,000 mutated files of every format and layout, in processes that may die of them (about an hour).
 mutations: .venv/ready
-	$(BIN)/python -m tests.mutated_folders 20000
+	$(BIN)/python -m tests.mutations 20000
 
 # The quickstart, as a person would type it; its last line opens MLflow.
 demo: .venv/ready

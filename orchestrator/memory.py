@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -90,7 +90,8 @@ def _measured(build: Callable[[], Method], plan: FeedPlan, in_chunks: bool, key:
     key = (key, in_chunks)
     if key not in _MEASURED:
         method = deepcopy(build())
-        batch = next(feed.local_batches(plan, rank=0)).take(MEASURED_SAMPLES)
+        # Not the share of one worker: that may be a single sample, of which some losses cannot be taken.
+        batch = next(feed.local_batches(replace(plan, world=1), rank=0)).take(MEASURED_SAMPLES)
         with torch.no_grad():
             views = outline_views(method.views(batch, batch.rng(plan.seed)))
         method.to("meta")

@@ -42,8 +42,10 @@ def read_description(source: str, folders: tuple[str, ...]) -> Description:
             "JSON, such as nnU-Net writes",
             "correct it there: JSON has no comma before a closing bracket",
         ) from None
-    except (UnicodeDecodeError, RecursionError):
+    except UnicodeDecodeError:
         raise _refusal(source, "not JSON in UTF-8", "JSON, such as nnU-Net writes", "save it as UTF-8") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, brackets of thousands of levels
+        raise _refusal(source, "no such JSON", "JSON, such as nnU-Net writes", "write it again") from None
     if not isinstance(tree, dict):
         raise _refusal(source, f"a {type(tree).__name__}", "a mapping", "write {...} around its fields")
     return Description(_channels(tree, source), _labels(tree, source), dict(_pairs(tree, folders)))

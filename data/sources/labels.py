@@ -19,7 +19,7 @@ Classes = tuple[tuple[int, ...] | None, tuple[str, ...]]
 
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)", re.ASCII)
-_LARGEST_CLASS = 9999  # larger numbers are codes: a network has an output for each number up to the largest
+LARGEST_CLASS = 9999  # larger numbers are codes: a network has an output for each number up to the largest
 _CELLS = {"": 0, 0.0: 0, 1.0: 1, -1.0: -1}
 
 
@@ -57,7 +57,7 @@ def _numbers(names: set[str]) -> dict[str, tuple[int, str]]:
     if not all(_NUMBER.fullmatch(name) for name in names):
         return {name: (number, name) for number, name in enumerate(sorted(names, key=in_numeric_order))}
     values = {name: float(name) for name in names}
-    if all(value.is_integer() and 0 <= value <= _LARGEST_CLASS for value in values.values()):
+    if all(value.is_integer() and 0 <= value <= LARGEST_CLASS for value in values.values()):
         return {name: (int(value), str(int(value))) for name, value in values.items()}
     order = sorted(set(values.values()))
     return {name: (order.index(value), min(n for n in names if values[n] == value)) for name, value in values.items()}

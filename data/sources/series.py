@@ -4,18 +4,15 @@ A series is one patient's, of one modality and one geometry: what an exporter pu
 """
 
 import logging
-import struct
 import warnings
-import zlib
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 import numpy as np
 from pydicom.dataset import FileDataset
-from pydicom.errors import InvalidDicomError
 
 from data.dicomfile import FRAME_GROUPS, GEOMETRY, is_dicom, numbers, read_data_set
-from data.files import File, join, list_tree
+from data.files import File, StorageError, join, list_tree
 from data.quarantine import BadStudy, NoScan
 from data.sources.pairing import Pattern, check_pair
 from data.sources.study import (
@@ -33,10 +30,6 @@ _TAGS = [
     *_NAMES, *GEOMETRY, *FRAME_GROUPS, "Rows", "Columns", "NumberOfFrames", "ImageType", "SOPClassUID",
     "BurnedInAnnotation",
 ]  # fmt: skip
-_DAMAGE = (
-    ArithmeticError, AttributeError, EOFError, InvalidDicomError, LookupError, NotImplementedError, OSError,
-    TypeError, ValueError, struct.error, zlib.error,
-)  # fmt: skip
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _SCOUTS = frozenset(("LOCALIZER", "SCOUT", "TOPOGRAM"))
@@ -149,7 +142,9 @@ def _header(file: File) -> _Header | None:
             data = read_data_set(file.uri, stop_before_pixels=True, specific_tags=_TAGS)
             modality, uid, patient = (str(data.get(tag) or "") for tag in _NAMES)
             return _Header(modality, uid, patient, _geometry(data), _no_scan(data))
-        except _DAMAGE:
+        except StorageError:
+            raise
+        except Exception:  # noqa: BLE001 (a damaged file may raise anything; its reader says what)
             return None
 
 

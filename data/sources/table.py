@@ -6,13 +6,16 @@ what is refused is named by its line, never by its text.
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from data.files import folder_of, is_file, join, list_tree, read_bytes, shown
 from data.quarantine import BadStudy
 
 Row = dict[str, str]
+Record = list[str] | BadStudy
+"""The cells of a row, or why it is none."""
 
 _SUFFIXES = (".csv", ".tsv")
 _SEPARATORS = ",;\t|"
@@ -34,22 +37,33 @@ def read_table(source: str, wanted: Sequence[str]) -> Table:
     """Read the CSV file that a source is, or the only one in its folder.
 
     The separator is the one under which the heading has most of the ``wanted`` columns. A row shorter than the
-    heading ends in blanks; a longer one is faulty, since nobody knows which cell is which. Raises ValueError where
-    there is no table, or a text that is none.
+    heading ends in blanks; a longer one is faulty, since nobody knows which cell is which, and so is a line that is
+    none of a CSV file. Raises ValueError where there is no table, or a text that is none.
     """
     uri, folder = find_table(source)
     lines = _lines(_text(uri), uri)
-    cells = _cells(lines, _separator(lines[0], wanted), uri)
-    heading = [name.strip() for name in cells[0]]
+    heading, *records = _records(lines, _separator(lines[0], wanted))
+    if isinstance(heading, BadStudy) or (records and all(isinstance(record, BadStudy) for record in records)):
+        fault = heading if isinstance(heading, BadStudy) else records[0]
+        raise ValueError(f"table {_name(uri)}: {fault}")
+    heading = [name.strip() for name in heading]
     rows, faults = [], []
-    for values in cells[1:]:
+    for record in records:
+        values = [] if isinstance(record, BadStudy) else record
         texts = ["" if value.strip().lower() in _BLANK else value.strip() for value in values]
-        if any(texts):
+        if isinstance(record, BadStudy) or any(texts):
             rows.append(dict(zip(heading, [*texts, *[""] * len(heading)], strict=False)))
-            faults.append(_too_long(len(texts), len(heading)) if any(texts[len(heading) :]) else None)
+            faults.append(_fault(record, texts[len(heading) :], len(heading)))
     if not rows:
         raise ValueError(f"table {_name(uri)}: a heading and no rows; expected a row for each image; add the rows")
     return Table(heading, rows, faults, folder)
+
+
+def _fault(record: Record, more: Sequence[str], num_columns: int) -> BadStudy | None:
+    """Return what is wrong with a row; ``more`` are its cells behind the last column."""
+    if isinstance(record, BadStudy):
+        return record
+    return _too_long(num_columns + len(more), num_columns) if any(more) else None
 
 
 def _too_long(found: int, expected: int) -> BadStudy:
@@ -104,20 +118,33 @@ def _separator(heading: str, wanted: Sequence[str]) -> str:
     names = {name.lower() for name in wanted}
 
     def found(separator: str) -> tuple[int, int]:
-        cells = next(csv.reader([heading], delimiter=separator))
+        record = next(_records([heading], separator))
+        cells = [] if isinstance(record, BadStudy) else record
         return len(names & {cell.strip().lower() for cell in cells}), len(cells)
 
     return max(_SEPARATORS, key=found)
 
 
-def _cells(lines: Sequence[str], separator: str, uri: str) -> list[list[str]]:
-    """Split lines into cells; a quotation mark that is never closed is an error, or it would swallow rows."""
+def _records(lines: Sequence[str], separator: str) -> Iterator[Record]:
+    """Split lines into rows of cells; a cell in quotation marks may go over several lines.
+
+    Where a row is none of a CSV file, its first line is the fault, and the next line begins a row: a quotation mark
+    that is never closed swallows no other row.
+    """
     csv.field_size_limit(_LARGEST_CELL)
-    reader = csv.reader(lines, delimiter=separator, strict=True)
-    try:
-        return list(reader)
-    except csv.Error as error:
-        raise ValueError(
-            f"table {_name(uri)}: line {reader.line_num} is no line of a CSV file ({error}); expected cells whose "
-            "quotation marks are closed; correct the line"
-        ) from None
+    start = 0
+    while start < len(lines):
+        reader = csv.reader(islice(lines, start, None), delimiter=separator, strict=True)
+        done = 0
+        try:
+            for cells in reader:
+                done = reader.line_num
+                yield cells
+            return
+        except csv.Error as error:
+            start += done + 1
+            yield BadStudy(
+                f"line {start} is no line of a CSV file ({error})",
+                "cells whose quotation marks are closed",
+                "correct the line",
+            )

@@ -17,7 +17,7 @@ from data.readers import read_study
 from data.recipes import RECIPES, apply
 from data.sources import SourceOptions, Study, find_studies
 from tests.data.test_readers import PLANTED, VOXELS, change, study, write_series
-from tests.mutations import transcode
+from tests.small_folders import transcode
 
 UPRIGHT = np.diag([2.0, 2, 3, 1])
 CT = RECIPES["ct_volume"].with_fields(spacing_mm=None, crop_above=None, window=(-1024, 3072))

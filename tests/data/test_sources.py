@@ -491,9 +491,38 @@ def test_an_npz_with_a_column_for_each_class_gives_each_image_any_number_of_them
             {"train_images": np.zeros((2, 4, 4), np.uint8), "train_labels": np.zeros((2, 1))},
             r"train_labels: shape \(2, 1\), float64; expected a whole number per image, or a 0 or 1 for each class",
         ),
+        (
+            {"train_images": np.zeros((3, 4, 4), np.uint8), "train_labels": np.arange(2)},
+            r"train_labels: shape \(2,\), int64; expected a row for each of the 3 images",
+        ),
+        (
+            {"train_images": np.zeros((2, 4, 4), np.uint8), "train_labels": np.array([-1, 2**40])},
+            r"train_labels: .*, from -1 to 1099511627776; expected classes from 0 to 9999; renumber them",
+        ),
     ],
 )
-def test_an_npz_of_other_arrays_is_refused(tmp_path: Path, arrays, message) -> None:
+def test_an_npz_of_other_arrays_is_refused_and_a_bad_study_among_others(tmp_path: Path, arrays, message) -> None:
     np.savez(tmp_path / "set.npz", **arrays)
     with pytest.raises(ValueError, match=message):
         find_studies(str(tmp_path), "npz", SourceOptions())
+    np.savez(tmp_path / "sound.npz", train_images=np.zeros((1, 4, 4), np.uint8))
+    bad, sound = find_studies(str(tmp_path), "npz", SourceOptions())
+    assert (bad.key, sound.key, sound.fault) == ("set.npz", "sound.npz/train/0000000", None)
+    with pytest.raises(BadStudy, match=message):
+        read_study(bad)
+
+
+def test_a_damaged_npz_file_is_one_bad_study_and_the_other_files_are_read(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (3, 20, 20), dtype=np.uint8)
+    for name in ("a", "b", "c"):
+        np.savez_compressed(tmp_path / f"{name}.npz", train_images=images, train_labels=np.arange(3))
+    whole = (tmp_path / "b.npz").read_bytes()
+    for broken in (whole[: len(whole) // 2], b"", b"no archive", whole[:60] + bytes(8) + whole[68:]):
+        (tmp_path / "b.npz").write_bytes(broken)
+        studies = find_studies(str(tmp_path), "npz")
+        assert [study.key for study in studies if study.fault is None] == [
+            f"{name}.npz/train/{number:07d}" for name in ("a", "c") for number in range(3)
+        ]
+        (bad,) = [study for study in studies if study.fault is not None]
+        with pytest.raises(BadStudy, match=r"damaged .npz file \(.*all of whose images are left out.*copy the file"):
+            read_study(bad)

@@ -52,6 +52,21 @@ def test_a_row_too_short_ends_in_blanks_and_a_row_too_long_is_its_own_fault(tmp_
     assert faults_of(studies) == {"2.png": "a row of 4 cells under a heading of 3 columns"}
 
 
+@pytest.mark.parametrize("line", ['1.png,"1', '1.png,"a"b', '"1.png"x,1'])
+def test_a_line_that_is_no_line_of_a_csv_file_is_its_own_fault_and_swallows_no_other(
+    tmp_path: Path, line: str
+) -> None:
+    studies = studies_of(tmp_path, f'file,label\n0.png,1\n{line}\n2.png,"a\nb"\n', *PICTURES)
+    assert classes_of(studies) == {"0.png": ((0,), ("1",)), "2.png": ((1,), ("a\nb",))}
+    (said,) = faults_of(studies).values()
+    assert said.startswith("line 3 is no line of a CSV file (")
+
+
+def test_a_heading_with_a_lone_carriage_return_ends_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the table has 1 columns but not label"):
+        studies_of(tmp_path, "file\rx,label\n0.png,1\n")
+
+
 @pytest.mark.parametrize("text", ["file;label\n0.png;1\n1.png;0\n", "file\tlabel\n0.png\t1\n1.png\t0\n",
                                   "file|label\r\n0.png|1\r\n1.png|0\r\n", "sep=;\nfile;label\n0.png;1\n1.png;0\n",
                                   '\n"file","label"\r"0.png","1"\r"1.png","0"\r'])  # fmt: skip
@@ -70,7 +85,8 @@ def test_a_table_is_read_whatever_its_separator_line_ends_and_unicode(
             "file,label\n0.png,\xe4\n".encode("latin-1"),
             r"table t\.csv: line 2 is not UTF-8 text; .* save it as UTF-8",
         ),
-        (b'file,label\n0.png,"1\n1.png,0\n', r"table t\.csv: line 3 is no line of a CSV file .* correct the line"),
+        (b'file,label\n0.png,"1\n', r"table t\.csv: line 2 is no line of a CSV file .* correct the line"),
+        (b'"file,label\n0.png,1\n', r"table t\.csv: line 1 is no line of a CSV file .* correct the line"),
         (b"file,label\n", r"table t\.csv: a heading and no rows; expected a row for each image; add the rows"),
         (b"\n\n", r"table t\.csv: it is empty; expected a heading and rows"),
         (b"file,label,label\n0.png,1,2\n", r"2 columns called label; expected one; rename or delete the others"),

@@ -184,10 +184,10 @@ def test_a_refusal_names_the_field_the_option_or_the_studies_that_differ(tmp_pat
     source, out = cohort(tmp_path / "scans", *range(4)), tmp_path / "out"
     run(source, out)
     with pytest.raises(
-        ValueError, match=r"made otherwise \(recipe pad_to: found \[1, 4, 4\], asked for \[1, 8, 8\]\)"
+        ValueError, match=r"made differently \(recipe pad_to: found \[1, 4, 4\], asked for \[1, 8, 8\]\)"
     ):
         run(source, out, changes=RECIPE | {"pad_to": (1, 8, 8)})
-    with pytest.raises(ValueError, match=r"made otherwise \(option rescale: another one than before\)"):
+    with pytest.raises(ValueError, match=r"made differently \(option rescale: another one than before\)"):
         run(source, out, options={"rescale": (1.0, 5.0)})
     (source / "s02.nii.gz").unlink()
     with pytest.raises(ValueError, match=r"1 studies that were written are no longer in the sources, such as v-"):

@@ -220,7 +220,7 @@ def test_a_worker_on_each_of_two_nodes_with_a_bucket_reaches_the_loss_of_two_on_
     assert [entry["samples"] for entry in found] == [entry["samples"] for entry in two_workers]
     assert found[-1]["loss"] == pytest.approx(two_workers[-1]["loss"], abs=1e-6)
     # A report after each step, for which Ray Train would have every one of them wait for 2 s.
-    assert median(8 / entry["samples_per_s"] for entry in found) < 1
+    assert median(8 / entry["samples_per_s"] for entry in found) < 1.5
     assert {f"step_{step:09d}" for step in (TOTAL_STEPS - 4, TOTAL_STEPS)} <= saved
 
 

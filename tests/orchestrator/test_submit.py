@@ -23,6 +23,7 @@ from orchestrator.provenance import COMMIT_VARIABLE, JOB_VARIABLE, git_commit, i
 from orchestrator.submit import SubmitError
 from tests import clusters
 from tests.experiments import tiny_experiment
+from tests.points import assert_points_equal_history
 from tests.shardsets import write_slices
 from tests.waiting import wait_for, wait_for_step
 
@@ -200,6 +201,7 @@ def test_a_stopped_job_saves_a_checkpoint_and_the_same_submit_goes_on(
     assert first.wait(30) == 143
     done = len(Tail(history).read())
     assert STOP_AFTER_STEP < done < TOTAL_STEPS
+    assert_points_equal_history(history.parent, steps=done)
     said = (tmp_path / "output").read_text()
     assert f"stopped after step {done} of {TOTAL_STEPS}, as asked; the same command goes on from there" in said
     capfd.readouterr()
@@ -217,6 +219,7 @@ def test_a_stopped_job_saves_a_checkpoint_and_the_same_submit_goes_on(
     assert main(command[3:]) == 0
     shown = capfd.readouterr().out
     assert f"goes on from step {done} of {TOTAL_STEPS}, checkpoint" in shown
+    assert_points_equal_history(history.parent, steps=TOTAL_STEPS)
     assert re.search(rf"^pretrain: step {TOTAL_STEPS} of {TOTAL_STEPS} after .*, loss -?\d", shown, re.MULTILINE)
     assert "encoder: " in shown
     assert [entry["step"] for entry in Tail(history).read()] == list(range(TOTAL_STEPS)), "no step was trained twice"
