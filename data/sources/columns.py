@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data.quarantine import BadStudy
-from data.sources.study import SPLIT_NAMES, SourceOptions, Split
+from data.sources.study import OTHER_SPLITS, SPLIT_NAMES, SourceOptions, Split
 from data.sources.table import Row
 
 # Lower case, letters and digits only: NIH's "Patient ID", MIMIC's "subject_id", RSNA's "patientId", ADNI's "PTID".
@@ -37,14 +37,6 @@ SPLIT_COLUMNS = frozenset(
 )
 # Columns of these names hold splits, whatever their words are; a set, a fold or a phase may be something else.
 _CERTAIN = frozenset(("split", "datasplit", "datasetsplit", "partition"))
-# Words that name a part of a dataset without saying which of the three it is; they are shown where they are refused.
-_OTHER_SPLITS = frozenset(
-    (
-        *("dev", "devel", "development", "holdout", "hold-out", "hold_out", "heldout", "held-out", "held_out"),
-        *("eval", "evaluation", "tune", "tuning", "calibration", "internal", "external", "unlabeled", "unlabelled"),
-    )
-)
-
 _SHORT_NUMBER = re.compile(r"\d(\.\d+)?e\+\d+", re.I | re.ASCII)
 _SHORTENED = BadStudy(
     "a row whose patient is a number in short form (with E+), as Excel writes long ones",
@@ -161,14 +153,14 @@ def _are_splits(rows: Sequence[Row], column: str) -> bool:
     words = {row[column].lower() for row in rows}
     if _plain(column) in _CERTAIN and words != {""}:
         return True
-    return not words.isdisjoint(SPLIT_NAMES) or not words.isdisjoint(_OTHER_SPLITS)
+    return not words.isdisjoint(SPLIT_NAMES) or not words.isdisjoint(OTHER_SPLITS)
 
 
 def _check_splits(rows: Sequence[Row], column: str) -> None:
     unknown = [word for row in rows if (word := row[column].lower()) not in (*SPLIT_NAMES, "")]
     if not unknown:
         return
-    shown = sorted(set(unknown) & _OTHER_SPLITS)
+    shown = sorted(set(unknown) & OTHER_SPLITS)
     hidden = "" if set(unknown) == set(shown) else "not shown: it may hold a name"
     said = "; ".join(part for part in (", ".join(shown), hidden) if part)
     raise ValueError(

@@ -240,6 +240,48 @@ def test_class_folders_that_are_numbers_are_numbered_by_value(tmp_path: Path) ->
     assert classes_of(found) == {f"{n}/a.png": ((c,), (n,)) for c, n in enumerate(("1", "9", "10"))}
 
 
+@pytest.mark.parametrize(
+    ("folders", "word"),
+    [
+        (("train/a", "dev/a", "test/b"), "dev"),
+        (("train", "holdout"), "holdout"),
+        (("a/train", "a/Hold-out"), "Hold-out"),
+        (("x/train/a", "x/unheard/a", "x/val/a"), "unheard"),
+    ],
+)
+def test_a_folder_in_a_split_s_place_is_refused_by_its_name(
+    tmp_path: Path, folders: tuple[str, ...], word: str
+) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "0.png").touch()
+    with pytest.raises(ValueError, match=f"folders {word} beside those of splits: no split; expected one of train"):
+        find_studies(str(tmp_path), "class_folders")
+    pattern = "**/{train,val,test}/**/*.png"
+    assert all(study.split for study in find_studies(str(tmp_path), "class_folders", SourceOptions(images=pattern)))
+
+
+@pytest.mark.parametrize("folders", [("train/external", "val/internal"), ("dev", "a"), ("train/a", "b/c"), ("a/b",)])
+def test_words_of_splits_are_classes_elsewhere(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "0.png").touch()
+    assert len({study.classes for study in find_studies(str(tmp_path), "class_folders")}) == len(folders)
+
+
+@pytest.mark.parametrize("names", [("train", "holdout"), ("dev",), ("train", "mine"), ("Test", "external")])
+def test_an_array_of_no_split_is_refused_by_its_name(tmp_path: Path, names: tuple[str, ...]) -> None:
+    images = np.zeros((2, 4, 4), np.uint8)
+    np.savez(tmp_path / "a.npz", **{f"{name}_images": images for name in names})
+    with pytest.raises(ValueError, match=f"arrays {names[-1]}_images: no split; expected one of train"):
+        find_studies(str(tmp_path / "a.npz"), "npz")
+
+
+def test_an_array_of_its_own_name_alone_has_no_split(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", mine_images=np.zeros((2, 4, 4), np.uint8))
+    assert [study.split for study in find_studies(str(tmp_path), "npz")] == [None, None]
+
+
 def test_a_class_s_column_may_hold_decimal_commas_and_one_bad_cell_is_its_row_s(tmp_path: Path) -> None:
     text = "file;Edema\n0.png;1,0\n1.png;nan\n2.png;Lovelace\n"
     found = studies_of(tmp_path, text, *PICTURES, label_columns=("Edema",))
