@@ -70,7 +70,7 @@ _FOREIGN = (
     (re.compile(rb"%PDF-"), "a PDF document", "remove it from the source"),
     (re.compile(rb"\x89PNG|\xff\xd8\xff|BM.{4}\x00{4}|II\*\x00|MM\x00\*", re.S),
      "a picture", "give it the suffix of its true format"),
-    (re.compile(rb".{128}DICM", re.S), "a DICOM file", "read it by layout dicom"),
+    (re.compile(rb".{128}DICM", re.S), "a DICOM file", "give it the suffix .dcm, and ingest it by layout dicom"),
     (re.compile(rb"NRRD\d{4}"), "a NRRD file", "give it the suffix of its true format"),
     (re.compile(rb"(\x5c\x01\x00\x00|\x00\x00\x01\x5c|\x1c\x02\x00\x00|\x00\x00\x02\x1c)"),
      "a NIfTI file", "give it the suffix of its true format"),
@@ -81,6 +81,7 @@ _FOREIGN = (
 
 def foreign(head: bytes, expected: str) -> BadStudy | None:
     """Return the reason for a file of another kind than its suffix promises, told by its first bytes, or None."""
+    head = head.removeprefix(b"\xef\xbb\xbf")  # the mark of UTF-8 before a web page
     if not head:
         return damaged("an empty file (0 bytes)", expected)
     if not head.strip(b"\0"):

@@ -1,5 +1,6 @@
 """DicomSlice: the data kept from one DICOM file. Everything else in it, names and dates included, is dropped here."""
 
+import re
 import struct
 import tempfile
 import warnings
@@ -27,6 +28,7 @@ from pydicom.uid import (
 from data.dicomfile import GEOMETRY, numbers, read_data_set
 from data.files import open_file
 from data.quarantine import BadStudy, damaged, foreign, told, undecoded
+from data.readers.gzipped import peek
 from data.readers.jpeg_frame import check_frame
 from data.sources.study import PROJECTIONS, normal_modality
 
@@ -48,6 +50,20 @@ _DAMAGE = (
     ArithmeticError, AttributeError, BytesLengthException, EOFError, LookupError, NotImplementedError, OSError,
     RuntimeError, TypeError, ValueError, struct.error, zlib.error,
 )  # fmt: skip
+_NEEDED = ("PhotometricInterpretation", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation")
+_STORAGE = re.compile(r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.[124](\.[\d.]+)?")  # X-rays, CT, MR
+_REMOVE = "remove the series from the source"
+_REMEDIES = {
+    "pixel data": _REMOVE,
+    "mosaic": "convert it to NIfTI, or remove it from the source",
+    "look-up": "apply the table, or remove the series from the source",
+    "frames": "split it into a file for each frame",
+    "colour": "convert it to grey, or remove it from the source",
+    "in BitsAllocated": "correct the tag",
+    "RescaleSlope 0": "correct the tag",
+    "above 0": "correct the tag",
+    "no ": "add the tag where its value is known, or remove the series from the source",
+}
 _PLAIN = "a transfer syntax without compression, JPEG, JPEG-LS, JPEG 2000 or RLE"
 
 # GDCM ends the whole process on some damaged JPEG 2000 streams; Pillow raises.
@@ -93,7 +109,7 @@ def read_slice(uri: str) -> DicomSlice:
             raise
         except InvalidDicomError:
             with open_file(uri) as file:
-                head = file.read(4096)
+                head = peek(file)
             raise foreign(head, "a DICOM file") or damaged(
                 "no DICOM header ('DICM' mark missing)", "a DICOM file"
             ) from None
@@ -109,13 +125,21 @@ def _check_kind(data: FileDataset) -> None:
             "an image series",
             "set option modality (CT, MR, ...): then only series of this modality are read",
         )
+    if not any(tag in data for tag in ("PixelData", "Rows", "Columns", "ImagePositionPatient")) and _is_image(data):
+        raise damaged("a DICOM file that ends within its header")
     faults = [*_pixel_faults(data), *_geometry_faults(data, modality)]
     if faults:
-        raise BadStudy(
-            "; ".join(faults), "single-frame grey slices with a position", "remove the series from the source"
+        remedies = dict.fromkeys(
+            next((do for word, do in _REMEDIES.items() if word in one), _REMOVE) for one in faults
         )
+        raise BadStudy("; ".join(faults), "single-frame grey slices with a position", "; ".join(remedies))
     _check_decoder(data.file_meta.TransferSyntaxUID)
     _check_length(data)
+
+
+def _is_image(data: FileDataset) -> bool:
+    kind = str(data.file_meta.get("MediaStorageSOPClassUID") or data.get("SOPClassUID") or "")
+    return _STORAGE.fullmatch(kind) is not None
 
 
 def _pixel_faults(data: FileDataset) -> list[str]:
@@ -126,14 +150,25 @@ def _pixel_faults(data: FileDataset) -> list[str]:
         return [*faults, "no pixel data"]
     if int(data.get("NumberOfFrames") or 1) != 1:
         faults.append(f"{int(data.NumberOfFrames)} frames in one file (multi-frame)")
+    faults += [f"no {name}" for name in _NEEDED if data.get(name) in (None, "")]
+    faults += _bit_faults(data)
     colours = str(data.get("PhotometricInterpretation") or "")
-    if not colours.startswith("MONOCHROME"):
+    if colours and not colours.startswith("MONOCHROME"):
         faults.append(f"{colours if colours in _COLOURS else 'undefined'} colour pixels")
     for tag in ("RescaleSlope", "RescaleIntercept", "SliceThickness"):
         numbers(data, tag)
+    if 0 in numbers(data, "RescaleSlope"):
+        faults.append("RescaleSlope 0")
     if "ModalityLUTSequence" in data:
         faults.append("a modality look-up table instead of slope and intercept")
     return faults
+
+
+def _bit_faults(data: FileDataset) -> list[str]:
+    allocated, stored = (numbers(data, name) for name in ("BitsAllocated", "BitsStored"))
+    if not allocated or not stored or (allocated[0] in (8, 16, 32, 64) and 0 < stored[0] <= allocated[0]):
+        return []
+    return [f"BitsStored {stored[0]:g} in BitsAllocated {allocated[0]:g}"]
 
 
 def _geometry_faults(data: FileDataset, modality: str) -> list[str]:

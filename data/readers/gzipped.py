@@ -3,9 +3,16 @@
 import gzip
 import zlib
 
+from pyarrow import NativeFile
+
 from data.quarantine import BadStudy, damaged
 
 MAGIC = b"\x1f\x8b"
+TWICE = BadStudy(
+    "a file that was compressed twice (gzip in gzip)",
+    "one gzip stream",
+    "decompress it once (gunzip), and keep its suffix",
+)
 
 
 def inflate(content: bytes) -> bytes:
@@ -21,9 +28,20 @@ def inflate(content: bytes) -> bytes:
     except (gzip.BadGzipFile, zlib.error) as error:
         raise damaged(f"a damaged gzip stream ({error})", "a stream that matches its checksum") from None
     if plain.startswith(MAGIC):
-        raise BadStudy(
-            "a file that was compressed twice (gzip in gzip)",
-            "one gzip stream",
-            "decompress it once (gunzip), and keep its suffix",
-        )
+        raise TWICE
+    return plain
+
+
+def peek(file: NativeFile, num_bytes: int = 4096) -> bytes:
+    """Return the first bytes of a file, or of what was gzipped into it; raise BadStudy for gzip in gzip."""
+    head = file.read(num_bytes)
+    if not head.startswith(MAGIC):
+        return head
+    file.seek(0)
+    try:
+        plain = gzip.GzipFile(fileobj=file).read(num_bytes)  # pyright: ignore[reportArgumentType]  # it reads and seeks
+    except (OSError, EOFError, zlib.error):
+        return head
+    if plain.startswith(MAGIC):
+        raise TWICE
     return plain

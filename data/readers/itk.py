@@ -32,6 +32,12 @@ def read_itk(uri: str, num_channels: int = 1) -> Scan:
         try:
             image = reader.Execute()
         except RuntimeError:
+            if _is_of_several_files(uri):
+                raise BadStudy(
+                    "a header whose voxels lie in several files, one of which is missing or damaged",
+                    "all of them",
+                    "add the files that the header lists",
+                ) from None
             raise damaged("a header or voxels that SimpleITK cannot read", _WHOLE) from None
     _check_image(image, num_channels)
     voxels = sitk.GetArrayFromImage(image)
@@ -60,6 +66,12 @@ def _check_header(uri: str) -> None:
     have = _bytes_beside(uri, data_file) if data_file else num_bytes - length
     if have is not None and needed > have * (1 if raw else _DEFLATE):
         raise damaged(f"{have} bytes of voxels", f"{needed} bytes{'' if raw else ', compressed'}, as the header says")
+
+
+def _is_of_several_files(uri: str) -> bool:
+    with open_file(uri) as file:
+        head = file.read(_HEADER_BYTES)
+    return re.search(rb"^(data ?file:|ElementDataFile\s*=)\s*(LIST|\S*%)", head, re.M) is not None
 
 
 def _bytes_beside(uri: str, name: str) -> int | None:

@@ -64,6 +64,24 @@ def _check_encoding(encoding: str) -> None:
         raise damaged("no encoding that NRRD defines", "encoding raw or gzip")
 
 
+def _check_directions(fields: dict[str, str]) -> None:
+    """Raise BadStudy for directions that are not three vectors above 0; axes of times or channels have none."""
+    if "space directions" not in fields:
+        return
+    words = re.findall(r"\([^()]*\)|none|\S+", fields["space directions"].lower())
+    vectors = [word.strip("()").split(",") for word in words if word != "none"]
+    try:
+        lengths = [float(np.linalg.norm([float(number) for number in vector])) for vector in vectors]
+    except ValueError:
+        lengths = []
+    if len(lengths) != 3 or any(len(vector) != 3 for vector in vectors):
+        raise BadStudy("'space directions' that are not three vectors of three numbers", "(x,y,z) per axis", _CORRECT)
+    if not all(0 < length < np.inf for length in lengths):
+        raise BadStudy(
+            f"'space directions' of {' x '.join(f'{length:.4g}' for length in lengths)} mm", "sizes above 0", _CORRECT
+        )
+
+
 def _check_space(fields: dict[str, str]) -> None:
     space = fields.get("space", "").lower().strip('"')
     if space not in _SPACES:
@@ -81,6 +99,7 @@ def _check_space(fields: dict[str, str]) -> None:
             "a size in mm, without which the scale is unknown",
             "add 'space directions' if they are known",
         )
+    _check_directions(fields)
     units = set(re.findall(r'"([^"]*)"', fields.get("space units", "")))
     if units - {"mm", "", "millimeter", "millimeters", "millimetre", "millimetres"}:
         raise BadStudy("'space units' other than mm", "mm", "convert 'space directions' and 'space origin' to mm")

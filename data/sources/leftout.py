@@ -12,8 +12,8 @@ from data.sources.study import DICOM_SUFFIXES, PICTURE_SUFFIXES, VOLUME_SUFFIXES
 
 _ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip", ".7z", ".rar", ".bz2", ".xz", ".zst")
 _SCANS_WITHOUT_READER = (
-    ".dcm.gz", ".gz", ".raw", ".zraw", ".img", ".npy", ".mat", ".h5", ".hdf5", ".pt", ".pkl", ".svs", ".ndpi", ".par",
-    ".rec", ".mif", ".jp2", ".gif", ".webp", ".heic", ".vtk", ".avi", ".mp4",
+    ".dcm.gz", ".img.gz", ".gz", ".raw", ".zraw", ".img", ".npy", ".mat", ".h5", ".hdf5", ".pt", ".pkl", ".svs",
+    ".ndpi", ".par", ".rec", ".mif", ".jp2", ".gif", ".webp", ".heic", ".vtk", ".avi", ".mp4",
 )  # fmt: skip
 _TABLES = (".csv", ".tsv")
 _DOCUMENTS = (
@@ -33,6 +33,7 @@ _ODD = {
     "name that is not UTF-8": "rename it",
     "device or pipe": "replace it by a file",
 }
+_VOXELS = {".img": ".hdr", ".img.gz": ".hdr", ".raw": ".mhd or .nhdr", ".zraw": ".mhd"}
 _HEADERS = {".hdr": (".img", ".img.gz"), ".mhd": (".raw", ".zraw", ".raw.gz"), ".nhdr": (".raw", ".raw.gz", ".gz")}
 
 
@@ -109,6 +110,12 @@ def _remedy(kind: str, layout: str) -> str:
         return "no scan; a table of images is read by --layout csv, with the table as --source"
     if kind in _DOCUMENTS:
         return "no scan: nothing to do"
+    if kind in _VOXELS:
+        return f"voxels without a header of their name: add its {_VOXELS[kind]}"
+    if kind in (".gz", ".dcm.gz"):
+        return "decompress it (gunzip) if it holds a scan" + (
+            "" if kind == ".gz" else ", or ingest it by --layout dicom"
+        )
     if kind == "without suffix":
         return "if it is DICOM, ingest it by --layout dicom; else give it its format's suffix"
     return "no reader knows it; convert scans to NIfTI, NRRD, DICOM, PNG or TIFF"
@@ -123,6 +130,8 @@ def _scan_remedy(suffix: str, layout: str) -> str:
         home = ("class_folders",) if suffix in PICTURE_SUFFIXES else ("dicom",)
     if layout not in home:
         also = " or csv" if suffix in PICTURE_SUFFIXES else ""
+        if layout == "nnunet" and also:
+            also += ", without the labels (--images 'imagesTr/*'): nnunet reads volumes"
         return f"ingest it by --layout {home[0]}{also}"
     return {
         "volumes": "the patterns of images and labels leave it out: widen them if it is a scan",

@@ -349,7 +349,8 @@ def test_swapped_channel_names_are_read(case: Outcome) -> None:
         ),
         pytest.param(
             "nnunet-2d-png",
-            r"0 studies in layout 'nnunet' .* it holds .* 6 \.png \(ingest it by --layout class_folders",
+            r"0 studies in layout 'nnunet' .* it holds .* 6 \.png \(ingest it by --layout class_folders or csv, "
+            r"without the labels",
             id="nnunet-2d-png: files of a kind that the layout does not read",
         ),
     ],

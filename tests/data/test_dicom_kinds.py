@@ -158,6 +158,52 @@ def test_an_x_ray_is_the_share_of_its_levels_as_a_picture_is(tmp_path: Path, bit
     np.testing.assert_array_equal(scan.voxels[0] * scan.scale + scan.offset, pixels * 2.0 - 100)
 
 
+@pytest.mark.parametrize(
+    ("tag", "value", "found", "remedy"),
+    [
+        *((name, None, f"no {name}", "add the tag") for name in (
+            "BitsAllocated", "BitsStored", "PixelRepresentation", "SamplesPerPixel", "PhotometricInterpretation",
+            "PixelSpacing", "ImageOrientationPatient",
+        )),
+        ("BitsStored", 99, "BitsStored 99 in BitsAllocated 16", "correct the tag"),
+        ("BitsAllocated", 12, "BitsStored 16 in BitsAllocated 12", "correct the tag"),
+        ("RescaleSlope", 0, "RescaleSlope 0", "correct the tag"),
+        ("PixelSpacing", [0, 2], "PixelSpacing that is not above 0", "correct the tag"),
+        ("NumberOfFrames", 3, "3 frames in one file", "split it into a file for each frame"),
+        ("PhotometricInterpretation", "RGB", "RGB colour pixels", "convert it to grey"),
+    ],
+)  # fmt: skip
+def test_a_tag_that_is_missing_or_wrong_is_named_with_what_to_do(
+    tmp_path: Path, tag: str, value: object, found: str, remedy: str
+) -> None:
+    paths = write_series(tmp_path / "s", UPRIGHT)
+    data = pydicom.dcmread(paths[2])
+    delattr(data, tag) if value is None else setattr(data, tag, value)
+    data.save_as(paths[2])
+    text = refusal(study(*paths, kind="dicom"))
+    assert text.startswith(found)
+    assert remedy in text
+    assert "copy" not in text
+
+
+def test_a_file_that_ends_within_its_header_is_copied_again(tmp_path: Path) -> None:
+    (path,) = write_series(tmp_path / "s", UPRIGHT, 1)
+    end = path.read_bytes().index(b"\x20\x00\x32\x00")  # ImagePositionPatient
+    path.write_bytes(path.read_bytes()[:end])
+    assert refusal(study(path, kind="dicom")).startswith("a DICOM file that ends within its header; expected a whole")
+
+
+def test_what_is_in_a_gzipped_file_beside_dicom_is_named(tmp_path: Path) -> None:
+    (path,) = write_series(tmp_path / "s", UPRIGHT, 1)
+    for number, (content, said) in enumerate((
+        (gzip.compress(path.read_bytes()), "a file that was compressed twice"),
+        (b"<html>Sign in</html>", "a web page under"),
+    )):  # fmt: skip
+        other = tmp_path / f"{number}.dcm.gz"
+        other.write_bytes(gzip.compress(content))
+        assert refusal(study(other, kind="dicom")).startswith(said)
+
+
 def test_decimal_commas_are_named(tmp_path: Path) -> None:
     for number, tag in enumerate(("PixelSpacing", "RescaleSlope", "ImagePositionPatient")):
         paths = write_series(tmp_path / str(number), UPRIGHT)

@@ -108,6 +108,11 @@ def test_a_sound_metaimage_is_read_also_with_element_size_alone(tmp_path: Path) 
         ({"space": "unheard-of"}, "no orientation (a space that NRRD does not define)"),
         ({"space": None, "space_dimension": "3"}, "no orientation (no 'space' field)"),
         ({"space_directions": None}, "no voxel size (neither 'space directions' nor 'spacings')"),
+        ({"space_directions": "none (0,2,0) (0,0,3)"}, "'space directions' that are not three vectors"),
+        ({"space_directions": "(nan,0,0) (0,2,0) (0,0,3)"}, "'space directions' of nan x 2 x 3 mm"),
+        ({"space_directions": "(0,0,0) (0,2,0) (0,0,3)"}, "'space directions' of 0 x 2 x 3 mm"),
+        ({"space_directions": "(2,0) (0,2) (0,0)"}, "'space directions' that are not three vectors"),
+        ({"space_directions": "(a,0,0) (0,2,0) (0,0,3)"}, "'space directions' that are not three vectors"),
         ({"space_units": '"um" "um" "um"'}, "'space units' other than mm"),
         ({"encoding": "zrl"}, "no encoding that NRRD defines"),
         ({"sizes": "70000 60000 50000"}, "420 bytes of voxels; expected 420000000000000 bytes"),
@@ -120,6 +125,17 @@ def test_a_nrrd_header_that_leaves_something_to_guess_is_refused(
     tmp_path: Path, fields: dict[str, str | None], found: str
 ) -> None:
     assert refusal(study(write_nrrd(tmp_path / "a.nrrd", **fields))).startswith(found)
+
+
+@pytest.mark.parametrize("name", ["%02d.raw 1 5 1", "LIST\n1.raw\n2.raw"])
+def test_a_header_of_several_files_of_which_one_is_missing_says_so(tmp_path: Path, name: str) -> None:
+    for path in (
+        write_metaimage(tmp_path / "a.mhd", ElementDataFile=name),
+        write_nrrd(tmp_path / "a.nhdr", data_file=name.replace("\n", " 2\n", 1)),
+    ):
+        text = refusal(study(path))
+        assert text.startswith("a header whose voxels lie in several files, one of which is missing"), path.name
+        assert text.endswith("add the files that the header lists")
 
 
 def test_a_bzip2_nrrd_names_its_codec(tmp_path: Path) -> None:
@@ -156,6 +172,7 @@ with zipfile.ZipFile(ZIP, "w") as archive:
     ("content", "found"),
     [
         (PAGE, "a web page under another format's suffix"),
+        (b"\xef\xbb\xbf\r\n" + PAGE, "a web page under another format's suffix"),
         (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>' * 9, "an XML text under"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n" * 9, "a Git LFS pointer under"),
         (ZIP.getvalue(), "a ZIP archive under"),

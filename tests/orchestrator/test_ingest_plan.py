@@ -138,7 +138,8 @@ def test_what_is_neither_read_nor_quarantined_is_listed_with_what_to_do_and_no_n
     said = make_plan(config(source=str(source))).left_out
     assert [one.describe(with_name=False) for one in said] == [
         "1 .nii.gz, such as */*.nii.gz: put it into imagesTr, imagesTs or images, or ingest it by --layout volumes",
-        "1 .png, such as */*.png: ingest it by --layout class_folders or csv",
+        "1 .png, such as */*.png: ingest it by --layout class_folders or csv, without the labels (--images "
+        "'imagesTr/*'): nnunet reads volumes",
         "2 .txt, such as *.txt: no scan: nothing to do",
         "1 .zip, such as *.zip: unpack it if it holds scans",
         "1 hidden file or folder, such as *: its name begins with a dot; rename it if it holds scans",
