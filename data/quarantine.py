@@ -50,7 +50,7 @@ def missing(what: str, expected: str, remedy: str) -> BadStudy:
 
 FATAL = BadStudy(
     "a file that ended, twice, the process that read it",
-    "a file that its library can read or refuse, in the memory that there is",
+    "a file that its library can read or refuse, in the memory and within the minutes that there are",
     "open it with another tool, and repair it or remove it from the source",
 )
 
