@@ -34,7 +34,7 @@ def read_study(study: Study) -> Scan:
     if study.rescale is not None:
         slope, intercept = study.rescale
         # Of a picture it means the numbers in the file (DeepLesion: HU + 32768), not their share of 65535.
-        scale, offset = (1.0, 0.0) if study.kind == "picture" else (scan.scale, scan.offset)
+        scale, offset = (1.0, 0.0) if scan.affine is None else (scan.scale, scan.offset)
         scan = scan.with_(scale=scale * slope, offset=offset * slope + intercept)
     check_voxels(scan.voxels, scan.scale, scan.offset)
     scan = scan.with_(modality=scan.modality or study.modality or "")

@@ -18,7 +18,7 @@ _DIRECTION_TOLERANCE = 1e-3
 
 
 def read_dicom(uris: tuple[str, ...]) -> Scan:
-    """Read a series to (1, D, H, W) in HU or the scanner's units, or one projection to (1, H, W).
+    """Read a series to (1, D, H, W) in HU or the scanner's units, or one projection to (1, H, W) in [0, 1].
 
     D is ordered along the normal of the slices. Raises BadStudy for other data than an image series, and for
     positions that form no regular grid: mixed orientations, missing slices, several slices at one position.
@@ -40,7 +40,8 @@ def _projection(slices: list[DicomSlice]) -> Scan:
         raise BadStudy(f"{len(slices)} projections in one study", "1", "give each a study of its own")
     only = slices[0]
     pixels = _without_padding(only.pixels[None], [only.padding], only.slope)
-    return Scan(pixels, (1.0, 1.0), only.modality, scale=only.slope, offset=only.intercept)
+    share = 2.0**-only.bits_stored  # as in a picture; a power of two leaves every percentile as it is
+    return Scan(pixels, (1.0, 1.0), only.modality, scale=only.slope * share, offset=only.intercept * share)
 
 
 def _check_alike(slices: list[DicomSlice]) -> None:

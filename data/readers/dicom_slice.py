@@ -63,6 +63,7 @@ class DicomSlice:
 
     ``position``, ``along_w`` and ``along_h`` (unit vectors), ``spacing_mm`` (H, W) are None for projections.
     ``padding`` tells which pixels are none of the image's, or is None where the file names no padding value.
+    ``bits_stored`` are those that the file says its pixels have.
     ``is_rescaled`` tells whether slope and intercept are the file's, not 1 and 0 for want of them.
     """
 
@@ -76,6 +77,7 @@ class DicomSlice:
     spacing_mm: tuple[float, float] | None
     thickness_mm: float | None
     padding: Bool[np.ndarray, "H W"] | None
+    bits_stored: int
     is_rescaled: bool
 
 
@@ -238,5 +240,6 @@ def _slice(data: FileDataset) -> DicomSlice:
         spacing_mm=None if projection else (float(data.PixelSpacing[0]), float(data.PixelSpacing[1])),
         thickness_mm=next(iter(numbers(data, "SliceThickness")), 0.0) or None,
         padding=padding,
+        bits_stored=int(data.BitsStored),
         is_rescaled=bool(slope and intercept),
     )

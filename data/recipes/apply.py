@@ -67,6 +67,7 @@ def _intensities(scan: Scan) -> Float[Tensor, "C *S"]:
 def _image(recipe: Recipe, scan: Scan) -> Scan:
     values = window(recipe, _channels(_intensities(scan), recipe.num_channels or 1))
     box = _box(recipe, values.numpy())
+    _check_contrast(recipe, values)
     values = values[(slice(None), *box)]
     size = _picture_size(recipe, tuple(values.shape[1:]))
     if size != tuple(values.shape[1:]):
@@ -99,6 +100,7 @@ def _volume(recipe: Recipe, scan: Scan) -> Scan:
     voxels, affine = resample(voxels, affine, recipe.spacing_mm)
     voxels = window(recipe, voxels)
     box = _box(recipe, voxels.numpy())
+    _check_contrast(recipe, voxels)
     voxels, affine = voxels[(slice(None), *box)], _moved(affine, [part.start for part in box])
     if recipe.resize_to:
         voxels, affine = resize(voxels, affine, recipe.resize_to)
@@ -146,6 +148,17 @@ def _box(recipe: Recipe, voxels: Float[np.ndarray, "C *S"]) -> tuple[slice, ...]
             "check the intensities, the window and its kind",
         )
     return tuple(slice(int(line[0]), int(line[-1]) + 1) for line in inside)
+
+
+def _check_contrast(recipe: Recipe, voxels: Float[Tensor, "C *S"]) -> None:
+    """Raise BadStudy where the window leaves nothing of a scan: studies that are all 0 or all 1 look like copies."""
+    low, high = map(float, torch.aminmax(voxels))
+    if low == high and low in (0, 1):
+        raise BadStudy(
+            f"every voxel {'at or below' if low == 0 else 'at or above'} the window {recipe.window}",
+            "intensities inside the window",
+            "set the recipe's window to the scan's intensities (--set window='[LOW,HIGH]'), or option rescale",
+        )
 
 
 def _padding(recipe: Recipe, size: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:

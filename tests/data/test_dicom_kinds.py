@@ -1,6 +1,7 @@
 """DICOM as other people's scanners, archives and tools write it: read right, or refused by name."""
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,21 @@ def test_padding_of_an_x_ray_is_dark_in_both_ways_of_showing_it(tmp_path: Path) 
         scan = read_study(study(path, kind="dicom"))
         assert set(scan.voxels[0, :2].flat) == {scan.voxels.min()}
         assert scan.voxels.max() < 2100
+
+
+@pytest.mark.parametrize(("bits", "signed"), [(12, 0), (12, 1), (16, 0)])
+def test_an_x_ray_is_the_share_of_its_levels_as_a_picture_is(tmp_path: Path, bits: int, signed: int) -> None:
+    """Kind: DICOM and PNG in one table; a window of [0, 1] made every DICOM image all white."""
+    pixels = (np.arange(42) * 40).reshape(6, 7)
+    (path,) = write_series(tmp_path / "s", UPRIGHT, 1, Modality="DX", BitsStored=bits, PixelRepresentation=signed)
+    change(path, PixelData=pixels.astype("<u2").tobytes())
+    data = pydicom.dcmread(path)
+    del data.RescaleSlope, data.RescaleIntercept
+    data.save_as(path)
+    scan = read_study(study(path, kind="dicom"))
+    np.testing.assert_array_equal(scan.voxels[0] * scan.scale + scan.offset, pixels / 2**bits)
+    scan = read_study(replace(study(path, kind="dicom"), rescale=(2.0, -100.0)))
+    np.testing.assert_array_equal(scan.voxels[0] * scan.scale + scan.offset, pixels * 2.0 - 100)
 
 
 def test_decimal_commas_are_named(tmp_path: Path) -> None:

@@ -306,6 +306,20 @@ def test_a_crop_that_leaves_nothing_is_refused() -> None:
         apply(recipe, ramp_scan())
 
 
+@pytest.mark.parametrize(("window", "where"), [((5000, 6000), "at or below"), ((-9000, -8000), "at or above")])
+@pytest.mark.parametrize("kind", ["volume", "slices", "image"])
+def test_a_window_that_leaves_nothing_of_a_scan_is_refused(
+    kind: str, window: tuple[float, float], where: str
+) -> None:
+    """Kind: all voxels became 0 or all 1, and all such scans were called copies of the first one."""
+    scan = ramp_scan()
+    if kind == "image":
+        scan = Scan(scan.voxels[:, 0], (1.0, 1.0), "")
+    recipe = PLAIN.with_fields(kind=kind, window=window, num_channels=1 if kind == "image" else None)
+    with pytest.raises(BadStudy, match=f"every voxel {where} the window .*; set the recipe's window"):
+        apply(recipe, scan)
+
+
 def test_pictures_get_the_channels_and_the_size_that_the_recipe_says() -> None:
     colour = np.zeros((3, 40, 60), np.uint8)
     colour[0], colour[1], colour[2] = 200, 100, 50
