@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from data.quarantine import BadStudy
+from data.quarantine import REPAIR, BadStudy
 
 SECONDS_PER_STUDY = 900.0
 _MORE = 1.2  # a library that lets no signal through ends its process by then
@@ -39,7 +39,7 @@ def limited(seconds: float) -> Iterator[None]:
             raise BadStudy(
                 f"more than {seconds:g} s of reading",
                 "a scan that is read within that time",
-                "open it with another tool: if it is sound, convert it to NIfTI; otherwise remove it from the source",
+                REPAIR,
             ) from None
         finally:
             if interruptible:

@@ -4,8 +4,15 @@ import os
 import re
 from collections.abc import Iterable
 
+# Remedies that several reasons share. To export again helps where a part of a series was lost, and nowhere else.
 COPY_AGAIN = "copy the file again from its source"
 EXPORT_SERIES = "export the whole series, and only it"
+SPLIT_SERIES = "split it into a series for each, or remove it from the source if it only plans a scan"
+CONVERT_AGAIN = "convert the study again from its source"
+CORRECT_HEADER = "correct the header"
+SPLIT_VOLUMES = "split times or channels into volumes, one file each"
+GIVE_PICTURE = "give a plane as a picture"
+REPAIR = "open it with another tool, and repair it or remove it from the source"
 
 
 class BadStudy(ValueError):  # noqa: N818 (a study is bad; the code is not in error)
@@ -51,7 +58,7 @@ def missing(what: str, expected: str, remedy: str) -> BadStudy:
 FATAL = BadStudy(
     "a file that ended, twice, the process that read it",
     "a file that its library can read or refuse, in the memory and within the minutes that there are",
-    "open it with another tool, and repair it or remove it from the source",
+    REPAIR,
 )
 
 _FOREIGN = (
@@ -117,5 +124,5 @@ def unforeseen(error: Exception, private: Iterable[str]) -> BadStudy:
     return BadStudy(
         f"an error when it was read ({told(error, private)})",
         "a scan that can be read whole",
-        "open it with another tool, and repair it or remove it from the source",
+        REPAIR,
     )
