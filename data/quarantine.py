@@ -55,6 +55,15 @@ def missing(what: str, expected: str, remedy: str) -> BadStudy:
     return BadStudy(f"no {what}", expected, remedy)
 
 
+def unpaired_label(sign: str) -> BadStudy:
+    """Return the reason for a label map among images, and by what it is known."""
+    return BadStudy(
+        f"a label map ({sign}) that is paired with no image",
+        "an image",
+        "pair it by --label-suffix or by --images and --labels, or leave it out by --images",
+    )
+
+
 FATAL = BadStudy(
     "a file that ended, twice, the process that read it",
     "a file that its library can read or refuse, in the memory and within the minutes that there are",
