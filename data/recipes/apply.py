@@ -50,7 +50,8 @@ def _check_fit(recipe: Recipe, scan: Scan) -> None:
             f"at least {recipe.min_slices} for recipe {recipe.name}",
             "use a recipe for slices, or lower the recipe's min_slices (--set min_slices=1)",
         )
-    lowest = float(scan.voxels.min()) * scan.scale + scan.offset
+    ends = float(scan.voxels.min()), float(scan.voxels.max())  # a slope may be negative
+    lowest = min(ends[0] * scan.scale, ends[1] * scan.scale) + scan.offset
     if recipe.window_kind == "hu" and lowest >= 0:
         raise BadStudy(
             f"CT intensities from {lowest:g} up, none below 0",

@@ -78,6 +78,9 @@ def find_studies(source: str, layout: str, options: SourceOptions | None = None)
             "expected 1 or more; check the folder, the layout and the patterns: "
             f"{describe_tree(survey_of(source, layout), layout)}"
         )
+    if layout == "csv":
+        kinds = {odd.path: odd.kind for odd in survey_of(source, layout).odd if odd.kind in _UNREACHABLE}
+        studies = [replace(one, fault=_UNREACHABLE[kinds[one.key]]) if one.key in kinds else one for one in studies]
     studies += _unreachable(source, layout, dataset, options)
     studies = [replace(study, dataset_is_given=bool(options.dataset)) for study in studies]
     return [study if study.patient else _without_patient(study) for study in _check_patients(studies, options)]

@@ -12,7 +12,7 @@ from numpy.lib import format as npy
 from data.files import File, StorageError, is_file, list_tree, open_file, shown
 from data.quarantine import BadStudy
 from data.sources.labels import LARGEST_CLASS
-from data.sources.study import SPLIT_NAMES, SourceOptions, Study
+from data.sources.study import OTHER_SPLITS, SPLIT_NAMES, SourceOptions, Study
 
 _IMAGES, _LABELS = "_images", "_labels"
 
@@ -45,6 +45,13 @@ def _studies(file: File, dataset: str, options: SourceOptions) -> list[Study]:
             f"an .npz file without an array named like train{_IMAGES}", "MedMNIST's names", "rename its arrays"
         )
     studies = []
+    unknown = {name for name in splits if name.lower() not in SPLIT_NAMES}
+    if unknown and (len(unknown) < len(splits) or any(name.lower() in OTHER_SPLITS for name in unknown)):
+        raise BadStudy(
+            f"arrays {', '.join(sorted(name + _IMAGES for name in unknown))}: no split",
+            f"one of {', '.join(SPLIT_NAMES)} before {_IMAGES}",
+            "rename the arrays, or put them into a file of their own",
+        )
     for split, (number, labels) in splits.items():
         classes = [None] * number if labels is None else _classes(labels, split, number)
         studies += [_study(file, dataset, options, split, index, classes[index]) for index in range(number)]

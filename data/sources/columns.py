@@ -2,16 +2,19 @@
 
 Options name a column, whatever its case. The columns of patients and splits need no option if they have the usual
 names of public tables: ``patient``, ``Patient ID``, ``subject_id``, ``split``, ``Partition`` and the like. A column
-holds splits if any of its values is one of the usual words for train, val and test; it is refused if another is
-neither blank nor such a word: nobody knows whether ``holdout`` may train. Two columns of one kind are refused: the
-user has to choose one of them. The values of a table are private, so none of them is shown but the words that name
-parts of a dataset; the names of its columns are shown, once it is known that its first line is a heading.
+holds splits if it is called ``split`` or ``partition``, or if any of its values is one of the usual words for train,
+val and test; it is refused if another is neither blank nor such a word: nobody knows whether ``holdout`` may train.
+Two columns of one kind are refused: the user has to choose one of them. The values of a table are private, so none
+of them is shown but the words that name parts of a dataset; the names of its columns are shown, once it is known
+that its first line is a heading.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data.sources.study import SPLIT_NAMES, SourceOptions, Split
+from data.quarantine import BadStudy
+from data.sources.study import OTHER_SPLITS, SPLIT_NAMES, SourceOptions, Split
 from data.sources.table import Row
 
 # Lower case, letters and digits only: NIH's "Patient ID", MIMIC's "subject_id", RSNA's "patientId", ADNI's "PTID".
@@ -32,12 +35,13 @@ PATIENT_COLUMNS = frozenset(
 SPLIT_COLUMNS = frozenset(
     ("split", "datasplit", "datasetsplit", "set", "dataset", "subset", "partition", "usage", "fold", "phase")
 )
-# Words that name a part of a dataset without saying which of the three it is; they are shown where they are refused.
-_OTHER_SPLITS = frozenset(
-    (
-        *("dev", "devel", "development", "holdout", "hold-out", "hold_out", "heldout", "held-out", "held_out"),
-        *("eval", "evaluation", "tune", "tuning", "calibration", "internal", "external", "unlabeled", "unlabelled"),
-    )
+# Columns of these names hold splits, whatever their words are; a set, a fold or a phase may be something else.
+_CERTAIN = frozenset(("split", "datasplit", "datasetsplit", "partition"))
+_SHORT_NUMBER = re.compile(r"\d(\.\d+)?e\+\d+", re.I | re.ASCII)
+_SHORTENED = BadStudy(
+    "a row whose patient is a number in short form (with E+), as Excel writes long ones",
+    "the whole number: two patients may have the same first digits",
+    "save the table again with the column as text",
 )
 
 
@@ -54,6 +58,10 @@ class Columns:
     def patient_of(self, row: Row) -> str | None:
         """Return a row's patient; None where the table names none."""
         return row[self.patient] or None if self.patient else None
+
+    def fault_of(self, row: Row) -> BadStudy | None:
+        """Return the fault of a row whose patient is a number that lost its digits: others may have the same."""
+        return _SHORTENED if self.patient and _SHORT_NUMBER.fullmatch(row[self.patient]) else None
 
     def split_of(self, row: Row) -> Split | None:
         """Return a row's split; None where the table names none."""
@@ -125,7 +133,11 @@ def _named(heading: list[str], name: str) -> str:
 
 def _called(heading: list[str], names: frozenset[str]) -> list[str]:
     """Return the columns that have one of the usual names, whatever their case, spaces and punctuation."""
-    return [column for column in heading if "".join(filter(str.isalnum, column.lower())) in names]
+    return [column for column in heading if _plain(column) in names]
+
+
+def _plain(column: str) -> str:
+    return "".join(filter(str.isalnum, column.lower()))
 
 
 def _only(candidates: list[str], kind: str) -> str | None:
@@ -139,14 +151,16 @@ def _only(candidates: list[str], kind: str) -> str | None:
 
 def _are_splits(rows: Sequence[Row], column: str) -> bool:
     words = {row[column].lower() for row in rows}
-    return not words.isdisjoint(SPLIT_NAMES) or not words.isdisjoint(_OTHER_SPLITS)
+    if _plain(column) in _CERTAIN and words != {""}:
+        return True
+    return not words.isdisjoint(SPLIT_NAMES) or not words.isdisjoint(OTHER_SPLITS)
 
 
 def _check_splits(rows: Sequence[Row], column: str) -> None:
     unknown = [word for row in rows if (word := row[column].lower()) not in (*SPLIT_NAMES, "")]
     if not unknown:
         return
-    shown = sorted(set(unknown) & _OTHER_SPLITS)
+    shown = sorted(set(unknown) & OTHER_SPLITS)
     hidden = "" if set(unknown) == set(shown) else "not shown: it may hold a name"
     said = "; ".join(part for part in (", ".join(shown), hidden) if part)
     raise ValueError(

@@ -9,6 +9,7 @@ The classes are numbered in the order of the columns.
 
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 
 from data.quarantine import BadStudy
 from data.sources.study import SourceOptions
@@ -18,9 +19,10 @@ Classes = tuple[tuple[int, ...] | None, tuple[str, ...]]
 """The classes of each image by number (None: unknown), and the name of each class."""
 
 
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|\.\d+)(e[+-]?\d{1,3})?", re.ASCII | re.I)
 LARGEST_CLASS = 9999  # larger numbers are codes: a network has an output for each number up to the largest
-_CELLS = {"": 0, 0.0: 0, 1.0: 1, -1.0: -1}
+_TRUTHS = {"true": "True", "false": "False"}  # pandas and Excel write them in cases of their own
+_CELLS = {"": 0, 0: 0, 1: 1, -1: -1, "True": 1, "False": 0}
 
 
 def read_classes(rows: Sequence[Row], columns: tuple[str, ...], options: SourceOptions) -> list[Classes | BadStudy]:
@@ -42,22 +44,28 @@ def read_classes(rows: Sequence[Row], columns: tuple[str, ...], options: SourceO
 def in_numeric_order(name: str) -> tuple[bool, float, str]:
     """Return a sorting key that puts numbers before words and 2 before 10."""
     is_number = _NUMBER.fullmatch(name) is not None
-    return not is_number, float(name) if is_number else 0.0, name
+    return not is_number, float(_value(name)) if is_number else 0.0, name
+
+
+def _value(number: str) -> Decimal:
+    """Return a number exactly: codes of 18 digits stay apart."""
+    return Decimal(number.replace(",", "."))
 
 
 def _texts(label: str, options: SourceOptions) -> tuple[str, ...] | None:
     if not label:
         return None
     parts = [part.strip() for part in label.split(options.label_separator)] if options.label_separator else [label]
-    return tuple(dict.fromkeys(part for part in parts if part and part != options.no_class))
+    names = (_TRUTHS.get(part.lower(), part) for part in parts if part and part != options.no_class)
+    return tuple(dict.fromkeys(names))
 
 
 def _numbers(names: set[str]) -> dict[str, tuple[int, str]]:
     """Map each text to its class's number and name; texts of one number are one class."""
     if not all(_NUMBER.fullmatch(name) for name in names):
         return {name: (number, name) for number, name in enumerate(sorted(names, key=in_numeric_order))}
-    values = {name: float(name) for name in names}
-    if all(value.is_integer() and 0 <= value <= LARGEST_CLASS for value in values.values()):
+    values = {name: _value(name) for name in names}
+    if all(value == value.to_integral_value() and 0 <= value <= LARGEST_CLASS for value in values.values()):
         return {name: (int(value), str(int(value))) for name, value in values.items()}
     order = sorted(set(values.values()))
     return {name: (order.index(value), min(n for n in names if values[n] == value)) for name, value in values.items()}
@@ -71,7 +79,7 @@ def _numbered(names: Sequence[str], numbers: dict[str, tuple[int, str]]) -> Clas
 def _from_columns(row: Row, columns: tuple[str, ...], options: SourceOptions) -> Classes | BadStudy:
     has, uncertain = [], False
     for number, name in enumerate(columns):
-        value = _value(row[name], name)
+        value = _cell(row[name], name)
         if isinstance(value, BadStudy):
             return value
         uncertain |= value == -1
@@ -82,10 +90,9 @@ def _from_columns(row: Row, columns: tuple[str, ...], options: SourceOptions) ->
     return tuple(has), tuple(options.label_columns[number] for number in has)
 
 
-def _value(text: str, column: str) -> int | BadStudy:
-    """Return a cell's value: 1, 0 or -1, also with decimals as in CheXpert, and with a decimal comma."""
-    plain = text.replace(",", ".")
-    key = float(plain) if _NUMBER.fullmatch(plain) else text
+def _cell(text: str, column: str) -> int | BadStudy:
+    """Return a cell's value: 1, 0 or -1, also with decimals as in CheXpert, and with a decimal comma; or a truth."""
+    key = _value(text) if _NUMBER.fullmatch(text) else _TRUTHS.get(text.lower(), text)
     if key in _CELLS:
         return _CELLS[key]
     return BadStudy(

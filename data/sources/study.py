@@ -20,6 +20,13 @@ SPLIT_NAMES: dict[str, Split] = {
     "test": "test",
     "testing": "test",
 }
+# Words that name a part of a dataset without saying which of the three it is; they are shown where they are refused.
+OTHER_SPLITS = frozenset(
+    (
+        *("dev", "devel", "development", "holdout", "hold-out", "hold_out", "heldout", "held-out", "held_out"),
+        *("eval", "evaluation", "tune", "tuning", "calibration", "internal", "external", "unlabeled", "unlabelled"),
+    )
+)
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".mnc", ".hdr")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")

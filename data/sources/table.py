@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from data.files import folder_of, is_file, join, list_tree, read_bytes, shown
-from data.quarantine import BadStudy
+from data.quarantine import BadStudy, foreign
+from data.sources.study import suffix_of
 
 Row = dict[str, str]
 Record = list[str] | BadStudy
@@ -19,8 +20,12 @@ Record = list[str] | BadStudy
 
 _SUFFIXES = (".csv", ".tsv")
 _SEPARATORS = ",;\t|"
-_BLANK = frozenset(("", "nan", "na", "n/a", "#n/a", "<na>", "null"))
+_BLANK = frozenset(("", "nan", "-nan", "na", "#na", "n/a", "#n/a", "<na>", "nat", "null"))
 _LARGEST_CELL = 2**24
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_OTHER_TABLES = (".xlsx", ".xls", ".xlsm", ".ods", ".json", ".jsonl", ".parquet", ".feather", ".sav", ".rds")
+_CSV = "a CSV file in UTF-8"
+_SAVE = "save it as CSV in UTF-8 (Excel: 'CSV UTF-8')"
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ def _fault(record: Record, more: Sequence[str], num_columns: int) -> BadStudy | 
     """Return what is wrong with a row; ``more`` are its cells behind the last column."""
     if isinstance(record, BadStudy):
         return record
+    if any("\0" in cell for cell in record):
+        return BadStudy("a row that holds zero bytes", "text", "write the row again")
     return _too_long(num_columns + len(more), num_columns) if any(more) else None
 
 
@@ -79,10 +86,12 @@ def find_table(source: str) -> tuple[str, str]:
     if is_file(source):
         return source, folder_of(source)
     tables = [file for file in list_tree(source) if file.path.lower().endswith(_SUFFIXES) and "/" not in file.path]
+    others = [file for file in list_tree(source) if suffix_of(file.path, _OTHER_TABLES) and "/" not in file.path]
     if len(tables) != 1:
         raise ValueError(
-            f"source {shown(source)}: {len(tables)} CSV files; expected 1; give the path of the table "
-            "itself as the source"
+            f"source {shown(source)}: {len(tables)} CSV files; expected 1; "
+            + ("give the path of the table itself as the source" if tables or not others else "")
+            + (f"save the table ({suffix_of(others[0].path, _OTHER_TABLES)}) as CSV in UTF-8" if others else "")
         )
     return join(source, tables[0].path), source
 
@@ -93,15 +102,30 @@ def _name(uri: str) -> str:
 
 def _text(uri: str) -> str:
     content = read_bytes(uri)
-    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    _check_is_text(content, uri)
+    encoding = "utf-16" if content[:2] in _UTF_16 else "utf-8-sig"
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ValueError(
-            f"table {_name(uri)}: line {line} is not UTF-8 text; expected a CSV file in UTF-8; save it as UTF-8 "
+            f"table {_name(uri)}: line {line} is not UTF-8 text; expected {_CSV}; save it as UTF-8 "
             "(Excel: 'CSV UTF-8')"
         ) from None
+
+
+def _check_is_text(content: bytes, uri: str) -> None:
+    """Raise ValueError for a table in another format, whose first line would be taken for a heading."""
+    if suffix := suffix_of(uri.partition("?")[0], _OTHER_TABLES):
+        raise ValueError(f"table {_name(uri)}: a {suffix} file; expected {_CSV}; {_SAVE}")
+    other = foreign(content[:4096], _CSV) if content else None
+    if other is not None:
+        raise ValueError(f"table {_name(uri)}: {other}")
+    if content[:2] not in _UTF_16 and b"\0" in content.partition(b"\n")[0]:
+        raise ValueError(
+            f"table {_name(uri)}: its first line holds zero bytes, as a binary file does or UTF-16 without its mark; "
+            f"expected {_CSV}; {_SAVE}"
+        )
 
 
 def _lines(text: str, uri: str) -> list[str]:
@@ -134,7 +158,7 @@ def _records(lines: Sequence[str], separator: str) -> Iterator[Record]:
     csv.field_size_limit(_LARGEST_CELL)
     start = 0
     while start < len(lines):
-        reader = csv.reader(islice(lines, start, None), delimiter=separator, strict=True)
+        reader = csv.reader(islice(lines, start, None), delimiter=separator, strict=True, skipinitialspace=True)
         done = 0
         try:
             for cells in reader:

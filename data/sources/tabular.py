@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from data.files import File, list_tree, open_file
 from data.quarantine import BadStudy
-from data.sources.columns import choose_columns
+from data.sources.columns import Columns, choose_columns
 from data.sources.imagefiles import Found, find_image_files
 from data.sources.labels import Classes, read_classes
 from data.sources.pictures import study_of_file
@@ -18,7 +18,7 @@ from data.sources.study import (
     Study,
     suffix_of,
 )
-from data.sources.table import Table, read_table
+from data.sources.table import Row, Table, read_table
 
 _SUFFIXES = (*PICTURE_SUFFIXES, *VOLUME_SUFFIXES, *DICOM_SUFFIXES)
 _NO_READER = BadStudy(
@@ -49,17 +49,24 @@ def find_csv(source: str, dataset: str, options: SourceOptions) -> list[Study]:
     table = _read(source, options)
     columns = choose_columns(table.heading, table.rows, options)
     paths = [row[columns.image] for row in table.rows]
-    files = find_image_files(paths, list_tree(table.folder), _SUFFIXES)
-    classes = read_classes(table.rows, columns.labels, options)
+    files = find_image_files(paths, list_tree(table.folder), _SUFFIXES, table.folder)
+    classes = read_classes(_sure(table, columns), columns.labels, options)
     rows_of: dict[str, list[_Said]] = {}
     lines = zip(table.rows, table.faults, paths, files, classes, strict=True)
     for number, (row, fault, path, found, labels) in enumerate(lines, 1):
         key = found.path if isinstance(found, File) else path or f"row {number}"
         if isinstance(labels, BadStudy):
             fault, labels = fault or labels, (None, ())
+        fault = fault or columns.fault_of(row)
         said = _Said(found, labels, columns.patient_of(row), columns.split_of(row), fault)
         rows_of.setdefault(key, []).append(said)
     return [_study(key, rows, dataset, options) for key, rows in rows_of.items()]
+
+
+def _sure(table: Table, columns: Columns) -> list[Row]:
+    """Return the rows, without the labels of those that are faulty: such a label would become a class."""
+    blank = dict.fromkeys(columns.labels, "")
+    return [row if fault is None else row | blank for row, fault in zip(table.rows, table.faults, strict=True)]
 
 
 def describe_table(source: str, options: SourceOptions) -> str:
@@ -82,7 +89,9 @@ def _study(key: str, rows: Sequence[_Said], dataset: str, options: SourceOptions
     classes = _joined([row.classes for row in rows], options)
     fault = next((row.fault for row in rows if row.fault), None if is_file else found)
     if fault is None and classes is None:
-        fault = _contradiction(len(rows), "classes", "join the classes in one row, or set option label_separator")
+        remedy = "join the classes in one row"
+        remedy += "" if options.label_columns else ", or set option label_separator where an image may have several"
+        fault = _contradiction(len(rows), "classes", remedy)
     if fault is None and (len(patients) > 1 or len(splits) > 1):
         fault = _contradiction(len(rows), "patients or splits", "correct the table")
     numbers, names = classes or (None, ())

@@ -306,6 +306,16 @@ def test_a_crop_that_leaves_nothing_is_refused() -> None:
         apply(recipe, ramp_scan())
 
 
+def test_intensities_under_a_negative_slope_are_hu_where_the_highest_stored_is_below_zero() -> None:
+    scan = ramp_scan()
+    inverted = scan.with_(voxels=-scan.voxels.astype(np.float32) + 500, scale=-1.0, offset=0.0, modality="CT")
+    recipe = RECIPES["ct_volume"].with_fields(spacing_mm=None)
+    np.testing.assert_array_equal(
+        apply(recipe, inverted)[0].voxels,
+        apply(recipe, scan.with_(voxels=scan.voxels - np.float32(500), modality="CT"))[0].voxels,
+    )
+
+
 @pytest.mark.parametrize(("window", "where"), [((5000, 6000), "at or below"), ((-9000, -8000), "at or above")])
 @pytest.mark.parametrize("kind", ["volume", "slices", "image"])
 def test_a_window_that_leaves_nothing_of_a_scan_is_refused(

@@ -1,5 +1,7 @@
 """Tables as people have them: from Excel, pandas and Windows, moved, with rows too short, too long or repeated."""
 
+import gzip
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -90,12 +92,117 @@ def test_a_table_is_read_whatever_its_separator_line_ends_and_unicode(
         (b"file,label\n", r"table t\.csv: a heading and no rows; expected a row for each image; add the rows"),
         (b"\n\n", r"table t\.csv: it is empty; expected a heading and rows"),
         (b"file,label,label\n0.png,1,2\n", r"2 columns called label; expected one; rename or delete the others"),
+        ("file,label\n0.png,1\n".encode("utf-16-le"), r"t\.csv: its first line holds zero bytes, .* save it as CSV"),
+        (gzip.compress(b"file,label\n0.png,1\n"), r"t\.csv: a gzip stream under .*; decompress it"),
+        (b"<!DOCTYPE html><html>Sign in</html>", r"t\.csv: a web page under .*; download the file again"),
+        (b"PK\3\4" + bytes(99), r"t\.csv: a ZIP archive under"),
     ],
 )
 def test_what_is_no_table_is_refused_with_its_line(tmp_path: Path, text: bytes, message: str) -> None:
     (tmp_path / "t.csv").write_bytes(text)
     with pytest.raises(ValueError, match=message):
         find_studies(str(tmp_path), "csv")
+
+
+@pytest.mark.parametrize("name", ["t.xlsx", "T.XLS", "t.json", "t.parquet"])
+def test_a_table_in_another_format_is_named_by_its_suffix_as_the_source_and_in_a_folder(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_bytes(b'[{"file": "0.png"}]')
+    suffix = name[1:]
+    with pytest.raises(ValueError, match=rf"0 CSV files; expected 1; save the table \({suffix}\) as CSV"):
+        find_studies(str(tmp_path), "csv")
+    with pytest.raises(ValueError, match=rf"table {name}: a {suffix} file; expected a CSV file .*; save it as CSV"):
+        find_studies(str(tmp_path / name), "csv")
+
+
+def test_a_faulty_row_names_no_class_and_a_quoted_cell_may_follow_a_space(tmp_path: Path) -> None:
+    text = 'file, label\n0.png, "b, c"\n1.png, aa, x\n2.png, d\x00\n3.png, e\n'
+    found = studies_of(tmp_path, text, *PICTURES, "3.png")
+    assert classes_of(found) == {"0.png": ((0,), ("b, c",)), "3.png": ((1,), ("e",))}
+    assert faults_of(found) == {
+        "1.png": "a row of 3 cells under a heading of 2 columns",
+        "2.png": "a row that holds zero bytes",
+    }
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (("0", "1.0", "01", "1e0", "2,0", "1E+01"), {"0": 0, "1": 1, "2": 1, "3": 1, "4": 2, "5": 10}),
+        (("True", "false", "TRUE", "False"), {"0": 1, "1": 0, "2": 1, "3": 0}),
+        (("123456789012345678", "123456789012345679", "5"), {"0": 1, "1": 2, "2": 0}),
+        (("1.5", "1,5", "10"), {"0": 0, "1": 0, "2": 1}),
+        (("#NA", "-nan", "NaT", "0"), {"3": 0}),
+    ],
+)
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_numbers_and_truths_are_one_class_in_every_spelling(
+    tmp_path: Path, separator: str, labels: tuple[str, ...], classes: dict[str, int]
+) -> None:
+    text = f"file{separator}label\n" + "\n".join(f"{n}.png{separator}{label}" for n, label in enumerate(labels))
+    found = studies_of(tmp_path, text, *(f"{n}.png" for n in range(len(labels))))
+    assert {s.key[0]: s.classes[0] for s in found if s.classes is not None} == classes
+    names = {number: {s.class_names for s in found if s.classes == (number,)} for number in classes.values()}
+    assert all(len(one) == 1 for one in names.values())
+
+
+def test_truths_count_in_a_class_s_column(tmp_path: Path) -> None:
+    found = studies_of(tmp_path, "file,A\n0.png,True\n1.png,FALSE\n2.png,\n", *PICTURES, label_columns=("A",))
+    assert classes_of(found) == {"0.png": ((0,), ("A",)), "1.png": ((), ()), "2.png": ((), ())}
+
+
+@pytest.mark.parametrize("column", ["split", "Partition", "data_split"])
+@pytest.mark.parametrize("words", [("0", "1", "2"), ("A", "B", "B"), ("", "x", "")])
+def test_a_column_that_is_called_split_must_hold_splits(tmp_path: Path, column: str, words: tuple[str, ...]) -> None:
+    text = f"file,label,{column}\n" + "\n".join(f"{n}.png,0,{word}" for n, word in enumerate(words))
+    with pytest.raises(ValueError, match=rf"column {column} of the table has \d of 3 rows whose value is no split"):
+        studies_of(tmp_path, text, *PICTURES)
+    assert {study.split for study in studies_of(tmp_path, text, *PICTURES, split_column="")} == {None}
+
+
+def test_a_patient_s_number_that_lost_its_digits_is_a_fault_of_its_row(tmp_path: Path) -> None:
+    text = "file,label,PatientID\n0.png,0,1.23457E+11\n1.png,1,123457000001\n2.png,0,007\n"
+    found = studies_of(tmp_path, text, *PICTURES)
+    assert [study.patient for study in found[1:]] == ["123457000001", "007"]
+    assert list(faults_of(found)) == ["0.png"]
+    assert "number in short form" in faults_of(found)["0.png"]
+
+
+@pytest.mark.parametrize(
+    "path", ["../set/im/{}.png", "im/../im/{}.png", "{root}/im/{}.png", "../set/../set/./im/{}.PNG"]
+)
+def test_a_path_that_leads_out_of_the_folder_and_in_again_is_found(tmp_path: Path, path: str) -> None:
+    (tmp_path / "set").mkdir()
+    text = "file,label\n" + "\n".join(f"{path.format(n, root=tmp_path / 'set')},{n}" for n in (7, 8)) + "\nim/9,9"
+    found = studies_of(tmp_path / "set", text, "im/7.png", "im/8.png", "im/9.png")
+    assert list(classes_of(found)) == ["im/7.png", "im/8.png", "im/9.png"]
+
+
+@pytest.mark.parametrize("path", ["../images/{}.png", "{root}/images/{}.png"])
+def test_an_image_outside_of_the_table_s_folder_is_named_and_no_other_is_taken_for_it(
+    tmp_path: Path, path: str
+) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "images/7.png").touch()
+    text = f"file,label\n{path.format(7, root=tmp_path)},1\n"
+    found = studies_of(tmp_path / "labels", text, "7.png")
+    assert classes_of(found) == {}
+    (said,) = faults_of(found).values()
+    assert said == "a row of the table whose image lies outside of the table's folder"
+
+
+def test_a_row_s_broken_link_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "1.png").symlink_to("/nowhere/1.png")
+    found = studies_of(tmp_path, "file,label\n0.png,0\n1.png,1\n", "0.png")
+    assert (classes_of(found), faults_of(found)) == ({"0.png": ((0,), ("0",))}, {"1.png": "a broken link"})
+
+
+def test_accents_are_one_letter_in_both_forms(tmp_path: Path) -> None:
+    one, two = (unicodedata.normalize(form, "müller.png") for form in ("NFC", "NFD"))
+    found = studies_of(tmp_path, f"file,label\n{one},0\n{two},0\n", two)
+    assert classes_of(found) == {two: ((0,), ("0",))}
 
 
 @pytest.mark.parametrize(
@@ -131,6 +238,48 @@ def test_class_folders_that_are_numbers_are_numbered_by_value(tmp_path: Path) ->
         (tmp_path / name / "a.png").touch()
     found = find_studies(str(tmp_path), "class_folders")
     assert classes_of(found) == {f"{n}/a.png": ((c,), (n,)) for c, n in enumerate(("1", "9", "10"))}
+
+
+@pytest.mark.parametrize(
+    ("folders", "word"),
+    [
+        (("train/a", "dev/a", "test/b"), "dev"),
+        (("train", "holdout"), "holdout"),
+        (("a/train", "a/Hold-out"), "Hold-out"),
+        (("x/train/a", "x/unheard/a", "x/val/a"), "unheard"),
+    ],
+)
+def test_a_folder_in_a_split_s_place_is_refused_by_its_name(
+    tmp_path: Path, folders: tuple[str, ...], word: str
+) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "0.png").touch()
+    with pytest.raises(ValueError, match=f"folders {word} beside those of splits: no split; expected one of train"):
+        find_studies(str(tmp_path), "class_folders")
+    pattern = "**/{train,val,test}/**/*.png"
+    assert all(study.split for study in find_studies(str(tmp_path), "class_folders", SourceOptions(images=pattern)))
+
+
+@pytest.mark.parametrize("folders", [("train/external", "val/internal"), ("dev", "a"), ("train/a", "b/c"), ("a/b",)])
+def test_words_of_splits_are_classes_elsewhere(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "0.png").touch()
+    assert len({study.classes for study in find_studies(str(tmp_path), "class_folders")}) == len(folders)
+
+
+@pytest.mark.parametrize("names", [("train", "holdout"), ("dev",), ("train", "mine"), ("Test", "external")])
+def test_an_array_of_no_split_is_refused_by_its_name(tmp_path: Path, names: tuple[str, ...]) -> None:
+    images = np.zeros((2, 4, 4), np.uint8)
+    np.savez(tmp_path / "a.npz", **{f"{name}_images": images for name in names})
+    with pytest.raises(ValueError, match=f"arrays {names[-1]}_images: no split; expected one of train"):
+        find_studies(str(tmp_path / "a.npz"), "npz")
+
+
+def test_an_array_of_its_own_name_alone_has_no_split(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", mine_images=np.zeros((2, 4, 4), np.uint8))
+    assert [study.split for study in find_studies(str(tmp_path), "npz")] == [None, None]
 
 
 def test_a_class_s_column_may_hold_decimal_commas_and_one_bad_cell_is_its_row_s(tmp_path: Path) -> None:
