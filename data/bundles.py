@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from data.files import is_file, join
 from data.kept import kept_rows
+from data.limits import SECONDS_PER_STUDY, limited
 from data.manifest import Manifest, Reject, write_manifest
 from data.privacy import Pseudonymiser
 from data.quarantine import FATAL, BadStudy, unforeseen
@@ -32,13 +33,14 @@ REST = "rest"
 
 @dataclass(frozen=True)
 class Job:
-    """The settings that all bundles of an ingest share."""
+    """The settings that all bundles of an ingest share; a study that is read for longer than a limit is bad."""
 
     out: str
     recipe: Recipe
     key: bytes = field(repr=False)
     seed: int
     rows_per_group: int
+    seconds_per_study: float = SECONDS_PER_STUDY
 
     @property
     def work(self) -> str:
@@ -62,6 +64,12 @@ class Bundle:
     stamps: Mapping[str, str] = field(default_factory=dict)
     earlier: Manifest | None = None
     again: frozenset[str] = frozenset()
+
+    def written(self) -> frozenset[str]:
+        """Return the pseudonyms of the studies whose rows are kept from an earlier manifest, and so are not read."""
+        if self.earlier is None:
+            return frozenset()
+        return frozenset(self.earlier.contents) - frozenset(self.earlier.excluded) - self.again
 
 
 def run_bundle(job: Job, bundle: Bundle) -> Manifest:
@@ -88,7 +96,8 @@ def run_bundle(job: Job, bundle: Bundle) -> Manifest:
                 rows.setdefault(split, []).extend(kept[name].in_order())
                 continue
             try:
-                scans = preprocess(job.recipe, study)
+                with limited(job.seconds_per_study):
+                    scans = preprocess(job.recipe, study)
             except BadStudy as fault:
                 rejects.append(Reject(name, fault.found, fault.expected, fault.remedy))
                 continue
@@ -128,7 +137,7 @@ def _kept(job: Job, bundle: Bundle, scratch: IO[bytes]) -> dict[str, _Kept]:
     """Put aside the rows of the studies that need not be read; none where what was written is damaged."""
     if bundle.earlier is None:
         return {}
-    written = set(bundle.earlier.contents) - set(bundle.earlier.excluded) - bundle.again
+    written = bundle.written()
     kept: dict[str, _Kept] = {name: _Kept() for name in written}
     try:
         for row in kept_rows(job.out, job.work, bundle.earlier, written):

@@ -4,8 +4,15 @@ import os
 import re
 from collections.abc import Iterable
 
+# Remedies that several reasons share. To export again helps where a part of a series was lost, and nowhere else.
 COPY_AGAIN = "copy the file again from its source"
 EXPORT_SERIES = "export the whole series, and only it"
+SPLIT_SERIES = "split it into a series for each, or remove it from the source if it only plans a scan"
+CONVERT_AGAIN = "convert the study again from its source"
+CORRECT_HEADER = "correct the header"
+SPLIT_VOLUMES = "split times or channels into volumes, one file each"
+GIVE_PICTURE = "give a plane as a picture"
+REPAIR = "open it with another tool, and repair it or remove it from the source"
 
 
 class BadStudy(ValueError):  # noqa: N818 (a study is bad; the code is not in error)
@@ -48,10 +55,19 @@ def missing(what: str, expected: str, remedy: str) -> BadStudy:
     return BadStudy(f"no {what}", expected, remedy)
 
 
+def unpaired_label(sign: str) -> BadStudy:
+    """Return the reason for a label map among images, and by what it is known."""
+    return BadStudy(
+        f"a label map ({sign}) that is paired with no image",
+        "an image",
+        "pair it by --label-suffix or by --images and --labels, or leave it out by --images",
+    )
+
+
 FATAL = BadStudy(
     "a file that ended, twice, the process that read it",
-    "a file that its library can read or refuse, in the memory that there is",
-    "open it with another tool, and repair it or remove it from the source",
+    "a file that its library can read or refuse, in the memory and within the minutes that there are",
+    REPAIR,
 )
 
 _FOREIGN = (
@@ -118,5 +134,5 @@ def unforeseen(error: Exception, private: Iterable[str]) -> BadStudy:
     return BadStudy(
         f"an error when it was read ({told(error, private)})",
         "a scan that can be read whole",
-        "open it with another tool, and repair it or remove it from the source",
+        REPAIR,
     )

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -99,10 +99,10 @@ def _sizes(folder: str) -> dict[str, int]:
     return {info.base_name: info.size for info in infos if info.type == fs.FileType.File}
 
 
-def done_bundles(plan: IngestPlan) -> dict[int, Manifest]:
+def done_bundles(job: Job, numbers: Iterable[int]) -> dict[int, Manifest]:
     """Return the manifests of the bundles whose shards and leftovers are all there."""
-    shards, leftovers = _sizes(plan.job.out), _sizes(plan.job.work)
-    manifests = {bundle.number: read_manifest(plan.job.work, bundle.number) for bundle in plan.bundles}
+    shards, leftovers = _sizes(job.out), _sizes(job.work)
+    manifests = {number: read_manifest(job.work, number) for number in numbers}
     return {
         number: manifest
         for number, manifest in manifests.items()

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator,
 from data.bundles import Bundle, Job, volume_id
 from data.files import listing_once
 from data.privacy import Pseudonymiser, load_key
-from data.quarantine import NoScan
+from data.quarantine import BadStudy, NoScan
 from data.recipes import RECIPES, Recipe
 from data.sources import (
     LeftOut,
@@ -29,7 +29,7 @@ from data.sources import (
     survey_of,
 )
 from data.spelling import did_you_mean
-from data.splits import assign_splits, check_no_leakage
+from data.splits import assign_splits
 from orchestrator.config import absolute
 from orchestrator.refusal import validated
 
@@ -37,6 +37,11 @@ FORMAT = 3
 PICTURES_PER_BUNDLE = 512
 MOST_VOLUMES_PER_BUNDLE, LEAST_VOLUMES_PER_BUNDLE = 32, 8
 BUNDLES_WANTED = 16
+TORN = BadStudy(
+    "a study of a patient who is in two splits",
+    "one split for each patient, or what was learnt from a patient is judged by the same patient",
+    "correct the split in the source, or ignore a table's own splits by --split-column ''",
+)
 
 
 def _placed(uri: str) -> str:
@@ -140,14 +145,14 @@ def make_plan(config: IngestConfig) -> IngestPlan:
     found = [study for _, own in parts for study in own]
     found.sort(key=lambda study: (study.dataset, study.key))
     no_scans = [study for study in found if isinstance(study.fault, NoScan)]
-    studies = [study for study in found if not isinstance(study.fault, NoScan)]
+    studies = without_leaks([study for study in found if not isinstance(study.fault, NoScan)])
     _check_any(studies, no_scans)
     _check_distinct(studies)
     recipe = config.resolved_recipe
     names = _all_label_names(config.sources)
     rows_per_group = 1 if recipe.spatial_dims == 3 else config.rows_per_group
     pseudonymiser = Pseudonymiser(key)
-    splits = split_patients(studies, config, pseudonymiser)
+    splits = split_patients(studies, config)
     return IngestPlan(
         job=Job(config.out, recipe, key, config.seed, rows_per_group),
         studies=studies,
@@ -204,34 +209,40 @@ def _check_distinct(studies: Sequence[Study]) -> None:
         )
 
 
-def split_patients(studies: Sequence[Study], config: IngestConfig, pseudonymiser: Pseudonymiser) -> dict[str, str]:
+def split_patients(
+    studies: Sequence[Study], config: IngestConfig, earlier: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Return the split of each patient: the layout's if it names one, else drawn by fractions.
 
     A split that the layout gives to labelled patients is not drawn; the other splits are drawn from its training
     split too. If some patients have labels, all patients without labels train, because they could not be scored.
-    Classes are spread evenly.
+    Classes are spread evenly. ``earlier`` are the splits of patients that were written before: they stay, and the
+    others are drawn so that the fractions hold for all.
     """
-    given = _given_splits(studies, pseudonymiser)
+    earlier = earlier or {}
+    given = {study.patient: study.split for study in studies if study.split is not None and study.fault is not TORN}
     strata = _strata(studies)
     scored = {patient for patient, stratum in strata.items() if stratum is not None} or set(strata)
     held = {given[patient] for patient in scored if patient in given}
     val = 0.0 if "val" in held else config.val_fraction
     test = 0.0 if "test" in held else config.test_fraction
-    drawn_from = {patient: str(strata[patient]) for patient in scored if given.get(patient, "train") == "train"}
-    drawn = assign_splits(drawn_from, val, test, config.seed)
-    return dict.fromkeys(strata, "train") | given | drawn
+    pool = {patient: str(strata[patient]) for patient in scored if given.get(patient, "train") == "train"}
+    counts = Counter(earlier[patient] for patient in pool if patient in earlier)
+    new = {patient: stratum for patient, stratum in pool.items() if patient not in earlier}
+    drawn = assign_splits(new, val, test, config.seed, counts)
+    return dict.fromkeys(strata, "train") | given | drawn | dict(earlier)
 
 
-def _given_splits(studies: Sequence[Study], pseudonymiser: Pseudonymiser) -> dict[str, str]:
-    parts: dict[str, set[str]] = {}
+def without_leaks(studies: Sequence[Study]) -> list[Study]:
+    """Return the studies; all those of a patient whom the source lays into two splits are bad."""
+    splits: dict[str, set[str]] = {}
     for study in studies:
         if study.split is not None:
-            parts.setdefault(study.split, set()).add(study.patient)
-    try:
-        check_no_leakage({split: [pseudonymiser.patient(name) for name in names] for split, names in parts.items()})
-    except ValueError as error:
-        raise ValueError(f"{error} in the source; a table's own splits are ignored with --split-column ''") from None
-    return {patient: split for split, patients in parts.items() for patient in patients}
+            splits.setdefault(study.patient, set()).add(study.split)
+    return [
+        replace(study, fault=study.fault or TORN) if len(splits.get(study.patient, ())) > 1 else study
+        for study in studies
+    ]
 
 
 def _strata(studies: Sequence[Study]) -> dict[str, str | None]:

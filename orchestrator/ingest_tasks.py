@@ -19,6 +19,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from data.bundles import Bundle, Job, preprocess, run_bundle, volume_id
 from data.files import StorageError
+from data.limits import limited
 from data.quarantine import BadStudy
 from data.sources import Study
 
@@ -59,7 +60,8 @@ def run_bundles(job: Job, bundles: Sequence[Bundle], readers: int | None) -> Ite
 
 def _run_without_fatal(job: Job, bundle: Bundle) -> None:
     """Find the studies of a bundle whose reader died twice that end their reader, and run it without them."""
-    wanted = [study for study in bundle.studies if volume_id(job.key, study) not in bundle.fatal]
+    spared = {*bundle.fatal, *bundle.excluded, *bundle.written()}
+    wanted = [study for study in bundle.studies if volume_id(job.key, study) not in spared]
     found = find_fatal(wanted, partial(_can_be_read, job))
     fatal = (*bundle.fatal, *(volume_id(job.key, study) for study in found))
     whole = pickle.dumps(replace(bundle, fatal=fatal))
@@ -68,7 +70,7 @@ def _run_without_fatal(job: Job, bundle: Bundle) -> None:
     except _DEATHS as error:
         raise RuntimeError(
             f"bundle {bundle.number}: the process that reads it ended four times ({type(error).__name__}), though "
-            f"{len(bundle.studies) - len(fatal)} of its {len(bundle.studies)} studies can be read one by one; "
+            f"{len(wanted) - len(found)} of the {len(wanted)} studies that it reads can be read one by one; "
             "expected it to end once it is written; give the machine more memory or ask for fewer readers, "
             "and run the same command again: finished work is kept"
         ) from None
@@ -86,8 +88,10 @@ def find_fatal(studies: Sequence[Study], can_be_read: Callable[[Sequence[Study]]
 
 
 def _can_be_read(job: Job, studies: Sequence[Study]) -> bool:
+    """Tell whether a process can read studies to their end; a single one gets a second process."""
+    reading = _read_alone.options(max_retries=_ONCE_MORE if len(studies) == 1 else 0)
     try:
-        ray.get(_read_alone.remote(job, pickle.dumps(list(studies))))
+        ray.get(reading.remote(job, pickle.dumps(list(studies))))
     except _DEATHS:
         return False
     except RayTaskError as error:
@@ -118,12 +122,13 @@ def _run_alone(job: Job, bundle: bytes) -> dict[str, Any]:
     return _run_one(job, {"bundle": bundle})
 
 
-@ray.remote(num_cpus=1, max_retries=_ONCE_MORE)
+@ray.remote(num_cpus=1)
 def _read_alone(job: Job, studies: bytes) -> None:
     with _silent():
         for study in pickle.loads(studies):
             try:
-                preprocess(job.recipe, study)
+                with limited(job.seconds_per_study):
+                    preprocess(job.recipe, study)
             except BadStudy:
                 continue
 

@@ -3,11 +3,15 @@
 import numpy as np
 from jaxtyping import Float64, Num
 
-from data.quarantine import BadStudy
+from data.quarantine import BadStudy, unpaired_label
 
 SPACING_RANGE_MM = (0.005, 200.0)
 _SINGULAR = 1e-6
 LARGEST_INTENSITY = 1e12
+_FEW_IDS, _MOST_IDS = 6, 256
+_ALIKE = 0.6
+_SAMPLE = 20_000
+_ROUNDING = 1e-3
 
 
 def spacing_of(affine: Float64[np.ndarray, "4 4"]) -> tuple[float, float, float]:
@@ -76,3 +80,28 @@ def check_voxels(voxels: Num[np.ndarray, "..."], scale: float = 1.0, offset: flo
             "an image, not a mask",
             "pair it with its image by option labels, or exclude it by option images",
         )
+
+
+def check_no_label_map(voxels: Num[np.ndarray, "C D H W"], scale: float = 1.0, offset: float = 0.0) -> None:
+    """Raise BadStudy for a label map: few whole numbers from 0 on, mostly beside their like.
+
+    A scan has noise, and so more intensities; a sample of its voxels shows that.
+    """
+    if np.unique(voxels.ravel()[:: max(1, voxels.size // _SAMPLE)]).size > _MOST_IDS:
+        return
+    found = np.unique(voxels)
+    values = found.astype(np.float64) * scale + offset
+    ids = np.rint(values)
+    if found.size > _MOST_IDS or abs(values[0]) > _ROUNDING or np.abs(values - ids).max() > _ROUNDING:
+        return
+    alike = [_share_alike(voxels, axis) for axis in range(1, 4) if voxels.shape[axis] > 1]
+    if found.size <= _FEW_IDS or min(alike, default=0.0) >= _ALIKE:
+        raise unpaired_label(f"{found.size} whole numbers from 0 to {ids[-1]:g}")
+
+
+def _share_alike(voxels: Num[np.ndarray, "C D H W"], axis: int) -> float:
+    """Return the share of equal pairs among neighbours along an axis of which neither is the lowest value."""
+    first = np.take(voxels, range(voxels.shape[axis] - 1), axis)
+    second = np.take(voxels, range(1, voxels.shape[axis]), axis)
+    inside = np.minimum(first, second) > voxels.min()
+    return float((first == second)[inside].mean()) if inside.any() else 1.0

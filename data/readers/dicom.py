@@ -7,7 +7,7 @@ which a recipe's resampling makes orthogonal. Projections (X-ray) have no positi
 import numpy as np
 from jaxtyping import Bool, Float64, Num
 
-from data.quarantine import EXPORT_SERIES, BadStudy
+from data.quarantine import EXPORT_SERIES, SPLIT_SERIES, BadStudy
 from data.readers.checks import spacing_of
 from data.readers.dicom_slice import DicomSlice, read_slice
 from data.scan import Scan
@@ -50,18 +50,22 @@ def _check_alike(slices: list[DicomSlice]) -> None:
     turned = int((np.abs(frames - frames[0]).max(axis=1) > _DIRECTION_TOLERANCE).sum())
     if turned:
         raise BadStudy(
-            f"mixed orientations ({turned} of {len(slices)} slices differ from the first)", "one", EXPORT_SERIES
+            f"mixed orientations ({turned} of {len(slices)} slices differ from the first)", "one", SPLIT_SERIES
         )
     w, h = frames[0, :3], frames[0, 3:]
     if np.abs([w @ w - 1, h @ h - 1, w @ h]).max() > _DIRECTION_TOLERANCE:
-        raise BadStudy("direction cosines that are not perpendicular unit vectors", "unit vectors", EXPORT_SERIES)
+        raise BadStudy(
+            "direction cosines that are not perpendicular unit vectors",
+            "unit vectors",
+            "correct ImageOrientationPatient, or remove the series",
+        )
     shapes = sorted({s.pixels.shape for s in slices})
     if len(shapes) > 1:
-        raise BadStudy(f"slices of {len(shapes)} sizes ({shapes[0]} to {shapes[-1]})", "one size", EXPORT_SERIES)
+        raise BadStudy(f"slices of {len(shapes)} sizes ({shapes[0]} to {shapes[-1]})", "one size", SPLIT_SERIES)
     spacings = np.array([s.spacing_mm for s in slices])
     if not np.allclose(spacings, spacings[0], rtol=1e-3):
         raise BadStudy(
-            f"pixel spacings from {spacings.min():.4g} to {spacings.max():.4g} mm", "one spacing", EXPORT_SERIES
+            f"pixel spacings from {spacings.min():.4g} to {spacings.max():.4g} mm", "one spacing", SPLIT_SERIES
         )
 
 
@@ -109,7 +113,7 @@ def _step(
     ideal = positions[0] + np.arange(len(positions))[:, None] * step
     bent = np.linalg.norm(positions - ideal, axis=1).max()
     if bent > 0.1 * typical + 0.01:
-        raise BadStudy(f"slices up to {bent:.3g} mm off a straight line", "a straight stack", EXPORT_SERIES)
+        raise BadStudy(f"slices up to {bent:.3g} mm off a straight line", "a straight stack", SPLIT_SERIES)
     return step
 
 

@@ -8,7 +8,7 @@ import SimpleITK as sitk  # noqa: N813 (the name in its own documentation)
 from jaxtyping import Float64
 
 from data.files import local_path, locate, open_file
-from data.quarantine import BadStudy, damaged, foreign
+from data.quarantine import GIVE_PICTURE, SPLIT_VOLUMES, BadStudy, damaged, foreign
 from data.readers.checks import spacing_of
 from data.readers.metaimage import check_metaimage, parse_metaimage
 from data.readers.nrrd import check_nrrd, parse_nrrd
@@ -96,7 +96,7 @@ def _check_image(image: sitk.Image, num_channels: int) -> None:
         raise BadStudy(
             f"{image.GetDimension()} axes of {image.GetSize()} voxels",
             "3 axes (x, y, z)",
-            "give a plane as a picture; split times into volumes",
+            f"{GIVE_PICTURE}; {SPLIT_VOLUMES}",
         )
     components = image.GetNumberOfComponentsPerPixel()
     if components not in (1, num_channels):

@@ -19,7 +19,7 @@ def check_frame(stream: bytes, rows: int, columns: int, bits_allocated: int) -> 
         raise BadStudy(
             f"a JPEG frame of {height} x {width}, {channels} channels, {precision} bits",
             f"{rows} x {columns}, 1 channel, at most {bits_allocated} bits as the header says",
-            "export the series again",
+            "correct the header, or remove the series: header and stream are not of one image",
         )
     return precision
 

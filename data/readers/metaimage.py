@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from data.quarantine import BadStudy, damaged, missing
+from data.quarantine import CORRECT_HEADER, GIVE_PICTURE, SPLIT_VOLUMES, BadStudy, damaged, missing
 
 _BYTES = {
     "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4, "MET_LONG": 4,
@@ -17,7 +17,6 @@ _VECTORS = {
     "ElementSpacing": 3, "ElementSize": 3, "TransformMatrix": 9, "Rotation": 9, "Orientation": 9, "Offset": 3,
     "Position": 3, "Origin": 3, "CenterOfRotation": 3,
 }  # fmt: skip
-_CORRECT = "correct the header"
 
 
 def parse_metaimage(head: bytes) -> tuple[dict[str, str], int]:
@@ -39,10 +38,10 @@ def check_metaimage(fields: dict[str, str]) -> int:
         raise BadStudy(
             f"{axes if axes.isdigit() else 'no number of'} axes of {tuple(sizes)} voxels (NDims and DimSize)",
             "3 axes (x, y, z)",
-            "give a plane as a picture; split times into volumes" if axes == str(len(sizes)) else _CORRECT,
+            f"{GIVE_PICTURE}; {SPLIT_VOLUMES}" if axes == str(len(sizes)) else CORRECT_HEADER,
         )
     if min(sizes) < 1:
-        raise BadStudy(f"axes of {tuple(sizes)} voxels", "at least 1 voxel along each", _CORRECT)
+        raise BadStudy(f"axes of {tuple(sizes)} voxels", "at least 1 voxel along each", CORRECT_HEADER)
     if not {"ElementSpacing", "ElementSize"} & set(fields):
         raise missing(
             "voxel size (neither ElementSpacing nor ElementSize)",
@@ -54,10 +53,10 @@ def check_metaimage(fields: dict[str, str]) -> int:
             _check_vector(name, fields[name], count)
     kind = fields.get("ElementType", "")
     if kind not in _BYTES:
-        raise BadStudy("an ElementType that MetaImage does not define", f"one of {', '.join(_BYTES)}", _CORRECT)
+        raise BadStudy("an ElementType that MetaImage does not define", f"one of {', '.join(_BYTES)}", CORRECT_HEADER)
     channels = _integers(fields.get("ElementNumberOfChannels", "1"))
     if len(channels) != 1 or channels[0] < 1:
-        raise BadStudy("ElementNumberOfChannels that is no count", "1 or more", _CORRECT)
+        raise BadStudy("ElementNumberOfChannels that is no count", "1 or more", CORRECT_HEADER)
     return int(np.prod(sizes, dtype=object)) * channels[0] * _BYTES[kind]
 
 
@@ -72,6 +71,6 @@ def _check_vector(name: str, text: str, count: int) -> None:
     except ValueError:
         values = []
     if len(values) != count or not np.isfinite(values).all():
-        raise BadStudy(f"{name} that is not {count} finite numbers", f"{count} numbers", _CORRECT)
+        raise BadStudy(f"{name} that is not {count} finite numbers", f"{count} numbers", CORRECT_HEADER)
     if name == "ElementSpacing" and min(values) <= 0:
-        raise BadStudy(f"{name} {' x '.join(f'{v:.4g}' for v in values)}", "sizes above 0", _CORRECT)
+        raise BadStudy(f"{name} {' x '.join(f'{v:.4g}' for v in values)}", "sizes above 0", CORRECT_HEADER)

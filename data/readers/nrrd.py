@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from data.quarantine import BadStudy, damaged, missing, undecoded
+from data.quarantine import CORRECT_HEADER, BadStudy, damaged, missing, undecoded
 
 _SPACES = (
     "right-anterior-superior", "ras", "left-anterior-superior", "las", "left-posterior-superior", "lps",
@@ -25,7 +25,6 @@ _BYTES = {
     8: ("longlong", "long long", "long long int", "signed long long", "signed long long int", "int64", "int64_t",
         "ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t", "double"),
 }  # fmt: skip
-_CORRECT = "correct the header"
 
 
 def parse_nrrd(head: bytes) -> tuple[dict[str, str], int]:
@@ -50,10 +49,10 @@ def check_nrrd(fields: dict[str, str]) -> int:
     if not sizes or not all(re.fullmatch(r"\d{1,18}", size) and int(size) for size in sizes):
         raise damaged("no sizes of at least 1 voxel along each axis", "a whole NRRD header")
     if fields.get("dimension") != str(len(sizes)):
-        raise BadStudy(f"{len(sizes)} sizes beside another dimension", "a size for each dimension", _CORRECT)
+        raise BadStudy(f"{len(sizes)} sizes beside another dimension", "a size for each dimension", CORRECT_HEADER)
     num_bytes = next((size for size, names in _BYTES.items() if fields.get("type", "").lower() in names), None)
     if num_bytes is None:
-        raise BadStudy("a type of voxels that is no number (type)", "integers or floats", _CORRECT)
+        raise BadStudy("a type of voxels that is no number (type)", "integers or floats", CORRECT_HEADER)
     return int(np.prod([int(size) for size in sizes], dtype=object)) * num_bytes
 
 

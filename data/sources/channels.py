@@ -7,10 +7,15 @@ patients must not be mixed.
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from data.quarantine import BadStudy
 
+_BESIDE = BadStudy(
+    "a file beside files that are channels of its name",
+    "one study of a name",
+    "rename it, or remove it or the channels",
+)
 _CHANNEL = re.compile(r"(.+)_(\d{4})", re.ASCII)
 
 
@@ -48,7 +53,10 @@ def group_channels(
     taken = {stem for group in groups.values() for stem in group.stems}
     for stem in sorted(set(stems) - taken):
         match = None if stem in whole else _CHANNEL.fullmatch(stem)
-        groups[stem] = Group((stem,), num_channels or 1, stray if match else None)
+        if stem in groups:
+            groups[stem] = replace(groups[stem], stems=(*groups[stem].stems, stem), fault=_BESIDE)
+        else:
+            groups[stem] = Group((stem,), num_channels or 1, stray if match else None)
     return groups
 
 

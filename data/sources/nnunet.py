@@ -75,8 +75,13 @@ def find_nnunet(source: str, dataset: str, options: SourceOptions) -> list[Study
             study = replace(blank, split=split, num_channels=group.num_channels, fault=fault)
             study = replace(study, label=found[0].uri if found else None)
             studies += _with_files(study, f"{folder}/{name}", [images[stem] for stem in group.stems])
-        orphans = [file for name in sorted(labels) for file in labels[name] if file.path not in used]
-        studies += [replace(blank, key=_stem(file), label=file.uri, fault=_NO_IMAGE) for file in orphans]
+        for name in sorted(labels):
+            orphans = [file for file in labels[name] if file.path not in used]
+            keys = [_stem(file) if len(orphans) == 1 else file.path for file in orphans]
+            studies += [
+                replace(blank, key=key, label=file.uri, fault=_NO_IMAGE)
+                for key, file in zip(keys, orphans, strict=True)
+            ]
     have = {study.key for study in studies} | {_stem(file) for file in files}
     studies += [replace(blank, key=key, fault=_UNLISTED) for key in description.pairs if key not in have]
     return [replace(study, patient=options.patient(study.key.split("/", 1)[-1], dataset)) for study in studies]

@@ -28,11 +28,25 @@ from data.sources.study import (
 _NAMES = ("Modality", "SeriesInstanceUID", "PatientID")
 _TAGS = [
     *_NAMES, *GEOMETRY, *FRAME_GROUPS, "Rows", "Columns", "NumberOfFrames", "ImageType", "SOPClassUID",
-    "BurnedInAnnotation",
+    "BurnedInAnnotation", "ConversionType",
 ]  # fmt: skip
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _SCOUTS = frozenset(("LOCALIZER", "SCOUT", "TOPOGRAM"))
+_SCREENS = frozenset(
+    (
+        "SCREEN SAVE",
+        "SCREENSAVE",
+        "SCREEN SHOT",
+        "SCREENSHOT",
+        "SECONDARY CAPTURE",
+        "DOSE INFO",
+        "DOSE REPORT",
+        "PROTOCOL",
+    )
+)
+_PARALLEL, _AXIAL = 0.9, 0.5  # cosines: of planes that are parallel, and of one that a tilted gantry can take
+_MOST_PLANES = 3  # a localizer has a few planes in each direction
 _SUFFIXES = (".dcm", ".ima", ".dicom", ".dcm.gz", ".ima.gz", ".dicom.gz")
 _SCAN = "the slices of a scan"
 
@@ -51,6 +65,10 @@ class _Geometry:
         if self.frame is None or other.frame is None:
             return True
         return self.size == other.size and np.allclose(self.frame, other.frame, rtol=1e-3, atol=1e-3)
+
+    @property
+    def normal(self) -> np.ndarray | None:
+        return None if self.frame is None else np.cross(self.frame[:3], self.frame[3:6])
 
 
 @dataclass(frozen=True)
@@ -85,6 +103,8 @@ def find_dicom(source: str, dataset: str, options: SourceOptions) -> list[Study]
     series: dict[str, list[_Series]] = {}
     for file in files:
         _add(series, file)
+    for parts in series.values():
+        _find_localizers(parts)
     paths = {file.path for file in files}
     studies = []
     for key, one in sorted(_named(series).items()):
@@ -162,12 +182,12 @@ def _no_scan(data: FileDataset) -> NoScan | None:
     kind = str(data.get("SOPClassUID") or data.file_meta.get("MediaStorageSOPClassUID") or "")
     if kind == _DIRECTORY:
         return NoScan("a DICOMDIR", _SCAN, "nothing is to be done: it lists files, which are read themselves")
-    image_type = data.get("ImageType") or ()
-    if _SCOUTS & {str(word).upper() for word in ((image_type,) if isinstance(image_type, str) else image_type)}:
-        return NoScan("a localizer (ImageType LOCALIZER)", _SCAN, "nothing is to be done: it only plans a scan")
-    if kind == _SECONDARY_CAPTURE or kind.startswith(f"{_SECONDARY_CAPTURE}."):
+    words = _words(data)
+    if words & _SCOUTS:
+        return _localizer("ImageType LOCALIZER")
+    if sign := _capture(data, kind, words):
         return NoScan(
-            "a secondary capture (SOPClassUID)",
+            f"a secondary capture ({sign})",
             _SCAN,
             "where a converter wrote scans as secondary captures, set SOPClassUID to that of their modality",
         )
@@ -178,6 +198,43 @@ def _no_scan(data: FileDataset) -> NoScan | None:
             "blank the text, and set BurnedInAnnotation to NO",
         )
     return None
+
+
+def _localizer(sign: str) -> NoScan:
+    return NoScan(f"a localizer ({sign})", _SCAN, "nothing is to be done: it only plans a scan")
+
+
+def _words(data: FileDataset) -> set[str]:
+    """Return the words of ImageType, in upper case and without underscores."""
+    given = data.get("ImageType") or ()
+    return {str(word).upper().replace("_", " ").strip() for word in ((given,) if isinstance(given, str) else given)}
+
+
+def _capture(data: FileDataset, kind: str, words: set[str]) -> str:
+    """Return by which tag a file is a picture of a screen or of a sheet of numbers; empty where it is none."""
+    if kind == _SECONDARY_CAPTURE or kind.startswith(f"{_SECONDARY_CAPTURE}."):
+        return "SOPClassUID"
+    if words & _SCREENS:
+        return "ImageType"
+    is_flat = not data.get("ImagePositionPatient") and str(data.get("Modality") or "") not in PROJECTIONS
+    return "ConversionType, and no position" if is_flat and data.get("ConversionType") else ""
+
+
+def _find_localizers(parts: list[_Series]) -> None:
+    """Mark the localizers among the series under one UID that ImageType does not name.
+
+    They are few planes of a patient in several directions, or a single CT image that is not axial.
+    """
+    few = [one for one in parts if one.no_scan is None and len(one.files) <= _MOST_PLANES]
+    for one in few:
+        normal = one.geometry.normal
+        others = [other for other in parts if (other.patient, other.modality) == (one.patient, one.modality)]
+        if normal is None or any(other not in few or other.geometry.normal is None for other in others):
+            continue
+        if min(abs(normal @ other.geometry.normal) for other in others) < _PARALLEL:
+            one.no_scan = _localizer("a few planes that are not parallel")
+        elif one.modality == "CT" and len(one.files) == 1 and abs(normal[2]) < _AXIAL:
+            one.no_scan = _localizer("a single CT image that is not axial")
 
 
 def _study(key: str, series: _Series, dataset: str, options: SourceOptions, label: str | None) -> Study:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from data.files import File, join, list_tree
-from data.quarantine import BadStudy
+from data.quarantine import BadStudy, unpaired_label
 from data.sources.pairing import Pattern, check_pair
 from data.sources.study import VOLUME_SUFFIXES, SourceOptions, Study, suffix_of
 
@@ -20,11 +20,7 @@ _LABEL_NAME = re.compile(
 _LABEL_FOLDERS = {
     *("label", "labels", "labelstr", "labelsts", "mask", "masks", "seg", "segmentation", "segmentations", "gt"),
 }
-_LABEL_MAP = BadStudy(
-    "a label map, by its name or folder, that is paired with no image",
-    "an image",
-    "pair it by --label-suffix or by --images and --labels, or leave it out by --images",
-)
+_LABEL_MAP = unpaired_label("by its name or folder")
 
 
 def find_volumes(source: str, dataset: str, options: SourceOptions) -> list[Study]:
@@ -45,11 +41,18 @@ def find_volumes(source: str, dataset: str, options: SourceOptions) -> list[Stud
 
 
 def _label_maps(paths: Collection[str]) -> set[str]:
-    """Return the paths that their names or folders call label maps of others."""
+    """Return the paths that their names or folders call label maps of others: ``x_seg`` beside ``x`` or ``x_t1``."""
     stems = {path[: -len(suffix_of(path, VOLUME_SUFFIXES) or "")].lower(): path for path in paths}
-    named = {path for stem, path in stems.items() if (match := _LABEL_NAME.fullmatch(stem)) and match[1] in stems}
+    owners = {stem: match[1] for stem in stems if (match := _LABEL_NAME.fullmatch(stem))}
+    images = {stem[:end] for stem in stems.keys() - owners.keys() for end in _ends(stem)}
+    named = {path for stem, path in stems.items() if stem in owners and owners[stem] in images}
     inside = {path for path in paths if _LABEL_FOLDERS & set(PurePosixPath(path.lower()).parts[:-1])}
     return named | (inside if len(inside) < len(paths) else set())
+
+
+def _ends(stem: str) -> list[int]:
+    """Return where a name may end: at its end, and at each separator within it."""
+    return [*(match.start() for match in re.finditer(r"[-_. ]", stem)), len(stem)]
 
 
 def _is_orphan(path: str, paths: set[str], options: SourceOptions) -> bool:

@@ -330,7 +330,10 @@ def test_single_frame_enhanced_images_are_read(tmp_path: Path) -> None:
     ("tags", "named"),
     [
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "a localizer"),
-        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "a secondary capture"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "a secondary capture (SOPClassUID)"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "a secondary capture (ImageType)"),
+        ({"ImageType": ["ORIGINAL", "SECONDARY", "DOSE_INFO"]}, "a secondary capture (ImageType)"),
+        ({"ConversionType": "WSD", "ImagePositionPatient": None}, "a secondary capture (ConversionType, and no"),
         ({"BurnedInAnnotation": "YES"}, "an image with burned-in text"),
     ],
 )
@@ -345,6 +348,30 @@ def test_what_is_no_scan_is_left_out_by_name_also_within_a_series(
     assert isinstance(scout.fault, NoScan)
     assert scout.fault.found.startswith(named)
     np.testing.assert_array_equal(read_study(scan).voxels[0], stored())
+
+
+def named_by(folder: Path) -> list[str]:
+    return [one.fault.found for one in found(folder) if isinstance(one.fault, NoScan)]
+
+
+def test_a_localizer_without_image_type_is_told_by_its_planes(tmp_path: Path) -> None:
+    write_series(tmp_path / "scan", UPRIGHT, SeriesInstanceUID="2.25.7", Modality="MR")
+    write_series(tmp_path / "mpr", UPRIGHT[[1, 2, 0, 3]], SeriesInstanceUID="2.25.7", Modality="MR")
+    for number, axes in enumerate(([0, 1, 2, 3], [1, 2, 0, 3], [2, 0, 1, 3])):
+        write_series(tmp_path / f"plane{number}", UPRIGHT[axes], 2, SeriesInstanceUID="2.25.8", Modality="MR")
+    assert named_by(tmp_path) == ["a localizer (a few planes that are not parallel)"] * 3
+    assert sum(one.fault is None for one in found(tmp_path)) == 2
+
+
+def test_a_single_ct_image_that_is_not_axial_is_a_localizer_and_one_of_mr_or_of_an_axial_plane_is_not(
+    tmp_path: Path,
+) -> None:
+    coronal = np.array([[2.0, 0, 0, 0], [0, 0, 3, 0], [0, 2, 0, 0], [0, 0, 0, 1]])
+    write_series(tmp_path / "scout", coronal, 1)
+    write_series(tmp_path / "mr", coronal, 1, Modality="MR")
+    write_series(tmp_path / "reformat", coronal, 4)
+    write_series(tmp_path / "axial", UPRIGHT, 1)
+    assert named_by(tmp_path) == ["a localizer (a single CT image that is not axial)"]
 
 
 def test_a_dicomdir_is_left_out_by_name(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from PIL import Image, TiffImagePlugin
 from data.quarantine import BadStudy
 from data.readers import read_study
 from data.readers.labels import label_ids
+from data.sources import find_studies
 from data.sources.study import Study
 from tests.data.test_readers import OBLIQUE, VOXELS, save_nifti, study
 
@@ -322,3 +323,30 @@ def test_a_picture_cut_in_its_header_is_damaged_not_of_another_kind(tmp_path: Pa
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:20])
     assert "copy the file again" in refusal(study(tmp_path / "a.png", kind="picture"))
+
+
+def test_a_label_map_without_an_image_is_told_by_its_voxels_and_a_coarse_scan_is_none(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    places = np.indices((12, 14, 16))
+    blocks = (places[0] // 4) * 30 + (places[1] // 5) * 9 + places[2] // 4
+    scan = np.clip(rng.normal(30, 20, (12, 14, 16)), 0, 63).astype(np.uint8)
+    for name, values, slope in (
+        ("organs", blocks, 1.0),
+        ("few", rng.integers(0, 4, (12, 14, 16)), 1.0),
+        ("scaled", blocks * 2, 0.5),
+        ("scan", np.where(places[0] < 10, 0, scan), 1.0),
+        ("hu", blocks - 1000, 1.0),
+    ):
+        image = nib.Nifti1Image(values.astype(np.int16), np.eye(4))
+        image.header.set_slope_inter(slope, 0)
+        nib.save(image, tmp_path / f"{name}.nii.gz")
+    refused = {}
+    for one in find_studies(str(tmp_path), "volumes"):
+        try:
+            read_study(one)
+        except BadStudy as fault:
+            refused[one.key] = str(fault)
+    assert sorted(refused) == ["few.nii.gz", "organs.nii.gz", "scaled.nii.gz"]
+    assert refused["few.nii.gz"].startswith(
+        "a label map (4 whole numbers from 0 to 3) that is paired with no image; "
+    )

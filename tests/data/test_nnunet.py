@@ -81,6 +81,25 @@ def test_every_file_is_in_one_study_and_no_study_has_files_of_two_names(files, l
         assert group.fault is not None or len(group.stems) in (1, group.num_channels)
 
 
+def test_a_file_beside_channels_of_its_name_is_quarantined_with_them_and_none_is_lost(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text('{"channel_names": {"0": "T1", "1": "T2"}}')
+    names = ("a_0000", "a_0001", "a", "b_0000", "b_0001")
+    bad, sound = tree(tmp_path, *(f"imagesTr/{name}.nii.gz" for name in names))
+    assert (bad.key, len(bad.image)) == ("imagesTr/a", 3)
+    assert bad.fault is not None
+    assert bad.fault.found == "a file beside files that are channels of its name"
+    assert (sound.key, len(sound.image), sound.fault) == ("imagesTr/b", 2, None)
+
+
+def test_labels_of_one_name_without_an_image_have_keys_of_their_own(tmp_path: Path) -> None:
+    studies = tree(tmp_path, "imagesTr/a.nii.gz", "labelsTr/x.nii.gz", "labelsTr/x.nrrd", "labelsTr/y.nii.gz")
+    assert [study.key for study in studies if study.fault is not None] == [
+        "labelsTr/x.nii.gz",
+        "labelsTr/x.nrrd",
+        "labelsTr/y",
+    ]
+
+
 def test_files_in_folders_are_studies_and_patients_of_their_own(tmp_path: Path) -> None:
     names = ("P0/ct", "P1/ct", "x")
     studies = tree(tmp_path, *(f"{f}/{name}.nii.gz" for f in ("imagesTr", "labelsTr") for name in names))

@@ -85,12 +85,13 @@ def test_a_pattern_filled_with_what_it_matched_is_the_path_itself(parts: list[st
 
 def test_what_names_or_folders_call_a_label_map_is_no_image_unless_options_say_so(tmp_path: Path) -> None:
     source = tree(tmp_path, "x.nii.gz", "X_Seg.nrrd", "y_mask.nii", "masks/z.nii", "CT/z.nii", "deep/seg.nii")
+    tree(tmp_path, "p1_t1.nii.gz", "p1_seg.nii.gz")
     maps = {study.key for study in find_studies(source, "volumes") if study.fault is not None}
-    assert maps == {"X_Seg.nrrd", "masks/z.nii"}
-    with pytest.raises(BadStudy, match=r"a label map, by its name or folder, .*; pair it by --label-suffix or"):
+    assert maps == {"X_Seg.nrrd", "masks/z.nii", "p1_seg.nii.gz"}
+    with pytest.raises(BadStudy, match=r"a label map \(by its name or folder\) .*; pair it by --label-suffix or"):
         read_study(next(study for study in find_studies(source, "volumes") if study.fault))
     taken = find_studies(source, "volumes", SourceOptions(images="**/*"))
-    assert [study.fault for study in taken] == [None] * 6
+    assert [study.fault for study in taken] == [None] * 8
 
 
 def test_a_folder_of_another_layout_is_refused_with_the_layout_that_reads_it(tmp_path: Path) -> None:

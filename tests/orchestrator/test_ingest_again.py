@@ -205,3 +205,22 @@ def test_a_patient_who_moves_to_another_split_of_the_source_is_refused_without_t
     with pytest.raises(ValueError, match=r"1 studies have another patient or split .*--overwrite") as caught:
         run(source, out, **fields)
     assert "Bob" not in str(caught.value)
+
+
+def test_a_patient_in_two_splits_is_quarantined_until_the_table_is_corrected_and_stops_nobody(tmp_path):
+    source, out = cohort(tmp_path / "scans", 1, 2, 3, 4, 5), tmp_path / "out"
+    rows = "file,label,patient,split\ns01.nii.gz,0,Ada,train\ns02.nii.gz,1,Ada,{}\ns03.nii.gz,0,Bob,train\n"
+    fields = {"layout": "csv", "options": {"label_suffix": None}}
+    (source / "t.csv").write_text(rows.format("test") + "s04.nii.gz,1,Cid,test\n")
+    first = run(source, out, **fields)
+    assert [reject.found for reject in first.rejects] == ["a study of a patient who is in two splits"] * 2
+    (source / "t.csv").write_text(rows.format("train") + "s04.nii.gz,1,Cid,test\n")
+    corrected = run(source, out, **fields)
+    assert (counts(corrected), corrected.rejects) == ((0, 0, 2, 2), ())
+    (source / "t.csv").write_text(rows.format("train") + "s04.nii.gz,1,Cid,test\ns05.nii.gz,1,Bob,test\n")
+    torn = run(source, out, **fields)
+    assert (counts(torn), len(torn.rejects)) == ((1, 1, 0, 3), 2)
+    for report, number in ((corrected, 3), (torn, 2)):
+        splits = {row["patient"]: row["split"] for row in report.shards.rows.to_pylist()}
+        assert sorted(splits.values()) == ["test", "train", "train"][:number]
+    assert list(verify(str(out))) == []
