@@ -74,10 +74,14 @@ def _check_directions(fields: dict[str, str]) -> None:
     except ValueError:
         lengths = []
     if len(lengths) != 3 or any(len(vector) != 3 for vector in vectors):
-        raise BadStudy("'space directions' that are not three vectors of three numbers", "(x,y,z) per axis", _CORRECT)
+        raise BadStudy(
+            "'space directions' that are not three vectors of three numbers", "(x,y,z) per axis", CORRECT_HEADER
+        )
     if not all(0 < length < np.inf for length in lengths):
         raise BadStudy(
-            f"'space directions' of {' x '.join(f'{length:.4g}' for length in lengths)} mm", "sizes above 0", _CORRECT
+            f"'space directions' of {' x '.join(f'{length:.4g}' for length in lengths)} mm",
+            "sizes above 0",
+            CORRECT_HEADER,
         )
 
 
