@@ -23,8 +23,9 @@ from orchestrator import progress
 from orchestrator.cluster import connected
 from orchestrator.ingest_folder import QUARANTINE, claim, done_bundles, finish, finished, write_quarantine
 from orchestrator.ingest_ledger import check_gone, continued, read_ledger, write_ledger
-from orchestrator.ingest_plan import IngestConfig, IngestPlan, make_plan
+from orchestrator.ingest_plan import IngestPlan, make_plan
 from orchestrator.ingest_progress import Tally
+from orchestrator.ingest_request import IngestConfig
 from orchestrator.ingest_tasks import run_bundles
 
 __all__ = ["IngestConfig", "IngestReport", "ingest"]

@@ -16,7 +16,9 @@ from data.manifest import Manifest
 from data.privacy import Pseudonymiser
 from data.shards import write_atomically
 from data.sources import Study
-from orchestrator.ingest_plan import TORN, IngestConfig, IngestPlan, lay_out_bundles, split_patients
+from orchestrator.ingest_plan import IngestPlan, lay_out_bundles
+from orchestrator.ingest_request import IngestConfig
+from orchestrator.ingest_splits import TORN, split_patients
 
 _LEDGER = "studies.json"
 

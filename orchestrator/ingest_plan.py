@@ -1,4 +1,4 @@
-"""The plan of an ingest: the request, the studies found, their splits and bundles. No scan is read or written.
+"""The plan of an ingest: the studies found, their splits and bundles. No scan is read or written.
 
 The plan and the shards depend on the request and on what the sources list, never on the cluster.
 """
@@ -7,19 +7,15 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Self
-
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from dataclasses import dataclass
+from typing import Any
 
 from data.bundles import Bundle, Job, volume_id
 from data.files import listing_once
 from data.privacy import Pseudonymiser, load_key
-from data.quarantine import BadStudy, NoScan
-from data.recipes import RECIPES, Recipe
+from data.quarantine import NoScan
 from data.sources import (
     LeftOut,
-    SourceOptions,
     Study,
     companions,
     find_studies,
@@ -28,89 +24,13 @@ from data.sources import (
     remarks,
     survey_of,
 )
-from data.spelling import did_you_mean
-from data.splits import assign_splits
-from orchestrator.config import absolute
-from orchestrator.refusal import validated
+from orchestrator.ingest_request import IngestConfig, Source
+from orchestrator.ingest_splits import split_patients, without_leaks
 
 FORMAT = 3
 PICTURES_PER_BUNDLE = 512
 MOST_VOLUMES_PER_BUNDLE, LEAST_VOLUMES_PER_BUNDLE = 32, 8
 BUNDLES_WANTED = 16
-TORN = BadStudy(
-    "a study of a patient who is in two splits",
-    "one split for each patient, or what was learnt from a patient is judged by the same patient",
-    "correct the split in the source, or ignore a table's own splits by --split-column ''",
-)
-
-
-def _placed(uri: str) -> str:
-    absolute(uri)  # raises for credentials, and for a relative path in a submitted job
-    return uri
-
-
-class Source(BaseModel):
-    """A folder or bucket of scans, its layout, and how studies are found in it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    source: str
-    layout: str
-    options: SourceOptions = SourceOptions()
-
-    _placed = field_validator("source")(lambda uri: _placed(uri))
-
-
-class IngestConfig(BaseModel):
-    """The request for an ingest.
-
-    also            further sources into the same shards
-    recipe          preprocessing by name; ``changes`` replaces some of its fields
-    val_fraction    share of patients held out for validation if the layout names no such split; likewise
-                    test_fraction
-    max_bad         if a larger share of the studies cannot be used, no index is written
-    rows_per_group  slices or pictures per row group, which is read and mixed as a whole; a volume has its own row
-                    group
-    readers         how many tasks run at once (default: one per core)
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    source: str
-    layout: str
-    recipe: str
-    out: str
-    options: SourceOptions = SourceOptions()
-    also: tuple[Source, ...] = ()
-    changes: dict[str, Any] = {}
-    val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    seed: int = 0
-    max_bad: Annotated[float, Field(ge=0, le=1)] = 0.1
-    strict: bool = False
-    overwrite: bool = False
-    keep_names: bool = False
-    rows_per_group: PositiveInt = 16
-    readers: PositiveInt | None = None
-
-    _placed = field_validator("source", "out")(lambda uri: _placed(uri))
-
-    @model_validator(mode="after")
-    def _recipe_exists(self) -> Self:
-        if self.recipe not in RECIPES:
-            near = did_you_mean(self.recipe, RECIPES)
-            raise ValueError(f"recipe: there is no {self.recipe!r}{near}; expected one of {', '.join(RECIPES)}")
-        assert self.resolved_recipe, "its fields are checked as well"
-        return self
-
-    @property
-    def sources(self) -> tuple[Source, ...]:
-        return (Source(source=self.source, layout=self.layout, options=self.options), *self.also)
-
-    @property
-    def resolved_recipe(self) -> Recipe:
-        tree = {**RECIPES[self.recipe].model_dump(), **self.changes}
-        return validated(Recipe, tree, f"recipe {self.recipe}, changed")
 
 
 @dataclass(frozen=True)
@@ -207,62 +127,6 @@ def _check_distinct(studies: Sequence[Study]) -> None:
             f"sources: {doubled} studies have the dataset and path of another; expected each once; "
             "give the sources different dataset names"
         )
-
-
-def split_patients(
-    studies: Sequence[Study], config: IngestConfig, earlier: Mapping[str, str] | None = None
-) -> dict[str, str]:
-    """Return the split of each patient: the layout's if it names one, else drawn by fractions.
-
-    A split that the layout gives to labelled patients is not drawn; the other splits are drawn from its training
-    split too. If some patients have labels, all patients without labels train, because they could not be scored.
-    Classes are spread evenly. ``earlier`` are the splits of patients that were written before: they stay, and the
-    others are drawn so that the fractions hold for all.
-    """
-    earlier = earlier or {}
-    given = {study.patient: study.split for study in studies if study.split is not None and study.fault is not TORN}
-    strata = _strata(studies)
-    scored = {patient for patient, stratum in strata.items() if stratum is not None} or set(strata)
-    held = {given[patient] for patient in scored if patient in given}
-    val = 0.0 if "val" in held else config.val_fraction
-    test = 0.0 if "test" in held else config.test_fraction
-    pool = {patient: str(strata[patient]) for patient in scored if given.get(patient, "train") == "train"}
-    counts = Counter(earlier[patient] for patient in pool if patient in earlier)
-    new = {patient: stratum for patient, stratum in pool.items() if patient not in earlier}
-    drawn = assign_splits(new, val, test, config.seed, counts)
-    return dict.fromkeys(strata, "train") | given | drawn | dict(earlier)
-
-
-def without_leaks(studies: Sequence[Study]) -> list[Study]:
-    """Return the studies; all those of a patient whom the source lays into two splits are bad."""
-    splits: dict[str, set[str]] = {}
-    for study in studies:
-        if study.split is not None:
-            splits.setdefault(study.patient, set()).add(study.split)
-    return [
-        replace(study, fault=study.fault or TORN) if len(splits.get(study.patient, ())) > 1 else study
-        for study in studies
-    ]
-
-
-def _strata(studies: Sequence[Study]) -> dict[str, str | None]:
-    """Map each patient to the stratum that is spread over the splits; None for a patient without labels.
-
-    The stratum is the patient's class that the fewest patients have (of two such classes, the higher), "no class" for
-    an empty list of classes, or "label" for a label map.
-    """
-    classes: dict[str, set[int]] = {}
-    strata: dict[str, str | None] = {}
-    for study in studies:
-        if study.classes is not None:
-            classes.setdefault(study.patient, set()).update(study.classes)
-        labelled = study.label or strata.get(study.patient)
-        strata[study.patient] = "label" if labelled else None
-    num_patients = Counter(number for numbers in classes.values() for number in numbers)
-    for patient, numbers in classes.items():
-        rarest = min(numbers, key=lambda number: (num_patients[number], -number), default=None)
-        strata[patient] = "no class" if rarest is None else f"class {rarest:06d}"
-    return strata
 
 
 def lay_out_bundles(studies: Sequence[Study], splits: Mapping[str, str], seed: int) -> list[Bundle]:

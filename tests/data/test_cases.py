@@ -22,8 +22,8 @@ from data.shards import from_row
 from data.sources import SourceOptions
 from orchestrator.commands import scans
 from orchestrator.ingest import in_stable_order
-from orchestrator.ingest_plan import IngestConfig, make_plan
-from orchestrator.ingest_request import load
+from orchestrator.ingest_plan import make_plan
+from orchestrator.ingest_request import IngestConfig, load
 
 CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
 SOURCES = {"table-as-source": "train.csv", "chexpert-path-prefix": "CheXpert-v1.0-small"}

@@ -96,8 +96,8 @@ def test_what_names_or_folders_call_a_label_map_is_no_image_unless_options_say_s
 
 def test_a_folder_of_another_layout_is_refused_with_the_layout_that_reads_it(tmp_path: Path) -> None:
     source = tree(tmp_path, "imagesTr/a_0000.png", "imagesTr/b_0000.png", "labelsTr/a.png", "d.zip")
-    message = r"0 studies in layout 'nnunet'.*it holds 3 \.png \(ingest it by --layout class_folders"
-    r" or csv, without the labels .*\); 1 \.zip"
+    named = r"3 \.png \(ingest it by --layout class_folders or csv, without the labels .*\); 1 \.zip"
+    message = rf"0 studies in layout 'nnunet'.*it holds {named}"
     with pytest.raises(ValueError, match=message):
         find_studies(source, "nnunet")
 

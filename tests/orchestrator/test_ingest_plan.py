@@ -12,14 +12,9 @@ from data.manifest import duplicates
 from data.phantom import write_cohort
 from data.sources import SourceOptions, Study
 from orchestrator.ingest import in_stable_order
-from orchestrator.ingest_plan import (
-    TORN,
-    IngestConfig,
-    lay_out_bundles,
-    make_plan,
-    split_patients,
-    without_leaks,
-)
+from orchestrator.ingest_plan import lay_out_bundles, make_plan
+from orchestrator.ingest_request import IngestConfig
+from orchestrator.ingest_splits import TORN, split_patients, without_leaks
 from tests.data.test_readers import write_series
 
 
