@@ -36,11 +36,12 @@ def read_description(source: str, folders: tuple[str, ...]) -> Description:
     try:
         tree = json.loads(read_bytes(uri))
     except json.JSONDecodeError as error:
+        comma = error.doc[: error.pos].rstrip(" \t\r\n}]").endswith(",")
         raise _refusal(
             source,
             f"not JSON (line {error.lineno}, column {error.colno}: {error.msg})",
             "JSON, such as nnU-Net writes",
-            "correct it there: JSON has no comma before a closing bracket",
+            "correct it there" + (": JSON has no comma before a closing bracket" if comma else ""),
         ) from None
     except UnicodeDecodeError:
         raise _refusal(source, "not JSON in UTF-8", "JSON, such as nnU-Net writes", "save it as UTF-8") from None

@@ -83,7 +83,9 @@ def find_nnunet(source: str, dataset: str, options: SourceOptions) -> list[Study
                 for key, file in zip(keys, orphans, strict=True)
             ]
     have = {study.key for study in studies} | {_stem(file) for file in files}
-    studies += [replace(blank, key=key, fault=_UNLISTED) for key in description.pairs if key not in have]
+    names = {study.key.partition("/")[2] for study in studies}  # a list may give names without folders
+    missing = [key for key in description.pairs if key not in have and key.removeprefix("/") not in names]
+    studies += [replace(blank, key=key, fault=_UNLISTED) for key in missing]
     return [replace(study, patient=options.patient(study.key.split("/", 1)[-1], dataset)) for study in studies]
 
 

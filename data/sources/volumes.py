@@ -20,6 +20,7 @@ _LABEL_NAME = re.compile(
 _LABEL_FOLDERS = {
     *("label", "labels", "labelstr", "labelsts", "mask", "masks", "seg", "segmentation", "segmentations", "gt"),
 }
+_SEVERAL = BadStudy("several labels of one name", "one file", "keep one of them, or rename the others")
 _LABEL_MAP = unpaired_label("by its name or folder")
 
 
@@ -32,6 +33,8 @@ def find_volumes(source: str, dataset: str, options: SourceOptions) -> list[Stud
     paths = {file.path for file in files}
     label_of = _pair(files, options)
     studies = [_study(file, source, dataset, options, label_of[file.path]) for file in files if file.path in label_of]
+    if options.label_suffix is not None:
+        studies = [replace(one, fault=_SEVERAL) if _has_several(one.key, paths, options) else one for one in studies]
     if options.images is None and options.labels is None and options.label_suffix is None:
         maps = _label_maps(paths)
         studies = [replace(study, fault=_LABEL_MAP) if study.key in maps else study for study in studies]
@@ -84,6 +87,14 @@ def _pair(files: list[File], options: SourceOptions) -> dict[str, str | None]:
         if wildcards is not None and not _is_label(path, options):
             label_of[path] = next((label for label in _candidates(path, wildcards, options) if label in paths), None)
     return label_of
+
+
+def _has_several(path: str, paths: Collection[str], options: SourceOptions) -> bool:
+    """Tell whether an image has several labels of one name, but for those of images of its name and their suffix."""
+    suffix = suffix_of(path, VOLUME_SUFFIXES) or ""
+    stem = path[: len(path) - len(suffix)]
+    free = {ending for ending in (suffix, *VOLUME_SUFFIXES) if ending == suffix or stem + ending not in paths}
+    return sum(f"{stem}{options.label_suffix}{ending}" in paths for ending in free) > 1
 
 
 def _candidates(path: str, wildcards: tuple[str, ...], options: SourceOptions) -> list[str]:

@@ -16,7 +16,7 @@ from PIL import Image, TiffImagePlugin
 from data.quarantine import BadStudy
 from data.readers import read_study
 from data.readers.labels import label_ids
-from data.sources import find_studies
+from data.sources import SourceOptions, find_studies
 from data.sources.study import Study
 from tests.data.test_readers import OBLIQUE, VOXELS, save_nifti, study
 
@@ -350,3 +350,22 @@ def test_a_label_map_without_an_image_is_told_by_its_voxels_and_a_coarse_scan_is
     assert refused["few.nii.gz"].startswith(
         "a label map (4 whole numbers from 0 to 3) that is paired with no image; "
     )
+
+
+@pytest.mark.parametrize(
+    ("files", "bad"),
+    [
+        (("a.nii.gz", "a_seg.nii.gz", "a_seg.nii"), {"a.nii.gz"}),
+        (("a.nii.gz", "a_seg.mha", "a_seg.nrrd", "b.nii", "b_seg.mha"), {"a.nii.gz"}),
+        (("a.nii.gz", "a_seg.nii.gz", "a.mha", "a_seg.mha"), set()),
+        (("a.nii.gz", "a_seg.mha"), set()),
+    ],
+)
+def test_two_labels_of_one_name_are_a_fault_of_their_image(
+    tmp_path: Path, files: tuple[str, ...], bad: set[str]
+) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    studies = find_studies(str(tmp_path), "volumes", SourceOptions(label_suffix="_seg"))
+    assert {one.key for one in studies if one.fault is not None} == bad
+    assert all(one.label for one in studies)

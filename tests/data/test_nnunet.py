@@ -130,6 +130,19 @@ def test_two_files_of_one_name_are_both_quarantined_by_name(tmp_path: Path) -> N
     assert found(studies) == {"images/c": ("c", None)}
 
 
+def test_a_list_may_name_studies_without_their_folder(tmp_path: Path) -> None:
+    studies = tree(tmp_path, "imagesTr/a_0000.nii", "imagesTr/b_0000.nii", training=["a", "b", "c"], modality=["CT"])
+    assert found(studies) == {"imagesTr/a": ("a_0000", None), "imagesTr/b": ("b_0000", None)}
+    assert faults(studies) == {"/c": "an image that dataset.json lists but is not there"}
+
+
+@pytest.mark.parametrize("text", ["", "{'labels': 1}", "// x\n{}"])
+def test_only_a_comma_before_a_bracket_is_called_one(tmp_path: Path, text: str) -> None:
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(ValueError, match=r"not JSON .*; correct it there$"):
+        find_studies(str(tmp_path), "nnunet")
+
+
 @pytest.mark.parametrize("prefix", ["", "./", "/data/btcv/", "C:\\btcv\\"])
 @pytest.mark.parametrize("kind", ["training", "validation"])
 def test_pairs_in_dataset_json_come_before_names(tmp_path: Path, prefix: str, kind: str) -> None:
