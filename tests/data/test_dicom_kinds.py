@@ -263,6 +263,21 @@ def test_twelve_bit_jpeg_extended_is_read(tmp_path: Path) -> None:
     assert np.abs(scan.voxels[0].astype(int) - ramp).max() < 80  # JPEG Extended is lossy
 
 
+@pytest.mark.parametrize("marker", [b"\xff\xc3", b"\xff\xc4", b"\xff\xda"])
+def test_a_jpeg_stream_without_one_of_its_headers_is_refused_before_gdcm_dies_of_it(
+    tmp_path: Path, marker: bytes
+) -> None:
+    paths = write_series(tmp_path / "s", UPRIGHT, 1, BitsStored=12, HighBit=11, PixelRepresentation=0)
+    change(paths[0], PixelData=(np.arange(42) * 90).astype("<u2").tobytes(), SliceThickness=3)
+    transcode(paths[0], TransferSyntax.JPEGLosslessProcess14_1)
+    assert read_study(study(*paths, kind="dicom")).voxels.max() == 41 * 90
+    content = paths[0].read_bytes()
+    start = content.index(b"\xff\xd8")
+    at = content.index(marker, start)
+    paths[0].write_bytes(content[:at] + b"\xff\x00" + content[at + 2 :])
+    assert refusal(study(*paths, kind="dicom")).startswith("a JPEG stream whose headers are not whole; ")
+
+
 def bare(path: Path, target: Path, **how: object) -> None:
     """Write a file's data set alone: no preamble, no mark, no meta information."""
     data = pydicom.dcmread(path)
