@@ -114,6 +114,10 @@ def _length(uri: str, name: str) -> int:
         version = npy.read_magic(array)
         header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, _, dtype = header(array)
+        if dtype.hasobject:
+            raise BadStudy(
+                f"array {name} of Python objects", "numbers (uint8)", "save it again as an array of numbers"
+            )
         needed = math.prod(shape) * dtype.itemsize
         if not needed or archive.getinfo(f"{name}.npy").file_size < needed:
             raise ValueError(f"array {name}: no bytes, or fewer than its shape {shape} needs")

@@ -277,6 +277,12 @@ def test_an_array_of_no_split_is_refused_by_its_name(tmp_path: Path, names: tupl
         find_studies(str(tmp_path / "a.npz"), "npz")
 
 
+def test_an_array_of_objects_is_called_one(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", train_images=np.array([{}, 2], dtype=object))
+    with pytest.raises(ValueError, match=r"array train_images of Python objects; .*; save it again as an array"):
+        find_studies(str(tmp_path / "a.npz"), "npz")
+
+
 def test_an_array_of_its_own_name_alone_has_no_split(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", mine_images=np.zeros((2, 4, 4), np.uint8))
     assert [study.split for study in find_studies(str(tmp_path), "npz")] == [None, None]
