@@ -7,9 +7,7 @@ ingest, so that all row groups of a split but one have the same size.
 """
 
 import hashlib
-import struct
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
@@ -18,42 +16,31 @@ import numpy as np
 import pyarrow as pa
 
 from data.files import is_file, join
+from data.kept import kept_rows
+from data.limits import SECONDS_PER_STUDY, limited
 from data.manifest import Manifest, Reject, write_manifest
 from data.privacy import Pseudonymiser
-from data.quarantine import BadStudy
+from data.quarantine import FATAL, BadStudy, unforeseen
 from data.readers import read_study
 from data.recipes import Recipe, apply
 from data.scan import Scan
-from data.shards import SCHEMA, Sample, ShardFile, open_shard, to_row, write_shard
+from data.shards import SCHEMA, Sample, ShardError, ShardFile, from_row, open_shard, to_row, write_shard
 from data.sources import Study
 
 WORK = ".ingest"
 REST = "rest"
 
-READING_FAULTS = (
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    RuntimeError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-)
-"""Errors that libraries raise on garbage that no reader foresaw. TypeError, AttributeError, NameError and
-AssertionError are mistakes of this project and stop the ingest."""
-
 
 @dataclass(frozen=True)
 class Job:
-    """The settings that all bundles of an ingest share."""
+    """The settings that all bundles of an ingest share; a study that is read for longer than a limit is bad."""
 
     out: str
     recipe: Recipe
     key: bytes = field(repr=False)
     seed: int
     rows_per_group: int
+    seconds_per_study: float = SECONDS_PER_STUDY
 
     @property
     def work(self) -> str:
@@ -62,12 +49,27 @@ class Job:
 
 @dataclass(frozen=True)
 class Bundle:
-    """Studies for one task, and the split of each; ``excluded`` are the pseudonyms of copies and their hashes."""
+    """Studies for one task, and the split of each; ``excluded`` are the pseudonyms of copies and their hashes.
+
+    ``fatal`` are the pseudonyms of studies that end the process that reads them, and so are not read.
+    ``stamps`` are the states of the studies by pseudonym. Where the bundle was written before, ``earlier`` is its
+    manifest: only studies that it does not hold and those of ``again`` are read; the others' rows are taken from it.
+    """
 
     number: int
     studies: tuple[Study, ...]
     splits: tuple[str, ...]
     excluded: Mapping[str, str] = field(default_factory=dict)
+    fatal: tuple[str, ...] = ()
+    stamps: Mapping[str, str] = field(default_factory=dict)
+    earlier: Manifest | None = None
+    again: frozenset[str] = frozenset()
+
+    def written(self) -> frozenset[str]:
+        """Return the pseudonyms of the studies whose rows are kept from an earlier manifest, and so are not read."""
+        if self.earlier is None:
+            return frozenset()
+        return frozenset(self.earlier.contents) - frozenset(self.earlier.excluded) - self.again
 
 
 def run_bundle(job: Job, bundle: Bundle) -> Manifest:
@@ -79,13 +81,23 @@ def run_bundle(job: Job, bundle: Bundle) -> Manifest:
     contents = dict(bundle.excluded)
     label_values: set[int] = set()
     with tempfile.TemporaryFile(prefix="raydiology-") as scratch:
+        kept = _kept(job, bundle, scratch)
         rows: dict[str, list[dict[str, Any]]] = {}
         for study, split in zip(bundle.studies, bundle.splits, strict=True):
             name = volume_id(job.key, study)
             if name in bundle.excluded:
                 continue
+            if name in bundle.fatal:
+                rejects.append(Reject(name, FATAL.found, FATAL.expected, FATAL.remedy))
+                continue
+            if name in kept and bundle.earlier is not None:
+                contents[name] = bundle.earlier.contents[name]
+                label_values.update(kept[name].label_values)
+                rows.setdefault(split, []).extend(kept[name].in_order())
+                continue
             try:
-                scans = preprocess(job.recipe, study)
+                with limited(job.seconds_per_study):
+                    scans = preprocess(job.recipe, study)
             except BadStudy as fault:
                 rejects.append(Reject(name, fault.found, fault.expected, fault.remedy))
                 continue
@@ -93,11 +105,48 @@ def run_bundle(job: Job, bundle: Bundle) -> Manifest:
             label_values.update(value for scan in scans for value in _label_values(scan))
             samples = _samples(scans, name, study, split, Pseudonymiser(job.key))
             rows.setdefault(split, []).extend(_put_aside(scratch, to_row(sample)) for sample in samples)
-        manifest = Manifest([], {}, rejects, contents, sorted(bundle.excluded), sorted(label_values))
+        manifest = Manifest(
+            [],
+            {},
+            rejects,
+            contents,
+            sorted(bundle.excluded),
+            sorted(label_values),
+            sorted(bundle.fatal),
+            dict(bundle.stamps),
+        )
         for split in sorted(rows):
             _write_split(job, bundle.number, split, _take_back(scratch, _mixed(job.seed, rows[split])), manifest)
     write_manifest(job.work, bundle.number, manifest)
     return manifest
+
+
+@dataclass
+class _Kept:
+    """The rows of a study that were put aside, and the values in its label maps."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    label_values: set[int] = field(default_factory=set)
+
+    def in_order(self) -> list[dict[str, Any]]:
+        """Return the rows in the order in which a recipe gives them."""
+        return sorted(self.rows, key=lambda row: -1 if row["slice_index"] is None else row["slice_index"])
+
+
+def _kept(job: Job, bundle: Bundle, scratch: IO[bytes]) -> dict[str, _Kept]:
+    """Put aside the rows of the studies that need not be read; none where what was written is damaged."""
+    if bundle.earlier is None:
+        return {}
+    written = bundle.written()
+    kept: dict[str, _Kept] = {name: _Kept() for name in written}
+    try:
+        for row in kept_rows(job.out, job.work, bundle.earlier, written):
+            one = kept[row["volume"]]
+            one.label_values.update(_label_values(from_row(row).scan))
+            one.rows.append(_put_aside(scratch, row))
+    except (ShardError, pa.ArrowException, OSError):
+        return {}
+    return kept
 
 
 def volume_id(key: bytes, study: Study) -> str:
@@ -108,21 +157,17 @@ def volume_id(key: bytes, study: Study) -> str:
 def preprocess(recipe: Recipe, study: Study) -> list[Scan]:
     """Read a study and apply the recipe; raise BadStudy for a study that cannot be used.
 
-    A library's own error becomes a BadStudy without its message, which may hold a path or a name; a failing bucket is
-    a StorageError.
+    Whatever its reading raises is the study's fault: a BadStudy with the error's type and its text without names. A
+    failing bucket is a StorageError.
     """
     try:
         return apply(recipe, read_study(study))
-    except READING_FAULTS as error:
+    except Exception as error:  # no list of errors foresees what a file can do to a library
         for uri in study.image[:1]:
             is_file(uri)  # a study whose bucket does not answer is not bad
         if isinstance(error, BadStudy):
             raise
-        raise BadStudy(
-            f"{type(error).__name__} when it was read",
-            "a scan that can be read whole",
-            "open it with another tool, and repair it or remove it from the source",
-        ) from None
+        raise unforeseen(error, (study.key, study.patient, study.dataset, *study.image, study.label or "")) from None
 
 
 def _samples(

@@ -10,6 +10,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,14 +18,25 @@ from urllib.parse import quote, unquote, urlsplit
 
 from pyarrow import NativeFile, fs
 
+from data.walk import Oddity, walk
+
 
 @dataclass(frozen=True)
 class File:
-    """A file of a tree: its path relative to the tree's root with ``/``, its address and its size."""
+    """A file of a tree: its path relative to the tree's root with ``/``, its address, size and time of change."""
 
     path: str
     uri: str
     num_bytes: int
+    mtime_ns: int = 0
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A folder as it was listed: its files sorted by path, and the places in it that give none, each once."""
+
+    files: list[File]
+    odd: list[Oddity]
 
 
 class StorageError(ValueError):
@@ -140,22 +152,68 @@ def join(uri: str, path: str) -> str:
     return f"{address.rstrip('/')}/{quote(path)}" + (f"?{query}" if query else "")
 
 
+_listed: ContextVar[dict[str, Tree] | None] = ContextVar("listed", default=None)
+
+
+@contextmanager
+def listing_once() -> Iterator[None]:
+    """List each folder once while the body runs: all who ask see the same files, and a bucket is asked once."""
+    token = _listed.set({})
+    try:
+        yield
+    finally:
+        _listed.reset(token)
+
+
 def list_tree(root: str) -> list[File]:
     """List every file below a folder, sorted by path; hidden files and folders (``._x``, ``.git``) are left out."""
+    return survey(root).files
+
+
+def survey(root: str) -> Tree:
+    """List a folder, and what in it is no file that can be read; raise ValueError where it is no folder."""
+    known = _listed.get()
+    if known is not None and root in known:
+        return known[root]
+    tree = _survey(root)
+    if known is not None:
+        known[root] = tree
+    return tree
+
+
+def _survey(root: str) -> Tree:
     filesystem, base = locate(root)
+    try:
+        if isinstance(filesystem, fs.LocalFileSystem):
+            entries, odd = walk(base)
+            files = [File(e.path, join(root, e.path), e.num_bytes, e.mtime_ns) for e in entries]
+        else:
+            files, odd = _list_remote(root, filesystem, base), []
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        raise ValueError(
+            f"source {shown(root)} is not a readable folder; expected a folder of scans; check the path"
+        ) from None
+    return Tree(sorted(files, key=lambda file: file.path), odd)
+
+
+def _list_remote(root: str, filesystem: fs.FileSystem, base: str) -> list[File]:
     with reaching(root):
         if filesystem.get_file_info(base).type != fs.FileType.Directory:
-            raise ValueError(
-                f"source {shown(root)} is not a readable folder; expected a folder of scans; check the path"
-            )
+            raise NotADirectoryError(base)
         infos = filesystem.get_file_info(fs.FileSelector(base, recursive=True))
     files = []
     for info in infos:
         path = info.path[len(base) :].lstrip("/")
         hidden = any(part.startswith(".") for part in path.split("/"))
         if info.type == fs.FileType.File and not hidden:
-            files.append(File(path, join(root, path), info.size))
-    return sorted(files, key=lambda file: file.path)
+            files.append(File(path, join(root, path), info.size, info.mtime_ns or 0))
+    return files
+
+
+def folder_of(uri: str) -> str:
+    """Return the address of the folder in which a file lies."""
+    address, _, query = uri.partition("?")
+    return (address.rpartition("/")[0] or ".") + (f"?{query}" if query else "")
 
 
 def is_file(uri: str) -> bool:
@@ -163,6 +221,14 @@ def is_file(uri: str) -> bool:
     filesystem, path = locate(uri)
     with reaching(uri):
         return filesystem.get_file_info(path).type == fs.FileType.File
+
+
+def state_of(uri: str) -> tuple[int, int]:
+    """Return the size of a file and the time of its last change in nanoseconds."""
+    filesystem, path = locate(uri)
+    with reaching(uri):
+        info = filesystem.get_file_info(path)
+    return info.size or 0, info.mtime_ns or 0
 
 
 def open_file(uri: str) -> NativeFile:

@@ -22,7 +22,9 @@ class Reject:
 class Manifest:
     """A bundle's output: shards, leftovers by split, rejected studies, a hash of the voxels of each study, labels.
 
-    ``label_values`` are the values in its label maps except the background.
+    ``label_values`` are the values in its label maps except the background; ``fatal`` are studies that are not read,
+    as they end their reader. ``stamps`` tell for each study from which state of its files, and which description of
+    it, this was made.
     """
 
     files: list[ShardFile]
@@ -31,6 +33,8 @@ class Manifest:
     contents: dict[str, str]
     excluded: list[str] = field(default_factory=list)
     label_values: list[int] = field(default_factory=list)
+    fatal: list[str] = field(default_factory=list)
+    stamps: dict[str, str] = field(default_factory=dict)
 
 
 def write_manifest(work: str, number: int, manifest: Manifest) -> None:
@@ -51,6 +55,8 @@ def read_manifest(work: str, number: int) -> Manifest | None:
         contents=tree["contents"],
         excluded=tree["excluded"],
         label_values=tree["label_values"],
+        fatal=tree.get("fatal", []),
+        stamps=tree["stamps"],
     )
 
 

@@ -11,8 +11,8 @@ from data.classes import count_classes
 from data.files import join, list_tree, locate, reaching
 from data.keep import is_any
 from data.shardreader import ShardReader
-from data.shards import REPAIR, TEMPORARY, ShardError, ShardFile
-from data.shardset import INDEX, Having, ShardSet
+from data.shards import REPAIR, TEMPORARY, ShardError, ShardFile, split_address
+from data.shardset import EARLIER_INDEX, INDEX, Having, ShardSet, earlier_indices
 from data.splits import SPLITS, check_no_leakage
 
 _BLOCK_BYTES = 2**22
@@ -42,6 +42,8 @@ def describe(shards: ShardSet) -> list[tuple[str, str]]:
     lines += [("datasets", _values(rows["dataset"])), ("modalities", _values(rows["modality"]))]
     lines += [("labels", _names(shards.label_names)), ("classes", _classes(shards))]
     lines += [(name.replace("_", " "), f"{count:,}") for name, count in shards.counts.items()]
+    earlier = [digest for digest in earlier_indices(split_address(shards.uri)[0]) if shards.digest[:16] != digest]
+    lines += [("earlier sets", ", ".join(f"@{digest}" for digest in sorted(earlier)))]
     lines += [("note", doubt) for doubt in doubts(shards)]
     return [(name, value) for name, value in lines if value]
 
@@ -102,11 +104,18 @@ def verify(uri: str) -> Iterator[str]:
     shards = ShardSet.open(uri)
     for file in shards.files:
         yield from _verify_file(shards, file)
-    known = {file.name for file in shards.files}
-    for file in list_tree(uri):
-        if file.path.endswith(".parquet") and "/" not in file.path and file.path not in {*known, INDEX}:
+    folder, _ = split_address(uri)
+    sets = [
+        shards,
+        ShardSet.open(folder),
+        *(ShardSet.open(f"{folder}@{digest}") for digest in earlier_indices(folder)),
+    ]
+    known = {INDEX, *(file.name for one in sets for file in one.files)}
+    for file in list_tree(folder):
+        is_ours = file.path in known or EARLIER_INDEX.fullmatch(file.path)
+        if file.path.endswith(".parquet") and "/" not in file.path and not is_ours:
             yield f"shard {file.path}: not in the index, so never read; delete it"
-    yield from _leftovers(uri)
+    yield from _leftovers(folder)
     try:
         check_no_leakage({split: part["patient"].unique().to_pylist() for split, part in _by_split(shards)})
     except ValueError as error:
@@ -114,7 +123,7 @@ def verify(uri: str) -> Iterator[str]:
 
 
 def _verify_file(shards: ShardSet, file: ShardFile) -> Iterator[str]:
-    filesystem, path = locate(join(shards.uri, file.name))
+    filesystem, path = locate(join(split_address(shards.uri)[0], file.name))
     try:
         with reaching(shards.uri), filesystem.open_input_stream(path) as stream:
             digest, size = hashlib.blake2b(digest_size=32), 0

@@ -9,6 +9,7 @@ dictionary nor statistics. On windowed CT, lz4 decodes three to four times as fa
 """
 
 import hashlib
+import re
 import uuid
 import zlib
 from collections.abc import Iterable
@@ -257,8 +258,18 @@ def remove_unfinished(folder: str) -> None:
                 filesystem.delete_file(info.path)
 
 
-def open_shard(folder: str, name: str) -> pq.ParquetFile:
+_SET = re.compile(r"(.+)@([0-9a-f]{12,64})")
+
+
+def split_address(uri: str) -> tuple[str, str | None]:
+    """Return the folder of shards and, where the address ends in ``@digest``, the digest of the set that is meant."""
+    match = _SET.fullmatch(uri)
+    return (match[1], match[2]) if match else (uri, None)
+
+
+def open_shard(uri: str, name: str) -> pq.ParquetFile:
     """Open a shard of a folder for reading; raise ShardError where it is missing or not a Parquet file."""
+    folder, _ = split_address(uri)
     filesystem, path = locate(join(folder, name))
     try:
         with reaching(folder):

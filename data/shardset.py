@@ -7,6 +7,7 @@ samples never opens a shard. It names each shard with the hash of its content: e
 import hashlib
 import io
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -16,13 +17,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
+from pyarrow import fs
 
 from data.files import join, locate, reaching, read_bytes
 from data.keep import Keep, is_any, passing
-from data.shards import SMALL_COLUMNS, SMALL_FIELDS, ShardError, ShardFile, open_shard, write_atomically
+from data.shards import (
+    SMALL_COLUMNS,
+    SMALL_FIELDS,
+    ShardError,
+    ShardFile,
+    open_shard,
+    split_address,
+    write_atomically,
+)
 
 Having = Literal["label_map", "class"]
 INDEX = "index.parquet"
+EARLIER_INDEX = re.compile(r"index-([0-9a-f]{16})\.parquet")
 FORMAT = 2
 _METADATA = b"raydiology"
 _REPEATED = ["patient", "dataset", "modality", "split", "dtype", "file"]
@@ -49,7 +60,8 @@ class IndexCard:
 def write_index(uri: str, files: Sequence[ShardFile], card: IndexCard) -> str:
     """Write the index of finished shards, in the order given, and return the digest.
 
-    Only small columns are read, never voxels. The same shards and card give the same bytes.
+    Only small columns are read, never voxels. The same shards and card give the same bytes. An earlier index stays
+    beside it under the name of its digest.
     """
     tables = [_index_of(uri, file) for file in files]
     tree = {"format": FORMAT, **asdict(card), "files": [asdict(file) for file in files]}
@@ -62,8 +74,10 @@ def write_index(uri: str, files: Sequence[ShardFile], card: IndexCard) -> str:
         use_dictionary=_REPEATED,  # pyright: ignore[reportArgumentType]  # the stub knows bool only
         write_statistics=False,
     )
+    digest = hashlib.sha256(sink.getvalue()).hexdigest()
+    keep_index(uri, digest)
     write_atomically(join(uri, INDEX), sink.getvalue())
-    return hashlib.sha256(sink.getvalue()).hexdigest()
+    return digest
 
 
 def _index_of(uri: str, file: ShardFile) -> pa.Table:
@@ -77,6 +91,36 @@ def _index_of(uri: str, file: ShardFile) -> pa.Table:
         "row_in_group": pa.array(np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])),
     }
     return pa.table({name: table[name] for name in SMALL_COLUMNS} | places, schema=_INDEX_SCHEMA)
+
+
+def earlier_indices(folder: str) -> dict[str, str]:
+    """Return the names of the indices of a folder's earlier sets by the first 16 digits of their digests."""
+    filesystem, base = locate(folder)
+    with reaching(folder):
+        infos = filesystem.get_file_info(fs.FileSelector(base, allow_not_found=True))
+    return {match[1]: match[0] for info in infos if (match := EARLIER_INDEX.fullmatch(info.base_name))}
+
+
+def _earlier(folder: str, wanted: str) -> bytes:
+    there = earlier_indices(folder)
+    names = [name for digest, name in there.items() if digest.startswith(wanted[:16])]
+    if len(names) != 1:
+        raise ShardError(
+            f"shards {folder}: no set of digest {wanted}; expected that of {INDEX}"
+            f"{''.join(f' or {digest}' for digest in sorted(there))}; see `raydiology shards show`"
+        )
+    return read_bytes(join(folder, names[0]))
+
+
+def keep_index(folder: str, replaced_by: str) -> None:
+    """Keep a folder's index under the name of its digest, unless the digest is that of the index to be written."""
+    try:
+        content = read_bytes(join(folder, INDEX))
+    except FileNotFoundError:
+        return
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != replaced_by:
+        write_atomically(join(folder, f"index-{digest[:16]}.parquet"), content)
 
 
 @dataclass(frozen=True)
@@ -125,9 +169,15 @@ class ShardSet:
 
     @classmethod
     def open(cls, uri: str) -> "ShardSet":
-        """Open the shards of a folder by their index; raise ShardError where the index is missing or unreadable."""
+        """Open the shards of a folder by their index; raise ShardError where the index is missing or unreadable.
+
+        ``folder@digest`` is an earlier set of the folder, before studies were added to it or read again.
+        """
+        folder, wanted = split_address(uri)
         try:
-            content = read_bytes(join(uri, INDEX))
+            content = read_bytes(join(folder, INDEX))
+            if wanted and not hashlib.sha256(content).hexdigest().startswith(wanted):
+                content = _earlier(folder, wanted)
         except FileNotFoundError:
             raise ShardError(
                 f"shards {uri}: no {INDEX}; expected a folder that `raydiology ingest` has finished; "
@@ -147,7 +197,7 @@ class ShardSet:
 
     def check_files(self) -> None:
         """Raise ShardError where a shard of the index is missing or has another size; no shard is read."""
-        filesystem, base = locate(self.uri)
+        filesystem, base = locate(split_address(self.uri)[0])
         with reaching(self.uri):
             infos = filesystem.get_file_info([f"{base}/{file.name}" for file in self.files])
         bad = [file for file, info in zip(self.files, infos, strict=True) if info.size != file.num_bytes]

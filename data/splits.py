@@ -21,19 +21,28 @@ def _draw(seed: int, patient: str) -> bytes:
     return hashlib.blake2b(f"{seed}:{patient}".encode(), digest_size=16).digest()
 
 
-def assign_splits(strata: Mapping[str, Hashable], val: float, test: float, seed: int) -> dict[str, str]:
+def assign_splits(
+    strata: Mapping[str, Hashable], val: float, test: float, seed: int, earlier: Mapping[str, int] | None = None
+) -> dict[str, str]:
     """Return the split of each patient: ``round(test * n)`` test, ``round(val * n)`` val, the rest train.
 
     ``strata`` maps a patient to a stratum to be spread evenly over the splits, such as the class. In the order by
     stratum, every k-th patient is taken, so totals are exact and each stratum's share is met within one patient.
+    ``earlier`` are the numbers of patients that each split already has: the fractions hold for them and the new ones.
     """
     if min(val, test) < 0 or exact(val) + exact(test) >= 1:
         raise ValueError(f"splits: val {val} and test {test}; expected fractions of at least 0 whose sum is below 1")
     order = sorted(seeded_order(strata, seed), key=lambda patient: repr(strata[patient]))
-    held_out = _spread(order, round(exact(test) * len(order)))
+    earlier = earlier or {}
+    total = len(order) + sum(earlier.values())
+    held_out = _spread(order, _still(round(exact(test) * total), earlier.get("test", 0), len(order)))
     rest = [patient for patient in order if patient not in held_out]
-    validating = _spread(rest, round(exact(val) * len(order)))
+    validating = _spread(rest, _still(round(exact(val) * total), earlier.get("val", 0), len(rest)))
     return {p: "test" if p in held_out else "val" if p in validating else "train" for p in order}
+
+
+def _still(wanted: int, earlier: int, available: int) -> int:
+    return min(max(wanted - earlier, 0), available)
 
 
 def _spread(order: list[str], count: int) -> set[str]:

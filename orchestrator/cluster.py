@@ -115,6 +115,8 @@ def _connect() -> None:
         os.environ.setdefault("LOG_NAME_UPDATE_INTERVAL_S", "60")
         # Ray takes four processes per core for a mistake and warns on the terminal; a training here has ten.
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(_logical_cpus()))
+        # Ray starts a task again for ever that was ended because memory was short, though it may be too large itself.
+        os.environ.setdefault("RAY_task_oom_retries", "5")
     try:
         if address := os.environ.get("RAY_ADDRESS"):
             with startup.joining(address):

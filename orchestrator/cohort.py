@@ -17,7 +17,7 @@ from methods.base import Frozen
 from orchestrator import config
 from orchestrator.grid import Seeds
 from orchestrator.ingest import ingest
-from orchestrator.ingest_plan import IngestConfig
+from orchestrator.ingest_request import IngestConfig
 from orchestrator.refusal import validated
 
 WRITERS: dict[str, Callable[..., Any]] = {

@@ -8,7 +8,7 @@ it.
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -17,18 +17,42 @@ from data.files import check_writable
 from data.manifest import Manifest, Reject, duplicates, read_manifest
 from data.shardcheck import doubts
 from data.shardset import ShardSet
+from data.sources import LeftOut, Study
 from data.splits import SPLITS
 from orchestrator import progress
 from orchestrator.cluster import connected
 from orchestrator.ingest_folder import QUARANTINE, claim, done_bundles, finish, finished, write_quarantine
-from orchestrator.ingest_plan import IngestConfig, IngestPlan, make_plan
+from orchestrator.ingest_ledger import check_gone, continued, read_ledger, write_ledger
+from orchestrator.ingest_plan import IngestPlan, make_plan
 from orchestrator.ingest_progress import Tally
+from orchestrator.ingest_request import IngestConfig
 from orchestrator.ingest_tasks import run_bundles
 
 __all__ = ["IngestConfig", "IngestReport", "ingest"]
 # Each copy names the study that it copies; copies are one reason nevertheless.
 _PSEUDONYM = re.compile(r"study v-[0-9a-f]{16}")
 _MOST_REASONS = 10
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How many studies a run reads: those that were not read before, changed or bad ones; and how many it keeps."""
+
+    num_new: int
+    num_changed: int
+    num_bad: int
+    num_kept: int
+
+    @property
+    def num_read(self) -> int:
+        return self.num_new + self.num_changed + self.num_bad
+
+    def describe(self) -> str:
+        """Say the numbers in a line."""
+        return (
+            f"{self.num_read} studies read ({self.num_new} new, {self.num_changed} changed, {self.num_bad} "
+            f"quarantined before), {self.num_kept} kept as they were"
+        )
 
 
 @dataclass(frozen=True)
@@ -39,10 +63,11 @@ class IngestReport:
     shards: ShardSet | None
     num_studies: int
     rejects: tuple[Reject, ...]
-    unused_files: dict[str, int]
+    left_out: tuple[LeftOut, ...]
     remarks: tuple[str, ...]
     bundles_written: int
     seconds: float
+    reading: Reading | None = None
 
     @property
     def too_many_bad(self) -> bool:
@@ -53,9 +78,9 @@ class IngestReport:
         bad, total = len(self.rejects), self.num_studies
         lines = [f"{total - bad} of {total} studies written, {bad} quarantined" + (f": {QUARANTINE}" if bad else "")]
         lines += _by_reason(self.rejects)
-        if self.unused_files:
-            kinds = ", ".join(f"{count} {suffix}" for suffix, count in self.unused_files.items())
-            lines.append(f"files that belong to no study: {kinds}")
+        if self.left_out:
+            lines.append("neither read nor quarantined:")
+            lines += [f"  {one.describe(self.config.keep_names)}" for one in self.left_out]
         return "\n".join([*lines, *self.remarks, *self._outcome()])
 
     def _outcome(self) -> list[str]:
@@ -74,6 +99,8 @@ class IngestReport:
                     f"split {split} is empty: {fraction:g} of so few patients is less than half a patient; raise "
                     f"--{split}-fraction, or ingest more patients"
                 )
+        if self.reading and self.reading.num_kept and self.reading.num_read:
+            lines.append(self.reading.describe())
         lines += doubts(self.shards)
         if self.bundles_written == 0:
             lines.append("everything was done before; nothing was changed")
@@ -99,48 +126,94 @@ def ingest(config: IngestConfig) -> IngestReport:
         plan = make_plan(config)
         check_writable(config.out, "--out")
     claim(plan, config.overwrite)
-    names = {volume_id(plan.job.key, study): study.key for study in plan.studies}
-    manifests, num_written = _run_all(plan, config)
-    rejects = _all_rejects(names, manifests)
+    ledger = read_ledger(plan.job.work)
+    manifests = done_bundles(plan.job, range(len(ledger)))
+    plan = continued(plan, config, ledger, manifests)
+    check_gone(plan, ledger, manifests)
+    write_ledger(plan)
+    todo, reading = _to_read(plan, manifests)
+    names = {volume_id(plan.job.key, study): study.key for study in (*plan.studies, *plan.no_scans)}
+    num_written = _run_all(plan, config, manifests, todo)
+    rejects = _all_rejects(plan, names, manifests)
     _stop_if_strict(config, rejects)
-    write_quarantine(plan.job, rejects, names if config.keep_names else {})
+    write_quarantine(plan.job, [*rejects, *_no_scans(plan)], names if config.keep_names else {})
     report = IngestReport(
         config=config,
         shards=None,
         num_studies=len(plan.studies),
         rejects=tuple(rejects),
-        unused_files=plan.unused_files,
+        left_out=plan.left_out,
         remarks=plan.remarks,
         bundles_written=num_written,
+        reading=reading,
         seconds=time.monotonic() - began,
     )
     if report.too_many_bad:
         return report
     with progress.phase("writing the index"):
-        shards = (finished(plan) if num_written == 0 else None) or finish(plan, manifests, len(rejects))
+        shards = (finished(plan, manifests) if num_written == 0 else None) or finish(plan, manifests, len(rejects))
     return replace(report, shards=shards, seconds=time.monotonic() - began)
 
 
-def _run_all(plan: IngestPlan, config: IngestConfig) -> tuple[dict[int, Manifest], int]:
-    """Run the unfinished bundles, then rerun bundles that hold copies; return manifests and how many ran."""
-    manifests, tally = done_bundles(plan), Tally(len(plan.studies))
+def _to_read(plan: IngestPlan, manifests: Mapping[int, Manifest]) -> tuple[list[Bundle], Reading]:
+    """Return the bundles that hold a study to be read, and the numbers of studies that are read and kept.
+
+    Read are studies that no manifest knows, those whose files or description changed, and those that were bad: what
+    hindered a reader may be gone without a trace in the file.
+    """
+    todo = []
+    num_new = num_changed = num_bad = 0
+    for bundle in plan.bundles:
+        names = [volume_id(plan.job.key, study) for study in bundle.studies]
+        stamps = {name: plan.stamps[name] for name in names}
+        manifest = manifests.get(bundle.number)
+        if manifest is None:
+            num_new += len(names)
+            todo.append(replace(bundle, stamps=stamps))
+            continue
+        unreadable = {name for name, study in zip(names, bundle.studies, strict=True) if study.fault is None}
+        bad = {reject.study for reject in manifest.rejects} & unreadable
+        changed = {name for name in names if manifest.stamps.get(name) != stamps[name]} - bad
+        num_bad, num_changed = num_bad + len(bad), num_changed + len(changed)
+        if bad or changed:
+            todo.append(_again(bundle, manifest, stamps, bad | changed))
+    num_kept = len(plan.studies) - num_new - num_changed - num_bad
+    return todo, Reading(num_new, num_changed, num_bad, num_kept)
+
+
+def _again(bundle: Bundle, manifest: Manifest, stamps: Mapping[str, str], names: Collection[str]) -> Bundle:
+    """Return a bundle that reads some of its studies and keeps the rows of the others."""
+    excluded = {name: manifest.contents[name] for name in manifest.excluded if name in stamps and name not in names}
+    return replace(bundle, excluded=excluded, stamps=stamps, earlier=manifest, again=frozenset(names))
+
+
+def _run_all(plan: IngestPlan, config: IngestConfig, manifests: dict[int, Manifest], todo: list[Bundle]) -> int:
+    """Run bundles, then those that hold copies; complete ``manifests``, and return how many wrote something new."""
+    tally = Tally(len(plan.studies))
+    running = {bundle.number for bundle in todo}
     for number, manifest in manifests.items():
-        _note(plan.bundles[number], manifest, config, tally)
+        if number not in running:
+            _note(plan.bundles[number], manifest, config, tally)
     num_written = 0
-    todo = _unfinished(plan, manifests)
+    todo = todo or _with_copies(plan, manifests)
     with connected() if todo else nullcontext(), tally.shown() if todo else nullcontext():
         while todo:
             for bundle in todo:
-                if bundle.number in manifests:
+                if bundle.number in manifests and bundle.number not in running:
                     tally.count(-len(bundle.studies), -len(manifests[bundle.number].rejects))
+            running = set()
             for number in run_bundles(plan.job, todo, config.readers):
                 manifest = read_manifest(plan.job.work, number)
                 assert manifest is not None, f"bundle {number} ended without a manifest"
+                num_written += not _is_same(manifest, manifests.get(number))
                 manifests[number] = manifest
-                num_written += 1
                 _note(plan.bundles[number], manifest, config, tally)
-            todo = _unfinished(plan, manifests)
-    return manifests, num_written
+            todo = _with_copies(plan, manifests)
+    return num_written
+
+
+def _is_same(manifest: Manifest, earlier: Manifest | None) -> bool:
+    return earlier is not None and replace(manifest, stamps={}) == replace(earlier, stamps={})
 
 
 def _note(bundle: Bundle, manifest: Manifest, config: IngestConfig, tally: Tally) -> None:
@@ -158,18 +231,20 @@ def _stop_if_strict(config: IngestConfig, rejects: Sequence[Reject]) -> None:
         )
 
 
-def _unfinished(plan: IngestPlan, manifests: Mapping[int, Manifest]) -> list[Bundle]:
-    """Return the bundles to run now: bundles without a manifest, else bundles whose copies are not yet left out."""
-    missing = [bundle for bundle in plan.bundles if bundle.number not in manifests]
-    if missing:
-        return missing
+def _with_copies(plan: IngestPlan, manifests: Mapping[int, Manifest]) -> list[Bundle]:
+    """Return the bundles whose copies are not yet left out, or leave out studies that are no copies any more."""
     contents = _contents(manifests)
-    copies = duplicates(_in_stable_order(plan, contents))
+    copies = duplicates(in_stable_order(plan, contents))
     again = []
-    for number, manifest in manifests.items():
+    for bundle in plan.bundles:
+        manifest = manifests[bundle.number]
         wanted = {study: contents[study] for study in manifest.contents if study in copies}
         if sorted(wanted) != manifest.excluded:
-            again.append(replace(plan.bundles[number], excluded=wanted))
+            again.append(
+                replace(
+                    bundle, excluded=wanted, fatal=tuple(manifest.fatal), stamps=manifest.stamps, earlier=manifest
+                )
+            )
     return again
 
 
@@ -177,15 +252,26 @@ def _contents(manifests: Mapping[int, Manifest]) -> dict[str, str]:
     return {study: content for manifest in manifests.values() for study, content in manifest.contents.items()}
 
 
-def _in_stable_order(plan: IngestPlan, contents: Mapping[str, str]) -> list[tuple[str, str]]:
-    order = [volume_id(plan.job.key, study) for study in plan.studies]
-    return [(study, contents[study]) for study in order if study in contents]
+def in_stable_order(plan: IngestPlan, contents: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return studies and their contents, those with most labels first: of copies the first one stays."""
+    order = sorted(plan.studies, key=_num_missing_labels)
+    named = [volume_id(plan.job.key, study) for study in order]
+    return [(study, contents[study]) for study in named if study in contents]
 
 
-def _all_rejects(names: Mapping[str, str], manifests: Mapping[int, Manifest]) -> list[Reject]:
+def _no_scans(plan: IngestPlan) -> list[Reject]:
+    """Return the lines of files that are no scans, which are not counted as bad."""
+    faults = [(volume_id(plan.job.key, study), study.fault) for study in plan.no_scans]
+    return [Reject(name, fault.found, fault.expected, fault.remedy) for name, fault in faults if fault]
+
+
+def _num_missing_labels(study: Study) -> tuple[int, bool]:
+    return (study.label is None) + (study.classes is None), study.label is None
+
+
+def _all_rejects(plan: IngestPlan, names: Mapping[str, str], manifests: Mapping[int, Manifest]) -> list[Reject]:
     """Return every study that was left out, copies too, in the order of the sources."""
-    contents = _contents(manifests)
-    copies = duplicates((study, contents[study]) for study in names if study in contents)
+    copies = duplicates(in_stable_order(plan, _contents(manifests)))
     rejects = {reject.study: reject for manifest in manifests.values() for reject in manifest.rejects}
     for study, first in copies.items():
         rejects[study] = Reject(

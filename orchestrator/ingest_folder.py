@@ -1,9 +1,11 @@
 """The folder that an ingest writes: claim it for a request, find its finished bundles, and complete it."""
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
 
 from pyarrow import fs
 
@@ -11,12 +13,13 @@ from data.bundles import REST, Job, join_rests
 from data.files import is_file, join, locate, reaching, read_bytes
 from data.manifest import Manifest, Reject, are_whole, read_manifest
 from data.shards import ShardError, ShardFile, remove_unfinished, write_atomically
-from data.shardset import INDEX, IndexCard, ShardSet, write_index
+from data.shardset import EARLIER_INDEX, INDEX, IndexCard, ShardSet, earlier_indices, write_index
 from data.splits import SPLITS
 from orchestrator.ingest_plan import IngestPlan
 
 IDENTITY = "ingest.json"
 QUARANTINE = "quarantine.jsonl"
+_FINISHED = "finished"
 _SHARD = re.compile(rf"({'|'.join(SPLITS)})-(\d{{5}}|{REST})-[0-9a-f]{{16}}\.parquet")
 
 
@@ -29,11 +32,9 @@ def claim(plan: IngestPlan, overwrite: bool) -> None:
             f"shards {out}: {INDEX} is there but no {IDENTITY}; expected an empty folder or one of this ingest; "
             "choose another --out, or replace the shards with --overwrite"
         )
-    differing = [name for name in plan.identity if found and found.get(name) != plan.identity[name]]
+    differing = _differences(found, plan.identity) if found else []
     if differing and not overwrite:
-        changes = "; ".join(
-            f"{name}: found {(found or {}).get(name)}, asked for {plan.identity[name]}" for name in differing
-        )
+        changes = "; ".join(differing)
         raise ValueError(
             f"shards {out} were made differently ({changes}); expected the same request; choose another --out, or "
             "replace them with --overwrite"
@@ -45,7 +46,31 @@ def claim(plan: IngestPlan, overwrite: bool) -> None:
     write_atomically(join(out, IDENTITY), json.dumps(plan.identity, indent=1).encode())
 
 
-def _identity(out: str) -> dict[str, str] | None:
+def _differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Name what differs between two requests: fields of the recipe with their values, options of sources without.
+
+    Sources may be added behind the others.
+    """
+    said = [_difference(name, found, asked) for name in asked if name not in ("recipe", "sources")]
+    if found.get("format") != asked["format"]:
+        return [text for text in said if text]
+    said += [_difference(field, found["recipe"], asked["recipe"], "recipe ") for field in asked["recipe"]]
+    for number, (before, now) in enumerate(zip(found["sources"], asked["sources"], strict=False), 1):
+        where = f" of source {number}" if len(asked["sources"]) > 1 else ""
+        said += [
+            f"{name}{where}: another one than before"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name)
+        ]
+    return [text for text in said if text]
+
+
+def _difference(name: str, found: Mapping[str, Any], asked: Mapping[str, Any], kind: str = "") -> str:
+    same = found.get(name) == asked[name]
+    return "" if same else f"{kind}{name}: found {found.get(name)}, asked for {asked[name]}"
+
+
+def _identity(out: str) -> dict[str, Any] | None:
     try:
         return json.loads(read_bytes(join(out, IDENTITY)))
     except FileNotFoundError:
@@ -55,8 +80,10 @@ def _identity(out: str) -> dict[str, str] | None:
 def _delete(job: Job) -> None:
     """Delete the files that an ingest writes, the index first, and no others."""
     filesystem, base = locate(job.out)
-    ours = [name for name in _sizes(job.out) if _SHARD.fullmatch(name) or name in (IDENTITY, QUARANTINE)]
-    for name in (INDEX, *ours):
+    there = _sizes(job.out)
+    indices = [INDEX, *(name for name in there if EARLIER_INDEX.fullmatch(name))]
+    ours = [name for name in there if _SHARD.fullmatch(name) or name in (IDENTITY, QUARANTINE)]
+    for name in (*indices, *ours):
         if is_file(join(job.out, name)):
             filesystem.delete_file(f"{base}/{name}")
     _, work = locate(job.work)
@@ -72,10 +99,10 @@ def _sizes(folder: str) -> dict[str, int]:
     return {info.base_name: info.size for info in infos if info.type == fs.FileType.File}
 
 
-def done_bundles(plan: IngestPlan) -> dict[int, Manifest]:
+def done_bundles(job: Job, numbers: Iterable[int]) -> dict[int, Manifest]:
     """Return the manifests of the bundles whose shards and leftovers are all there."""
-    shards, leftovers = _sizes(plan.job.out), _sizes(plan.job.work)
-    manifests = {bundle.number: read_manifest(plan.job.work, bundle.number) for bundle in plan.bundles}
+    shards, leftovers = _sizes(job.out), _sizes(job.work)
+    manifests = {number: read_manifest(job.work, number) for number in numbers}
     return {
         number: manifest
         for number, manifest in manifests.items()
@@ -83,13 +110,22 @@ def done_bundles(plan: IngestPlan) -> dict[int, Manifest]:
     }
 
 
-def finished(plan: IngestPlan) -> ShardSet | None:
-    """Return the shards if the index and every shard that it names are there."""
+def finished(plan: IngestPlan, manifests: Mapping[int, Manifest]) -> ShardSet | None:
+    """Return the shards if the index is that of these manifests, and every shard that it names is there."""
     try:
         shards = ShardSet.open(plan.job.out)
-    except ShardError:
+        mark = read_bytes(join(plan.job.work, _FINISHED)).decode()
+    except (ShardError, FileNotFoundError):
         return None
-    return shards if are_whole(shards.files, _sizes(plan.job.out)) else None
+    is_same = mark == _mark(shards.digest, plan, manifests)
+    return shards if is_same and are_whole(shards.files, _sizes(plan.job.out)) else None
+
+
+def _mark(digest: str, plan: IngestPlan, manifests: Mapping[int, Manifest]) -> str:
+    """Return a text that changes with the index and with what the bundles wrote, but not with files read in vain."""
+    outputs = [asdict(replace(manifests[bundle.number], stamps={})) for bundle in plan.bundles]
+    made = json.dumps([len(plan.studies), plan.class_names, outputs], sort_keys=True)
+    return f"{digest} {hashlib.sha256(made.encode()).hexdigest()}"
 
 
 def finish(plan: IngestPlan, manifests: Mapping[int, Manifest], num_rejects: int) -> ShardSet:
@@ -106,10 +142,14 @@ def finish(plan: IngestPlan, manifests: Mapping[int, Manifest], num_rejects: int
     card = IndexCard(plan.job.recipe.model_dump(mode="json"), label_names, plan.class_names, counts)
     write_index(plan.job.out, files, card)
     filesystem, base = locate(plan.job.out)
-    for name in set(_sizes(plan.job.out)) - {file.name for file in files}:
+    shards = ShardSet.open(plan.job.out)
+    earlier = [ShardSet.open(f"{plan.job.out}@{digest}") for digest in earlier_indices(plan.job.out)]
+    needed = {file.name for one in (shards, *earlier) for file in one.files}
+    for name in set(_sizes(plan.job.out)) - needed:
         if _SHARD.fullmatch(name):
             filesystem.delete_file(f"{base}/{name}")
-    return ShardSet.open(plan.job.out)
+    write_atomically(join(plan.job.work, _FINISHED), _mark(shards.digest, plan, manifests))
+    return shards
 
 
 def write_quarantine(job: Job, rejects: Sequence[Reject], names: Mapping[str, str]) -> None:

@@ -1,15 +1,87 @@
-"""The request of an ingest, read from a YAML file and the command line."""
+"""The request for an ingest, and how it is read from a YAML file and the command line."""
 
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
-from orchestrator.config import ConfigError, merge
-from orchestrator.ingest_plan import IngestConfig
+from data.recipes import RECIPES, Recipe
+from data.sources import SourceOptions
+from data.spelling import did_you_mean
+from orchestrator.config import ConfigError, absolute, merge
 from orchestrator.refusal import validated
+
+
+def _placed(uri: str) -> str:
+    absolute(uri)  # raises for credentials, and for a relative path in a submitted job
+    return uri
+
+
+class Source(BaseModel):
+    """A folder or bucket of scans, its layout, and how studies are found in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    layout: str
+    options: SourceOptions = SourceOptions()
+
+    _placed = field_validator("source")(lambda uri: _placed(uri))
+
+
+class IngestConfig(BaseModel):
+    """The request for an ingest.
+
+    also            further sources into the same shards
+    recipe          preprocessing by name; ``changes`` replaces some of its fields
+    val_fraction    share of patients held out for validation if the layout names no such split; likewise
+                    test_fraction
+    max_bad         if a larger share of the studies cannot be used, no index is written
+    rows_per_group  slices or pictures per row group, which is read and mixed as a whole; a volume has its own row
+                    group
+    readers         how many tasks run at once (default: one per core)
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    layout: str
+    recipe: str
+    out: str
+    options: SourceOptions = SourceOptions()
+    also: tuple[Source, ...] = ()
+    changes: dict[str, Any] = {}
+    val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    seed: int = 0
+    max_bad: Annotated[float, Field(ge=0, le=1)] = 0.1
+    strict: bool = False
+    overwrite: bool = False
+    keep_names: bool = False
+    rows_per_group: PositiveInt = 16
+    readers: PositiveInt | None = None
+
+    _placed = field_validator("source", "out")(lambda uri: _placed(uri))
+
+    @model_validator(mode="after")
+    def _recipe_exists(self) -> Self:
+        if self.recipe not in RECIPES:
+            near = did_you_mean(self.recipe, RECIPES)
+            raise ValueError(f"recipe: there is no {self.recipe!r}{near}; expected one of {', '.join(RECIPES)}")
+        assert self.resolved_recipe, "its fields are checked as well"
+        return self
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return (Source(source=self.source, layout=self.layout, options=self.options), *self.also)
+
+    @property
+    def resolved_recipe(self) -> Recipe:
+        tree = {**RECIPES[self.recipe].model_dump(), **self.changes}
+        return validated(Recipe, tree, f"recipe {self.recipe}, changed")
 
 
 def load(asked: dict[str, Any], path: str | None = None) -> IngestConfig:

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.quarantine import BadStudy
 from data.readers.array import read_array_image
-from data.readers.checks import check_affine, check_voxels, spacing_of
+from data.readers.checks import check_affine, check_no_label_map, check_voxels, spacing_of
 from data.readers.dicom import read_dicom
 from data.readers.itk import ITK_SUFFIXES, read_itk
 from data.readers.labels import align_label
@@ -33,8 +33,12 @@ def read_study(study: Study) -> Scan:
     scan = _read_image(study)
     if study.rescale is not None:
         slope, intercept = study.rescale
-        scan = scan.with_(scale=scan.scale * slope, offset=scan.offset * slope + intercept)
-    check_voxels(scan.voxels)
+        # Of a picture it means the numbers in the file (DeepLesion: HU + 32768), not their share of 65535.
+        scale, offset = (1.0, 0.0) if scan.affine is None else (scan.scale, scan.offset)
+        scan = scan.with_(scale=scale * slope, offset=offset * slope + intercept)
+    check_voxels(scan.voxels, scan.scale, scan.offset)
+    if study.kind == "volume":
+        check_no_label_map(scan.voxels, scan.scale, scan.offset)
     scan = scan.with_(modality=scan.modality or study.modality or "")
     return scan.with_(label=_read_label(study.label, scan)) if study.label else scan
 

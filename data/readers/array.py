@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 from data.files import open_file
-from data.quarantine import BadStudy
+from data.quarantine import BadStudy, damaged
 from data.scan import Scan
 
 _KEPT_ARRAYS = 3
@@ -17,7 +17,7 @@ def read_array_image(uri: str, name: str, index: int) -> Scan:
     try:
         array = _array(uri, name)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-        raise BadStudy("a damaged .npz file", "a whole one", "copy the file again from its source") from None
+        raise damaged("a damaged .npz file", "a whole one") from None
     if array.dtype != np.uint8 or not (array.ndim == 3 or (array.ndim == 4 and array.shape[3] == 3)):
         raise BadStudy(
             f"images of shape {array.shape[1:]}, {array.dtype}", "(H, W) or (H, W, 3) of uint8", "convert the array"

@@ -3,23 +3,45 @@
 import gzip
 import zlib
 
-from data.quarantine import BadStudy
+from pyarrow import NativeFile
 
-_MAGIC = b"\x1f\x8b"
-_REMEDY = "copy the file again from its source"
+from data.quarantine import BadStudy, damaged
+
+MAGIC = b"\x1f\x8b"
+TWICE = BadStudy(
+    "a file that was compressed twice (gzip in gzip)",
+    "one gzip stream",
+    "decompress it once (gunzip), and keep its suffix",
+)
 
 
 def inflate(content: bytes) -> bytes:
     """Return a file's content, decompressed if it begins as gzip (suffixes may be wrong) and checked to the end."""
     if not content:
-        raise BadStudy("an empty file (0 bytes)", "a volume", _REMEDY)
-    if not content.startswith(_MAGIC):
+        raise damaged("an empty file (0 bytes)", "a volume")
+    if not content.startswith(MAGIC):
         return content
     try:
-        return gzip.decompress(content)
+        plain = gzip.decompress(content)
     except EOFError:
-        raise BadStudy(
-            f"a truncated gzip stream of {len(content)} bytes", "a stream up to its checksum", _REMEDY
-        ) from None
+        raise damaged(f"a truncated gzip stream of {len(content)} bytes", "a stream up to its checksum") from None
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise BadStudy(f"a damaged gzip stream ({error})", "a stream that matches its checksum", _REMEDY) from None
+        raise damaged(f"a damaged gzip stream ({error})", "a stream that matches its checksum") from None
+    if plain.startswith(MAGIC):
+        raise TWICE
+    return plain
+
+
+def peek(file: NativeFile, num_bytes: int = 4096) -> bytes:
+    """Return the first bytes of a file, or of what was gzipped into it; raise BadStudy for gzip in gzip."""
+    head = file.read(num_bytes)
+    if not head.startswith(MAGIC):
+        return head
+    file.seek(0)
+    try:
+        plain = gzip.GzipFile(fileobj=file).read(num_bytes)  # pyright: ignore[reportArgumentType]  # it reads and seeks
+    except (OSError, EOFError, zlib.error):
+        return head
+    if plain.startswith(MAGIC):
+        raise TWICE
+    return plain

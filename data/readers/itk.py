@@ -1,34 +1,44 @@
-"""NRRD and MetaImage by SimpleITK: LPS -> RAS."""
+"""NRRD and MetaImage by SimpleITK: LPS -> RAS. Headers are checked first: ITK dies of some and guesses what lacks."""
+
+import re
+from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 (the name in its own documentation)
 from jaxtyping import Float64
 
 from data.files import local_path, locate, open_file
-from data.quarantine import BadStudy
+from data.quarantine import GIVE_PICTURE, SPLIT_VOLUMES, BadStudy, damaged, foreign
 from data.readers.checks import spacing_of
+from data.readers.metaimage import check_metaimage, parse_metaimage
+from data.readers.nrrd import check_nrrd, parse_nrrd
 from data.scan import Scan
 
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+_WHOLE = "a whole NRRD or MetaImage file"
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_DETACHED = (b"data file:", b"datafile:", b"elementdatafile")
 _HEADER_BYTES = 65536
+_DEFLATE = 1100  # zlib makes nothing smaller than by this factor
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)  # its warnings print the file's name
 
 
 def read_itk(uri: str, num_channels: int = 1) -> Scan:
     """Read a NRRD or MetaImage file to (C, D, H, W) with the affine of (d, h, w) in RAS+ mm."""
-    _check_attached(uri)
+    _check_header(uri)
     with local_path(uri) as path:
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
         try:
             image = reader.Execute()
         except RuntimeError:
-            raise BadStudy(
-                "a header or voxels that SimpleITK cannot read", "a whole NRRD or MetaImage file", "export it again"
-            ) from None
+            if _is_of_several_files(uri):
+                raise BadStudy(
+                    "a header whose voxels lie in several files, one of which is missing or damaged",
+                    "all of them",
+                    "add the files that the header lists",
+                ) from None
+            raise damaged("a header or voxels that SimpleITK cannot read", _WHOLE) from None
     _check_image(image, num_channels)
     voxels = sitk.GetArrayFromImage(image)
     voxels = np.moveaxis(voxels, -1, 0) if image.GetNumberOfComponentsPerPixel() > 1 else voxels[None]
@@ -38,18 +48,47 @@ def read_itk(uri: str, num_channels: int = 1) -> Scan:
     return Scan(voxels, spacing_of(affine), "", affine)
 
 
-def _check_attached(uri: str) -> None:
-    """Refuse a remote header whose voxels lie in another file: only the header would be copied here."""
-    filesystem, _ = locate(uri)
-    if filesystem.type_name == "local":
-        return
+def _check_header(uri: str) -> None:
+    """Raise BadStudy for a header that ITK must not see, and for voxels that cannot be all there."""
     with open_file(uri) as file:
-        head = file.read(_HEADER_BYTES).lower().replace(b" ", b"")
-    value = next((head.split(word, 1)[1].lstrip(b"=") for word in _DETACHED if word in head), b"local")
-    if not value.startswith(b"local"):
+        head, num_bytes = file.read(_HEADER_BYTES), file.size()
+    if re.match(rb"NRRD\d{4}", head):
+        fields, length = parse_nrrd(head)
+        needed, data_file = check_nrrd(fields), fields.get("data file", "")
+        raw = fields["encoding"].lower() == "raw"
+    else:
+        if (other := foreign(head, _WHOLE)) is not None:
+            raise other
+        fields, length = parse_metaimage(head)
+        needed, data_file = check_metaimage(fields), fields["ElementDataFile"]
+        data_file = "" if data_file.lower() == "local" else data_file
+        raw = fields.get("CompressedData", "").lower() != "true" and fields.get("BinaryData", "").lower() != "false"
+    have = _bytes_beside(uri, data_file) if data_file else num_bytes - length
+    if have is not None and needed > have * (1 if raw else _DEFLATE):
+        raise damaged(f"{have} bytes of voxels", f"{needed} bytes{'' if raw else ', compressed'}, as the header says")
+
+
+def _is_of_several_files(uri: str) -> bool:
+    with open_file(uri) as file:
+        head = file.read(_HEADER_BYTES)
+    return re.search(rb"^(data ?file:|ElementDataFile\s*=)\s*(LIST|\S*%)", head, re.M) is not None
+
+
+def _bytes_beside(uri: str, name: str) -> int | None:
+    """Return the size of the file that holds a header's voxels; None where it names several by a list or pattern."""
+    filesystem, path = locate(uri)
+    if filesystem.type_name != "local":  # only the header would be copied here
         raise BadStudy(
             "a remote header whose voxels lie in another file", "header and voxels in one file", "use .nrrd or .mha"
         )
+    if name.upper().startswith("LIST") or "%" in name:
+        return None
+    voxels = Path(path).parent / name
+    if not voxels.is_file():
+        raise BadStudy(
+            "a header without its voxels, which lie in another file", "both files side by side", "add that file"
+        )
+    return voxels.stat().st_size
 
 
 def _check_image(image: sitk.Image, num_channels: int) -> None:
@@ -57,7 +96,7 @@ def _check_image(image: sitk.Image, num_channels: int) -> None:
         raise BadStudy(
             f"{image.GetDimension()} axes of {image.GetSize()} voxels",
             "3 axes (x, y, z)",
-            "give a plane as a picture; split times into volumes",
+            f"{GIVE_PICTURE}; {SPLIT_VOLUMES}",
         )
     components = image.GetNumberOfComponentsPerPixel()
     if components not in (1, num_channels):
@@ -66,12 +105,6 @@ def _check_image(image: sitk.Image, num_channels: int) -> None:
         )
     if "complex" in image.GetPixelIDTypeAsString():
         raise BadStudy("complex voxels", "one real intensity per voxel", "convert to a magnitude")
-    keys = image.GetMetaDataKeys()
-    is_nrrd = "ITK_InputFilterName" in keys and image.GetMetaData("ITK_InputFilterName") == "NrrdImageIO"
-    if is_nrrd and "NRRD_space" not in keys:
-        raise BadStudy(
-            "no orientation (no 'space' field)", "a space such as left-posterior-superior", "add the field"
-        )
 
 
 def _affine(image: sitk.Image) -> Float64[np.ndarray, "4 4"]:

@@ -2,13 +2,14 @@
 
 import numpy as np
 from jaxtyping import Float64, Num, UInt8, UInt16
-from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from data.quarantine import BadStudy
 from data.scan import Scan
 
 _LARGEST = np.iinfo(np.uint16).max
 _TOLERANCE_VOXELS = 0.1
+_ROUNDING = 1e-3  # a slope of float32(1 / 255) takes 255 to 1.00000006
 _RESAMPLE = "resample the label onto its image, or pair it with the image that it was drawn on"
 
 
@@ -21,7 +22,8 @@ def align_label(label: Scan, image: Scan) -> UInt8[np.ndarray, "D H W"] | UInt16
     assert image.affine is not None, "only volumes have label maps"
     if label.voxels.shape[0] != 1:
         raise BadStudy(f"label: {label.voxels.shape[0]} channels", "1", "merge them into one map of ids")
-    turn = ornt_transform(io_orientation(label.affine), io_orientation(image.affine))
+    # The turn between the two grids, not of each in the world: at 45 degrees rounding alone names an axis.
+    turn = io_orientation(np.linalg.inv(image.affine) @ label.affine)
     values = apply_orientation(label.voxels[0], turn)
     affine = label.affine @ inv_ornt_aff(turn, label.size)
     if values.shape != image.size:
@@ -52,13 +54,16 @@ def label_ids(
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
             raise BadStudy("label: NaN or infinite values", "integers", "replace them by 0 (background)")
-        if not np.array_equal(values, np.rint(values)):
-            example = float(values[values != np.rint(values)].flat[0])
+        ids = np.rint(values)
+        apart = np.abs(values - ids) > _ROUNDING
+        if apart.any():
+            example = float(values[apart].flat[0])
             raise BadStudy(
                 f"label: values that are not integers, such as {example:.6g}",
                 "integer ids",
                 "resample labels by nearest neighbour",
             )
+        values = ids
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > _LARGEST:
         raise BadStudy(f"label: values from {low:g} to {high:g}", f"ids from 0 to {_LARGEST}", "renumber the ids")

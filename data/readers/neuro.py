@@ -8,7 +8,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from data.files import local_path, read_bytes
-from data.quarantine import BadStudy
+from data.quarantine import SPLIT_VOLUMES, BadStudy, damaged, foreign
 from data.readers.checks import spacing_of
 from data.readers.gzipped import inflate
 from data.scan import Scan
@@ -22,7 +22,8 @@ _DAMAGE = (
 
 def read_neuro(uri: str) -> Scan:
     """Read an MGH, MGZ or MINC file to (1, D, H, W) with the affine of (d, h, w) in RAS+ mm."""
-    inflate(read_bytes(uri))
+    if (other := foreign(inflate(read_bytes(uri))[:4096], "an MGH or MINC-1 file")) is not None:
+        raise other
     with local_path(uri) as path:
         try:
             image = nib.load(path)
@@ -33,10 +34,8 @@ def read_neuro(uri: str) -> Scan:
         except BadStudy:
             raise
         except _DAMAGE as error:
-            raise BadStudy(
-                f"a file that nibabel cannot read ({type(error).__name__})",
-                "a whole MGH or MINC-1 file",
-                "convert the study to NIfTI",
+            raise damaged(
+                f"a file that nibabel cannot read ({type(error).__name__})", "a whole MGH or MINC-1 file"
             ) from None
     affine = affine[:, [2, 1, 0, 3]]
     return Scan(values.reshape(shape[:3]).transpose()[None], spacing_of(affine), "", affine)
@@ -44,6 +43,4 @@ def read_neuro(uri: str) -> Scan:
 
 def _check_shape(shape: tuple[int, ...]) -> None:
     if len([size for size in shape[3:] if size != 1]) or len(shape) < 3:
-        raise BadStudy(
-            f"{len(shape)} axes of {shape} voxels", "3 axes", "split times or channels into volumes, one file each"
-        )
+        raise BadStudy(f"{len(shape)} axes of {shape} voxels", "3 axes", SPLIT_VOLUMES)

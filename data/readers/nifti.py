@@ -12,7 +12,16 @@ from jaxtyping import Float64
 from nibabel.nifti1 import Nifti1Header
 
 from data.files import is_file, read_bytes
-from data.quarantine import BadStudy
+from data.quarantine import (
+    CONVERT_AGAIN,
+    COPY_AGAIN,
+    CORRECT_HEADER,
+    GIVE_PICTURE,
+    SPLIT_VOLUMES,
+    BadStudy,
+    damaged,
+    foreign,
+)
 from data.readers.checks import is_sheared, spacing_of
 from data.readers.gzipped import inflate
 from data.scan import Scan
@@ -24,7 +33,6 @@ _TYPES = {
 _COLOUR = {128: "RGB", 2304: "RGBA"}
 _COMPLEX = {32: "complex64", 1792: "complex128", 2048: "complex256"}
 _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
-_EXPORT_AGAIN = "convert the study again from its source"
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,9 @@ def read_nifti(uri: str, num_channels: int = 1) -> Scan:
 def parse_header(content: bytes) -> tuple[Nifti1Header, bool]:
     """Return the header (NIfTI-2 headers are a kind of it) and whether the voxels follow in the same file."""
     if len(content) < 348:
-        raise BadStudy(f"{len(content)} bytes", "a NIfTI header of 348 or 540 bytes", _EXPORT_AGAIN)
+        raise foreign(content, "a NIfTI file") or damaged(
+            f"{len(content)} bytes", "a NIfTI header of 348 or 540 bytes"
+        )
     for order in ("little", "big"):
         size = int.from_bytes(content[:4], order)
         if size in _HEADERS:
@@ -65,7 +75,7 @@ def parse_header(content: bytes) -> tuple[Nifti1Header, bool]:
                 break
             header = kind(content[:size], "<" if order == "little" else ">", check=False)
             return header, _is_single(bytes(header["magic"]), magics)
-    raise BadStudy(
+    raise foreign(content, "a NIfTI file") or BadStudy(
         "no NIfTI header (its first word is neither 348 nor 540)",
         "a header that begins with its own size",
         "remove the file from the source, or give it the suffix of its true format",
@@ -78,7 +88,7 @@ def _is_single(magic: bytes, magics: tuple[bytes, bytes]) -> bool:
         raise BadStudy(
             f"the magic word 0x{word.hex()} in a header of NIfTI's size",
             f"one of {', '.join(word.decode() for word in magics)} (Analyze files hold no orientation)",
-            _EXPORT_AGAIN,
+            CONVERT_AGAIN,
         )
     return word == magics[0]
 
@@ -89,28 +99,26 @@ def _check_layout(header: Nifti1Header, single: bool) -> _Layout:
         kind = _COLOUR.get(code) or _COMPLEX[code]
         raise BadStudy(f"{kind} voxels", "one real intensity per voxel", "convert to grey values or to a magnitude")
     if code not in _TYPES:
-        raise BadStudy(f"datatype code {code}", "a code that NIfTI defines", _EXPORT_AGAIN)
+        raise BadStudy(f"datatype code {code}", "a code that NIfTI defines", CONVERT_AGAIN)
     dtype = np.dtype(_TYPES[code]).newbyteorder(header.endianness)
     if bits != 8 * dtype.itemsize:
-        raise BadStudy(
-            f"bitpix {bits} beside datatype {dtype.name}", f"bitpix {8 * dtype.itemsize}", "correct the header"
-        )
+        raise BadStudy(f"bitpix {bits} beside datatype {dtype.name}", f"bitpix {8 * dtype.itemsize}", CORRECT_HEADER)
     intent = int(header["intent_code"])
     if 3000 <= intent < 3100:
         raise BadStudy(f"CIFTI-2 data (intent {intent})", "a volume", "remove the file from the source")
     offset, least = int(header["vox_offset"]), int(header["sizeof_hdr"]) + 4 if single else 0
     if offset < least:
-        raise BadStudy(f"vox_offset {offset}, inside the header", f"{least} or more", "correct the header")
+        raise BadStudy(f"vox_offset {offset}, inside the header", f"{least} or more", CORRECT_HEADER)
     return _Layout(dtype, _shape(header), offset)
 
 
 def _shape(header: Nifti1Header) -> tuple[int, ...]:
     num_axes = int(header["dim"][0])
     if not 1 <= num_axes <= 7:
-        raise BadStudy(f"{num_axes} axes (dim[0])", "1 to 7", _EXPORT_AGAIN)
+        raise BadStudy(f"{num_axes} axes (dim[0])", "1 to 7", CONVERT_AGAIN)
     shape = tuple(int(size) for size in header["dim"][1 : num_axes + 1])
     if min(shape) < 1:
-        raise BadStudy(f"axes of {shape} voxels", "at least 1 voxel along each", _EXPORT_AGAIN)
+        raise BadStudy(f"axes of {shape} voxels", "at least 1 voxel along each", CONVERT_AGAIN)
     return shape
 
 
@@ -132,20 +140,20 @@ def _voxels(content: bytes, layout: _Layout, num_channels: int) -> np.ndarray:
         raise BadStudy(
             f"{len(shape)} axes of {shape} voxels",
             "3 axes (x, y, z)" if num_channels == 1 else f"3 axes and {num_channels} channels",
-            "give a plane as a picture" if len(shape) < 3 else "split times or channels into volumes, one file each",
+            GIVE_PICTURE if len(shape) < 3 else SPLIT_VOLUMES,
         )
     count = int(np.prod(shape, dtype=object))
     needed, have = count * layout.dtype.itemsize, len(content) - layout.offset
     if have < needed:
         raise BadStudy(
-            f"{max(have, 0)} bytes of voxels", f"{needed} bytes for {shape} {layout.dtype.name}", _EXPORT_AGAIN
+            f"{max(have, 0)} bytes of voxels", f"{needed} bytes for {shape} {layout.dtype.name}", COPY_AGAIN
         )
     # A few bytes of padding are harmless. A whole plane more means that the header does not belong to these voxels.
     if have - needed >= needed // max(shape):
         raise BadStudy(
             f"{have} bytes of voxels, {have - needed} more than its header tells of",
             f"{needed} bytes for {shape} {layout.dtype.name}",
-            _EXPORT_AGAIN,
+            CONVERT_AGAIN,
         )
     flat = np.frombuffer(content, layout.dtype, count, layout.offset)
     grid = flat.reshape(shape[::-1] if channelled else (1, *shape[::-1]))
@@ -169,7 +177,7 @@ def header_affine(header: Nifti1Header) -> Float64[np.ndarray, "4 4"]:
             "convert the study again from DICOM, or set the sform if it is known",
         )
     if codes[1] and min(header["pixdim"][1:4].tolist()) <= 0:
-        raise BadStudy(f"pixdim {header['pixdim'][1:4].tolist()}", "sizes above 0", "correct the header")
+        raise BadStudy(f"pixdim {header['pixdim'][1:4].tolist()}", "sizes above 0", CORRECT_HEADER)
     affine = np.asarray(header.get_sform() if codes[0] else _qform(header), dtype=np.float64)
     if all(codes):
         _check_agreement(affine, _qform(header), _shape(header), same_space=codes[0] == codes[1])
@@ -181,8 +189,11 @@ def header_affine(header: Nifti1Header) -> Float64[np.ndarray, "4 4"]:
 
 
 def _qform(header: Nifti1Header) -> np.ndarray:
+    """Return the qform's affine; NIfTI-1 counts every pixdim[0] but a negative one as 1, also 0, nibabel none."""
+    counted = header.copy()
+    counted["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
     try:
-        return np.asarray(header.get_qform(), dtype=np.float64)
+        return np.asarray(counted.get_qform(), dtype=np.float64)
     except ValueError:
         raise BadStudy(
             "a quaternion that is not a rotation (longer than 1)", "a unit quaternion", "correct it"
@@ -216,5 +227,5 @@ def _rescale(header: Nifti1Header) -> tuple[float, float]:
     if slope == 0 or np.isnan(slope):
         return 1.0, 0.0
     if not np.isfinite([slope, offset]).all():
-        raise BadStudy(f"scl_slope {slope} with scl_inter {offset}", "finite numbers", "correct the header")
+        raise BadStudy(f"scl_slope {slope} with scl_inter {offset}", "finite numbers", CORRECT_HEADER)
     return slope, offset

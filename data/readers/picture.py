@@ -1,15 +1,26 @@
 """Pictures (JPEG, PNG, TIFF, BMP) by Pillow, as (C, H, W) with intensities in [0, 1]."""
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+import struct
+from io import BytesIO
 
-from data.files import open_file
-from data.quarantine import BadStudy
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
+
+from data.files import read_bytes
+from data.quarantine import BadStudy, damaged, foreign
 from data.scan import Scan
 
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I")
 _GREY = ("1", "L", "LA")
-_AGAIN = "copy the file again from its source"
+_PICTURE = "a JPEG, PNG, TIFF or BMP file"
+_WHITE_IS_ZERO = 0
+_ORIENTATION = 0x0112  # of EXIF, which tells how the camera was held
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 
 def read_picture(uri: str) -> Scan:
@@ -17,24 +28,24 @@ def read_picture(uri: str) -> Scan:
 
     A picture has no geometry: its affine is None and its spacing is 1 pixel. The camera's orientation tag is obeyed.
     """
+    content = read_bytes(uri)  # Pillow asks more of a file, such as its lines, than Arrow's have
     try:
-        with open_file(uri) as file, Image.open(file) as image:
+        with Image.open(BytesIO(content)) as image:
             _check_frames(image)
-            pixels = _pixels(ImageOps.exif_transpose(image))
+            pixels = _pixels(image)
     except UnidentifiedImageError:
-        raise BadStudy(
-            "no picture that Pillow can read",
-            "a JPEG, PNG, TIFF or BMP file",
-            "convert it, or remove it from the source",
+        if content.startswith((b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"BM")):
+            raise damaged("a picture whose header Pillow cannot read", f"{_PICTURE}, whole") from None
+        raise foreign(content[:4096], _PICTURE) or BadStudy(
+            "no picture that Pillow can read", _PICTURE, "convert it, or remove it from the source"
         ) from None
     except Image.DecompressionBombError:
         raise BadStudy(
             f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels", "a picture of usual size", "tile it"
         ) from None
     except (OSError, SyntaxError, EOFError):
-        raise BadStudy("a damaged or truncated picture", "a whole one", _AGAIN) from None
-    scale = 1.0 / np.iinfo(pixels.dtype).max
-    return Scan(pixels, (1.0, 1.0), "", scale=scale)
+        raise damaged("a damaged or truncated picture", "a whole one") from None
+    return Scan(pixels, (1.0, 1.0), "", scale=1.0 / np.iinfo(pixels.dtype).max)
 
 
 def _check_frames(image: Image.Image) -> None:
@@ -43,14 +54,33 @@ def _check_frames(image: Image.Image) -> None:
         raise BadStudy(f"{frames} frames in one file", "one picture", "split the file")
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn a picture as its orientation tag says; without copying the tags, some of which cannot be written again."""
+    image.load()
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except (ArithmeticError, AttributeError, LookupError, SyntaxError, TypeError, ValueError, OSError, struct.error):
+        return image  # a broken block of tags says nothing of the pixels, which are sound
+    return image if turn is None else image.transpose(turn)
+
+
 def _pixels(image: Image.Image) -> np.ndarray:
     if image.mode in _SIXTEEN_BIT:
-        values = np.asarray(image)
+        values = np.asarray(_upright(image))
         if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
             raise BadStudy(f"grey values from {values.min()} to {values.max()}", "0 to 65535", "convert to 16 bit")
-        return np.ascontiguousarray(values, dtype=np.uint16)[None]
+        return np.ascontiguousarray(_black_is_zero(values.astype(np.uint16), image))[None]
     if image.mode == "F":
         raise BadStudy("a picture of floating-point values", "8 or 16 bit", "convert to 16 bit")
+    upright = _upright(image)
     if image.mode in _GREY:
-        return np.array(image.convert("L"))[None]
-    return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+        return np.array(upright.convert("L"))[None]
+    return np.ascontiguousarray(np.asarray(upright.convert("RGB")).transpose(2, 0, 1))
+
+
+def _black_is_zero(values: np.ndarray, image: Image.Image) -> np.ndarray:
+    """Invert the grey values of a TIFF file in which 0 is white; Pillow does so for up to 8 bit only."""
+    if not isinstance(image, TiffImageFile) or image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) != _WHITE_IS_ZERO:
+        return values
+    white = (1 << int(image.tag_v2.get(BITSPERSAMPLE, (16,))[0])) - 1
+    return np.clip(white - values.astype(np.int64), 0, None).astype(np.uint16)

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from data.quarantine import BadStudy
 from data.readers.checks import spacing_of
-from data.recipes.geometry import orient, resample, resample_label, resize
+from data.recipes.geometry import orient, resample, resize
+from data.recipes.nearest import resample_label
 from data.recipes.recipe import Recipe
+from data.recipes.window import window
 from data.scan import Scan
 
 _LUMA = (0.299, 0.587, 0.114)
@@ -48,7 +50,8 @@ def _check_fit(recipe: Recipe, scan: Scan) -> None:
             f"at least {recipe.min_slices} for recipe {recipe.name}",
             "use a recipe for slices, or lower the recipe's min_slices (--set min_slices=1)",
         )
-    lowest = float(scan.voxels.min()) * scan.scale + scan.offset
+    ends = float(scan.voxels.min()), float(scan.voxels.max())  # a slope may be negative
+    lowest = min(ends[0] * scan.scale, ends[1] * scan.scale) + scan.offset
     if recipe.window_kind == "hu" and lowest >= 0:
         raise BadStudy(
             f"CT intensities from {lowest:g} up, none below 0",
@@ -63,8 +66,9 @@ def _intensities(scan: Scan) -> Float[Tensor, "C *S"]:
 
 
 def _image(recipe: Recipe, scan: Scan) -> Scan:
-    values = _window(recipe, _channels(_intensities(scan), recipe.num_channels or 1))
+    values = window(recipe, _channels(_intensities(scan), recipe.num_channels or 1))
     box = _box(recipe, values.numpy())
+    _check_contrast(recipe, values)
     values = values[(slice(None), *box)]
     size = _picture_size(recipe, tuple(values.shape[1:]))
     if size != tuple(values.shape[1:]):
@@ -95,8 +99,9 @@ def _volume(recipe: Recipe, scan: Scan) -> Scan:
     assert scan.affine is not None, "a volume has an affine"
     voxels, affine = orient(_intensities(scan), scan.affine)
     voxels, affine = resample(voxels, affine, recipe.spacing_mm)
-    voxels = _window(recipe, voxels)
+    voxels = window(recipe, voxels)
     box = _box(recipe, voxels.numpy())
+    _check_contrast(recipe, voxels)
     voxels, affine = voxels[(slice(None), *box)], _moved(affine, [part.start for part in box])
     if recipe.resize_to:
         voxels, affine = resize(voxels, affine, recipe.resize_to)
@@ -130,30 +135,6 @@ def _label_on(scan: Scan, affine: Float64[np.ndarray, "4 4"], size: tuple[int, .
     return resample_label(ids[0].numpy(), old_affine, affine, size).astype(scan.label.dtype)
 
 
-def _window(recipe: Recipe, voxels: Float[Tensor, "C *S"]) -> Float[Tensor, "C *S"]:
-    """Map the window to [0, 1]."""
-    voxels = voxels.contiguous()
-    for channel in voxels:
-        low, high = _limits(recipe, channel)
-        channel.sub_(low).div_(high - low).clamp_(0, 1)
-    return voxels
-
-
-def _limits(recipe: Recipe, channel: Float[Tensor, "*S"]) -> tuple[float, float]:
-    if recipe.window_kind != "percentile":
-        return recipe.window
-    values = channel.numpy()
-    values = values[values > values.min()]
-    low, high = np.percentile(values, recipe.window) if values.size else (0.0, 0.0)
-    if not low < high:
-        raise BadStudy(
-            f"the same intensity {low:g} at percentiles {recipe.window[0]:g} and {recipe.window[1]:g}",
-            "contrast between them",
-            "remove the study from the source, or set the recipe's window (--set window='[0,100]')",
-        )
-    return float(low), float(high)
-
-
 def _box(recipe: Recipe, voxels: Float[np.ndarray, "C *S"]) -> tuple[slice, ...]:
     """Return the smallest box of voxels above ``crop_above`` in any channel, or the whole."""
     if recipe.crop_above is None:
@@ -168,6 +149,17 @@ def _box(recipe: Recipe, voxels: Float[np.ndarray, "C *S"]) -> tuple[slice, ...]
             "check the intensities, the window and its kind",
         )
     return tuple(slice(int(line[0]), int(line[-1]) + 1) for line in inside)
+
+
+def _check_contrast(recipe: Recipe, voxels: Float[Tensor, "C *S"]) -> None:
+    """Raise BadStudy where the window leaves nothing of a scan: studies that are all 0 or all 1 look like copies."""
+    low, high = map(float, torch.aminmax(voxels))
+    if low == high and low in (0, 1):
+        raise BadStudy(
+            f"every voxel {'at or below' if low == 0 else 'at or above'} the window {recipe.window}",
+            "intensities inside the window",
+            "set the recipe's window to the scan's intensities (--set window='[LOW,HIGH]'), or option rescale",
+        )
 
 
 def _padding(recipe: Recipe, size: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float64, Integer, Num
+from jaxtyping import Float, Float64, Num
 from torch import Tensor
 
 from data.quarantine import BadStudy
 from data.readers.checks import is_sheared, spacing_of
+from data.recipes.grid import straight_grid, upright_grid, wanted_spacing
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
-
-_TIE = 1e-4
-_SAME_SPACING = 1e-4  # headers hold float32: a voxel of 1.0000001 mm is one of 1 mm
 
 
 def orient(
@@ -50,14 +48,26 @@ def resample(
                 "set the recipe's spacing_mm (--set spacing_mm='[2,2,2]')",
             )
         return voxels, affine
-    if not sheared and np.allclose(spacing_of(affine), spacing_mm, rtol=_SAME_SPACING):
+    wanted = wanted_spacing(affine, spacing_mm)
+    if not sheared and wanted == spacing_of(affine):
         return voxels, affine
-    from monai.transforms import Spacing
+    grid = upright_grid if sheared else straight_grid
+    new_affine, size = grid(affine, tuple(voxels.shape[1:]), wanted)
+    to_old = np.linalg.inv(affine) @ new_affine
+    if not sheared:
+        return _sample(voxels, to_old, size, "border"), new_affine
+    floor = voxels.min()
+    return _sample(voxels - floor, to_old, size, "zeros").add_(floor), new_affine
 
-    floor = voxels.min() if sheared else torch.zeros(())
-    change = Spacing(spacing_mm, mode="bilinear", padding_mode="zeros" if sheared else "border", dtype=np.float32)
-    out, new_affine = _plain(change(_meta(voxels - floor if sheared else voxels, affine)))
-    return out.add_(floor), new_affine
+
+def _sample(
+    voxels: Float[Tensor, "C D H W"], to_old: Float64[np.ndarray, "4 4"], size: tuple[int, ...], padding: str
+) -> Float[Tensor, "C D2 H2 W2"]:
+    """Interpolate linearly at the points of a grid; ``to_old`` takes its indices to those of the voxels."""
+    from monai.networks.layers import AffineTransform
+
+    layer = AffineTransform(normalized=False, mode="bilinear", padding_mode=padding, align_corners=False)
+    return layer(voxels[None], theta=torch.from_numpy(to_old).float(), spatial_size=size)[0]
 
 
 def resize(
@@ -68,30 +78,6 @@ def resize(
     to_old = np.diag([*factor, 1.0])
     to_old[:3, 3] = (factor - 1) / 2  # the first voxels' outer borders meet, not their centres
     return F.interpolate(voxels[None], size, mode="trilinear", align_corners=False)[0], affine @ to_old
-
-
-def resample_label(
-    label: Integer[np.ndarray, "D H W"],
-    affine: Float64[np.ndarray, "4 4"],
-    new_affine: Float64[np.ndarray, "4 4"],
-    size: tuple[int, ...],
-) -> Integer[np.ndarray, "D2 H2 W2"]:
-    """Give each voxel of a new grid the id of the nearest voxel; outside the old grid it is 0.
-
-    Half-way points all go to the later voxel. MONAI's and torch's nearest rounds them to even: at a factor of two
-    (5 mm slices to 2.5 mm) one plane would be used three times and the next once.
-    """
-    to_old = np.linalg.inv(affine) @ new_affine
-    if np.array_equal(label.shape, size) and np.allclose(to_old, np.eye(4), atol=_TIE):
-        return label
-    out = np.zeros(size, label.dtype)
-    h, w = np.meshgrid(np.arange(size[1]), np.arange(size[2]), indexing="ij", sparse=True)
-    for d in range(size[0]):
-        index = [np.floor(row[0] * d + row[1] * h + row[2] * w + row[3] + 0.5 + _TIE) for row in to_old[:3]]
-        near = [np.clip(axis, 0, extent - 1).astype(np.intp) for axis, extent in zip(index, label.shape, strict=True)]
-        inside = [axis == spot for axis, spot in zip(index, near, strict=True)]
-        out[d] = np.where(inside[0] & inside[1] & inside[2], label[near[0], near[1], near[2]], 0)
-    return out
 
 
 def _meta(voxels: Tensor, affine: np.ndarray) -> "MetaTensor":

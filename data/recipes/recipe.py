@@ -17,7 +17,7 @@ class Recipe(BaseModel):
     window           lowest and highest intensity, mapped to 0 and 1; values outside are clipped
     window_kind      ``hu``: window is in HU and a CT without negative values is refused as not HU;
                      ``value``: in the scan's own intensities; ``percentile``: in percentiles of each channel's
-                     voxels above its lowest value (the background)
+                     voxels above its background (the lowest common value, or else the lowest)
     crop_above       cut to the smallest box of voxels above this intensity after the window; None keeps all
     resize_to        size per axis to which every scan is resized, whatever its proportions; a box cut out by
                      crop_above is stretched. For slices, (D, H, W) of the volume before it is sliced
@@ -46,7 +46,7 @@ class Recipe(BaseModel):
     min_slices: PositiveInt = 1
     stored: Literal["uint8", "uint16", "float16"] = "uint16"
     rounding: Literal["nearest", "truncate"] = "nearest"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
 
     @model_validator(mode="after")
     def _agree(self) -> "Recipe":

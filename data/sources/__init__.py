@@ -3,15 +3,21 @@
 >>> find_studies("scans", "volumes", SourceOptions(images="*_image.nrrd", labels="*_label.nrrd"))
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from data.files import shown
+from data.files import File, Tree, folder_of, is_file, join, shown, state_of, survey
+from data.quarantine import BadStudy
 from data.sources.arrays import find_npz
+from data.sources.description import DESCRIPTION
+from data.sources.leftout import LeftOut, companions, describe_tree, left_out, may_be_scan
 from data.sources.nnunet import find_nnunet, label_names
-from data.sources.pictures import describe_table, find_class_folders, find_csv
+from data.sources.pictures import find_class_folders
 from data.sources.series import find_dicom
 from data.sources.study import SourceOptions, Study
+from data.sources.table import find_table
+from data.sources.tabular import describe_table, find_csv
 from data.sources.volumes import find_volumes
 from data.spelling import did_you_mean
 
@@ -24,14 +30,40 @@ LAYOUTS = {
     "npz": find_npz,
 }
 
-__all__ = ["LAYOUTS", "SourceOptions", "Study", "find_studies", "label_names", "remarks"]
+_UNREACHABLE = {
+    "broken link": BadStudy(
+        "a broken link", "a link to a file", "restore the file that it leads to, or delete the link"
+    ),
+    "file that cannot be reached": BadStudy(
+        "a file in a folder that cannot be entered", "permission to enter it", "give it (chmod u+rx)"
+    ),
+    "folder that cannot be listed": BadStudy(
+        "a folder that cannot be listed",
+        "permission to read and enter it",
+        "give it (chmod u+rx), or remove the folder",
+    ),
+}
+
+__all__ = [
+    "LAYOUTS",
+    "LeftOut",
+    "SourceOptions",
+    "Study",
+    "companions",
+    "find_studies",
+    "label_names",
+    "left_out_of",
+    "remarks",
+    "survey_of",
+]
 
 
 def find_studies(source: str, layout: str, options: SourceOptions | None = None) -> list[Study]:
     """Find the studies of a source, in an order that depends on nothing but their paths.
 
     ``source`` is a local folder or an address (``s3://bucket/folder``). Raises ValueError for an unknown layout, for
-    options that contradict each other or that the layout does not take, and for a source without any study.
+    options that contradict each other or that the layout does not take, and for a source without any study. What is
+    wrong with one row or file is its study's ``fault``.
     """
     options = options or SourceOptions()
     if layout not in LAYOUTS:
@@ -43,9 +75,68 @@ def find_studies(source: str, layout: str, options: SourceOptions | None = None)
     if not studies:
         raise ValueError(
             f"source {shown(source)}: 0 studies in layout {layout!r} (images pattern: {options.images!r}); "
-            "expected 1 or more; check the folder, the layout and the patterns"
+            "expected 1 or more; check the folder, the layout and the patterns: "
+            f"{describe_tree(survey_of(source, layout), layout)}"
         )
-    return [replace(study, dataset_is_given=bool(options.dataset)) for study in studies]
+    if layout == "csv":
+        kinds = {odd.path: odd.kind for odd in survey_of(source, layout).odd if odd.kind in _UNREACHABLE}
+        studies = [replace(one, fault=_UNREACHABLE[kinds[one.key]]) if one.key in kinds else one for one in studies]
+    studies += _unreachable(source, layout, dataset, options)
+    studies = [replace(study, dataset_is_given=bool(options.dataset)) for study in studies]
+    return [study if study.patient else _without_patient(study) for study in _check_patients(studies, options)]
+
+
+def survey_of(source: str, layout: str) -> Tree:
+    """List the files among which a source's studies are: those below the folder, or beside the table that it is."""
+    if layout == "npz" and is_file(source):
+        return Tree([File(source.rpartition("/")[2], source, *state_of(source))], [])
+    return survey(folder_of(source) if layout == "csv" and is_file(source) else source)
+
+
+def left_out_of(source: str, layout: str, studies: Iterable[Study]) -> list[LeftOut]:
+    """List what of a source is neither read nor one of its studies, good or bad."""
+    used = {uri for study in studies for uri in (*study.image, study.label) if uri}
+    if layout == "nnunet":
+        used.add(join(source, DESCRIPTION))
+    if layout == "csv":
+        used.add(find_table(source)[0])
+    tree, keys = survey_of(source, layout), {study.key for study in studies}
+    return left_out(Tree(tree.files, [odd for odd in tree.odd if odd.path not in keys]), used, layout)
+
+
+def _unreachable(source: str, layout: str, dataset: str, options: SourceOptions) -> list[Study]:
+    """Return a bad study for each broken link to a scan, and for each folder whose scans cannot be listed.
+
+    A table names its files itself.
+    """
+    if layout in ("csv", "npz"):
+        return []
+    blank = Study("", "volume", (), "", dataset, modality=options.modality)
+    return [
+        replace(blank, key=odd.path, patient=f"{dataset}/{odd.path}", fault=_UNREACHABLE[odd.kind])
+        for odd in survey(source).odd
+        if odd.kind in _UNREACHABLE and may_be_scan(odd.path)
+    ]
+
+
+def _check_patients(studies: list[Study], options: SourceOptions) -> list[Study]:
+    """Return the studies; raise ValueError where the patient_pattern gives none of them a patient."""
+    if any(study.patient for study in studies):
+        return studies
+    raise ValueError(
+        f"patient_pattern {options.patient_pattern!r} does not match the path of a study ({len(studies[0].key)} "
+        "letters, not shown: it may hold a name); expected a match in every path, or two scans of a patient may end "
+        "in two splits; widen the pattern"
+    )
+
+
+def _without_patient(study: Study) -> Study:
+    fault = BadStudy(
+        "a path in which patient_pattern finds no patient",
+        "a match in every path, or two scans of a patient may end in two splits",
+        "widen the pattern, or rename the file",
+    )
+    return replace(study, patient=f"{study.dataset}/{study.key}", fault=study.fault or fault)
 
 
 def remarks(source: str, layout: str, options: SourceOptions) -> list[str]:

@@ -2,17 +2,20 @@
 
 Options name a column, whatever its case. The columns of patients and splits need no option if they have the usual
 names of public tables: ``patient``, ``Patient ID``, ``subject_id``, ``split``, ``Partition`` and the like. A column
-holds splits only if each of its values is blank or one of the usual words for train, val and test. Two columns of one
-kind are refused: the user has to choose one of them. The values of a table are private, so none of them is ever
-shown; the names of its columns are shown, once it is known that its first line is a heading.
+holds splits if it is called ``split`` or ``partition``, or if any of its values is one of the usual words for train,
+val and test; it is refused if another is neither blank nor such a word: nobody knows whether ``holdout`` may train.
+Two columns of one kind are refused: the user has to choose one of them. The values of a table are private, so none
+of them is shown but the words that name parts of a dataset; the names of its columns are shown, once it is known
+that its first line is a heading.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data.sources.study import SPLIT_NAMES, SourceOptions, Split
-
-Row = dict[str, str]
+from data.quarantine import BadStudy
+from data.sources.study import OTHER_SPLITS, SPLIT_NAMES, SourceOptions, Split
+from data.sources.table import Row
 
 # Lower case, letters and digits only: NIH's "Patient ID", MIMIC's "subject_id", RSNA's "patientId", ADNI's "PTID".
 PATIENT_COLUMNS = frozenset(
@@ -32,6 +35,14 @@ PATIENT_COLUMNS = frozenset(
 SPLIT_COLUMNS = frozenset(
     ("split", "datasplit", "datasetsplit", "set", "dataset", "subset", "partition", "usage", "fold", "phase")
 )
+# Columns of these names hold splits, whatever their words are; a set, a fold or a phase may be something else.
+_CERTAIN = frozenset(("split", "datasplit", "datasetsplit", "partition"))
+_SHORT_NUMBER = re.compile(r"\d(\.\d+)?e\+\d+", re.I | re.ASCII)
+_SHORTENED = BadStudy(
+    "a row whose patient is a number in short form (with E+), as Excel writes long ones",
+    "the whole number: two patients may have the same first digits",
+    "save the table again with the column as text",
+)
 
 
 @dataclass(frozen=True)
@@ -46,11 +57,15 @@ class Columns:
 
     def patient_of(self, row: Row) -> str | None:
         """Return a row's patient; None where the table names none."""
-        return row[self.patient].strip() or None if self.patient else None
+        return row[self.patient] or None if self.patient else None
+
+    def fault_of(self, row: Row) -> BadStudy | None:
+        """Return the fault of a row whose patient is a number that lost its digits: others may have the same."""
+        return _SHORTENED if self.patient and _SHORT_NUMBER.fullmatch(row[self.patient]) else None
 
     def split_of(self, row: Row) -> Split | None:
         """Return a row's split; None where the table names none."""
-        return SPLIT_NAMES.get(_word(row[self.split])) if self.split else None
+        return SPLIT_NAMES.get(row[self.split].lower()) if self.split else None
 
     def describe(self, rows: Sequence[Row], pattern: str | None) -> str:
         """Describe the use of each column; ``pattern`` identifies patients if no column does."""
@@ -67,13 +82,13 @@ class Columns:
         return f"columns of the table: {'; '.join(used)}; not used: {', '.join(self.unused) or 'none'}"
 
 
-def choose_columns(rows: Sequence[Row], options: SourceOptions) -> Columns:
+def choose_columns(heading: Sequence[str], rows: Sequence[Row], options: SourceOptions) -> Columns:
     """Choose a table's columns by the options and by the usual names.
 
-    Raises ValueError for a missing column, for two columns of which either may be meant, and for a split column named
-    by the options that holds other words than those for train, val and test.
+    Raises ValueError for a missing column, for two columns of which either may be meant, and for a split column that
+    holds other words than those for train, val and test.
     """
-    heading = [name for name in rows[0] if name] if rows else []
+    heading = [name for name in heading if name]
     labels = options.label_columns or (options.label_column,)
     _check_there(heading, [options.image_column, *labels, options.patient_column, options.split_column])
     image, *labels = (_named(heading, name) for name in (options.image_column, *labels))
@@ -82,21 +97,31 @@ def choose_columns(rows: Sequence[Row], options: SourceOptions) -> Columns:
     if options.patient_column is None and options.patient_pattern is None:
         patient = _only(_called(rest, PATIENT_COLUMNS), "patient")
     split = _named(heading, options.split_column or "") or None
-    if split is not None:
-        _check_splits(rows, split)
     if options.split_column is None:
         candidates = [name for name in _called(rest, SPLIT_COLUMNS) if _are_splits(rows, name)]
         split = _only(candidates, "split")
+    if split is not None:
+        _check_splits(rows, split)
+    _check_once(heading, [image, *labels, patient, split])
     return Columns(image, tuple(labels), patient, split, tuple(n for n in rest if n not in (patient, split)))
 
 
-def _check_there(heading: list[str], wanted: list[str | None]) -> None:
+def _check_there(heading: list[str], wanted: Sequence[str | None]) -> None:
     """Raise ValueError for a missing column, not showing the first line: without a heading, it holds a patient."""
     missing = [name for name in wanted if name and not _named(heading, name)]
     if missing:
         raise ValueError(
             f"the table has {len(heading)} columns but not {', '.join(missing)}; expected a first line that names "
             "them; set image_column, label_column or label_columns, patient_column, split_column"
+        )
+
+
+def _check_once(heading: list[str], used: Sequence[str | None]) -> None:
+    doubled = [name for name in used if name and heading.count(name) > 1]
+    if doubled:
+        raise ValueError(
+            f"the table has {heading.count(doubled[0])} columns called {doubled[0]}; expected one; rename or delete "
+            "the others"
         )
 
 
@@ -108,7 +133,11 @@ def _named(heading: list[str], name: str) -> str:
 
 def _called(heading: list[str], names: frozenset[str]) -> list[str]:
     """Return the columns that have one of the usual names, whatever their case, spaces and punctuation."""
-    return [column for column in heading if "".join(filter(str.isalnum, column.lower())) in names]
+    return [column for column in heading if _plain(column) in names]
+
+
+def _plain(column: str) -> str:
+    return "".join(filter(str.isalnum, column.lower()))
 
 
 def _only(candidates: list[str], kind: str) -> str | None:
@@ -121,26 +150,28 @@ def _only(candidates: list[str], kind: str) -> str | None:
 
 
 def _are_splits(rows: Sequence[Row], column: str) -> bool:
-    words = {_word(row[column]) for row in rows} - {""}
-    return bool(words) and words <= SPLIT_NAMES.keys()
+    words = {row[column].lower() for row in rows}
+    if _plain(column) in _CERTAIN and words != {""}:
+        return True
+    return not words.isdisjoint(SPLIT_NAMES) or not words.isdisjoint(OTHER_SPLITS)
 
 
 def _check_splits(rows: Sequence[Row], column: str) -> None:
-    unknown = [row for row in rows if _word(row[column]) not in (*SPLIT_NAMES, "")]
-    if unknown:
-        raise ValueError(
-            f"column {column} of the table has {len(unknown)} of {len(rows)} rows whose value is no split (not "
-            f"shown: it may hold a name); expected one of {', '.join(SPLIT_NAMES)}, or a blank for a split that is "
-            "drawn; correct the table, or give split_column an empty text"
-        )
-
-
-def _word(text: str) -> str:
-    return text.strip().lower()
+    unknown = [word for row in rows if (word := row[column].lower()) not in (*SPLIT_NAMES, "")]
+    if not unknown:
+        return
+    shown = sorted(set(unknown) & OTHER_SPLITS)
+    hidden = "" if set(unknown) == set(shown) else "not shown: it may hold a name"
+    said = "; ".join(part for part in (", ".join(shown), hidden) if part)
+    raise ValueError(
+        f"column {column} of the table has {len(unknown)} of {len(rows)} rows whose value is no split ({said}); "
+        f"expected one of {', '.join(SPLIT_NAMES)}, or a blank for a split that is drawn; correct the table, or give "
+        "split_column an empty text"
+    )
 
 
 def _patients(column: str, rows: Sequence[Row]) -> str:
-    names = [row[column].strip() for row in rows]
+    names = [row[column] for row in rows]
     text = f"{len(set(names) - {''})} patients in {len(rows)} rows"
     blank = names.count("")
     return text + (f", of which {blank} name no patient and count as one each" if blank else "")

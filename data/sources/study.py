@@ -20,8 +20,16 @@ SPLIT_NAMES: dict[str, Split] = {
     "test": "test",
     "testing": "test",
 }
+# Words that name a part of a dataset without saying which of the three it is; they are shown where they are refused.
+OTHER_SPLITS = frozenset(
+    (
+        *("dev", "devel", "development", "holdout", "hold-out", "hold_out", "heldout", "held-out", "held_out"),
+        *("eval", "evaluation", "tune", "tuning", "calibration", "internal", "external", "unlabeled", "unlabelled"),
+    )
+)
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".mnc", ".hdr")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 PROJECTIONS = ("CR", "DX", "IO", "MG", "PX", "RG", "XR")
 MODALITIES = {
     "MRI": "MR", "PET": "PT", "X-RAY": "XR", "XRAY": "XR", "CR": "XR", "DX": "XR", "RG": "XR", "PX": "XR",
@@ -205,16 +213,16 @@ class SourceOptions(BaseModel):
         return pattern
 
     def patient(self, path: str, dataset: str) -> str:
-        """Return the patient of a study at a path; without a pattern each study is a patient of its own."""
+        """Return the patient of a study at a path; without a pattern each study is a patient of its own.
+
+        An empty text where the pattern does not match, or matches nothing but an empty text: ``find_studies`` makes
+        such a study faulty, or two scans of a patient could end in two splits.
+        """
         if self.patient_pattern is None:
             return f"{dataset}/{path}"
         match = re.search(self.patient_pattern, path)
         if match is None:
-            raise ValueError(
-                f"patient_pattern {self.patient_pattern!r} does not match the path of a study ({len(path)} letters, "
-                "not shown: it may hold a name); expected a match in every path, or two scans of a patient "
-                "may end in two splits; widen the pattern"
-            )
+            return ""
         groups = [group for group in match.groups() if group is not None]
         return "/".join(groups) or match.group()
 

@@ -1,5 +1,6 @@
 """A bundle is a pure function of its studies: mixed, whole or absent, and silent about names."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -119,17 +120,45 @@ def test_what_a_library_raises_becomes_a_reason_without_its_message(monkeypatch,
     monkeypatch.setattr(bundles, "read_study", garbage)
     with pytest.raises(BadStudy) as caught:
         bundles.preprocess(SLICES, studies[0])
-    assert caught.value.found == "RuntimeError when it was read"
+    assert caught.value.found == "an error when it was read (RuntimeError: cannot read …)"
     assert studies[0].key not in str(caught.value)
 
 
-def test_a_mistake_of_this_project_stops_the_ingest(monkeypatch, studies):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (AttributeError("'NoneType' object has no attribute 'strip'"), None),
+        (ArithmeticError("3 of 4 axes"), None),
+        (MemoryError(), "MemoryError"),
+        (AssertionError(), "AssertionError"),
+        (ValueError("could not convert string to float: 'Hopper^Grace'"), "could not convert string to float: …"),
+        (KeyError("Grace Hopper"), "KeyError"),
+        (RuntimeError("/home/grace/x.nii: born 19061209"), "RuntimeError: … born …"),
+        (RuntimeError("no slice of Grace (Hopper) at 3"), "RuntimeError: no slice of … (…) at 3"),
+        (FileNotFoundError(2, "gone", "/home/grace/x.nii"), "FileNotFoundError: No such file or directory"),
+    ],
+)
+def test_whatever_reading_raises_is_the_study_s_fault_and_is_told_without_names(monkeypatch, studies, error, told):
     def mistake(study):
-        raise TypeError("one argument too many")
+        raise error
 
     monkeypatch.setattr(bundles, "read_study", mistake)
-    with pytest.raises(TypeError, match="one argument too many"):
-        bundles.preprocess(SLICES, studies[0])
+    hopper = replace(studies[0], patient="hopper, grace")
+    with pytest.raises(BadStudy) as caught:
+        bundles.preprocess(SLICES, hopper)
+    assert f"({type(error).__name__}" in caught.value.found
+    assert (str(error) if told is None else told) in caught.value.found
+    for name in ("grace", "hopper", "1906"):
+        assert name not in str(caught.value).lower()
+
+
+def test_a_study_that_ends_its_reader_is_named_and_not_read(tmp_path, studies):
+    fatal = bundles.volume_id(KEY, studies[2])
+    manifest = run_bundle(job(tmp_path), replace(all_train(studies), fatal=(fatal,)))
+    assert [reject.study for reject in manifest.rejects] == [fatal]
+    assert manifest.rejects[0].found == "a file that ended, twice, the process that read it"
+    assert len(manifest.contents) == 3
+    assert read_manifest(job(tmp_path).work, 0) == manifest
 
 
 def test_copies_are_the_later_ones_in_the_order_given():

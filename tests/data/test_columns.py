@@ -55,7 +55,7 @@ def test_the_columns_of_public_tables_are_found(
 
 
 def test_a_column_called_like_one_of_splits_is_not_used_for_other_words(tmp_path: Path) -> None:
-    studies = studies_of(tmp_path, "file,label,Usage,fold", "1.png,0,Public,1", "2.png,0,Private,train")
+    studies = studies_of(tmp_path, "file,label,Usage,fold", "1.png,0,Public,1", "2.png,0,Private,2")
     assert [study.split for study in studies] == [None, None]
     assert said_of(tmp_path).endswith("not used: Usage, fold")
 
@@ -80,6 +80,18 @@ def test_two_columns_that_may_be_meant_are_refused_until_one_is_named(
     assert said_of(tmp_path, **{f"{kind}_column": second}).endswith(f"not used: {first}")
     studies = studies_of(tmp_path, heading, *lines, **{f"{kind}_column": ""})
     assert not {getattr(study, kind) for study in studies} & {"train", "test"}
+
+
+@pytest.mark.parametrize("options", [{}, {"split_column": "split"}])
+def test_a_split_that_is_none_of_the_three_is_refused_by_its_word_whether_the_column_is_named_or_found(
+    tmp_path: Path, options: dict[str, str]
+) -> None:
+    lines = ("1.png,0,train", "2.png,0,dev", "3.png,0,holdout", "4.png,0,Holdout", "5.png,0,NaN")
+    with pytest.raises(
+        ValueError, match=r"column split .* 3 of 5 rows .* \(dev, holdout\); expected one of train.*split_column an"
+    ):
+        studies_of(tmp_path, "file,label,split", *lines, **options)
+    assert {study.split for study in studies_of(tmp_path, "file,label,split", *lines, split_column="")} == {None}
 
 
 def test_a_split_column_that_is_named_must_hold_splits_and_its_words_are_not_shown(tmp_path: Path) -> None:

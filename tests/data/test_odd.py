@@ -44,12 +44,12 @@ TABLE = {
     "derived/gzip_truncated.nii.gz": "a truncated gzip stream",
     "derived/header_only.nii": "0 bytes of voxels",
     "derived/int32.nii.gz": READ,
-    "derived/labels_300.nii.gz": READ,
-    "derived/labels_float.nii.gz": READ,
+    "derived/labels_300.nii.gz": "a label map (62 whole numbers from 0 to 417)",
+    "derived/labels_float.nii.gz": "a label map (62 whole numbers from 0 to 117)",
     "derived/labels_negative.nii.gz": READ,
     "derived/labels_noninteger.nii.gz": READ,
-    "derived/labels_shifted_origin.nii.gz": READ,
-    "derived/labels_wrong_shape.nii.gz": READ,
+    "derived/labels_shifted_origin.nii.gz": "a label map (62 whole numbers from 0 to 117)",
+    "derived/labels_wrong_shape.nii.gz": "a label map (56 whole numbers from 0 to 117)",
     "derived/mm_as_metres.nii.gz": "voxels of 9000 x 9000 x 9000 mm",
     "derived/name with space é.nii.gz": READ,
     "derived/nan_affine.nii.gz": "1 values of the affine that are NaN",
@@ -59,7 +59,7 @@ TABLE = {
     "derived/not_gzip.nii.gz": READ,
     "derived/oblique.nii.gz": READ,
     "derived/ok.nii.gz": READ,
-    "derived/ok_labels.nii.gz": READ,
+    "derived/ok_labels.nii.gz": "a label map (by its name or folder) that is paired with no image",
     "derived/one_slice_3d.nii.gz": READ,
     "derived/pair.hdr": READ,
     "derived/pair.img": NO_STUDY,
@@ -194,8 +194,7 @@ def _volumes(odd: Path) -> dict[str, Study]:
 
 def _study(odd: Path, name: str) -> Study:
     if (odd / name).is_dir():
-        (study,) = find_studies(str(odd / name), "dicom")
-        return study
+        return Study(name, "dicom", tuple(str(file) for file in sorted((odd / name).glob("*.dcm"))), "", "odd")
     if suffix_of(name, VOLUME_SUFFIXES):
         return _volumes(odd)[name]
     return Study(name, "dicom", (str(odd / name),), "", "odd")

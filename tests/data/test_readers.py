@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -181,6 +182,14 @@ def test_a_rescale_of_the_source_takes_stored_values_to_hu(tmp_path: Path) -> No
     path = save_nifti(tmp_path / "a.nii", VOXELS, OBLIQUE)
     scan = read_study(Study("", "volume", (str(path),), "", "tests", rescale=(2.0, -1024.0)))
     assert at(scan, OBLIQUE[:3, 3]) == VOXELS[0, 0, 0] * 2 - 1024
+
+
+@pytest.mark.parametrize(("dtype", "rescale"), [(np.uint16, (1.0, -32768.0)), (np.uint8, (4.0, -500.0))])
+def test_a_rescale_takes_the_numbers_of_a_picture_to_hu(tmp_path: Path, dtype, rescale: tuple[float, float]) -> None:
+    hu = np.arange(-100, 100, 4, dtype=np.int64).reshape(5, 10)
+    Image.fromarray(((hu - rescale[1]) / rescale[0]).astype(dtype)).save(tmp_path / "a.png")
+    scan = read_study(replace(study(tmp_path / "a.png", kind="picture"), rescale=rescale))
+    np.testing.assert_array_equal(scan.voxels[0] * scan.scale + scan.offset, hu)
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("RGBA", 3), ("P", 3), ("I;16", 1)])

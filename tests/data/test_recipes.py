@@ -13,6 +13,7 @@ from data.quarantine import BadStudy
 from data.readers import read_study
 from data.readers.checks import is_sheared, spacing_of
 from data.recipes import RECIPES, Recipe, apply
+from data.recipes.window import background
 from data.scan import Scan
 from data.sources import SourceOptions, find_studies
 
@@ -111,7 +112,7 @@ def test_doubling_the_voxels_uses_every_voxel_of_a_label_equally() -> None:
     planes = np.broadcast_to(np.arange(9, dtype=np.uint8)[:, None, None], scan.size).copy()
     (out,) = apply(PLAIN.with_fields(spacing_mm=(2.5, 1, 1)), scan.with_(label=planes))
     assert out.label is not None
-    assert out.label[:, 0, 0].tolist() == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8]
+    assert out.label[:, 0, 0].tolist() == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8]
 
 
 def test_sheared_axes_become_orthogonal_and_world_points_keep_their_intensity() -> None:
@@ -241,6 +242,49 @@ def test_percentiles_ignore_the_background() -> None:
     assert (inside == 1).sum() == 50
 
 
+def brain(rng: np.random.Generator, size: tuple[int, int, int] = (24, 28, 26)) -> np.ndarray:
+    """A skull-stripped brain: 84 % of the voxels are 0."""
+    voxels = np.zeros((1, *size), np.float32)
+    d, h, w = ((np.array(size) - np.array(size) * 0.54) / 2).astype(int)
+    inside = voxels[0, d : size[0] - d, h : size[1] - h, w : size[2] - w]
+    inside[:] = np.rint(rng.gamma(9, 40, inside.shape)) + 1
+    return voxels
+
+
+@pytest.mark.parametrize("spacing", [1.0, 1.3])
+@pytest.mark.parametrize("num_negative", [1, 9])
+@pytest.mark.parametrize("air", [0.0, 37.3])
+def test_a_few_voxels_below_the_background_change_neither_crop_nor_scale(
+    spacing: float, num_negative: int, air: float
+) -> None:
+    rng = np.random.default_rng(4)
+    clean = brain(rng) + np.float32(air)
+    odd = clean.copy()
+    for _ in range(num_negative):
+        d, h, w = rng.integers(0, 4), rng.integers(0, 28), rng.integers(0, 26)
+        odd[0, d, h, w] = air - rng.integers(1, 60)
+    affine = np.diag([spacing, spacing, spacing, 1.0])[:, [2, 1, 0, 3]]
+    recipe = RECIPES["mri_brain"].with_fields(pad_to=())
+    (expected,), (out,) = (apply(recipe, volume_of(voxels, affine, "MR")) for voxels in (clean, odd))
+    assert expected.voxels.size < 0.5 * clean.size * spacing**3
+    np.testing.assert_array_equal(out.voxels, expected.voxels)
+    np.testing.assert_array_equal(out.affine, expected.affine)
+
+
+def test_the_background_is_the_lowest_value_where_air_is_noise_and_the_lowest_common_one_elsewhere() -> None:
+    rng = np.random.default_rng(5)
+    noise = np.rint(np.hypot(*rng.normal(0, 10, (2, 50_000)))).astype(np.float32)
+    assert background(noise) == noise.min()
+    smooth = rng.normal(300, 50, 50_000).astype(np.float32)
+    assert background(smooth) == smooth.min()
+    masked = np.where(rng.random(50_000) < 0.3, np.float32(0), smooth)
+    assert background(masked) == 0
+    masked[:40] = -rng.integers(1, 2000, 40)
+    assert background(masked) == 0
+    masked[:1000] = -7
+    assert background(masked) == masked.min(), "so many are no accident"
+
+
 @pytest.mark.parametrize(
     ("scan", "recipe", "text"),
     [
@@ -260,6 +304,30 @@ def test_a_crop_that_leaves_nothing_is_refused() -> None:
     recipe = PLAIN.with_fields(window=(5000, 6000), crop_above=0)
     with pytest.raises(BadStudy, match="no voxel above 0 after the window"):
         apply(recipe, ramp_scan())
+
+
+def test_intensities_under_a_negative_slope_are_hu_where_the_highest_stored_is_below_zero() -> None:
+    scan = ramp_scan()
+    inverted = scan.with_(voxels=-scan.voxels.astype(np.float32) + 500, scale=-1.0, offset=0.0, modality="CT")
+    recipe = RECIPES["ct_volume"].with_fields(spacing_mm=None)
+    np.testing.assert_array_equal(
+        apply(recipe, inverted)[0].voxels,
+        apply(recipe, scan.with_(voxels=scan.voxels - np.float32(500), modality="CT"))[0].voxels,
+    )
+
+
+@pytest.mark.parametrize(("window", "where"), [((5000, 6000), "at or below"), ((-9000, -8000), "at or above")])
+@pytest.mark.parametrize("kind", ["volume", "slices", "image"])
+def test_a_window_that_leaves_nothing_of_a_scan_is_refused(
+    kind: str, window: tuple[float, float], where: str
+) -> None:
+    """Kind: all voxels became 0 or all 1, and all such scans were called copies of the first one."""
+    scan = ramp_scan()
+    if kind == "image":
+        scan = Scan(scan.voxels[:, 0], (1.0, 1.0), "")
+    recipe = PLAIN.with_fields(kind=kind, window=window, num_channels=1 if kind == "image" else None)
+    with pytest.raises(BadStudy, match=f"every voxel {where} the window .*; set the recipe's window"):
+        apply(recipe, scan)
 
 
 def test_pictures_get_the_channels_and_the_size_that_the_recipe_says() -> None:

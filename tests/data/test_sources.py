@@ -1,6 +1,9 @@
 """Sources: layouts -> studies, labels paired, patients and splits named; local and remote alike."""
 
 import json
+import os
+import shutil
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +21,7 @@ from hypothesis import strategies as st
 from data.files import shown
 from data.quarantine import BadStudy
 from data.readers import content_digest, read_study
-from data.sources import LAYOUTS, SourceOptions, Study, find_studies, label_names, remarks
+from data.sources import LAYOUTS, SourceOptions, Study, find_studies, label_names, left_out_of, remarks
 from data.sources.pairing import Pattern
 
 
@@ -78,6 +81,85 @@ def test_a_pattern_filled_with_what_it_matched_is_the_path_itself(parts: list[st
     for text in ("**/*_image*.nii", "*_image*.nii", "*/*_image?.nii"):
         values = Pattern(text).match(path)
         assert values is None or Pattern(text).fill(values) == path
+
+
+def test_what_names_or_folders_call_a_label_map_is_no_image_unless_options_say_so(tmp_path: Path) -> None:
+    source = tree(tmp_path, "x.nii.gz", "X_Seg.nrrd", "y_mask.nii", "masks/z.nii", "CT/z.nii", "deep/seg.nii")
+    tree(tmp_path, "p1_t1.nii.gz", "p1_seg.nii.gz")
+    maps = {study.key for study in find_studies(source, "volumes") if study.fault is not None}
+    assert maps == {"X_Seg.nrrd", "masks/z.nii", "p1_seg.nii.gz"}
+    with pytest.raises(BadStudy, match=r"a label map \(by its name or folder\) .*; pair it by --label-suffix or"):
+        read_study(next(study for study in find_studies(source, "volumes") if study.fault))
+    taken = find_studies(source, "volumes", SourceOptions(images="**/*"))
+    assert [study.fault for study in taken] == [None] * 8
+
+
+def test_a_folder_of_another_layout_is_refused_with_the_layout_that_reads_it(tmp_path: Path) -> None:
+    source = tree(tmp_path, "imagesTr/a_0000.png", "imagesTr/b_0000.png", "labelsTr/a.png", "d.zip")
+    named = r"3 \.png \(ingest it by --layout class_folders or csv, without the labels .*\); 1 \.zip"
+    message = rf"0 studies in layout 'nnunet'.*it holds {named}"
+    with pytest.raises(ValueError, match=message):
+        find_studies(source, "nnunet")
+
+
+LINKED = ("volumes", "dicom", "class_folders", "nnunet")
+
+
+@pytest.mark.parametrize("layout", LINKED)
+def test_no_folder_is_visited_twice_and_broken_links_are_reported_once(tmp_path: Path, layout: str) -> None:
+    source = tree(tmp_path / "s", "imagesTr/P0/a.nii", "imagesTr/P0/a.dcm", "imagesTr/b.nii")
+    tree(tmp_path / "elsewhere", "c.nii", "c.dcm")
+    (tmp_path / "s/imagesTr/P0/up").symlink_to(tmp_path / "s")
+    (tmp_path / "s/imagesTr/above").symlink_to(tmp_path)
+    (tmp_path / "s/imagesTr/again").symlink_to(tmp_path / "s/imagesTr/P0")
+    (tmp_path / "s/imagesTr/outside").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "s/imagesTr/outside too").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "s/imagesTr/lost.nii").symlink_to(tmp_path / "gone.nii")
+    (tmp_path / "s/imagesTr/lost").symlink_to(tmp_path / "gone")
+    (tmp_path / "s/imagesTr/self.nii").symlink_to("self.nii")
+    (tmp_path / "s/imagesTr/notes.txt").symlink_to(tmp_path / "gone.txt")
+    studies = find_studies(source, layout)
+    faults = sorted(study.key for study in studies if study.fault is not None)
+    assert faults == ["imagesTr/lost", "imagesTr/lost.nii", "imagesTr/self.nii"]
+    assert {study.fault.found for study in studies if study.fault} == {"a broken link"}
+    sound = sorted(Path(uri).as_posix() for study in studies for uri in study.image)
+    ending = "dcm" if layout == "dicom" else "nii"
+    expected = [f"P0/a.{ending}", f"outside/c.{ending}"] + ([] if layout == "dicom" else ["b.nii"])
+    assert sound == sorted(f"{source}/imagesTr/{path}" for path in expected)
+    odd = {one.kind: one.count for one in left_out_of(source, layout, studies) if not one.kind.startswith(".")}
+    assert odd == {"broken link": 1, "link to a folder that is listed anyway": 4}
+
+
+@pytest.fixture
+def nobody() -> Iterator[Path]:
+    """A folder in which this process is nobody, who cannot read what is forbidden."""
+    folder = Path(tempfile.mkdtemp(prefix="raydiology-"))
+    folder.chmod(0o755)
+    is_root = os.geteuid() == 0
+    try:
+        yield folder
+    finally:
+        if is_root:
+            os.seteuid(0)
+        for path in folder.rglob("*"):
+            path.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+def test_a_folder_that_cannot_be_listed_or_entered_is_reported_and_the_others_are_read(nobody: Path) -> None:
+    source = tree(nobody, "a.nii", "shut/b.nii", "seen/c.nii")
+    (nobody / "shut").chmod(0o000)
+    (nobody / "seen").chmod(0o744)
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    else:
+        (nobody / "seen").chmod(0o444)
+    studies = find_studies(source, "volumes")
+    assert {study.key: study.fault and study.fault.found for study in studies} == {
+        "a.nii": None,
+        "shut": "a folder that cannot be listed",
+        "seen/c.nii": "a file in a folder that cannot be entered",
+    }
 
 
 def test_the_decathlon_layout_has_labels_modality_and_names(tmp_path: Path) -> None:
@@ -368,7 +450,9 @@ def test_a_bucket_is_read_like_a_folder(tmp_path: Path, endpoint: str) -> None:
 def test_a_file_that_vanishes_becomes_a_bad_study_and_its_path_is_not_said(tmp_path: Path, endpoint: str) -> None:
     tree(tmp_path / "bucket/scans", "Lovelace.gone")
     (study,) = find_studies(f"s3://key:secret@bucket/scans{endpoint}", "dicom")
-    with pytest.raises(BadStudy, match=r"cannot be decoded \(FileNotFoundError\); expected a whole file") as caught:
+    with pytest.raises(
+        BadStudy, match=r"cannot be decoded \(FileNotFoundError: No such file.*a whole file"
+    ) as caught:
         read_study(study)
     assert "Lovelace" not in str(caught.value)
 
@@ -407,9 +491,38 @@ def test_an_npz_with_a_column_for_each_class_gives_each_image_any_number_of_them
             {"train_images": np.zeros((2, 4, 4), np.uint8), "train_labels": np.zeros((2, 1))},
             r"train_labels: shape \(2, 1\), float64; expected a whole number per image, or a 0 or 1 for each class",
         ),
+        (
+            {"train_images": np.zeros((3, 4, 4), np.uint8), "train_labels": np.arange(2)},
+            r"train_labels: shape \(2,\), int64; expected a row for each of the 3 images",
+        ),
+        (
+            {"train_images": np.zeros((2, 4, 4), np.uint8), "train_labels": np.array([-1, 2**40])},
+            r"train_labels: .*, from -1 to 1099511627776; expected classes from 0 to 9999; renumber them",
+        ),
     ],
 )
-def test_an_npz_of_other_arrays_is_refused(tmp_path: Path, arrays, message) -> None:
+def test_an_npz_of_other_arrays_is_refused_and_a_bad_study_among_others(tmp_path: Path, arrays, message) -> None:
     np.savez(tmp_path / "set.npz", **arrays)
     with pytest.raises(ValueError, match=message):
         find_studies(str(tmp_path), "npz", SourceOptions())
+    np.savez(tmp_path / "sound.npz", train_images=np.zeros((1, 4, 4), np.uint8))
+    bad, sound = find_studies(str(tmp_path), "npz", SourceOptions())
+    assert (bad.key, sound.key, sound.fault) == ("set.npz", "sound.npz/train/0000000", None)
+    with pytest.raises(BadStudy, match=message):
+        read_study(bad)
+
+
+def test_a_damaged_npz_file_is_one_bad_study_and_the_other_files_are_read(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (3, 20, 20), dtype=np.uint8)
+    for name in ("a", "b", "c"):
+        np.savez_compressed(tmp_path / f"{name}.npz", train_images=images, train_labels=np.arange(3))
+    whole = (tmp_path / "b.npz").read_bytes()
+    for broken in (whole[: len(whole) // 2], b"", b"no archive", whole[:60] + bytes(8) + whole[68:]):
+        (tmp_path / "b.npz").write_bytes(broken)
+        studies = find_studies(str(tmp_path), "npz")
+        assert [study.key for study in studies if study.fault is None] == [
+            f"{name}.npz/train/{number:07d}" for name in ("a", "c") for number in range(3)
+        ]
+        (bad,) = [study for study in studies if study.fault is not None]
+        with pytest.raises(BadStudy, match=r"damaged .npz file \(.*all of whose images are left out.*copy the file"):
+            read_study(bad)

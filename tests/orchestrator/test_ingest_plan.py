@@ -2,16 +2,20 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.bundles import volume_id
+from data.manifest import duplicates
 from data.phantom import write_cohort
-from data.privacy import Pseudonymiser
 from data.sources import SourceOptions, Study
-from orchestrator.ingest_plan import IngestConfig, lay_out_bundles, make_plan, split_patients
-
-PSEUDONYMISER = Pseudonymiser(bytes(32))
+from orchestrator.ingest import in_stable_order
+from orchestrator.ingest_plan import lay_out_bundles, make_plan
+from orchestrator.ingest_request import IngestConfig
+from orchestrator.ingest_splits import TORN, split_patients, without_leaks
+from tests.data.test_readers import write_series
 
 
 def study(number: int, patient: int | None = None, **fields) -> Study:
@@ -25,7 +29,7 @@ def config(**fields) -> IngestConfig:
 
 
 def splits(studies: list[Study], **fields) -> dict[str, str]:
-    return split_patients(studies, config(**fields), PSEUDONYMISER)
+    return split_patients(studies, config(**fields))
 
 
 def test_fractions_are_drawn_among_patients_and_not_among_studies():
@@ -70,11 +74,29 @@ def test_a_patient_of_several_classes_is_spread_by_the_rarest_of_them():
     assert [[found[f"patient{n}"] for n in part].count("val") for part in parts] == [2, 6, 2]
 
 
-def test_a_layout_with_one_patient_in_two_splits_is_refused_without_the_name():
-    studies = [study(0, patient=7, split="train"), study(1, patient=7, split="test")]
-    with pytest.raises(ValueError, match=r"1 patients are in both .*, such as p-[0-9a-f]{16}") as caught:
-        splits(studies)
-    assert "patient7" not in str(caught.value)
+def test_the_studies_of_a_patient_in_two_splits_are_bad_and_no_others():
+    studies = [study(0, patient=7, split="train"), study(1, patient=7, split="test"), study(2, patient=7)]
+    studies += [study(3, split="train"), study(4, split="test")]
+    found = without_leaks(studies)
+    assert [one.fault is TORN for one in found] == [True] * 3 + [False] * 2
+    assert split_patients(found, config())["patient4"] == "test"
+    assert TORN.found == "a study of a patient who is in two splits"
+
+
+def test_added_patients_are_drawn_so_that_the_fractions_hold_for_all_and_earlier_ones_keep_their_split():
+    first = [study(n) for n in range(6)]
+    earlier = splits(first, val_fraction=0.2)
+    for number in range(7, 60):
+        found = split_patients([study(n) for n in range(number)], config(val_fraction=0.2), earlier)
+        assert earlier.items() <= found.items()
+        assert list(found.values()).count("val") == round(0.2 * number)
+        earlier = found
+
+
+def test_of_earlier_patients_with_too_many_held_out_none_is_added():
+    earlier = {f"patient{n}": "val" for n in range(5)}
+    found = split_patients([study(n) for n in range(10)], config(val_fraction=0.2), earlier)
+    assert [found[f"patient{n}"] for n in range(5, 10)] == ["train"] * 5
 
 
 @settings(deadline=None)
@@ -101,17 +123,77 @@ def test_identity_changes_with_what_is_asked_and_found(tmp_path):
     for change in ({"seed": 4}, {"changes": {"spacing_mm": (5, 2, 2)}}, {"rows_per_group": 4}):
         assert make_plan(config(source=source, **change)).identity != first
     named = make_plan(config(source=source, options=SourceOptions(dataset=tmp_path.name))).identity
-    assert [name for name in first if first[name] != named[name]] == ["studies"], "its name is now written as it is"
+    assert [name for name in first if first[name] != named[name]] == ["sources"], "its name is now written as it is"
+
+
+def test_a_stamp_changes_with_a_study_s_files_and_description(tmp_path):
+    source = str(write_cohort(tmp_path, 2, seed=1, spacing_mm=(20.0, 10.0, 10.0)))
+    first = make_plan(config(source=source))
+    assert make_plan(config(source=source)).stamps == first.stamps
     (tmp_path / "labelsTr" / "phantom_001.nii.gz").unlink()
-    changed = make_plan(config(source=source)).identity
-    assert [name for name in first if first[name] != changed[name]] == ["studies"]
+    changed = make_plan(config(source=source))
+    assert changed.identity == first.identity
+    assert [name for name in first.stamps if first.stamps[name] != changed.stamps[name]] == [
+        volume_id(first.job.key, one) for one in first.studies if one.key.endswith("001")
+    ]
 
 
-def test_files_that_belong_to_no_study_are_counted_by_well_known_suffixes_only(tmp_path):
+def test_what_is_neither_read_nor_quarantined_is_listed_with_what_to_do_and_no_name(tmp_path):
     source = write_cohort(tmp_path, 1, seed=1, spacing_mm=(20.0, 10.0, 10.0))
-    for name in ("notes.txt", "more.txt", "report.Lovelace"):
+    for name in (
+        "notes.txt",
+        "more.txt",
+        "report.Lovelace",
+        "Ada/1.png",
+        "Ada/scan.nii.gz",
+        "IM0001",
+        ".x/y.nii",
+        "a.zip",
+    ):
+        (source / name).parent.mkdir(exist_ok=True)
         (source / name).write_text("text")
-    assert make_plan(config(source=str(source))).unused_files == {".json": 1, ".txt": 2, "other": 1}
+    said = make_plan(config(source=str(source))).left_out
+    assert [one.describe(with_name=False) for one in said] == [
+        "1 .nii.gz, such as */*.nii.gz: put it into imagesTr, imagesTs or images, or ingest it by --layout volumes",
+        "1 .png, such as */*.png: ingest it by --layout class_folders or csv, without the labels (--images "
+        "'imagesTr/*'): nnunet reads volumes",
+        "2 .txt, such as *.txt: no scan: nothing to do",
+        "1 .zip, such as *.zip: unpack it if it holds scans",
+        "1 hidden file or folder, such as *: its name begins with a dot; rename it if it holds scans",
+        "1 other, such as *: no reader knows it; convert scans to NIfTI, NRRD, DICOM, PNG or TIFF",
+        "1 without suffix, such as *: if it is DICOM, ingest it by --layout dicom; else give it its format's suffix",
+    ]
+    assert said[0].describe(with_name=True).startswith("1 .nii.gz, such as Ada/scan.nii.gz: ")
+
+
+def test_voxels_beside_their_header_and_tables_that_are_read_are_not_left_out(tmp_path):
+    for name in ("a.hdr", "a.img", "b.mhd", "B.RAW", "c.raw", "films/t.csv", "films/0.png", "films/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "films" / "t.csv").write_text("file,label\n0.png,1\n")
+    volumes = make_plan(config(source=str(tmp_path), layout="volumes"))
+    assert [(one.kind, one.example) for one in volumes.left_out] == [
+        (".csv", "films/t.csv"), (".png", "films/0.png"), (".raw", "c.raw"),
+    ]  # fmt: skip
+    for place in ("films", "films/t.csv"):
+        table = make_plan(config(source=str(tmp_path / place), layout="csv", recipe="xray"))
+        assert [(one.kind, one.example, one.remedy) for one in table.left_out] == [
+            (".png", "1.png", "no row of the table names it: add a row")
+        ]
+    both = config(
+        source=str(tmp_path), layout="volumes", also=({"source": str(tmp_path / "films"), "layout": "csv"},)
+    )
+    assert sum(one.count for one in make_plan(both).left_out if one.kind == ".png") == 2
+
+
+@pytest.mark.parametrize("layout", ["csv", "npz"])
+def test_a_file_may_be_a_source(tmp_path, layout):
+    (tmp_path / "0.png").touch()
+    for name in ("train", "valid"):
+        (tmp_path / f"{name}.csv").write_text("file,label\n0.png,1\n")
+        np.savez(tmp_path / f"{name}.npz", train_images=np.zeros((2, 4, 4), np.uint8))
+    plan = make_plan(config(source=str(tmp_path / f"train.{layout}"), layout=layout, recipe="xray"))
+    assert len(plan.studies) == {"csv": 1, "npz": 2}[layout]
 
 
 def test_two_sources_with_the_same_studies_are_refused(tmp_path):
@@ -146,3 +228,36 @@ def test_label_names_that_are_given_come_before_those_of_the_source(tmp_path):
     assert plain.label_names[1] == "liver"
     assert named.label_names == {**plain.label_names, 1: "foie", 99: "tumour"}
     assert named.identity != plain.identity
+
+
+def test_what_is_no_scan_is_named_and_takes_part_in_no_split_or_bundle(tmp_path):
+    write_series(tmp_path / "s", np.diag([2.0, 2, 3, 1]))
+    asked = config(source=str(tmp_path), layout="dicom", recipe="ct_volume")
+    alone = make_plan(asked)
+    for number in range(3):
+        write_series(
+            tmp_path / f"t{number}", np.diag([2.0, 2, 3, 1]), 1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]
+        )
+    plan = make_plan(asked)
+    assert (plan.studies, plan.bundles, plan.identity) == (alone.studies, alone.bundles, alone.identity)
+    assert len(plan.no_scans) == 3
+    assert plan.left_out == ()
+    assert (
+        "left out: 3 x a localizer (ImageType LOCALIZER): nothing is to be done: it only plans a scan" in plan.remarks
+    )
+
+
+def test_a_source_of_nothing_but_localizers_says_so(tmp_path):
+    write_series(tmp_path / "t", np.diag([2.0, 2, 3, 1]), 1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    with pytest.raises(ValueError, match=r"0 studies; expected 1 or more; left out: 1 x a localizer"):
+        make_plan(config(source=str(tmp_path), layout="dicom", recipe="ct_volume"))
+
+
+@pytest.mark.parametrize("labels", [{"label": "a map"}, {"classes": (1,)}])
+def test_of_copies_the_labelled_one_stays_whichever_source_it_comes_from(tmp_path, labels):
+    plan = make_plan(config(source=str(write_cohort(tmp_path, 1, seed=1, spacing_mm=(20.0, 10.0, 10.0)))))
+    studies = [study(0), study(1, **labels), study(2), study(3, label="a map", classes=(1,)), study(4)]
+    names = [volume_id(plan.job.key, one) for one in studies]
+    contents = dict(zip(names, ("x", "x", "y", "y", "y"), strict=True))
+    ordered = in_stable_order(replace(plan, studies=studies), contents)
+    assert duplicates(ordered) == {names[0]: names[1], names[2]: names[3], names[4]: names[3]}

@@ -4,13 +4,16 @@ from pathlib import Path
 
 from data.manifest import Reject
 from data.shardset import ShardSet
+from data.sources import LeftOut
 from orchestrator.ingest import IngestConfig, IngestReport
 from tests.shardsets import write_pictures
+
+LEFT_OUT = LeftOut(".txt", 2, "Ada/notes.txt", "no scan")
 
 
 def report_of(shards: ShardSet | None, *rejects: Reject, **fields) -> IngestReport:
     config = IngestConfig(source="scans", layout="csv", recipe="xray", out="shards", max_bad=0.5, **fields)
-    return IngestReport(config, shards, 20, rejects, {".txt": 2}, ("a remark",), bundles_written=1, seconds=3.2)
+    return IngestReport(config, shards, 20, rejects, (LEFT_OUT,), ("a remark",), bundles_written=1, seconds=3.2)
 
 
 def test_bad_studies_are_grouped_by_reason_with_what_to_do():
@@ -25,7 +28,8 @@ def test_bad_studies_are_grouped_by_reason_with_what_to_do():
         "  6 x it is empty: copy it again",
         "  4 x the same voxels as another study: remove one",
         "  2 x it is empty: add slices",
-        "files that belong to no study: 2 .txt",
+        "neither read nor quarantined:",
+        "  2 .txt, such as */*.txt: no scan",
         "a remark",
         "60% of the studies are bad, expected at most 50%: no index was written; repair or remove them, or raise "
         "--max-bad: finished work is kept",

@@ -26,7 +26,7 @@ from data.shardset import ShardSet
 from data.sources import SourceOptions, find_studies
 from orchestrator.config import ConfigError, resolve
 from orchestrator.history import Tail
-from orchestrator.ingest_plan import IngestConfig
+from orchestrator.ingest_request import IngestConfig
 from tests import clusters
 from tests.buckets import SECRET, Bucket, served
 from tests.experiments import UNET, tiny_experiment, tiny_segmentation

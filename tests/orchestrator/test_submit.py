@@ -17,7 +17,7 @@ from orchestrator.cli import main
 from orchestrator.commands import console
 from orchestrator.config import ConfigError, resolve
 from orchestrator.history import Tail
-from orchestrator.ingest_plan import IngestConfig
+from orchestrator.ingest_request import IngestConfig
 from orchestrator.package import package_of
 from orchestrator.provenance import COMMIT_VARIABLE, JOB_VARIABLE, git_commit, in_job
 from orchestrator.submit import SubmitError
