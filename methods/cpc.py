@@ -21,13 +21,13 @@ Shapes:    B samples, K patches of each, Q columns of the grid (its lines along 
            context, R predicted rows, C channels, *s spatial axes of a patch, d dimensions of a code.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,7 +41,6 @@ from methods.parts.precision import LinearHead, full_precision
 from methods.parts.pyramid import Border, Pyramid
 from methods.parts.variants import with_flags
 
-Count = Annotated[int, Field(gt=0)]
 _GRID: dict[str, Any] = {"grid": 4, "jitter": 4, "span": 0.95}
 _PAPER: dict[str, Any] = {"loss": "infonce", "skip_rows": 1, "patches": {**_GRID, "overlap": 0.5, "gap": 1}}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -87,12 +86,12 @@ class CPC(Method):
         variant: Literal["paper", "released"] = "paper"
         patches: Patches = Patches(**_PAPER["patches"])
         flip_prob: float = Field(default=0.5, ge=0, le=1)
-        levels: Count | None = None
+        levels: PositiveInt | None = None
         skip_rows: int = Field(default=1, ge=0)
         border: Border = "mirror"
         loss: Literal["infonce", "binary"] = "infonce"
-        projector_dim: Count = 1024
-        context_dim: Count = 256
+        projector_dim: PositiveInt = 1024
+        context_dim: PositiveInt = 256
 
         @model_validator(mode="before")
         @classmethod

@@ -18,12 +18,12 @@ Variants:  each flag is a field of the config and can be set on its own.
 Shapes:    B samples, C channels, *s spatial axes, d dimensions of the embedding.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,7 +41,6 @@ from methods.parts.standardise import standardise
 from methods.parts.turns import TURNS, turn
 from methods.parts.variants import with_flags
 
-Count = Annotated[int, Field(gt=0)]
 Distance = Literal["l2", "mean_square"]
 _AUGMENT: dict[str, Any] = {
     "zoom_prob": 0.15,
@@ -87,14 +86,14 @@ class Exemplar(Method):
 
         name: Literal["exemplar"] = "exemplar"
         variant: Literal["paper", "released"] = "paper"
-        side: Count = 128
+        side: PositiveInt = 128
         augment: Augmentation = Augmentation(**_AUGMENT)
         turn_prob: float = Field(default=0.5, ge=0, le=1)
         heads: Literal["one", "three"] = "one"
         anchor: Literal["original", "transformed"] = "original"
         distance: Distance = "l2"
         margin: float = Field(default=1.0, gt=0)
-        projector_dim: Count = 1024
+        projector_dim: PositiveInt = 1024
         normalise: bool = False
 
         @model_validator(mode="before")

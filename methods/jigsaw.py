@@ -16,11 +16,11 @@ Shapes:    B samples, K patches of each, P permutations, C channels, *s spatial 
 """
 
 from math import prod
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from data.batch import Batch
@@ -33,7 +33,6 @@ from methods.parts.patches import Patches
 from methods.parts.permutations import greedy_permutations, random_permutations
 from methods.parts.variants import with_flags
 
-Count = Annotated[int, Field(gt=0)]
 PERMUTATIONS = {"greedy": greedy_permutations, "random": random_permutations}
 _PAPER: dict[str, Any] = {"permutations": "greedy", "patches": {"gap": 1}}
 VARIANTS: dict[str, dict[str, Any]] = {"paper": _PAPER, "released": {"permutations": "random", "patches": {"gap": 0}}}
@@ -55,7 +54,7 @@ class Jigsaw(Method):
         permutations: Literal["greedy", "random"] = "greedy"
         num_permutations: int = Field(default=100, ge=2, le=1000)
         permutation_seed: int = Field(default=0, ge=0)
-        hidden_dims: tuple[Count, ...] = (2048, 1024)
+        hidden_dims: tuple[PositiveInt, ...] = (2048, 1024)
         dropout: float = Field(default=0.5, ge=0, lt=1)
 
         @model_validator(mode="before")

@@ -13,12 +13,12 @@ Variants:  each flag is a field of ``patches`` and can be set on its own.
 Shapes:    B samples, K cells of the grid, C channels, *s spatial axes of a patch.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Int
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from data.batch import Batch
 from data.rng import SampleRng
@@ -29,7 +29,6 @@ from methods.parts.flat_map import flat_dim, flat_features
 from methods.parts.patches import Patches
 from methods.parts.variants import with_flags
 
-Count = Annotated[int, Field(gt=0)]
 _PAPER: dict[str, Any] = {"patches": {"span": 0.95, "gap": 1}}
 VARIANTS: dict[str, dict[str, Any]] = {"paper": _PAPER, "released": {"patches": {"span": 1.0, "gap": 0}}}
 
@@ -52,7 +51,7 @@ class PatchLocation(Method):
         name: Literal["patch_location"] = "patch_location"
         variant: Literal["paper", "released"] = "paper"
         patches: Patches = Patches(**_PAPER["patches"])
-        hidden_dims: tuple[Count, ...] = (2048, 1024)
+        hidden_dims: tuple[PositiveInt, ...] = (2048, 1024)
         dropout: float = Field(default=0.5, ge=0, lt=1)
 
         @model_validator(mode="before")

@@ -16,12 +16,12 @@ Shapes:    B samples, V versions of each, K turns (4 of images, 10 of volumes), 
 Voxels that are longer along one axis reveal turns by their blur: resample volumes to cubic voxels first.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Int
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from data.batch import Batch
 from data.boxes import check_fits, uniform_boxes
@@ -35,7 +35,6 @@ from methods.parts.sizes import check_stride
 from methods.parts.turns import TURNS, turn
 from methods.parts.variants import with_flags
 
-Count = Annotated[int, Field(gt=0)]
 VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {"num_versions": 2, "last_turned": True},
     "released": {"num_versions": 1, "last_turned": False},
@@ -59,10 +58,10 @@ class Rotation(Method):
 
         name: Literal["rotation"] = "rotation"
         variant: Literal["paper", "released"] = "paper"
-        side: Count = 128
-        num_versions: Count = 2
+        side: PositiveInt = 128
+        num_versions: PositiveInt = 2
         last_turned: bool = True
-        hidden_dims: tuple[Count, ...] = (2048, 1024)
+        hidden_dims: tuple[PositiveInt, ...] = (2048, 1024)
         dropout: float = Field(default=0.5, ge=0, lt=1)
 
         @model_validator(mode="before")

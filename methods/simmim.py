@@ -14,13 +14,13 @@ Shapes:    B samples, C channels, *g blocks of a crop along each axis, *s spatia
 """
 
 from math import ceil, prod
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from data.batch import Batch
@@ -34,7 +34,6 @@ from methods.parts.precision import LinearHead, full_precision
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
 from methods.parts.variants import with_flags
 
-Count = Annotated[int, Field(gt=0)]
 VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {"mask_ratio": 0.6, "block": 32},
     "volumes": {"mask_ratio": 0.75, "block": 16},
@@ -93,9 +92,9 @@ class SimMIM(Method):
 
         name: Literal["simmim"] = "simmim"
         variant: Literal["paper", "volumes"] = "paper"
-        crop_size: Count | tuple[Count, ...] = 192
+        crop_size: PositiveInt | tuple[PositiveInt, ...] = 192
         mask_ratio: float = Field(default=0.6, gt=0, lt=1)
-        block: Count | tuple[Count, ...] = 32
+        block: PositiveInt | tuple[PositiveInt, ...] = 32
         augment: Augmentation = Augmentation(flip_axes=("W",), flip_prob=0.5)
 
         @model_validator(mode="before")

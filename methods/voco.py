@@ -26,12 +26,12 @@ Variants:  each flag is a field of the config and can be set on its own.
 Shapes:    B samples, R random crops and K bases of each, V = R + K views, C channels, *s spatial axes, d dimensions.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -52,7 +52,6 @@ from methods.parts.teacher import follow, frozen_copy, redraw
 from methods.parts.variants import with_flags
 
 FLOOR = 1e-6
-Count = Annotated[int, Field(gt=0)]
 Prediction = Literal["split", "weighted", "entropy"]
 Regularisation = Literal["squared", "absolute"]
 
@@ -168,12 +167,12 @@ class VoCo(Method):
 
         name: Literal["voco"] = "voco"
         variant: Literal["cvpr", "paper", "released"] = "cvpr"
-        grid: tuple[Count, ...] = (1, 4, 4)
-        crop_size: Count | tuple[Count, ...] = 64
-        num_crops: Count = 4
+        grid: tuple[PositiveInt, ...] = (1, 4, 4)
+        crop_size: PositiveInt | tuple[PositiveInt, ...] = 64
+        num_crops: PositiveInt = 4
         augment: Augmentation = Augmentation(**_PAPER_AUGMENT)
         lambda_reg: float = Field(default=1.0, ge=0)
-        projector_dim: Count = 2048
+        projector_dim: PositiveInt = 2048
         prediction: Prediction = "split"
         rectify: bool = True
         regularisation: Regularisation = "squared"

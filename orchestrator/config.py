@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import Field, field_validator, model_serializer, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_serializer, model_validator
 
 from data.exact import exact
 from data.files import shown, without_credentials
@@ -28,7 +28,7 @@ from methods.downstream import TASKS
 from methods.encoders import ENCODERS
 from methods.parts.schedule import WarmUp
 from orchestrator.provenance import in_job
-from orchestrator.refusal import ConfigError, validated
+from orchestrator.refusal import ConfigError, FolderName, validated
 from orchestrator.sharing import Shares
 
 if TYPE_CHECKING:
@@ -55,6 +55,9 @@ else:
     MethodConfig = Annotated[reduce(or_, (kind.Config for kind in METHODS.values())), Field(discriminator="name")]
     EncoderConfig = Annotated[reduce(or_, (kind.Config for kind in ENCODERS.values())), Field(discriminator="name")]
     TaskConfig = Annotated[reduce(or_, (kind.Config for kind in TASKS.values())), Field(discriminator="name")]
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Samples(Frozen):
@@ -99,8 +102,15 @@ class Data(Samples):
     split: str | None = "train"
 
     def selected(self, shards: ShardSet) -> Selection:
-        """Select the samples that a pretraining sees."""
-        return self.kept(shards, self.split)
+        """Select the samples that a pretraining sees; raise ValueError for a split without samples."""
+        selection = self.kept(shards, self.split)
+        if selection.num_samples == 0:
+            splits = ", ".join(sorted(set(shards.rows["split"].to_pylist())))
+            raise ValueError(
+                f"data.split {self.split!r}: 0 samples in shards {self.shards}, expected at least 1; set data.split "
+                f"to one of {splits}, or to null for all of them"
+            )
+        return selection
 
 
 class Optimiser(Frozen):
@@ -118,8 +128,17 @@ class Optimiser(Frozen):
     schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = Field(default=0.0, ge=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     clip_norm: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _decays(self) -> "Optimiser":
+        if self.final_lr > self.lr:
+            raise ValueError(
+                f"final_lr {self.final_lr:g} is above lr {self.lr:g}; the rate falls from lr to final_lr: lower "
+                "final_lr, or raise lr"
+            )
+        return self
 
 
 class Budget(Frozen):
@@ -152,9 +171,12 @@ class Budget(Frozen):
 
 
 class Stage(Frozen):
-    """One method with its own budget; it starts from the encoder of the stage before."""
+    """One method with its own budget; it starts from the encoder of the stage before.
 
-    name: str = "pretrain"
+    name   that of its history and its checkpoints; the stages of an experiment have different names
+    """
+
+    name: FolderName = "pretrain"
     method: MethodConfig
     optimiser: Optimiser = Optimiser(lr=1e-3)
     budget: Budget = Budget(epochs=100, batch_size=32)
@@ -216,7 +238,7 @@ class Downstream(Samples):
     budget: Budget
     seed: int = 0
     evaluate_every_epochs: float = Field(default=10, gt=0)
-    evaluate_every_epoch_from: float | None = None
+    evaluate_every_epoch_from: float | None = Field(default=None, ge=0)
     patience_epochs: float | None = Field(default=None, gt=0)
     resources: Resources | None = None
 
@@ -267,7 +289,7 @@ class Probe(Samples):
     """
 
     part = "probe"
-    size: int | tuple[int, ...]
+    size: PositiveInt | tuple[PositiveInt, ...]
     train_split: str = "train"
     val_split: str = "val"
     times: int = Field(default=4, ge=0)
@@ -289,7 +311,7 @@ class Experiment(Frozen):
     ``method``, ``optimiser`` and ``budget`` at the top are the short form of a single stage.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: FolderName
     seed: int = 0
     data: Data
     encoder: EncoderConfig
@@ -322,6 +344,9 @@ class Experiment(Frozen):
             raise ValueError("give either method (with optimiser and budget) or stages, and not both")
         if self.stages and (self.optimiser or self.budget):
             raise ValueError("with stages, optimiser and budget are fields of each stage, not of the experiment")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stages are named {', '.join(names)}; give each a name of its own (stages: name)")
         return self
 
     @model_validator(mode="after")

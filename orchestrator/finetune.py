@@ -1,5 +1,6 @@
 """Finetune: train an encoder, pretrained or not, on one downstream task, and score it."""
 
+import hashlib
 import json
 from collections.abc import Callable, Hashable, Mapping
 from copy import deepcopy
@@ -8,7 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Int64
 from ray.train import Checkpoint
 from safetensors.torch import save_file
 
@@ -135,11 +138,19 @@ def build_network(experiment: Experiment, shards: ShardSet, encoder_path: str | 
     return _network(task, encoder, shards)
 
 
-def outline_network(experiment: Experiment, shards: ShardSet) -> Task:
-    """Return a copy of the task's network without weights, for checks and estimates."""
+def outline_network(experiment: Experiment, labelled: Labelled) -> Task:
+    """Return the task's network without weights, prepared for its samples, to be read."""
     task, config = downstream_of(experiment), experiment.downstream_encoder
-    key = (task.task.model_dump_json(), config, *shards.label_names.items(), *shards.class_names.items())
-    return deepcopy(outline(("task", *key), lambda: _network(task, deepcopy(outline_of(config)), shards)))
+    names = (*labelled.shards.label_names.items(), *labelled.shards.class_names.items())
+    held = (task.frozen_levels, _held_until(task, labelled.train.num_samples))
+    seen = [hashlib.sha256(classes.tobytes()).hexdigest() for classes in _classes(labelled)]
+
+    def build() -> Task:
+        network = _network(task, deepcopy(outline_of(config)), labelled.shards)
+        prepare(network, experiment, labelled)
+        return network
+
+    return outline(("task", task.task.model_dump_json(), config, names, held, *seen), build)
 
 
 def _network(task: Downstream, encoder: Encoder, shards: ShardSet) -> Task:
@@ -175,8 +186,7 @@ def check(experiment: Experiment) -> Labelled:
                 "or ingest them with the recipe of the pretraining's shards"
             )
     shards.check_files()
-    network = outline_network(experiment, shards)
-    prepare(network, experiment, labelled)
+    network = outline_network(experiment, labelled)
     check_extents(network, labelled.train, task.part)
     check_batch_norm(experiment, task, network, lambda: feed_of(experiment, labelled, plan_of(experiment, labelled)))
     return labelled
@@ -184,16 +194,26 @@ def check(experiment: Experiment) -> Labelled:
 
 def prepare(network: Task, experiment: Experiment, labelled: Labelled) -> None:
     """Show a network the classes of its samples; freeze the encoder's levels that the task names."""
-    task, num_samples = downstream_of(experiment), labelled.train.num_samples
+    task = downstream_of(experiment)
+    network.see_classes(*_classes(labelled))
+    if task.frozen_levels != 0:
+        levels = None if task.frozen_levels == "all" else task.frozen_levels
+        network.freeze(levels, _held_until(task, labelled.train.num_samples))
+
+
+def _classes(labelled: Labelled) -> tuple[Int64[np.ndarray, "n m"], Int64[np.ndarray, "k l"]]:
+    """Return the classes of the samples that are trained on and judged on, padded with -1."""
     classes = labelled.shards.rows["classes"]
-    network.see_classes(*(pad_classes(classes.take(part.row_ids)) for part in (labelled.train, labelled.val)))
-    if task.frozen_levels == 0:
-        return
-    until = 1.0
-    if task.frozen_epochs is not None:
-        steps = task.budget.epochs_to_steps(task.frozen_epochs, num_samples)
-        until = min(1.0, steps / task.budget.total_steps(num_samples))
-    network.freeze(None if task.frozen_levels == "all" else task.frozen_levels, until)
+    train, val = (pad_classes(classes.take(part.row_ids)) for part in (labelled.train, labelled.val))
+    return train, val
+
+
+def _held_until(task: Downstream, num_samples: int) -> float:
+    """Return the progress in [0, 1] until which levels are frozen."""
+    if task.frozen_epochs is None:
+        return 1.0
+    steps = task.budget.epochs_to_steps(task.frozen_epochs, num_samples)
+    return min(1.0, steps / task.budget.total_steps(num_samples))
 
 
 def plan_of(experiment: Experiment, labelled: Labelled) -> Plan:

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from data.spelling import did_you_mean
 from methods.base import Frozen
+from orchestrator.refusal import FolderName
 from orchestrator.statistics import Comparison, Summary, summarise, welch
 
 Seeds = tuple[int, ...]
@@ -55,7 +56,7 @@ class TableConfig(Frozen):
     many as the cluster holds, or one on a single machine.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: FolderName
     title: str
     experiment: str
     rows: tuple[Row, ...] = Field(min_length=1)

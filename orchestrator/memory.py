@@ -11,7 +11,7 @@ from methods.base import Method, Views
 from orchestrator import feed
 from orchestrator.config import Experiment, Optimiser, Stage
 from orchestrator.feed import FeedPlan
-from orchestrator.finetune import Labelled, downstream_of, outline_network, prepare
+from orchestrator.finetune import Labelled, downstream_of, outline_network
 from orchestrator.outline import outline_method, outline_views
 
 # Copies of every trainable parameter in float32: weight and gradient, then what the optimiser remembers.
@@ -68,16 +68,11 @@ def stage_memory(experiment: Experiment, stage: Stage, plan: FeedPlan) -> Memory
 def finetuning_memory(experiment: Experiment, labelled: Labelled, plan: FeedPlan) -> Memory:
     """Return what the fine-tuning takes in float32."""
     task = downstream_of(experiment)
-
-    def build() -> Method:
-        network = outline_network(experiment, labelled.shards)
-        prepare(network, experiment, labelled)
-        return network
-
     network = (task.task.model_dump_json(), experiment.downstream_encoder, task.frozen_levels, task.frozen_epochs)
+    outlined = partial(outline_network, experiment, labelled)
     samples = (plan.digest, task.train_split, task.keep.model_dump_json())
     in_chunks = experiment.shares_of(task).num_chunks > 1
-    return _memory(_measured(build, plan, in_chunks, (*network, *samples)), task.optimiser)
+    return _memory(_measured(outlined, plan, in_chunks, (*network, *samples)), task.optimiser)
 
 
 def _memory(measured: _Measured, optimiser: Optimiser) -> Memory:

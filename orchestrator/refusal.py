@@ -6,9 +6,9 @@ named as in the file.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from data.spelling import did_you_mean
@@ -19,6 +19,10 @@ Place = tuple[str | int, ...]
 
 class ConfigError(ValueError):
     """A config that cannot be read; the message names file, field, value and remedy."""
+
+
+# The name of an experiment, a stage, a table or a sweep, which names a folder too.
+FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 def validated(kind: type[M], tree: Any, source: str) -> M:
@@ -94,6 +98,8 @@ def _line(place: Place, items: Sequence[ErrorDetails], kinds: Sequence[type[Base
 
 
 def _expectation(item: ErrorDetails) -> str:
+    if item["type"] == "string_pattern_mismatch":
+        return "expected letters, digits, '.', '_' and '-', a letter or digit first"
     text = item["msg"].partition(", unable to parse")[0].replace("a valid tuple", "a list")
     return re.sub(r"^Input should be (?=greater|less)", "expected a number ", text).replace(
         "Input should be", "expected"

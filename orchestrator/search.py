@@ -11,6 +11,7 @@ from methods.base import Frozen
 from orchestrator.direction import Direction, direction_of
 from orchestrator.knobs import AnyKnob
 from orchestrator.pruning import Scheduler
+from orchestrator.refusal import FolderName
 
 # Fields that change no result, and fields by which a sweep finds its own folder.
 UNSEARCHABLE = ("name", "home", "resources", "tracking")
@@ -57,7 +58,7 @@ class SweepConfig(Frozen):
     start_from_experiment  begin with the experiment's own values, which must lie in the space; a grid ignores this
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: FolderName
     title: str
     experiment: str
     space: dict[str, AnyKnob] = Field(min_length=1)

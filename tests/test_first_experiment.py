@@ -14,7 +14,8 @@ from tests.waiting import kill_tree
 
 WITHIN_S = 700
 DOCUMENT = ROOT / "docs" / "first_experiment.md"
-TYPED = [line for block in blocks_of(DOCUMENT) if block.language == "console" for line in block.lines]
+SHOWN = [block for block in blocks_of(DOCUMENT) if block.language == "console"]
+TYPED = [line for block in SHOWN for line in block.lines]
 
 
 def names_next(printed: str) -> list[str]:
@@ -25,6 +26,12 @@ def names_next(printed: str) -> list[str]:
 def is_named(typed: str, named: list[str]) -> bool:
     """Tell whether a command is one of those that were named, with overrides after it or not."""
     return any(shlex.split(typed)[: len(words)] == words for words in map(shlex.split, named))
+
+
+def alike(text: str) -> str:
+    """Return a text without what differs between machines: numbers, digests, line ends, and lines of tables."""
+    prose = " ".join(line for line in text.splitlines() if not re.search("[─━│┃]", line))
+    return " ".join(re.sub(r"[0-9a-f]{12,}|[\d.,]+", "0", prose).split())
 
 
 def type_in_shell(line: str, folder: Path, environment: dict[str, str]) -> tuple[int, str, str]:
@@ -47,6 +54,7 @@ def test_from_a_folder_of_scans_to_a_table_by_the_commands_of_the_document(tmp_p
     assert verbs == ["phantom", "ingest", "init", "finetune", "table", "compare"]
     shell = {**os.environ, "PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{os.environ['PATH']}"}
     shell |= {"RAYDIOLOGY_HOME": str(tmp_path / "keys"), "COLUMNS": "160"}
+    outputs = {verb: block.text.partition("\n")[2].split("...\n") for verb, block in zip(verbs, SHOWN, strict=True)}
     named, said = [], {}
     for verb, line in zip(verbs, TYPED, strict=True):
         if verb not in ("phantom", "ingest"):  # which stand for scans and words of one's own
@@ -54,6 +62,8 @@ def test_from_a_folder_of_scans_to_a_table_by_the_commands_of_the_document(tmp_p
         code, said[verb], errors = type_in_shell(line, tmp_path, shell)
         assert code == 0, errors
         named = names_next(said[verb]) or named
+        for told in outputs[verb]:
+            assert alike(told) in alike(said[verb]), told
     written = {path.name for path in tmp_path.iterdir()}
     assert written == {"scans", "shards", "scans.yaml", "scans_table.yaml", "runs", "keys"}
     for verb in ("table", "compare"):

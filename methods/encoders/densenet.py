@@ -5,16 +5,15 @@ Paper:     Huang et al., "Densely Connected Convolutional Networks", CVPR 2017; 
 Reference: MONAI's ``DenseNet121.features``: the state dict has its keys, so that weights load strictly.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from methods.base import Frozen
 from methods.encoders.base import Encoder
 
-Count = Annotated[int, Field(gt=0)]
 # From one ReLU to the next, across MONAI's transitions. The last ReLU is the class layers' and has no weights.
 LEVELS = (
     ("conv0", "norm0", "relu0"),
@@ -39,9 +38,9 @@ class DenseNetEncoder(Encoder):
 
         name: Literal["densenet"] = "densenet"
         spatial_dims: Literal[2, 3]
-        in_channels: Count = 1
-        growth_rate: Count = 32
-        block_config: tuple[Count, Count, Count, Count] = (6, 12, 24, 16)
+        in_channels: PositiveInt = 1
+        growth_rate: PositiveInt = 32
+        block_config: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (6, 12, 24, 16)
         init_features: int = Field(default=64, gt=1)
         dropout: float = Field(default=0.0, ge=0, lt=1)
 

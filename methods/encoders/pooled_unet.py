@@ -6,16 +6,14 @@ Reference: HealthML/self-supervised-3d-tasks @ ecc86ef, ``unet3d``: 3,535,440, 3
 """
 
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Literal
 
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from methods.base import Frozen
 from methods.encoders.base import Encoder
-
-Width = Annotated[int, Field(gt=0)]
 
 
 class TwoConvolutions(nn.Sequential):
@@ -49,7 +47,7 @@ class PooledUNetEncoder(Encoder):
         name: Literal["pooled_unet"] = "pooled_unet"
         spatial_dims: Literal[2, 3]
         in_channels: int = Field(default=1, gt=0)
-        features: tuple[Width, Width, Width, Width, Width] = (16, 32, 64, 128, 256)
+        features: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (16, 32, 64, 128, 256)
         dropout: float = Field(default=0.5, ge=0, lt=1)
 
     def __init__(self, config: Config) -> None:

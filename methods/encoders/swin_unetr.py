@@ -10,7 +10,7 @@ from typing import Literal
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from methods.base import Frozen
@@ -30,8 +30,8 @@ class SwinEncoder(Encoder):
         spatial_dims: Literal[2, 3]
         in_channels: int = Field(default=1, gt=0)
         feature_size: int = Field(default=48, gt=0)
-        depths: tuple[int, int, int, int] = (2, 2, 2, 2)
-        num_heads: tuple[int, int, int, int] = (3, 6, 12, 24)
+        depths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (2, 2, 2, 2)
+        num_heads: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (3, 6, 12, 24)
         window_size: int = Field(default=7, gt=1)
         drop_path: float = Field(default=0.0, ge=0, lt=1)
         checkpoint_activations: bool = False

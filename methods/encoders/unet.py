@@ -4,10 +4,10 @@ Paper:     Falk et al., "U-Net: deep learning for cell counting, detection, and 
 Reference: MONAI's ``BasicUNet``, its parts ``conv_0`` and ``down_1`` ... ``down_4`` under the same keys.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from methods.base import Frozen
@@ -35,7 +35,7 @@ class UNetEncoder(Encoder):
         name: Literal["unet"] = "unet"
         spatial_dims: Literal[2, 3]
         in_channels: int = Field(default=1, gt=0)
-        features: tuple[int, int, int, int, int, int] = (32, 32, 64, 128, 256, 32)
+        features: Annotated[tuple[PositiveInt, ...], Field(min_length=6, max_length=6)] = (32, 32, 64, 128, 256, 32)
         norm: Literal["instance", "batch"] = "batch"
 
     def __init__(self, config: Config) -> None:

@@ -4,11 +4,9 @@
 [ ####  ][  #### ][####   ]    gap:    voxels that always stay free between one patch and the next
 """
 
-from typing import Annotated
-
 import numpy as np
 from jaxtyping import Float, Int
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from data.batch import Batch
@@ -18,8 +16,6 @@ from methods.encoders import Encoder
 from methods.parts.resized_crops import cut_resized
 from methods.parts.sizes import check_stride, per_axis
 from methods.parts.standardise import standardise
-
-Count = Annotated[int, Field(gt=0)]
 
 
 class Patches(Frozen):
@@ -33,8 +29,8 @@ class Patches(Frozen):
                 patch was, as under a bias field or vignetting (Noroozi and Favaro, ECCV 2016, section 4.2)
     """
 
-    grid: Count | tuple[Count, ...] = 3
-    size: Count | tuple[Count, ...] = 32
+    grid: PositiveInt | tuple[PositiveInt, ...] = 3
+    size: PositiveInt | tuple[PositiveInt, ...] = 32
     jitter: int = Field(default=3, ge=0)
     gap: int = Field(default=1, ge=0)
     span: float = Field(default=1.0, gt=0, le=1)

@@ -24,8 +24,6 @@ from tests.shardsets import write_pictures, write_slices
 
 # Most first, with the smallest shares of a batch: what is measured once is remembered.
 WORKERS = (8, 4, 2, 1)
-# A table's rows are each checked at each number: 44 of them take a while.
-WORKERS_OF_TABLES = (8, 1)
 LABELS = {number: f"label {number}" for number in range(1, 15)}
 CLASSES = {number: f"grade {number}" for number in range(5)}
 PATIENTS = {"train": 10, "val": 5, "test": 5}
@@ -119,7 +117,7 @@ def test_every_file_dry_runs_as_typed_at_any_number_of_workers(
         experiments = [load(path)]
         verb = "finetune" if experiments[0].downstream else "pretrain"
     provide(experiments, kinds)
-    for workers in WORKERS_OF_TABLES if verb == "table" else WORKERS:
+    for workers in WORKERS:
         assert main([verb, str(path), "--dry-run", f"resources.workers={workers}"]) == 0, capsys.readouterr().err
         assert "GiB" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()
@@ -154,6 +152,18 @@ def test_a_dry_run_refuses_what_would_fail_after_the_pretraining(
         path.write_text(yaml.safe_dump(tree))
     assert main([verb, str(path), "--dry-run"]) == 2
     assert said in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "finetune"])
+def test_a_split_that_no_sample_is_in_is_refused(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = experiment(tmp_path, encoder=UNET, downstream=tiny_segmentation(write_slices(tmp_path / "labelled")))
+    assert main([verb, str(path), "--dry-run", "data.split=trian"]) == 2
+    assert "data.split 'trian': 0 samples in shards" in capsys.readouterr().err
+    assert main([verb, str(path), "data.split=trian"]) == 2
+    assert "set data.split to one of train, val, or to null" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "runs").exists()
 
 

@@ -88,7 +88,7 @@ def others(value: Any, annotation: Any) -> Iterator[Any]:
     if isinstance(value, bool):
         yield not value
     elif isinstance(value, int | float):
-        yield from (value + 1, value / 2, value - 1)
+        yield from (value + 1, value / 2, value - 1, 1e-4)
     elif isinstance(value, str):
         yield from (f"{value}x", "scratch", "classification")
     elif isinstance(value, tuple):

@@ -1,12 +1,10 @@
 """Probes of frozen encoders: what they compute, on which samples, and what is refused."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
@@ -16,9 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from data.shardset import ShardSet
 from methods.encoders import UNetEncoder
 from orchestrator import pretrain
-from orchestrator.cli import main
 from orchestrator.config import Probe, resolve
-from orchestrator.history import steps
 from orchestrator.loop import World
 from orchestrator.probing import ProbeSet, linear_probabilities, neighbour_probabilities
 from tests.encoders import Pixels
@@ -106,30 +102,3 @@ def test_a_probe_without_two_classes_or_of_other_samples_is_refused(tmp_path: Pa
     opened = ShardSet.open(slices)
     with pytest.raises(ValueError, match=r"probe.size.*40 is not a multiple of the encoder's stride 16"):
         pretrain.check(resolve(tree), opened, opened.select("train"))
-
-
-def table_in(text: str) -> str:
-    """Return what is printed from the table on: Ray writes its own warnings of a slow machine to the same stream."""
-    return text[text.index("┏") :]
-
-
-@pytest.mark.slow
-def test_a_pretraining_is_probed_on_its_way_and_beside_its_initial_weights(
-    tmp_path: Path, ray_cluster: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pictures = write_pictures(tmp_path / "pictures", size=48)
-    probe = {"shards": pictures, "size": 48, "times": 2, "neighbours": 3}
-    file = tmp_path / "probe.yaml"
-    file.write_text(yaml.safe_dump(tiny_experiment("probe", pictures, tmp_path / "runs", 4, UNET, probe=probe)))
-    assert main(["probe", str(file)]) == 0
-    first = table_in(capsys.readouterr().out)
-    (folder,) = (tmp_path / "runs" / "probe").glob("pretrain-*")
-    probed = [entry for entry in steps(folder, "pretrain") if "probe/linear_auc" in entry]
-    assert [entry["step"] + 1 for entry in probed] == [2, 4]
-    (result,) = (tmp_path / "runs" / "probe").glob("probe-*/result.json")
-    at_end = json.loads(result.read_text())["pretrained"]["metrics"]
-    assert at_end == pytest.approx({name: probed[-1][name] for name in at_end}, abs=1e-6)
-    written = result.stat().st_mtime_ns
-    assert main(["probe", str(file)]) == 0
-    assert table_in(capsys.readouterr().out) == first
-    assert result.stat().st_mtime_ns == written

@@ -17,6 +17,7 @@ DOWNSTREAM = {
     "optimiser": {"lr": 0.1},
     "budget": {"steps": 3, "batch_size": 4},
 }
+STAGES = {"method": None, "optimiser": None, "budget": None}
 STAGE = {"method": {"name": "rotation"}, "budget": {"steps": 1, "batch_size": 2}}
 
 
@@ -43,6 +44,13 @@ STAGE = {"method": {"name": "rotation"}, "budget": {"steps": 1, "batch_size": 2}
         ({"downstream": {**DOWNSTREAM, "encoder": {"norn": 1}}}, "norn: no such field (did you mean norm?)"),
         ({"stages": [{**STAGE, "budgt": {}}]}, "stages.0.budgt: no such field (did you mean budget?)"),
         ({"stages": [{**STAGE, "optimiser": {}}]}, "stages.0.optimiser.lr: missing; it has no default"),
+        ({**STAGES, "stages": [STAGE, STAGE]}, "stages are named pretrain, pretrain; give each a name of its own"),
+        ({**STAGES, "stages": [{**STAGE, "name": "../x"}]}, "stages.0.name: expected"),
+        ({"optimiser": {"lr": 0.1, "final_lr": 0.2}}, "optimiser: final_lr 0.2 is above lr 0.1"),
+        ({"optimiser": {"lr": 0.1, "betas": [0.9, 1]}}, "optimiser.betas.1: expected a number less than 1, found 1"),
+        ({"encoder": {"features": [4, 4, 8, 8, 8, 0]}}, "encoder.features.5: expected a number greater than 0"),
+        ({"probe": {"shards": "x", "size": [0, 32]}}, "probe.size.0: expected a number greater than 0, found 0"),
+        ({"downstream": {**DOWNSTREAM, "evaluate_every_epoch_from": -1}}, "from: expected a number greater than or"),
     ],
 )
 def test_an_experiment_s_fault_is_named_as_the_file_writes_it(changes: dict[str, Any], said: str) -> None:
