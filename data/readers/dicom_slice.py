@@ -60,6 +60,7 @@ _REMEDIES = {
     "frames": "split it into a file for each frame",
     "colour": "convert it to grey, or remove it from the source",
     "in BitsAllocated": "correct the tag",
+    "of grey pixels": "correct the tag",
     "RescaleSlope 0": "correct the tag",
     "above 0": "correct the tag",
     "no ": "add the tag where its value is known, or remove the series from the source",
@@ -155,6 +156,8 @@ def _pixel_faults(data: FileDataset) -> list[str]:
     colours = str(data.get("PhotometricInterpretation") or "")
     if colours and not colours.startswith("MONOCHROME"):
         faults.append(f"{colours if colours in _COLOURS else 'undefined'} colour pixels")
+    elif (samples := numbers(data, "SamplesPerPixel")) and samples != (1,):
+        faults.append(f"SamplesPerPixel {samples[0]:g} of grey pixels")  # GDCM ends the process of some such files
     for tag in ("RescaleSlope", "RescaleIntercept", "SliceThickness"):
         numbers(data, tag)
     if 0 in numbers(data, "RescaleSlope"):

@@ -169,6 +169,7 @@ def test_an_x_ray_is_the_share_of_its_levels_as_a_picture_is(tmp_path: Path, bit
         ("BitsAllocated", 12, "BitsStored 16 in BitsAllocated 12", "correct the tag"),
         ("RescaleSlope", 0, "RescaleSlope 0", "correct the tag"),
         ("PixelSpacing", [0, 2], "PixelSpacing that is not above 0", "correct the tag"),
+        ("SamplesPerPixel", 136, "SamplesPerPixel 136 of grey pixels", "correct the tag"),
         ("NumberOfFrames", 3, "3 frames in one file", "split it into a file for each frame"),
         ("PhotometricInterpretation", "RGB", "RGB colour pixels", "convert it to grey"),
     ],
