@@ -56,7 +56,7 @@ def _measure(folder: Path, console: Console) -> dict[str, Any]:
             status.update("loading volumes")
             figures["volumes"] = loading.compare(volumes, VOLUME_BATCH, VOLUME_STEPS)
         drawn.append(drawing.time_per_image(SLICE_BATCH))
-        status.update("peak memory of ingest and training")
+        status.update("ingest and training")
         figures["training"] = training.measure(folder)
     figures["drawing"] = {name: median(times[name] for times in drawn) for name in drawn[0]}
     loading_us = 1e6 / figures["slices"]["feed"]["samples_per_s"]
@@ -84,6 +84,7 @@ def _other_table(figures: dict[str, Any]) -> Table:
     table.add_row("IoU pair / loading of an image", f"{drawn['share_of_loading']:.2%}")
     table.add_row("two plain crops / loading of an image", f"{drawn['plain_share_of_loading']:.2%}")
     table.add_row("share of a training step spent waiting for data", f"{trained['data_wait_share']:.1%}")
+    table.add_row("scans that ingest reads", f"{trained['ingest_scans_per_s']:.2f} per s")
     for name in ("ingest", "training"):
         peaks = " and ".join(f"{peak:,.0f}" for peak in trained[f"{name}_peak_mb"])
         table.add_row(f"peak memory of {name}, {sizes} volumes", f"{peaks} MB")

@@ -1,4 +1,4 @@
-"""Training and ingest on scans: peak memory at N and 4 N volumes, and the share of a step spent waiting for data."""
+"""Training and ingest on scans: memory at N and 4 N volumes, speed of ingest, the share of a step spent waiting for data."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from orchestrator.bench.cohort import write_scans
-from orchestrator.bench.memory import peak_mb
+from orchestrator.bench.cost import Cost, cost_of
 from orchestrator.history import HISTORY
 
 NUM_SCANS = (16, 64)
@@ -20,23 +20,28 @@ BATCH_SIZE = 32
 
 
 def measure(folder: Path, num_scans: Sequence[int] = NUM_SCANS) -> dict[str, Any]:
-    """Ingest scans and pretrain on them for each number of scans; return peak memory in MB and the wait share."""
-    ingest_mb, training_mb, waits = [], [], []
+    """Ingest scans and pretrain on them for each number of scans; return memory in MB, speed and the wait share.
+
+    The speed is that of the scans that the larger ingest reads more than the smaller one: the start does not count.
+    """
+    ingests: list[Cost] = []
+    training_mb, waits = [], []
     for number in num_scans:
         root = folder / f"{number}-scans"
         scans = write_scans(root / "scans", number)
         shards = root / "shards"
         command = ["ingest", "--source", str(scans), "--layout", "volumes", "--recipe", "ct_abdomen_slices"]
-        ingest_mb.append(peak_mb([*command, "--out", str(shards), "--val-fraction", "0"], root / "ingest.log"))
+        ingests.append(cost_of([*command, "--out", str(shards), "--val-fraction", "0"], root / "ingest.log"))
         experiment = root / "experiment.yaml"
         experiment.write_text(yaml.safe_dump(_experiment(shards, root / "runs")))
-        training_mb.append(peak_mb(["pretrain", str(experiment)], root / "pretrain.log"))
+        training_mb.append(cost_of(["pretrain", str(experiment)], root / "pretrain.log").peak_mb)
         waits.append(_wait_share(root / "runs"))
     return {
         "volumes": list(num_scans),
-        "ingest_peak_mb": ingest_mb,
+        "ingest_scans_per_s": (num_scans[-1] - num_scans[0]) / (ingests[-1].seconds - ingests[0].seconds),
+        "ingest_peak_mb": [ingest.peak_mb for ingest in ingests],
         "training_peak_mb": training_mb,
-        "ingest_growth": ingest_mb[-1] / ingest_mb[0] - 1,
+        "ingest_growth": ingests[-1].peak_mb / ingests[0].peak_mb - 1,
         "training_growth": training_mb[-1] / training_mb[0] - 1,
         "data_wait_share": mean(waits),
     }

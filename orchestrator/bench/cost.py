@@ -1,10 +1,11 @@
-"""Memory: the peak of a command with all its processes, counting shared memory once."""
+"""Cost of a command: its time, and the peak memory of all its processes, counting shared memory once."""
 
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -17,8 +18,17 @@ class BenchError(RuntimeError):
     """A command of the benchmark has failed."""
 
 
-def peak_mb(arguments: Sequence[str], log: Path) -> float:
-    """Run a raydiology command and return the peak of its processes' summed proportional memory, in MB."""
+@dataclass(frozen=True)
+class Cost:
+    """What a command took: seconds, and the peak of its processes' summed proportional memory in MB."""
+
+    seconds: float
+    peak_mb: float
+
+
+def cost_of(arguments: Sequence[str], log: Path) -> Cost:
+    """Run a raydiology command and return what it took."""
+    began = time.monotonic()
     with log.open("wb") as sink:
         command = [sys.executable, "-c", _MAIN, *arguments]
         process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=_environment())
@@ -26,10 +36,11 @@ def peak_mb(arguments: Sequence[str], log: Path) -> float:
         while process.poll() is None:
             peak = max(peak, _proportional_bytes(watched))
             time.sleep(LOOK_EVERY_S)
+    seconds = time.monotonic() - began
     if process.returncode != 0:
         last = log.read_text(errors="replace").strip().splitlines()[-1:]
         raise BenchError(f"`raydiology {' '.join(arguments)}` ended with {process.returncode}: {last}; see {log}")
-    return peak / 1e6
+    return Cost(seconds, peak / 1e6)
 
 
 def _environment() -> dict[str, str]:
