@@ -1,4 +1,4 @@
-"""Training and ingest on scans: memory at N and 4 N volumes, speed of ingest, the share of a step spent waiting for data."""
+"""Training and ingest on scans: memory at N and 4 N volumes, speed of ingest, and how long a step waits for data."""
 
 import json
 from collections.abc import Sequence
