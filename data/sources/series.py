@@ -102,7 +102,7 @@ def find_dicom(source: str, dataset: str, options: SourceOptions) -> list[Study]
     files = list_tree(source)
     series: dict[str, list[_Series]] = {}
     for file in files:
-        _add(series, file)
+        _add(series, file, options)
     for parts in series.values():
         _find_localizers(parts)
     paths = {file.path for file in files}
@@ -125,12 +125,12 @@ def _named(series: dict[str, list[_Series]]) -> dict[str, _Series]:
     }
 
 
-def _add(series: dict[str, list[_Series]], file: File) -> None:
+def _add(series: dict[str, list[_Series]], file: File, options: SourceOptions) -> None:
     folder = PurePosixPath(file.path).parent.as_posix()
     named = file.path.lower().endswith(_SUFFIXES)
     if suffix_of(file.path, (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)) or not (named or _is_marked(file.uri)):
         return
-    header = _header(file)
+    header = _header(file, options)
     if header is None:
         series[file.path] = [_Series("", "", folder, _Geometry((0, 0), None), None, [file.uri])]
         return
@@ -154,14 +154,14 @@ def _is_marked(uri: str) -> bool:
         return True
 
 
-def _header(file: File) -> _Header | None:
+def _header(file: File, options: SourceOptions) -> _Header | None:
     """Return what is grouped by in a file; None where it has no DICOM header."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's warnings quote tags
         try:
             data = read_data_set(file.uri, stop_before_pixels=True, specific_tags=_TAGS)
             modality, uid, patient = (str(data.get(tag) or "") for tag in _NAMES)
-            return _Header(modality, uid, patient, _geometry(data), _no_scan(data))
+            return _Header(modality, uid, patient, _geometry(data), _no_scan(data, options))
         except StorageError:
             raise
         except Exception:  # noqa: BLE001 (a damaged file may raise anything; its reader says what)
@@ -177,7 +177,7 @@ def _geometry(data: FileDataset) -> _Geometry:
     return _Geometry(size, (*orientation, *spacing) if len(orientation) == 6 and len(spacing) == 2 else None)
 
 
-def _no_scan(data: FileDataset) -> NoScan | None:
+def _no_scan(data: FileDataset, options: SourceOptions) -> NoScan | None:
     """Return why a file is no scan to learn from, or None."""
     kind = str(data.get("SOPClassUID") or data.file_meta.get("MediaStorageSOPClassUID") or "")
     if kind == _DIRECTORY:
@@ -185,11 +185,14 @@ def _no_scan(data: FileDataset) -> NoScan | None:
     words = _words(data)
     if words & _SCOUTS:
         return _localizer("ImageType LOCALIZER")
-    if sign := _capture(data, kind, words):
+    if words & _SCREENS:
+        return NoScan("a secondary capture (ImageType)", _SCAN, "nothing is to be done: it shows a screen or numbers")
+    if (sign := _capture(data, kind)) and not options.secondary_captures:
         return NoScan(
             f"a secondary capture ({sign})",
             _SCAN,
-            "where a converter wrote scans as secondary captures, set SOPClassUID to that of their modality",
+            "where scans are stored as secondary captures, look for names in their pixels, and give "
+            "--secondary-captures",
         )
     if str(data.get("BurnedInAnnotation") or "").upper() == "YES":
         return NoScan(
@@ -210,12 +213,10 @@ def _words(data: FileDataset) -> set[str]:
     return {str(word).upper().replace("_", " ").strip() for word in ((given,) if isinstance(given, str) else given)}
 
 
-def _capture(data: FileDataset, kind: str, words: set[str]) -> str:
+def _capture(data: FileDataset, kind: str) -> str:
     """Return by which tag a file is a picture of a screen or of a sheet of numbers; empty where it is none."""
     if kind == _SECONDARY_CAPTURE or kind.startswith(f"{_SECONDARY_CAPTURE}."):
         return "SOPClassUID"
-    if words & _SCREENS:
-        return "ImageType"
     is_flat = not data.get("ImagePositionPatient") and str(data.get("Modality") or "") not in PROJECTIONS
     return "ConversionType, and no position" if is_flat and data.get("ConversionType") else ""
 

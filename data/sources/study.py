@@ -130,6 +130,12 @@ class SourceOptions(BaseModel):
     rescale: tuple[float, float] | None = _option(
         None, SCANS, "the slope and the intercept that turn the file's intensities into HU, for CT not stored in HU"
     )
+    secondary_captures: bool = _option(
+        False,
+        ("dicom",),
+        "take secondary captures for scans, as some archives store X-rays; they may be pictures of a screen with a "
+        "name in their pixels, so look at some first",
+    )
     image_column: str = _option("file", ("csv",), "the column of image files, relative to the table")
     label_column: str = _option("label", ("csv",), "the column of classes")
     label_separator: str | None = _option(

@@ -19,6 +19,7 @@ _UNUSUAL_OPTIONS = {
     "rescale": {"nargs": 2, "type": float, "metavar": ("SLOPE", "INTERCEPT")},
     "label_names": {"type": yaml.safe_load},
     "label_columns": {"nargs": "+", "metavar": "COLUMN"},
+    "secondary_captures": {"action": "store_true", "default": None},
     "uncertain": {"choices": get_args(SourceOptions.model_fields["uncertain"].annotation)},
 }
 _LAYOUTS_HELP = (

@@ -23,7 +23,7 @@ UPRIGHT = np.diag([2.0, 2, 3, 1])
 CT = RECIPES["ct_volume"].with_fields(spacing_mm=None, crop_above=None, window=(-1024, 3072))
 
 
-def found(folder: Path, **options: str) -> list[Study]:
+def found(folder: Path, **options: str | bool) -> list[Study]:
     return find_studies(str(folder), "dicom", SourceOptions.model_validate(options))
 
 
@@ -364,6 +364,16 @@ def test_what_is_no_scan_is_left_out_by_name_also_within_a_series(
     assert isinstance(scout.fault, NoScan)
     assert scout.fault.found.startswith(named)
     np.testing.assert_array_equal(read_study(scan).voxels[0], stored())
+
+
+def test_secondary_captures_are_scans_where_the_option_says_so_but_screens_are_not(tmp_path: Path) -> None:
+    write_series(tmp_path / "scan", UPRIGHT, SOPClassUID="1.2.840.10008.5.1.4.1.1.7", SeriesInstanceUID="2.25.7")
+    screen = {"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"], "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}
+    write_series(tmp_path / "screen", UPRIGHT, 1, SeriesInstanceUID="2.25.8", **screen)
+    assert len(named_by(tmp_path)) == 6
+    kept, shown = sorted(found(tmp_path, secondary_captures=True), key=lambda one: one.fault is not None)
+    assert isinstance(shown.fault, NoScan)
+    np.testing.assert_array_equal(read_study(kept).voxels[0], stored())
 
 
 def named_by(folder: Path) -> list[str]:
