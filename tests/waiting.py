@@ -14,6 +14,9 @@ from orchestrator.history import HISTORY, Tail
 Found = TypeVar("Found")
 WITHIN_S, DIES_WITHIN_S, LOOK_EVERY_S = 400.0, 120.0, 0.05
 
+# Begins a command that hears signals: whoever runs the tests may have been started to ignore some, as by nohup.
+HEARING = ["env", "--default-signal=HUP,INT,TERM"]
+
 
 def wait_for(look: Callable[[], Found | None], job: subprocess.Popen[Any] | None = None) -> Found:
     """Look until something is found, and return it.

@@ -300,8 +300,8 @@ def test_an_option_says_that_a_layout_takes_it_where_the_layout_reads_it(tmp_pat
     options = Watched()
     READ.clear()
     LAYOUTS[layout](source, "dataset", options)
-    # These are read elsewhere, or only where an image has a column for each class.
-    elsewhere = {"dataset", "label_names", "uncertain"}
+    # These are read elsewhere, or only where an image has a column for each class or is a secondary capture.
+    elsewhere = {"dataset", "label_names", "uncertain", "secondary_captures"}
     claimed = {name for name in SourceOptions.model_fields if layout in SourceOptions.layouts(name)}
     assert READ - elsewhere == claimed - elsewhere
 

@@ -28,10 +28,8 @@ from tests import clusters
 from tests.experiments import tiny_experiment
 from tests.points import assert_points_equal_history
 from tests.shardsets import write_slices
-from tests.waiting import wait_for
+from tests.waiting import HEARING, wait_for
 
-# Whoever runs the tests may have been started to ignore some of them, as by nohup.
-HEARING = ["env", "--default-signal=HUP,INT,TERM"]
 ENDS_WITHIN_S, LONGER_THAN_ANY_TEST = 120.0, 100_000
 
 

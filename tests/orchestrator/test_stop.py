@@ -11,12 +11,17 @@ from pathlib import Path
 import pytest
 
 from orchestrator import stop
+from tests.waiting import HEARING
 
 
 @pytest.fixture(autouse=True)
-def nothing_requested() -> Iterator[None]:
+def hearing() -> Iterator[None]:
+    """Hear the signals, though whoever runs the tests was started to ignore some; leave no request behind."""
+    before = [signal.signal(number, signal.SIG_DFL) for number in stop.SIGNALS]
     yield
     stop.withdraw()
+    for number, handler in zip(stop.SIGNALS, before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
@@ -81,7 +86,7 @@ def test_a_command_whose_terminal_is_closed_ends_with_its_own_exit_code() -> Non
     )
     terminal, inside = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", program], stdin=inside, stdout=inside, stderr=inside, start_new_session=True
+        [*HEARING, sys.executable, "-c", program], stdin=inside, stdout=inside, stderr=inside, start_new_session=True
     )
     os.close(inside)
     assert os.read(terminal, 100).startswith(b"ready")
