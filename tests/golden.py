@@ -1,0 +1,56 @@
+"""Golden curves: the losses of every method and task over 20 steps on phantoms, as they were before a change.
+
+``python -m tests.golden`` writes golden_curves.json anew; do so only where CHANGELOG says that numbers change.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from data.batch import Batch
+from methods.base import Method
+from orchestrator.checkpoint import Stream
+from orchestrator.config import Optimiser
+from orchestrator.loop import Plan, Trainee, World, train
+from orchestrator.optimiser import Schedule
+from tests.methods.test_contract import TASK_CASES, TRAINED, labelled_batch, tiny_method, tiny_task
+
+CURVES = Path(__file__).with_name("golden_curves.json")
+STEPS = 20
+CASES = [f"{case}, {dims}D" for case in (*TRAINED, *TASK_CASES) for dims in (2, 3)]
+
+
+def curve(case: str) -> list[float]:
+    """Train a tiny method or task on phantoms through the real loop; return its losses to six digits."""
+    name, _, dims = case.partition(", ")
+    return [float(f"{entry['loss']:.6g}") for entry in _trained(name, int(dims[0]))]
+
+
+def _trained(name: str, dims: int) -> list[dict[str, Any]]:
+    method: Method = tiny_task(name, dims, "unet") if name in TASK_CASES else tiny_method(name, dims)
+    optimiser = Optimiser(name="adamw", lr=2e-3, weight_decay=0.05, clip_norm=1.0)
+    plan = Plan(Schedule(optimiser, STEPS, warmup_steps=4), Stream("golden", seed=0, batch_size=2))
+    entries: list[dict[str, Any]] = []
+    train(
+        Trainee(method),
+        plan,
+        lambda first: islice(_batches(dims), first, None),
+        World(),
+        lambda metrics, folder=None: entries.extend(metrics["history"]),
+    )
+    return entries
+
+
+def _batches(dims: int) -> Iterator[Batch]:
+    """Four labelled phantoms, two at a time, an epoch after another."""
+    pairs = [labelled_batch(dims, first) for first in (0, 2)]
+    for step in range(STEPS):
+        yield replace(pairs[step % 2], epochs=pairs[step % 2].epochs + step // 2)
+
+
+if __name__ == "__main__":
+    lines = ",\n".join(f"{json.dumps(case)}: {curve(case)}" for case in CASES)
+    CURVES.write_text(f"{{\n{lines}\n}}\n")
