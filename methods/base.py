@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from data.batch import Batch
-from data.rng import SampleRng
+from data.views.batch import Batch
+from data.views.rng import SampleRng
 from methods.parts.chunks import InChunks
 
 

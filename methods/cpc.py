@@ -31,8 +31,8 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.batch import Batch
-from data.rng import SampleRng
+from data.views.batch import Batch
+from data.views.rng import SampleRng
 from methods.base import Frozen, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.flat_map import flat_dim, flat_features

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Int
 from pydantic import Field, field_validator
 
-from data.boxes import BoxPairs
-from data.rng import SampleRng
+from data.views.boxes import BoxPairs
+from data.views.rng import SampleRng
 from methods.base import Frozen
 from methods.parts.sizes import check_stride, per_axis
 

@@ -27,10 +27,10 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.batch import Batch
-from data.boxes import check_fits, uniform_boxes
-from data.rng import SampleRng
-from data.views import Augmentation, augment, cut, draw
+from data.views.augmentation import Augmentation, augment, cut, draw
+from data.views.batch import Batch
+from data.views.boxes import check_fits, uniform_boxes
+from data.views.rng import SampleRng
 from methods.base import Frozen, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.flat_map import flat_dim, flat_features

@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Int
 from pydantic import Field, PositiveInt, model_validator
 
-from data.batch import Batch
-from data.rng import SampleRng
+from data.views.batch import Batch
+from data.views.rng import SampleRng
 from methods.base import Frozen, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.classification import classification_losses, classifier

@@ -23,10 +23,10 @@ import torch
 from jaxtyping import Int
 from pydantic import Field, PositiveInt, model_validator
 
-from data.batch import Batch
-from data.boxes import check_fits, uniform_boxes
-from data.rng import SampleRng
-from data.views import cut
+from data.views.augmentation import cut
+from data.views.batch import Batch
+from data.views.boxes import check_fits, uniform_boxes
+from data.views.rng import SampleRng
 from methods.base import Frozen, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.classification import classification_losses, classifier

@@ -8,8 +8,8 @@ from typing import Literal
 
 from torch import nn
 
-from data.batch import Batch
-from data.rng import SampleRng
+from data.views.batch import Batch
+from data.views.rng import SampleRng
 from methods.base import Frozen, Losses, Method, Views
 
 

@@ -23,11 +23,11 @@ from jaxtyping import Bool, Float
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from data.batch import Batch
-from data.boxes import check_fits, uniform_boxes
 from data.exact import exact
-from data.rng import SampleRng
-from data.views import Augmentation, augment, cut, draw
+from data.views.augmentation import Augmentation, augment, cut, draw
+from data.views.batch import Batch
+from data.views.boxes import check_fits, uniform_boxes
+from data.views.rng import SampleRng
 from methods.base import Frozen, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.precision import LinearHead, full_precision

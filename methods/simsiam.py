@@ -17,9 +17,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.batch import Batch
-from data.rng import SampleRng
-from data.views import Augmentation, augment, cut, draw
+from data.views.augmentation import Augmentation, augment, cut, draw
+from data.views.batch import Batch
+from data.views.rng import SampleRng
 from methods.base import Frozen, Losses, Method, ParamGroup, Views, split_decay
 from methods.crops import Crops
 from methods.encoders import Encoder

@@ -35,9 +35,9 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.batch import Batch
-from data.rng import SampleRng
-from data.views import Augmentation, augment, draw
+from data.views.augmentation import Augmentation, augment, draw
+from data.views.batch import Batch
+from data.views.rng import SampleRng
 from methods.base import Frozen, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.collapse import collapse_part

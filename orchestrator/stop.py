@@ -27,6 +27,10 @@ class StoppedError(RuntimeError):
     """A training that ended early because it was asked to; the message says how far it got."""
 
 
+class RunError(RuntimeError):
+    """A run that ended without its result; the message says why."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal that ends the command at once."""
 

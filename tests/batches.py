@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from data.batch import Batch
+from data.views.batch import Batch
 
 
 def eight_bit_batch(

@@ -10,12 +10,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data.batch import Batch
+from data.views.batch import Batch
 from methods.base import Method
-from orchestrator.checkpoint import Stream
-from orchestrator.config import Optimiser
-from orchestrator.loop import Plan, Trainee, World, train
-from orchestrator.optimiser import Schedule
+from orchestrator.config.parts import Optimiser
+from orchestrator.training.checkpoint import Stream
+from orchestrator.training.loop import Plan, Trainee, World, train
+from orchestrator.training.optimiser import Schedule
 from tests.methods.test_contract import TASK_CASES, TRAINED, labelled_batch, tiny_method, tiny_task
 
 CURVES = Path(__file__).with_name("golden_curves.json")

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from data.scan import Scan
-from data.shards import Sample, to_row, write_shard
-from data.shardset import IndexCard, write_index
+from data.shards.index import IndexCard, write_index
+from data.shards.writer import Sample, to_row, write_shard
 
 SLICES_PER_VOLUME = 6
 ROWS_PER_GROUP = 4

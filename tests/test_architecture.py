@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -16,19 +17,36 @@ FORBIDDEN = {
     "orchestrator": set(),
 }
 NEVER = {"torchvision", "timm", "lightly"}
+# The rooms of the orchestrator: each imports itself and those before it. CONTRIBUTING.md says what they are for.
+ROOMS = (
+    "provenance", "direction", "history", "stop", "lock", "terminal", "config", "feed", "cluster", "tracking",
+    "ingest", "training", "judging", "runs", "results", "proposal", "tables", "sweeps", "machine", "bench",
+    "commands", "cli",
+)  # fmt: skip
 # Each takes about as long to import as a worker takes to start.
 DEAR = ("monai", "mlflow", "sklearn", "matplotlib.pyplot", "ray.tune")
 MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+ORCHESTRATOR = [path for path in MODULES if path.relative_to(ROOT).parts[0] == "orchestrator"]
 
 
-def _imports(path: Path) -> set[str]:
+def _imported(path: Path) -> set[str]:
+    """Return the dotted names of all that a file imports, anywhere in it."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names.add(node.module.split(".")[0])
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
+
+
+def _imports(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in _imported(path)}
+
+
+def _room(name: str) -> str:
+    """Return the room of a module of the orchestrator, by its dotted name."""
+    return name.split(".")[1]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -37,7 +55,37 @@ def test_imports_point_one_way(path: Path) -> None:
     assert _imports(path) & (FORBIDDEN[package] | NEVER) == set()
 
 
-@pytest.mark.parametrize("module", ["pretrain", "finetune", "ingest_tasks"])
+def test_every_module_of_the_orchestrator_stands_in_one_of_its_rooms() -> None:
+    found = {path.relative_to(ROOT / "orchestrator").parts[0].removesuffix(".py") for path in ORCHESTRATOR}
+    assert found - {"__init__"} == set(ROOMS)
+
+
+@pytest.mark.parametrize("path", ORCHESTRATOR, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_room_imports_only_rooms_that_stand_before_it(path: Path) -> None:
+    own = path.relative_to(ROOT / "orchestrator").parts[0].removesuffix(".py")
+    if own != "__init__":
+        rooms = {_room(name) for name in _imported(path) if name.startswith("orchestrator.")}
+        assert {room for room in rooms if ROOMS.index(room) > ROOMS.index(own)} == set()
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in MODULES
+    }
+    imported = {
+        module: {
+            known
+            for name in _imported(path)
+            for known in (name, name.rpartition(".")[0])
+            if known in modules and known not in (module, module.rpartition(".")[0])
+        }
+        for module, path in modules.items()
+    }
+    # A folder's __init__ that gathers its own files is no circle.
+    list(TopologicalSorter(imported).static_order())
+
+
+@pytest.mark.parametrize("module", ["runs.pretrain", "runs.finetune", "ingest.tasks"])
 def test_a_run_s_processes_import_what_is_dear_only_where_it_is_used(module: str) -> None:
     code = f"import sys, orchestrator.{module}; print(*(name for name in {DEAR} if name in sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
@@ -45,17 +93,18 @@ def test_a_run_s_processes_import_what_is_dear_only_where_it_is_used(module: str
 
 
 # Checkpoints, exports and first experiments are new files; a note is renamed where it is written.
-WRITES_IN_PLACE = {"checkpoint.py", "finetune.py", "export.py", "initial.py", "progress.py"}
+WRITES_IN_PLACE = {"checkpoint.py", "finetune.py", "export.py", "files.py", "progress.py"}
 
 
 def test_no_file_of_a_home_is_overwritten_in_place() -> None:
     found = {
         path.name
-        for path in sorted((ROOT / "orchestrator").glob("*.py"))
+        for path in ORCHESTRATOR
+        if path.parent.name != "bench"
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in ("write_text", "write_bytes")
     }
-    assert found <= WRITES_IN_PLACE, "a kill or a full disk would leave half a file: use data.shards.write_atomically"
+    assert found <= WRITES_IN_PLACE, "a kill or a full disk would leave half a file: use write_atomically"
 
 
 def test_no_file_is_named_without_a_noun() -> None:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from data.batch import Batch
+from data.views.batch import Batch
 from methods.base import Method, ParamGroup
 from methods.encoders import Encoder
 

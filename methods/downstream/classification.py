@@ -22,9 +22,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.batch import Batch
-from data.rng import SampleRng
-from data.views import Augmentation, augment, draw
+from data.views.augmentation import Augmentation, augment, draw
+from data.views.batch import Batch
+from data.views.rng import SampleRng
 from methods.base import Frozen, Losses, Views
 from methods.downstream.base import Evidence, Judged, Task, TaskScores
 from methods.downstream.class_losses import (

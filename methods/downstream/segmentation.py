@@ -20,9 +20,9 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from data.batch import Batch
-from data.rng import SampleRng
-from data.views import Augmentation, augment, draw, move_labels
+from data.views.augmentation import Augmentation, augment, draw, move_labels
+from data.views.batch import Batch
+from data.views.rng import SampleRng
 from methods.base import Frozen, Losses, Views
 from methods.downstream.base import Evidence, Judged, Task, TaskScores, merge
 from methods.downstream.crops import Centre, cut_padded, draw_centred_boxes

@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.batch import Batch
-from data.boxes import boxes_at
-from data.rng import SampleRng
+from data.views.batch import Batch
+from data.views.boxes import boxes_at
+from data.views.rng import SampleRng
 from methods.parts.sizes import per_axis
 
 

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
-from data.batch import Batch
-from data.rng import SampleRng, scale_words
+from data.views.batch import Batch
+from data.views.rng import SampleRng, scale_words
 from methods.base import Frozen
 from methods.encoders import Encoder
 from methods.parts.resized_crops import cut_resized

@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.batch import Batch
+from data.views.batch import Batch
 
 
 def cut_resized(batch: Batch, boxes: Int[np.ndarray, "v b 2 n"], size: tuple[int, ...]) -> Float[Tensor, "v b c *s"]:

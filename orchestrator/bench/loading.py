@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from data.batch import Batch
-from data.collate import collate
-from data.shards import open_shard
-from data.shardset import ShardSet
-from orchestrator import feed
-from orchestrator.blocks import BlockReader, FeedPlan, Source
+from data.shards.index import ShardSet
+from data.shards.writer import open_shard
+from data.views.batch import Batch
+from data.views.collate import collate
+from orchestrator.feed import stream as feed
+from orchestrator.feed.plan import BlockReader, FeedPlan, Source
 
 ROUNDS = 5
 # Timed from the first to the second of these shares of the steps. At the first, files are open, buffers are as full

@@ -10,8 +10,8 @@ from pydantic.fields import FieldInfo
 from rich.table import Table
 
 from data.sources import LAYOUTS, SourceOptions
-from orchestrator import progress
 from orchestrator.commands.console import FAILED, Commands, add_command, loading, out, say_next
+from orchestrator.terminal import progress
 
 _INGEST_FIELDS = ("source", "layout", "recipe", "out", "val_fraction", "test_fraction", "seed", "max_bad", "strict",
                   "overwrite", "keep_names")  # fmt: skip
@@ -64,9 +64,9 @@ def _add_phantom(commands: Commands) -> None:
 
 
 def _phantom(arguments: argparse.Namespace) -> None:
-    from data.phantom import write_cohort
-    from data.phantom_brain import write_brains
-    from data.phantom_pictures import write_films, write_fundus
+    from data.phantoms.abdomen import write_cohort
+    from data.phantoms.brain import write_brains
+    from data.phantoms.pictures import write_films, write_fundus
 
     writers = {"abdomen": write_cohort, "brain": write_brains, "fundus": write_fundus, "chest": write_films}
     with progress.phase(f"drawing {arguments.labelled + arguments.unlabelled} phantoms"):
@@ -120,8 +120,8 @@ def _option_help(name: str, field: FieldInfo) -> str:
 
 def _ingest(arguments: argparse.Namespace) -> int:
     with loading():
-        from orchestrator.ingest import ingest
-        from orchestrator.ingest_request import load
+        from orchestrator.ingest.request import load
+        from orchestrator.ingest.run import ingest
 
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     options = {name: given[name] for name in SourceOptions.model_fields if name in given}
@@ -155,8 +155,8 @@ def _add_shards(commands: Commands) -> None:
 
 
 def _shards(arguments: argparse.Namespace) -> int:
-    from data.shardcheck import describe, verify
-    from data.shardset import ShardSet
+    from data.shards.check import describe, verify
+    from data.shards.index import ShardSet
 
     if arguments.action == "show":
         table = Table("", "", show_header=False, box=None)

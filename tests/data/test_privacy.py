@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from data.bundles import Bundle, Job, run_bundle
 from data.privacy import KEY_FILE, Pseudonymiser, load_key
 from data.quarantine import BadStudy
 from data.readers import read_study
 from data.recipes import RECIPES
-from data.shards import open_shard
+from data.shards.bundles import Bundle, Job, run_bundle
+from data.shards.writer import open_shard
 from data.sources import SourceOptions, find_studies
 from tests import planted
 

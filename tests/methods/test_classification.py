@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data.batch import Batch
-from data.views import Augmentation
+from data.views.augmentation import Augmentation
+from data.views.batch import Batch
 from methods.downstream.base import merge
 from methods.downstream.class_losses import balanced_weights, read_grades
 from methods.downstream.classification import Classification

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from data.batch import Batch
+from data.views.batch import Batch
 from methods import METHODS
 from methods.base import Frozen, Method, Views
 from methods.downstream import TASKS, Task

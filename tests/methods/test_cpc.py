@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.rng import SampleRng
+from data.views.rng import SampleRng
 from methods.base import Views
 from methods.cpc import CPC, binary_loss, draw_others, infonce_loss
 from methods.encoders import PooledUNetEncoder

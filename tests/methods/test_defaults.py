@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.batch import Batch
+from data.views.batch import Batch
 from methods import METHODS
 from methods.base import Method, Views
 from methods.downstream import TASKS

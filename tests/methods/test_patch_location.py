@@ -5,8 +5,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from data.batch import Batch
-from data.rng import SampleRng
+from data.views.batch import Batch
+from data.views.rng import SampleRng
 from methods.base import Views
 from methods.encoders import PooledUNetEncoder, UNetEncoder
 from methods.patch_location import PatchLocation, draw_queries

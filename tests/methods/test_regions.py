@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from data.batch import Batch
-from data.views import Augmentation
+from data.views.augmentation import Augmentation
+from data.views.batch import Batch
 from methods.downstream.metrics import score_regions
 from methods.downstream.segmentation import Segmentation
 from methods.downstream.targets import Regions, dice_bce_loss

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from data.rng import SampleRng
+from data.views.rng import SampleRng
 from methods.base import Views
 from methods.encoders import PooledUNetEncoder, UNetEncoder
 from methods.parts.turns import TURNS, turn

@@ -10,8 +10,8 @@ from monai.losses import DiceCELoss
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from data.batch import Batch
-from data.views import Augmentation
+from data.views.augmentation import Augmentation
+from data.views.batch import Batch
 from methods.base import Views
 from methods.downstream.base import merge
 from methods.downstream.metrics import score

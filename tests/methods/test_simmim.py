@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.rng import SampleRng
+from data.views.rng import SampleRng
 from methods.base import Views
 from methods.encoders import Encoder, UNetEncoder
 from methods.simmim import SimMIM, draw_hidden, enlarge

@@ -5,14 +5,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from data.boxes import box_iou
+from data.views.boxes import box_iou
 from methods.base import Views
 from methods.encoders import SwinEncoder
 from methods.parts.collapse import collapse_coefficient
 from methods.parts.schedule import WarmUp, learning_rate
 from methods.simsiam import SimSiam, simsiam_loss
-from orchestrator.config import Optimiser
-from orchestrator.optimiser import Schedule
+from orchestrator.config.parts import Optimiser
+from orchestrator.training.optimiser import Schedule
 from tests.batches import random_batch
 from tests.encoders import Pixels
 from tests.references import simsiam as reference

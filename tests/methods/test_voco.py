@@ -10,17 +10,17 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from data.batch import Batch
-from data.rng import SampleRng
+from data.views.batch import Batch
+from data.views.rng import SampleRng
 from methods.base import Views
 from methods.encoders import Encoder, SwinEncoder, UNetEncoder
 from methods.parts.grid import overlap_shares, tiles, uniform_tiles
 from methods.parts.teacher import follow, frozen_copy, redraw
 from methods.voco import VARIANTS, VoCo, prediction_loss, regularisation_loss, similarities
-from orchestrator.checkpoint import Stream
-from orchestrator.config import Optimiser
-from orchestrator.loop import Plan, Trainee, World, train
-from orchestrator.optimiser import Schedule
+from orchestrator.config.parts import Optimiser
+from orchestrator.training.checkpoint import Stream
+from orchestrator.training.loop import Plan, Trainee, World, train
+from orchestrator.training.optimiser import Schedule
 from tests.batches import random_batch
 from tests.encoders import Pixels
 from tests.references import voco as reference

@@ -7,8 +7,8 @@ import torch
 from pydantic import ValidationError
 
 from orchestrator.direction import best, best_first, direction_of
-from orchestrator.pages import Known, is_served, view_of
-from orchestrator.search import Objective
+from orchestrator.sweeps.settings import Objective
+from orchestrator.tracking.pages import Known, is_served, view_of
 from tests.methods.test_contract import TRAINED, batch_of, tiny_method
 
 

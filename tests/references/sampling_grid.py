@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.views import Drawn, _unzoom
+from data.views.augmentation import Drawn, _unzoom
 
 
 def sampling_grid(size: tuple[int, ...], drawn: Drawn, moved: np.ndarray) -> Tensor:

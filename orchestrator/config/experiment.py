@@ -1,0 +1,155 @@
+"""Experiment: everything that decides a run, as one frozen value.
+
+Unknown fields are errors. Fields that change results go into the run key; fields that say where a run computes
+(``resources``, ``tracking``, ``home``) do not.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from methods.base import Frozen
+from orchestrator.config.parts import (
+    Budget,
+    Data,
+    Downstream,
+    EncoderConfig,
+    Health,
+    MethodConfig,
+    Optimiser,
+    Probe,
+    Resources,
+    Stage,
+    Tracking,
+    Training,
+)
+from orchestrator.config.paths import LocalPath
+from orchestrator.config.refusal import FolderName, validated
+from orchestrator.config.sharing import Shares
+
+
+class Experiment(Frozen):
+    """The complete contents of a YAML file of ``experiments/``.
+
+    ``method``, ``optimiser`` and ``budget`` at the top are the short form of a single stage.
+    """
+
+    name: FolderName
+    seed: int = 0
+    data: Data
+    encoder: EncoderConfig
+    method: MethodConfig | None = None
+    optimiser: Optimiser | None = None
+    budget: Budget | None = None
+    stages: tuple[Stage, ...] = ()
+    downstream: Downstream | None = None
+    training: Training = Training()
+    health: Health = Health()
+    probe: Probe | None = None
+    resources: Resources = Resources()
+    tracking: Tracking = Tracking()
+    home: LocalPath = Field(default="runs", validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit_resources(cls, fields: Any) -> Any:
+        """Complete ``downstream.resources`` from the experiment's own, so that all of them are shown."""
+        match fields:
+            case {"downstream": {"resources": dict(own), **task}, "resources": dict(inherited)}:
+                return {**fields, "downstream": {**task, "resources": {**inherited, **own}}}
+        return fields
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "Experiment":
+        if (self.method is None) == (not self.stages):
+            raise ValueError("give either method (with optimiser and budget) or stages, and not both")
+        if self.stages and (self.optimiser or self.budget):
+            raise ValueError("with stages, optimiser and budget are fields of each stage, not of the experiment")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stages are named {', '.join(names)}; give each a name of its own (stages: name)")
+        return self
+
+    @model_validator(mode="after")
+    def _encoder_can_be_changed(self) -> "Experiment":
+        assert self.downstream_encoder, "its fields are checked as well"
+        return self
+
+    @property
+    def downstream_encoder(self) -> EncoderConfig:
+        """The encoder with the changes that the downstream task makes."""
+        changes = self.downstream.encoder if self.downstream else {}
+        if not changes:
+            return self.encoder
+        return validated(type(self.encoder), {**self.encoder.model_dump(), **changes}, "downstream.encoder")
+
+    @property
+    def pretraining(self) -> tuple[Stage, ...]:
+        """The stages, whether given as ``stages`` or as one ``method``."""
+        if self.stages:
+            return self.stages
+        assert self.method is not None, "held by _one_form"
+        given = {"optimiser": self.optimiser, "budget": self.budget}
+        return (Stage(method=self.method, **{name: value for name, value in given.items() if value is not None}),)
+
+    @property
+    def trainings(self) -> tuple[Stage | Downstream, ...]:
+        """The stages, and the fine-tuning if there is one."""
+        return (*self.pretraining, *([self.downstream] if self.downstream else []))
+
+    def resources_of(self, training: Stage | Downstream) -> Resources:
+        """Return the resources of a stage or the fine-tuning, with only as many workers as share its batch."""
+        return self._given_resources(training).model_copy(update={"workers": self.shares_of(training).workers})
+
+    def shares_of(self, training: Stage | Downstream) -> Shares:
+        """Return how a batch of a stage or of the fine-tuning is shared out over the workers."""
+        resources = self._given_resources(training)
+        return Shares(training.budget.batch_size, resources.workers, resources.micro_batch_size)
+
+    def idle_workers(self, training: Stage | Downstream) -> str | None:
+        """Say why workers of a stage or of the fine-tuning stay idle, and which batch would use all; or None."""
+        name = "downstream.budget.batch_size" if isinstance(training, Downstream) else "budget.batch_size"
+        return self.shares_of(training).remark(name)
+
+    def _given_resources(self, training: Stage | Downstream) -> Resources:
+        own = training.resources if isinstance(training, Downstream) else None
+        return own or self.resources
+
+    def pretrain_key(self, digest: str) -> str:
+        """Name a pretraining by everything that decides its result: config, dataset digest and seed."""
+        return _key("pretrain", self._core(), digest)
+
+    def finetune_key(self, pretrained: str, digest: str) -> str:
+        """Name a fine-tuning by the encoder it starts from (a run key or 'scratch'), its config and dataset."""
+        assert self.downstream is not None
+        core = {
+            "downstream": self.downstream.model_dump(mode="json", exclude={"shards", "resources"}),
+            "encoder": self.encoder.model_dump(mode="json"),
+            "precision": self.training.precision,
+            "sync_batch_norm": self.training.sync_batch_norm,
+            "pretrained": pretrained,
+        }
+        return _key("finetune", core, digest)
+
+    def probe_key(self, pretrained: str, digest: str) -> str:
+        """Name a probe by the pretraining whose encoder it probes, its config and its dataset."""
+        assert self.probe is not None
+        core = {"probe": self.probe.model_dump(mode="json", exclude={"shards", "times"}), "pretrained": pretrained}
+        return _key("probe", core, digest)
+
+    def _core(self) -> dict[str, Any]:
+        return {
+            "encoder": self.encoder.model_dump(mode="json"),
+            "stages": [stage.model_dump(mode="json") for stage in self.pretraining],
+            **self.data.model_dump(mode="json", exclude={"shards"}),
+            "seed": self.seed,
+            "precision": self.training.precision,
+            "sync_batch_norm": self.training.sync_batch_norm,
+        }
+
+
+def _key(kind: str, core: dict[str, Any], digest: str) -> str:
+    text = json.dumps({"kind": kind, "config": core, "digest": digest}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

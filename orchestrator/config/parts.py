@@ -1,0 +1,290 @@
+"""The parts of an experiment: samples, method, optimiser, budget, downstream task, and where it all computes."""
+
+from collections.abc import Callable, Collection
+from fractions import Fraction
+from functools import reduce
+from math import floor
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, PositiveInt, model_serializer, model_validator
+
+from data.exact import exact
+from data.shards.index import Having, Selection, ShardSet
+from data.shards.keep import Keep
+from methods import METHODS
+from methods.base import Frozen
+from methods.downstream import TASKS
+from methods.encoders import ENCODERS
+from methods.parts.schedule import WarmUp
+from orchestrator.config.paths import AbsolutePath
+from orchestrator.config.refusal import FolderName
+
+if TYPE_CHECKING:
+
+    class MethodConfig(Frozen):
+        """The fields that every method's config has."""
+
+        name: str
+
+    class EncoderConfig(Frozen):
+        """The fields that every encoder's config has."""
+
+        name: str
+        spatial_dims: int
+        in_channels: int
+
+    class TaskConfig(Frozen):
+        """The fields that every downstream task's config has."""
+
+        name: str
+
+else:
+    # The registries decide which configs there are; the field ``name`` selects one.
+    MethodConfig = Annotated[reduce(or_, (kind.Config for kind in METHODS.values())), Field(discriminator="name")]
+    EncoderConfig = Annotated[reduce(or_, (kind.Config for kind in ENCODERS.values())), Field(discriminator="name")]
+    TaskConfig = Annotated[reduce(or_, (kind.Config for kind in TASKS.values())), Field(discriminator="name")]
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Samples(Frozen):
+    """Samples of some shards; ``keep`` leaves out samples that do not meet its criteria."""
+
+    part: ClassVar[str]
+    shards: AbsolutePath
+    keep: Keep = Keep()
+
+    @model_serializer(mode="wrap")
+    def _without_an_empty_filter(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out a filter that keeps everything: it decides nothing, so it is no part of a run key."""
+        tree = dump(self)
+        return tree if self.keep.criteria else {name: value for name, value in tree.items() if name != "keep"}
+
+    def kept(
+        self,
+        shards: ShardSet,
+        split: str | None,
+        patients: Collection[str] | None = None,
+        having: Having | None = None,
+    ) -> Selection:
+        """Select samples of a split that the filter keeps; raise ValueError for a filter that keeps none."""
+        try:
+            selection = shards.select(split, patients, having, self.keep)
+        except ValueError as error:
+            raise ValueError(f"{self.part}.{error}") from None
+        if selection.num_left_out and selection.num_samples == 0:
+            raise ValueError(
+                f"{self.part}.keep leaves out all {selection.num_left_out:,} samples of split {split!r} in shards "
+                f"{shards.uri}: {self.keep.describe(selection.left_out_by)}; widen {self.part}.keep"
+            )
+        return selection
+
+
+class Data(Samples):
+    """The samples that a pretraining sees."""
+
+    part = "data"
+    split: str | None = "train"
+
+    def selected(self, shards: ShardSet) -> Selection:
+        """Select the samples that a pretraining sees; raise ValueError for a split without samples."""
+        selection = self.kept(shards, self.split)
+        if selection.num_samples == 0:
+            splits = ", ".join(sorted(set(shards.rows["split"].to_pylist())))
+            raise ValueError(
+                f"data.split {self.split!r}: 0 samples in shards {self.shards}, expected at least 1; set data.split "
+                f"to one of {splits}, or to null for all of them"
+            )
+        return selection
+
+
+class Optimiser(Frozen):
+    """Learning rate, warm-up and decay; the schedule advances per step.
+
+    warmup   above_zero: the first step already learns; from_zero and zero_to_peak: as in released code, the first
+             step does not learn; see ``warm_up``
+    """
+
+    name: Literal["sgd", "adam", "adamw"] = "adamw"
+    lr: float = Field(gt=0)
+    final_lr: float = Field(default=0.0, ge=0)
+    warmup_epochs: float = Field(default=0.0, ge=0)
+    warmup: WarmUp = "above_zero"
+    schedule: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = Field(default=0.0, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    clip_norm: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _decays(self) -> "Optimiser":
+        if self.final_lr > self.lr:
+            raise ValueError(
+                f"final_lr {self.final_lr:g} is above lr {self.lr:g}; the rate falls from lr to final_lr: lower "
+                "final_lr, or raise lr"
+            )
+        return self
+
+
+class Budget(Frozen):
+    """How long to train: ``epochs`` over the samples or ``steps``, and the batch over all workers."""
+
+    epochs: float | None = Field(default=None, gt=0)
+    steps: int | None = Field(default=None, gt=0)
+    batch_size: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "Budget":
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(f"budget: epochs={self.epochs}, steps={self.steps}; give exactly one of the two")
+        return self
+
+    def total_steps(self, num_samples: int) -> int:
+        """Return the number of optimiser steps over ``num_samples`` samples; a last partial batch is not trained."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return max(1, floor(exact(self.epochs) * self.steps_per_epoch(num_samples)))
+
+    def epochs_to_steps(self, epochs: float, num_samples: int) -> int:
+        """Return the number of steps in some epochs, rounded."""
+        return round(exact(epochs) * self.steps_per_epoch(num_samples))
+
+    def steps_per_epoch(self, num_samples: int) -> Fraction:
+        """Return the number of steps in which ``num_samples`` samples are seen once; the number need not be whole."""
+        return Fraction(num_samples, self.batch_size)
+
+
+class Stage(Frozen):
+    """One method with its own budget; it starts from the encoder of the stage before.
+
+    name   that of its history and its checkpoints; the stages of an experiment have different names
+    """
+
+    name: FolderName = "pretrain"
+    method: MethodConfig
+    optimiser: Optimiser = Optimiser(lr=1e-3)
+    budget: Budget = Budget(epochs=100, batch_size=32)
+
+
+class Resources(Frozen):
+    """Where a run computes; nothing here changes results.
+
+    workers           at most this many train: the largest number that can share the batch out evenly
+    micro_batch_size  samples of a worker that pass through the network at once, so that activations take less memory;
+                      none: the worker's whole share of the batch. The loss is always that of the whole batch
+    cpus_per_worker   CPUs of each training worker
+    readers           processes that read shards
+    reader_resource   a custom resource; each reader takes one, so that readers run on the nodes that have it, such as
+                      cluster.yaml's machines for reading
+    max_failures      how often a training starts again from its last checkpoint
+    storage           folder or bucket for checkpoints that every node reaches (default: the run's own folder)
+    """
+
+    workers: int = Field(default=1, gt=0)
+    micro_batch_size: int | None = Field(default=None, gt=0)
+    gpu: bool = False
+    cpus_per_worker: float = Field(default=1, gt=0)
+    readers: int = Field(default=1, gt=0)
+    max_failures: int = Field(default=3, ge=0)
+    reader_resource: str | None = None
+    storage: AbsolutePath | None = None
+
+
+class Downstream(Samples):
+    """A task that an encoder is fine-tuned on and judged by.
+
+    encoder          changes to fields that have no weights, such as ``drop_path``; or to ``in_channels``, whose
+                     weights are then learnt anew
+    label_fraction   share of the training patients whose labels are used; a smaller one is part of a larger one
+    num_folds, fold  cross-validation: the patients of ``train_split`` are divided into ``num_folds`` parts, and one
+                     part is validated on instead of ``val_split``
+    frozen_levels    how many of the encoder's levels do not learn, counted from the image, or ``all``
+    frozen_epochs    for how many epochs they do not learn (None: to the end)
+    evaluate_every_epochs      the interval between validations
+    evaluate_every_epoch_from  from this epoch on, every epoch is validated
+    resources        where it runs, such as on one GPU after a pretraining on eight; fields that are not given come
+                     from the experiment's own ``resources``
+    """
+
+    part = "downstream"
+    task: TaskConfig
+    encoder: dict[str, Any] = Field(default_factory=dict)
+    train_split: str = "train"
+    val_split: str = "val"
+    label_fraction: float = Field(default=1.0, gt=0, le=1)
+    num_folds: int | None = Field(default=None, ge=2)
+    fold: int = Field(default=0, ge=0)
+    frozen_levels: Annotated[int, Field(ge=0)] | Literal["all"] = 0
+    frozen_epochs: float | None = Field(default=None, gt=0)
+    optimiser: Optimiser
+    budget: Budget
+    seed: int = 0
+    evaluate_every_epochs: float = Field(default=10, gt=0)
+    evaluate_every_epoch_from: float | None = Field(default=None, ge=0)
+    patience_epochs: float | None = Field(default=None, gt=0)
+    resources: Resources | None = None
+
+    @model_validator(mode="after")
+    def _fold_is_one_of_them(self) -> "Downstream":
+        if self.fold >= (self.num_folds or 1):
+            raise ValueError(
+                f"fold {self.fold} of num_folds {self.num_folds}; expected 0 to "
+                f"{(self.num_folds or 1) - 1}: set downstream.num_folds, or another fold"
+            )
+        return self
+
+
+class Training(Frozen):
+    """How steps are computed and how often they are reported and saved.
+
+    report_every_steps, report_every_s   a report is due after this many steps, but not before this many seconds have
+                                         passed since the last report, because all workers wait for each other to
+                                         report
+    """
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    sync_batch_norm: bool = True
+    report_every_steps: int = Field(default=10, gt=0)
+    report_every_s: float = Field(default=1.0, ge=0)
+    checkpoint_every_steps: int = Field(default=200, gt=0)
+
+
+class Health(Frozen):
+    """Label-free metrics of the encoder while it is pretrained: effective rank, collapse, uniformity, alignment.
+
+    times     how often over the budget (0: never)
+    samples   how many training samples are measured, always the same ones; the rank is at most this
+    """
+
+    times: int = Field(default=10, ge=0)
+    samples: int = Field(default=256, ge=2)
+
+
+class Probe(Samples):
+    """A frozen encoder's features judged by a linear model and by neighbours, on samples with classes.
+
+    size         voxels per axis that whole samples are resized to
+    times        how often over a pretraining's budget (0: only when asked for, by ``raydiology probe``)
+    samples      at most this many of each split, always the same ones
+    neighbours   how many neighbours vote for the class of a sample
+    grades       whether classes are grades in order of their numbers: ``kappa_quadratic`` instead of ``kappa``
+    """
+
+    part = "probe"
+    size: PositiveInt | tuple[PositiveInt, ...]
+    train_split: str = "train"
+    val_split: str = "val"
+    times: int = Field(default=4, ge=0)
+    samples: int = Field(default=2000, ge=2)
+    neighbours: int = Field(default=20, gt=0)
+    grades: bool = False
+
+
+class Tracking(Frozen):
+    """The MLflow to use; None is the SQLite store under ``home``, or ``MLFLOW_TRACKING_URI`` if it is set."""
+
+    uri: str | None = None
+    pictures: bool = True

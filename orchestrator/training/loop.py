@@ -1,0 +1,285 @@
+"""The training loop: one method on one rank, for pretraining and fine-tuning alike.
+
+It knows torch.distributed but not Ray: batches come from an iterator and reports go to a callable, so that a test can
+run the same loop in one process.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from data.views.batch import Batch
+from data.views.rng import SampleRng
+from methods.base import Losses, Method, Views
+from methods.parts.sync_batch_norm import convert_sync_batch_norm
+from orchestrator.training import optimiser as optimisers
+from orchestrator.training.checkpoint import State, Stream, restore, save
+from orchestrator.training.optimiser import Schedule
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's rank, the number of ranks, and the device."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+class Evaluation(Protocol):
+    """A score taken during training, on all ranks together."""
+
+    def due(self, step: int) -> bool:
+        """Tell whether to evaluate after ``step`` steps."""
+        ...
+
+    def run(self, method: Method, world: World) -> dict[str, float]:
+        """Return the metrics, the same on every rank; ``score`` among them, higher is better."""
+        ...
+
+    def exhausted(self, state: State) -> bool:
+        """Tell whether to stop early."""
+        ...
+
+
+class Watch(Protocol):
+    """A measurement on all ranks together that leaves the trained network unchanged."""
+
+    def due(self, step: int) -> bool:
+        """Tell whether to look after ``step`` steps."""
+        ...
+
+    def run(self, method: Method, world: World) -> dict[str, float]:
+        """Return the metrics, the same on every rank."""
+        ...
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """The modules to train, and how they are judged meanwhile; ``export`` adds files to each checkpoint folder."""
+
+    method: Method
+    evaluation: Evaluation | None = None
+    watches: tuple[Watch, ...] = ()
+    export: Callable[[Path, Method], None] = field(default=lambda folder, method: None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how to train; a rank's share of a batch passes through the network in ``num_chunks`` chunks."""
+
+    schedule: Schedule
+    stream: Stream
+    precision: str = "fp32"
+    num_chunks: int = 1
+    sync_batch_norm: bool = True
+    report_every_steps: int = 10
+    report_every_s: float = 1.0
+    checkpoint_every_steps: int = 200
+
+    @property
+    def total_steps(self) -> int:
+        return self.schedule.total_steps
+
+
+class Report(Protocol):
+    """Hand metrics, and a checkpoint folder if there is one, to their keeper; called by every rank."""
+
+    def __call__(self, metrics: dict[str, Any], checkpoint: Path | None = None) -> None: ...
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or gradient that is not finite; the optimiser has not moved."""
+
+
+def train(
+    trainee: Trainee,
+    plan: Plan,
+    feed: Callable[[int], Iterator[Batch]],
+    world: World,
+    report: Report,
+    checkpoint: Path | None = None,
+    asked_to_stop: Callable[[], bool] = lambda: False,
+) -> State:
+    """Train to the end of the plan, or to early stopping, from a checkpoint if one is given.
+
+    ``feed`` takes the first step and yields this rank's batch for every step from there on. ``asked_to_stop`` is
+    called before each report; if any rank is asked to stop, all ranks end with a checkpoint.
+    """
+    method = trainee.method.to(world.device)
+    method.pass_in_chunks(plan.num_chunks)
+    model = _distribute(method, plan, world)
+    optimiser = optimisers.build(method, plan.schedule.config)
+    state = restore(checkpoint, method, optimiser, plan.stream) if checkpoint else State()
+    step_ended, reported = time.perf_counter(), float("-inf")
+    batches, history = feed(state.step), []
+    exhausted = trainee.evaluation.exhausted if trainee.evaluation else lambda state: False
+    stop = exhausted(state) or _any_rank(asked_to_stop(), world)
+    while state.step < plan.total_steps and not stop:
+        entry = _step(model, method, optimiser, plan, world, batches, state.step, step_ended)
+        step_ended = time.perf_counter()
+        history.append(entry)
+        state = replace(state, step=state.step + 1)
+        method.after_step(state.step / plan.total_steps)
+        for watch in trainee.watches:
+            if watch.due(state.step):
+                method.eval()
+                entry.update(watch.run(method, world))
+        last = state.step == plan.total_steps
+        evaluate = trainee.evaluation is not None and (last or trainee.evaluation.due(state.step))
+        if evaluate:
+            state = _evaluate(trainee, method, world, state, entry)
+        checkpoint_due = evaluate or last or state.step % plan.checkpoint_every_steps == 0
+        report_due = checkpoint_due or _report_due(plan, state.step, reported, world)
+        stop = report_due and _any_rank(asked_to_stop(), world)
+        if checkpoint_due or stop:
+            with TemporaryDirectory() as folder:
+                if world.rank == 0:
+                    trainee.export(Path(folder), method)
+                    save(Path(folder), method, optimiser, state, plan.stream, history)
+                report(_metrics(history, state), Path(folder) if world.rank == 0 else None)
+            history = []
+        elif report_due:
+            report(_metrics(history, state))
+            history = []
+        if report_due:
+            reported = time.perf_counter()
+        stop = stop or (evaluate and exhausted(state))
+    return state
+
+
+def _distribute(method: Method, plan: Plan, world: World) -> Callable[[Views], Losses]:
+    if world.size == 1:
+        return method
+    if plan.sync_batch_norm:
+        convert_sync_batch_norm(method)
+    return DistributedDataParallel(method, device_ids=[world.device] if world.device.type == "cuda" else None)
+
+
+def _step(
+    model: Callable[[Views], Losses],
+    method: Method,
+    optimiser: torch.optim.Optimizer,
+    plan: Plan,
+    world: World,
+    batches: Iterator[Batch],
+    step: int,
+    since: float,
+) -> dict[str, Any]:
+    """Take one optimiser step; return its metrics for the log.
+
+    ``samples`` is a checksum of the samples, with their epochs, that the step saw on all ranks together. The speed
+    counts all the time since the previous step ended, including reports, checkpoints and evaluations in between.
+    """
+    started = time.perf_counter()
+    batch = next(batches)
+    waited = time.perf_counter() - started
+    method.train()
+    _seed_step(plan.stream.seed, step, world.rank)
+    rng = batch.rng(plan.stream.seed)
+    with torch.no_grad():
+        views = method.views(batch, rng)
+    with torch.autocast(world.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
+        losses = model(views)
+    values = _mean_over_ranks({"loss": losses.total, **losses.parts}, world)
+    _refuse_non_finite(values, step, batch, world)
+    rate = optimisers.set_rate(optimiser, plan.schedule, step)
+    optimiser.zero_grad(set_to_none=True)
+    losses.total.backward()
+    optimisers.hold(optimiser, step / plan.total_steps)
+    clip = plan.schedule.config.clip_norm
+    norm = torch.nn.utils.clip_grad_norm_(method.parameters(), clip if clip else float("inf")).item()
+    _refuse_non_finite({"gradient norm": norm}, step, batch, world)
+    optimiser.step()
+    elapsed = time.perf_counter() - since
+    return {
+        "step": step,
+        "epoch": int(batch.epochs[0]),
+        "samples": _samples_seen(rng, world),
+        **values,
+        "lr": rate,
+        "grad_norm": norm,
+        "samples_per_s": len(batch) * world.size / elapsed,
+        "data_wait_share": waited / elapsed,
+    }
+
+
+def _evaluate(trainee: Trainee, method: Method, world: World, state: State, entry: dict[str, Any]) -> State:
+    """Add the evaluation's metrics and their names to the step's entry; remember the best evaluation."""
+    assert trainee.evaluation is not None
+    method.eval()
+    metrics = trainee.evaluation.run(method, world)
+    entry.update(metrics, judged=list(metrics))
+    if not state.best or metrics["score"] > state.best["score"]:
+        state = replace(state, best=metrics, best_step=state.step)
+    return state
+
+
+def _metrics(history: list[dict[str, Any]], state: State) -> dict[str, Any]:
+    """Return a report's metrics; the best score, by which Ray keeps its checkpoint, is at the top level."""
+    best = {"score": state.best["score"]} if state.best and state.best_step == state.step else {}
+    return {"history": history, **best}
+
+
+def _mean_over_ranks(scalars: dict[str, Tensor], world: World) -> dict[str, float]:
+    """Average named scalars over the ranks; one non-finite value makes the mean non-finite on every rank."""
+    stacked = torch.stack([value.detach().float().reshape(()) for value in scalars.values()])
+    if world.size > 1:
+        dist.all_reduce(stacked)
+        stacked /= world.size
+    return dict(zip(scalars, stacked.tolist(), strict=True))
+
+
+def _report_due(plan: Plan, step: int, reported: float, world: World) -> bool:
+    """Tell whether a report is due after ``step`` steps; rank 0's clock decides for all ranks."""
+    if step % plan.report_every_steps:
+        return False
+    return _any_rank(world.rank == 0 and time.perf_counter() - reported >= plan.report_every_s, world)
+
+
+def _any_rank(flag: bool, world: World) -> bool:
+    """Tell every rank whether the flag is set on any rank."""
+    if world.size == 1:
+        return flag
+    total = torch.tensor(int(flag), device=world.device)
+    dist.all_reduce(total)
+    return bool(total)
+
+
+def _samples_seen(rng: SampleRng, world: World) -> str:
+    """Return the sum of the samples' keys over all ranks, which does not depend on how ranks share a batch."""
+    total = torch.from_numpy(rng.keys.sum(keepdims=True).view(np.int64)).to(world.device)
+    if world.size > 1:
+        dist.all_reduce(total)
+    return f"{int(total) % 2**64:016x}"
+
+
+def _refuse_non_finite(values: dict[str, float], step: int, batch: Batch, world: World) -> None:
+    bad = [name for name, value in values.items() if not abs(value) < float("inf")]
+    if not bad:
+        return
+    ids = [list(batch.sample_ids)] * world.size
+    if world.size > 1:
+        dist.all_gather_object(ids, list(batch.sample_ids))
+    named = [sample for part in ids for sample in part]
+    shown = ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
+    raise NonFiniteError(
+        f"step {step}: {bad[0]} is {values[bad[0]]}; the optimiser has not moved. The batch held samples {shown}. "
+        "Lower optimiser.lr, or set optimiser.clip_norm"
+    )
+
+
+def _seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed torch for drop-path and dropout, so that a resumed run draws what an undisturbed one draws."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(digest, "little") >> 1)
