@@ -20,6 +20,29 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Addition:
+    """Marks a field that a config gained later: at its default it is no part of a run key, so old keys stay."""
+
+
+ADDED = Addition()
+
+
+def decisive(config: BaseModel, exclude: set[str] | None = None) -> dict[str, Any]:
+    """Return, as JSON values, the fields of a config that decide a result: all but additions at their defaults."""
+    tree = config.model_dump(mode="json", exclude=exclude)
+    for name, field_ in type(config).model_fields.items():
+        value = getattr(config, name)
+        if name not in tree:
+            continue
+        if ADDED in field_.metadata and value == field_.get_default(call_default_factory=True):
+            del tree[name]
+        elif isinstance(value, BaseModel):
+            tree[name] = decisive(value)
+        elif isinstance(value, tuple) and value and all(isinstance(part, BaseModel) for part in value):
+            tree[name] = [decisive(part) for part in value]
+    return tree
+
+
 @dataclass(frozen=True)
 class Views:
     """The cut and augmented inputs of ``loss``.

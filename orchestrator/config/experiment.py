@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from methods.base import Frozen
+from methods.base import Frozen, decisive
 from orchestrator.config.parts import (
     Budget,
     Data,
@@ -125,8 +125,8 @@ class Experiment(Frozen):
         """Name a fine-tuning by the encoder it starts from (a run key or 'scratch'), its config and dataset."""
         assert self.downstream is not None
         core = {
-            "downstream": self.downstream.model_dump(mode="json", exclude={"shards", "resources"}),
-            "encoder": self.encoder.model_dump(mode="json"),
+            "downstream": decisive(self.downstream, {"shards", "resources"}),
+            "encoder": decisive(self.encoder),
             "precision": self.training.precision,
             "sync_batch_norm": self.training.sync_batch_norm,
             "pretrained": pretrained,
@@ -136,14 +136,14 @@ class Experiment(Frozen):
     def probe_key(self, pretrained: str, digest: str) -> str:
         """Name a probe by the pretraining whose encoder it probes, its config and its dataset."""
         assert self.probe is not None
-        core = {"probe": self.probe.model_dump(mode="json", exclude={"shards", "times"}), "pretrained": pretrained}
+        core = {"probe": decisive(self.probe, {"shards", "times"}), "pretrained": pretrained}
         return _key("probe", core, digest)
 
     def _core(self) -> dict[str, Any]:
         return {
-            "encoder": self.encoder.model_dump(mode="json"),
-            "stages": [stage.model_dump(mode="json") for stage in self.pretraining],
-            **self.data.model_dump(mode="json", exclude={"shards"}),
+            "encoder": decisive(self.encoder),
+            "stages": [decisive(stage) for stage in self.pretraining],
+            **decisive(self.data, {"shards"}),
             "seed": self.seed,
             "precision": self.training.precision,
             "sync_batch_norm": self.training.sync_batch_norm,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data.shards.index import ShardSet
+from methods.base import decisive
 from data.shards.writer import write_atomically
 from orchestrator.config.experiment import Experiment
 
@@ -40,7 +41,7 @@ def settings(experiment: Experiment, used: Collection[str]) -> tuple[dict[str, A
 
     ``used`` names the shards that count, by address; the others need not exist.
     """
-    tree = experiment.model_dump(mode="json", exclude={"home", "resources", "tracking"})
+    tree = decisive(experiment, {"home", "resources", "tracking"})
     shards = [tree["data"].pop("shards")]
     if tree["downstream"]:
         shards.append(tree["downstream"].pop("shards"))

@@ -1,11 +1,12 @@
 """Run keys: every field of an experiment changes the keys of what it decides, or is listed as deciding nothing."""
 
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import pytest
 from pydantic import BaseModel
 
+from methods.base import ADDED, Frozen, decisive
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import expand, merge, resolve
 from orchestrator.config.refusal import ConfigError
@@ -133,6 +134,13 @@ def decided_by(path: str) -> set[str]:
 
 
 EXPERIMENT = resolve(TREE)
+# A change of these makes every finished run be computed again: CHANGELOG has to say so.
+KEYS = {
+    "pretrain": "bcbd5a8399aa48c8",
+    "finetune": "561a7b6d0921b37e",
+    "scratch": "b4cad72ba95f56c4",
+    "probe": "dfba6c23fc9c6377",
+}
 
 
 @pytest.mark.parametrize("path", [*leaves(EXPERIMENT)])
@@ -144,3 +152,24 @@ def test_a_field_changes_the_keys_of_what_it_decides_and_no_others(path: str) ->
 def test_what_is_listed_as_changing_no_result_exists() -> None:
     for listed in NO_RESULT:
         at(EXPERIMENT, listed)
+
+
+class Part(Frozen):
+    old: int = 1
+    new: Annotated[int, ADDED] = 2
+
+
+class Whole(Frozen):
+    part: Part = Part()
+    parts: tuple[Part, ...] = (Part(),)
+
+
+def test_a_field_that_was_added_later_is_part_of_a_key_only_where_it_is_set() -> None:
+    assert decisive(Whole()) == {"part": {"old": 1}, "parts": [{"old": 1}]}
+    changed = Whole(part=Part(new=3), parts=(Part(new=4),))
+    assert decisive(changed) == {"part": {"old": 1, "new": 3}, "parts": [{"old": 1, "new": 4}]}
+    assert decisive(Whole(), {"part"}) == {"parts": [{"old": 1}]}
+
+
+def test_the_keys_of_an_experiment_stay_as_they_were() -> None:
+    assert keys(EXPERIMENT) == KEYS
