@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from data.shards.index import ShardSet
-from methods.base import decisive
 from data.shards.writer import write_atomically
+from methods.base import decisive
 from orchestrator.config.experiment import Experiment
 
 IDENTITY = "identity.json"
