@@ -1,9 +1,9 @@
 """Method: the contract between a pretraining (or a downstream task) and the training loop."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from data.views.batch import Batch
 from data.views.rng import SampleRng
 from methods.parts.chunks import InChunks
+
+if TYPE_CHECKING:
+    from methods.encoders import Encoder
 
 
 class Frozen(BaseModel):
@@ -48,6 +51,7 @@ class Views:
     """The cut and augmented inputs of ``loss``.
 
     images   tensors (B, C, *size) float32
+    rows     (B,) int64 each sample's place among all samples of the training, set by the loop
     boxes    one (B, 2, n) int64 host array per image: low and high corners in the stored sample, to draw pictures
     targets  tensors that a pretext task or a downstream task has to predict
     """
@@ -55,6 +59,38 @@ class Views:
     images: tuple[Tensor, ...]
     boxes: tuple[np.ndarray, ...] = ()
     targets: dict[str, Tensor] = field(default_factory=dict)
+    rows: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is fixed before a training starts.
+
+    num_samples    N samples are trained on; ``Views.rows`` are below it
+    steps          optimiser steps of the whole budget
+    batch_size     samples of a step, over all ranks
+    label_names, class_names   names of the values of label maps and of the classes that the samples have
+    """
+
+    num_samples: int
+    steps: int
+    batch_size: int
+    label_names: Mapping[int, str] = field(default_factory=dict)
+    class_names: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is: ``step`` of ``steps`` are done, and ``epoch`` whole passes over the samples."""
+
+    step: int
+    steps: int
+    epoch: int
+
+    @property
+    def share(self) -> float:
+        """The share of the budget that is spent, in [0, 1]."""
+        return self.step / self.steps
 
 
 @dataclass(frozen=True)
@@ -83,17 +119,30 @@ class Method(nn.Module, ABC):
     embeddings, logits or voxels; the head of a dense network is its last layer, which computes the logits. Heads are
     built from ``parts/precision.py``, losses are functions under its ``full_precision``.
 
-    State that must survive a restart (queue, memory bank, teacher) is registered as buffers or modules.
-    ``trains`` is False for ``scratch``, which has nothing to optimise. ``positives`` says that the first two images
-    of ``views`` are two views of a sample, whose features should be alike. ``averages`` says that the loss sees only
-    the mean over space of an encoder's map.
+    It is built from its config, the encoder and the ``Facts`` of the training.
+
+    State that must survive a restart (queue, memory bank, teacher) is registered as buffers or modules. State of
+    which each rank holds a part is registered by ``register_share``: data-parallel training leaves it alone, a
+    checkpoint holds all parts, and a resumed training divides them among the ranks that it has.
+
+    ``needs`` says which labels the loss wants: samples without them are left out. ``trains`` is False for
+    ``scratch``, which has nothing to optimise. ``positives`` says that the first two images of ``views`` are two views
+    of a sample, whose features should be alike. ``averages`` says that the loss sees only the mean over space of an
+    encoder's map.
     """
 
     Config: ClassVar[type[Frozen]]
     trains: ClassVar[bool] = True
     positives: ClassVar[bool] = False
     averages: ClassVar[bool] = False
+    needs: ClassVar[Literal["label_map", "class"] | None] = None
+    shares: tuple[str, ...] = ()
     encoder: nn.Module
+
+    @classmethod
+    def takes(cls, encoder: "Encoder") -> tuple[int, int]:
+        """Return spatial dimensions and channels of the samples that are fed; by default the encoder's own."""
+        return encoder.spatial_dims, encoder.in_channels
 
     @abstractmethod
     def views(self, batch: Batch, rng: SampleRng) -> Views:
@@ -124,8 +173,19 @@ class Method(nn.Module, ABC):
         """Yield the modules of the network that images pass in chunks."""
         return self.chunked().modules()
 
-    def after_step(self, progress: float) -> None:
-        """Update what no gradient trains, such as a teacher; ``progress`` in [0, 1] is the budget spent."""
+    def register_share(self, name: str, rows: Tensor) -> None:
+        """Register a buffer (n, ...) that is this rank's part of a state: the ranks' rows in order are the whole."""
+        self.register_buffer(name, rows)
+        self.shares = (*self.shares, name)
+
+    def after_step(self, progress: Progress) -> None:
+        """Update what no gradient trains, such as a teacher."""
+
+    def after_epoch(self, progress: Progress) -> None:
+        """Update what needs all samples, such as clusters.
+
+        Called after the step in which an epoch's last sample was seen, on all ranks at the same step.
+        """
 
     def forward(self, views: Views) -> Losses:
         """Call ``loss``: torch's data-parallel wrapper hooks ``forward``."""

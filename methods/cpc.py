@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from data.views.batch import Batch
 from data.views.rng import SampleRng
-from methods.base import Frozen, Losses, Method, Views
+from methods.base import Facts, Frozen, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.flat_map import flat_dim, flat_features
 from methods.parts.patches import Patches
@@ -101,7 +101,7 @@ class CPC(Method):
     contexts: Tensor
     rows: Tensor
 
-    def __init__(self, config: Config, encoder: Encoder) -> None:
+    def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()
         self.config = config
         self.size = config.patches.sized(encoder)

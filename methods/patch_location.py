@@ -22,7 +22,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from data.views.batch import Batch
 from data.views.rng import SampleRng
-from methods.base import Frozen, Losses, Method, Views
+from methods.base import Facts, Frozen, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.classification import classification_losses, classifier
 from methods.parts.flat_map import flat_dim, flat_features
@@ -67,7 +67,7 @@ class PatchLocation(Method):
                 raise ValueError(f"patches.grid {grid} has no middle cell among others; give odd numbers, such as 3")
             return self
 
-    def __init__(self, config: Config, encoder: Encoder) -> None:
+    def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()
         self.config = config
         self.size = config.patches.sized(encoder)

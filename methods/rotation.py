@@ -27,7 +27,7 @@ from data.views.augmentation import cut
 from data.views.batch import Batch
 from data.views.boxes import check_fits, uniform_boxes
 from data.views.rng import SampleRng
-from methods.base import Frozen, Losses, Method, Views
+from methods.base import Facts, Frozen, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.classification import classification_losses, classifier
 from methods.parts.flat_map import flat_dim, flat_features
@@ -69,7 +69,7 @@ class Rotation(Method):
         def _resolve(cls, fields: Any) -> Any:
             return with_flags(fields, VARIANTS)
 
-    def __init__(self, config: Config, encoder: Encoder) -> None:
+    def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()
         self.size = (config.side,) * encoder.spatial_dims
         self.num_turns = len(TURNS[encoder.spatial_dims])

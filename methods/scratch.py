@@ -10,7 +10,7 @@ from torch import nn
 
 from data.views.batch import Batch
 from data.views.rng import SampleRng
-from methods.base import Frozen, Losses, Method, Views
+from methods.base import Facts, Frozen, Losses, Method, Views
 
 
 class Scratch(Method):
@@ -21,7 +21,7 @@ class Scratch(Method):
 
     trains = False
 
-    def __init__(self, config: Config, encoder: nn.Module) -> None:
+    def __init__(self, config: Config, encoder: nn.Module, facts: Facts) -> None:
         super().__init__()
         self.config = config
         self.encoder = encoder

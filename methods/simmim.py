@@ -28,7 +28,7 @@ from data.views.augmentation import Augmentation, augment, cut, draw
 from data.views.batch import Batch
 from data.views.boxes import check_fits, uniform_boxes
 from data.views.rng import SampleRng
-from methods.base import Frozen, Losses, Method, Views
+from methods.base import Facts, Frozen, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.precision import LinearHead, full_precision
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
@@ -102,7 +102,7 @@ class SimMIM(Method):
         def _resolve(cls, fields: Any) -> Any:
             return with_flags(fields, VARIANTS)
 
-    def __init__(self, config: Config, encoder: Encoder) -> None:
+    def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()
         self.config = config
         self.size = per_axis(config.crop_size, encoder.spatial_dims, "method.crop_size")

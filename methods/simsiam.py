@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from data.views.augmentation import Augmentation, augment, cut, draw
 from data.views.batch import Batch
 from data.views.rng import SampleRng
-from methods.base import Frozen, Losses, Method, ParamGroup, Views, split_decay
+from methods.base import Facts, Frozen, Losses, Method, ParamGroup, Views, split_decay
 from methods.crops import Crops
 from methods.encoders import Encoder
 from methods.parts.collapse import collapse_part
@@ -79,7 +79,7 @@ class SimSiam(Method):
         def _resolve(cls, fields: Any) -> Any:
             return with_flags(fields, VARIANTS)
 
-    def __init__(self, config: Config, encoder: Encoder) -> None:
+    def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()
         config.crops.check_encoder(encoder.spatial_dims, encoder.stride)
         self.config = config

@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from data.views.augmentation import Augmentation, augment, draw
 from data.views.batch import Batch
 from data.views.rng import SampleRng
-from methods.base import Frozen, Losses, Method, Views
+from methods.base import Facts, Frozen, Losses, Method, Progress, Views
 from methods.encoders import Encoder
 from methods.parts.collapse import collapse_part
 from methods.parts.grid import check_tiles, overlap_shares, tiles, uniform_tiles
@@ -210,7 +210,7 @@ class VoCo(Method):
                 )
             return grid
 
-    def __init__(self, config: Config, encoder: Encoder) -> None:
+    def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()
         self.config = config
         self.grid = config.gridded(encoder.spatial_dims)
@@ -223,7 +223,7 @@ class VoCo(Method):
         self.teacher = Teacher(encoder, self.head) if config.teacher_decay is not None else None
         if self.teacher is not None and config.teacher_start == "random":
             redraw(self.teacher)
-            self.after_step(0.0)  # the released code, too, moves the teacher before its first use
+            self._move_teacher()  # the released code, too, moves the teacher before its first use
 
     def check_extent(self, extent: tuple[int, ...]) -> None:
         """Raise ValueError where the grid does not cut samples of this size into equal bases."""
@@ -264,8 +264,11 @@ class VoCo(Method):
         }
         return Losses(prediction + config.lambda_reg * regularisation, parts)
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: Progress) -> None:
         """Move the teacher, as the released code does before it uses the teacher in the next step."""
+        self._move_teacher()
+
+    def _move_teacher(self) -> None:
         if self.teacher is not None:
             assert self.config.teacher_decay is not None
             follow(self.teacher.encoder, self.encoder, self.config.teacher_decay)

@@ -17,8 +17,9 @@ from data.views.batch import Batch
 from methods.base import Method
 from orchestrator.config.parts import Optimiser
 from orchestrator.training.checkpoint import Stream
-from orchestrator.training.loop import Plan, Trainee, World, train
+from orchestrator.training.loop import Plan, Trainee, train
 from orchestrator.training.optimiser import Schedule
+from orchestrator.training.world import World
 from tests.methods.test_contract import TASK_CASES, TRAINED, labelled_batch, tiny_method, tiny_task
 
 CURVES = Path(__file__).with_name("golden_curves.json")
@@ -47,7 +48,7 @@ def machine() -> str:
 def _trained(name: str, dims: int) -> list[dict[str, Any]]:
     method: Method = tiny_task(name, dims, "unet") if name in TASK_CASES else tiny_method(name, dims)
     optimiser = Optimiser(name="adamw", lr=2e-3, weight_decay=0.05, clip_norm=1.0)
-    plan = Plan(Schedule(optimiser, STEPS, warmup_steps=4), Stream("golden", seed=0, batch_size=2))
+    plan = Plan(Schedule(optimiser, STEPS, warmup_steps=4), Stream("golden", seed=0, batch_size=2), num_samples=4)
     entries: list[dict[str, Any]] = []
     train(
         Trainee(method),

@@ -21,6 +21,8 @@ class Batch:
     sample_ids  B strings
     volumes     B strings: which volume a slice belongs to (equal to the sample's own for a volume)
     numbers     (B,) int64 global sample numbers, epochs (B,) int64
+    rows        (B,) int64 each sample's place among the N samples that are trained on, 0 to N - 1; -1 where it is
+                only measured
     classes     (B, M) int64, each sample's classes padded with -1; None where the shards hold none
     """
 
@@ -33,6 +35,7 @@ class Batch:
     volumes: tuple[str, ...]
     numbers: np.ndarray
     epochs: np.ndarray
+    rows: np.ndarray
     labels: Tensor | None = None
     classes: Tensor | None = None
 

@@ -49,8 +49,8 @@ class BatchMemory:
 def collate(table: pa.Table, pin: bool = False, memory: BatchMemory | None = None) -> Batch:
     """Return the rows of a table as a batch, padded at the far end with 0.
 
-    The table has the columns of a shard plus ``number`` and ``epoch``; ``label`` and ``classes`` may be absent.
-    Samples of different types are promoted to one that holds all their values. ``pin`` places the tensors in
+    The table has the columns of a shard plus ``number``, ``epoch`` and ``row``; ``label`` and ``classes`` may be
+    absent. Samples of different types are promoted to one that holds all their values. ``pin`` places the tensors in
     page-locked memory, from which a GPU copies while it computes; else ``memory`` may provide it.
     """
     memory = memory or BatchMemory()
@@ -67,6 +67,7 @@ def collate(table: pa.Table, pin: bool = False, memory: BatchMemory | None = Non
         volumes=tuple(table["volume"].to_pylist()),
         numbers=table["number"].to_numpy(),
         epochs=table["epoch"].to_numpy(),
+        rows=table["row"].to_numpy(),
         labels=_labels(table, shapes, pin, memory) if "label" in names else None,
         classes=torch.from_numpy(pad_classes(table["classes"])) if "classes" in names else None,
     )

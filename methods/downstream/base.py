@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from data.views.batch import Batch
-from methods.base import Method, ParamGroup
+from methods.base import Method, ParamGroup, Progress
 from methods.encoders import Encoder
 
 Evidence = dict[str, np.ndarray]
@@ -137,6 +137,6 @@ class Task(Method):
                     groups.append(ParamGroup(params, group.decay, group.schedule, start))
         return groups
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: Progress) -> None:
         """Record the progress: it is saved with the weights, and a restart resumes from it."""
-        self.progress.fill_(progress)
+        self.progress.fill_(progress.share)

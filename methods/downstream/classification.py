@@ -12,7 +12,6 @@ Shapes:    B samples, K classes, C channels, *s spatial axes (D, H, W) or (H, W)
 """
 
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -25,7 +24,7 @@ from torch.nn import functional as F
 from data.views.augmentation import Augmentation, augment, draw
 from data.views.batch import Batch
 from data.views.rng import SampleRng
-from methods.base import Frozen, Losses, Views
+from methods.base import Facts, Frozen, Losses, Views
 from methods.downstream.base import Evidence, Judged, Task, TaskScores
 from methods.downstream.class_losses import (
     Kind,
@@ -134,11 +133,11 @@ class Classification(Task):
     numbers: Tensor
     weights: Tensor
 
-    def __init__(self, config: Config, encoder: Encoder, class_names: Mapping[int, str]) -> None:
+    def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__(encoder)
         self.config = config
-        self.class_numbers = tuple(sorted(class_names))
-        self.class_names = tuple(class_names[number] for number in self.class_numbers)
+        self.class_numbers = tuple(sorted(facts.class_names))
+        self.class_names = tuple(facts.class_names[number] for number in self.class_numbers)
         _check_classes(config, self.class_names)
         self.fitting = Fitting.of(config.size, config.resize_to, encoder.spatial_dims, "downstream.task")
         check_stride(self.fitting.size, encoder.stride, "downstream.task.size")

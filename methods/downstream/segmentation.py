@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from data.views.augmentation import Augmentation, augment, draw, move_labels
 from data.views.batch import Batch
 from data.views.rng import SampleRng
-from methods.base import Frozen, Losses, Views
+from methods.base import Facts, Frozen, Losses, Views
 from methods.downstream.base import Evidence, Judged, Task, TaskScores, merge
 from methods.downstream.crops import Centre, cut_padded, draw_centred_boxes
 from methods.downstream.metrics import CONVENTIONS, ConventionName
@@ -113,10 +113,10 @@ class Segmentation(Task):
     needs: ClassVar[Literal["label_map", "class"]] = "label_map"
     class_of: Tensor
 
-    def __init__(self, config: Config, encoder: SegmentationEncoder, names: Mapping[int, str]) -> None:
+    def __init__(self, config: Config, encoder: SegmentationEncoder, facts: Facts) -> None:
         super().__init__(encoder)
         self.config = config
-        self.target = _target(config, names)
+        self.target = _target(config, facts.label_names)
         self.class_names = self.target.names
         self.network = segmentation_network(encoder, self.target.num_outputs)
         self.crop_size = per_axis(config.crop_size, encoder.spatial_dims, "downstream.task.crop_size")

@@ -6,11 +6,11 @@ Unknown fields are errors. Fields that change results go into the run key; field
 
 import hashlib
 import json
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from methods.base import Frozen, decisive
+from methods.base import ADDED, Frozen, decisive
 from orchestrator.config.parts import (
     Budget,
     Data,
@@ -22,8 +22,10 @@ from orchestrator.config.parts import (
     Probe,
     Resources,
     Stage,
+    Start,
     Tracking,
     Training,
+    WeightsFile,
 )
 from orchestrator.config.paths import LocalPath
 from orchestrator.config.refusal import FolderName, validated
@@ -43,6 +45,7 @@ class Experiment(Frozen):
     method: MethodConfig | None = None
     optimiser: Optimiser | None = None
     budget: Budget | None = None
+    start: Annotated[WeightsFile | None, ADDED] = None
     stages: tuple[Stage, ...] = ()
     downstream: Downstream | None = None
     training: Training = Training()
@@ -67,9 +70,29 @@ class Experiment(Frozen):
             raise ValueError("give either method (with optimiser and budget) or stages, and not both")
         if self.stages and (self.optimiser or self.budget):
             raise ValueError("with stages, optimiser and budget are fields of each stage, not of the experiment")
+        if self.stages and self.start:
+            raise ValueError("with stages, start is a field of each stage, not of the experiment")
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"stages are named {', '.join(names)}; give each a name of its own (stages: name)")
+        return self
+
+    @model_validator(mode="after")
+    def _stages_start_from_stages_before(self) -> "Experiment":
+        for place, stage in enumerate(self.pretraining):
+            earlier = self.pretraining[:place]
+            names = [one.name for one in earlier]
+            named = [] if isinstance(stage.start, WeightsFile) else list((stage.start or {}).values())
+            if unknown := [name for name in named if name not in names]:
+                raise ValueError(
+                    f"stage {stage.name}: start names {unknown[0]!r}, which is no stage before it; expected one of "
+                    f"{', '.join(names) or 'none: it is the first'}"
+                )
+            if earlier and stage.start is None and self.encoder_of(stage) != self.encoder_of(earlier[-1]):
+                raise ValueError(
+                    f"stage {stage.name}: its encoder is not that of stage {names[-1]}; say where it begins, by "
+                    "start: {PART: STAGE} or start: {weights: FILE}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -80,10 +103,39 @@ class Experiment(Frozen):
     @property
     def downstream_encoder(self) -> EncoderConfig:
         """The encoder with the changes that the downstream task makes."""
-        changes = self.downstream.encoder if self.downstream else {}
+        changes, encoder = self.downstream.encoder if self.downstream else {}, self.pretrained_encoder
         if not changes:
-            return self.encoder
-        return validated(type(self.encoder), {**self.encoder.model_dump(), **changes}, "downstream.encoder")
+            return encoder
+        return validated(type(encoder), {**encoder.model_dump(), **changes}, "downstream.encoder")
+
+    @property
+    def pretrained_encoder(self) -> EncoderConfig:
+        """The encoder that the last stage trains."""
+        return self.encoder_of(self.pretraining[-1])
+
+    def encoder_of(self, stage: Stage) -> EncoderConfig:
+        """Return a stage's encoder: its own, or the experiment's."""
+        return stage.encoder or self.encoder
+
+    def data_of(self, stage: Stage) -> Data:
+        """Return a stage's data: its own, or the experiment's."""
+        return stage.data or self.data
+
+    def seed_of(self, stage: Stage) -> int:
+        """Return the seed of a stage's order and random streams: the experiment's, and others for later stages."""
+        if stage == self.pretraining[0]:
+            return self.seed
+        digest = hashlib.sha256(f"{self.seed}/{stage.name}".encode()).digest()
+        return int.from_bytes(digest[:8], "little") >> 1
+
+    def start_of(self, stage: Stage) -> Start:
+        """Return where a stage's encoder begins: a file, or the stages that its parts come from; "" is the whole."""
+        if isinstance(stage.start, WeightsFile):
+            return stage.start
+        if stage.start is not None:
+            return {"" if part == "encoder" else part: name for part, name in stage.start.items()}
+        place = self.pretraining.index(stage)
+        return {"": self.pretraining[place - 1].name} if place else {}
 
     @property
     def pretraining(self) -> tuple[Stage, ...]:
@@ -91,7 +143,7 @@ class Experiment(Frozen):
         if self.stages:
             return self.stages
         assert self.method is not None, "held by _one_form"
-        given = {"optimiser": self.optimiser, "budget": self.budget}
+        given = {"optimiser": self.optimiser, "budget": self.budget, "start": self.start}
         return (Stage(method=self.method, **{name: value for name, value in given.items() if value is not None}),)
 
     @property
@@ -126,7 +178,7 @@ class Experiment(Frozen):
         assert self.downstream is not None
         core = {
             "downstream": decisive(self.downstream, {"shards", "resources"}),
-            "encoder": decisive(self.encoder),
+            "encoder": decisive(self.pretrained_encoder),
             "precision": self.training.precision,
             "sync_batch_norm": self.training.sync_batch_norm,
             "pretrained": pretrained,
@@ -142,12 +194,20 @@ class Experiment(Frozen):
     def _core(self) -> dict[str, Any]:
         return {
             "encoder": decisive(self.encoder),
-            "stages": [decisive(stage) for stage in self.pretraining],
+            "stages": [_decisive(stage) for stage in self.pretraining],
             **decisive(self.data, {"shards"}),
             "seed": self.seed,
             "precision": self.training.precision,
             "sync_batch_norm": self.training.sync_batch_norm,
         }
+
+
+def _decisive(stage: Stage) -> dict[str, Any]:
+    """Return what decides a stage's result, without addresses: what lies there is in the digest."""
+    tree = decisive(stage)
+    for part, address in (("data", "shards"), ("start", "weights")):
+        tree.get(part, {}).pop(address, None)
+    return tree
 
 
 def _key(kind: str, core: dict[str, Any], digest: str) -> str:

@@ -13,7 +13,7 @@ from data.exact import exact
 from data.shards.index import Having, Selection, ShardSet
 from data.shards.keep import Keep
 from methods import METHODS
-from methods.base import Frozen
+from methods.base import ADDED, Frozen
 from methods.downstream import TASKS
 from methods.encoders import ENCODERS
 from methods.parts.schedule import WarmUp
@@ -39,11 +39,16 @@ if TYPE_CHECKING:
 
         name: str
 
+    StageMethodConfig = MethodConfig | TaskConfig
+
 else:
     # The registries decide which configs there are; the field ``name`` selects one.
     MethodConfig = Annotated[reduce(or_, (kind.Config for kind in METHODS.values())), Field(discriminator="name")]
     EncoderConfig = Annotated[reduce(or_, (kind.Config for kind in ENCODERS.values())), Field(discriminator="name")]
     TaskConfig = Annotated[reduce(or_, (kind.Config for kind in TASKS.values())), Field(discriminator="name")]
+    StageMethodConfig = Annotated[
+        reduce(or_, (kind.Config for kind in (METHODS | TASKS).values())), Field(discriminator="name")
+    ]
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -88,9 +93,14 @@ class Data(Samples):
     part = "data"
     split: str | None = "train"
 
-    def selected(self, shards: ShardSet) -> Selection:
+    def selected(self, shards: ShardSet, having: Having | None = None) -> Selection:
         """Select the samples that a pretraining sees; raise ValueError for a split without samples."""
-        selection = self.kept(shards, self.split)
+        selection = self.kept(shards, self.split, having=having)
+        if having and selection.num_samples == 0:
+            raise ValueError(
+                f"data.split {self.split!r}: 0 samples with a {having.replace('_', ' ')} in shards {self.shards}, "
+                "expected at least 1; name labelled shards in data.shards"
+            )
         if selection.num_samples == 0:
             splits = ", ".join(sorted(set(shards.rows["split"].to_pylist())))
             raise ValueError(
@@ -157,14 +167,35 @@ class Budget(Frozen):
         return Fraction(num_samples, self.batch_size)
 
 
-class Stage(Frozen):
-    """One method with its own budget; it starts from the encoder of the stage before.
+class WeightsFile(Frozen):
+    """Weights that an encoder, or a part of it, begins with.
 
-    name   that of its history and its checkpoints; the stages of an experiment have different names
+    weights   a file or folder: what a pretraining exports (``encoder.safetensors``), or a run's folder
+    part      the part of the encoder that takes them; none: the whole encoder
+    """
+
+    weights: AbsolutePath
+    part: str = ""
+
+
+Start = WeightsFile | dict[str, str]
+
+
+class Stage(Frozen):
+    """One method with its own budget, and where they differ from the experiment's, its own data and encoder.
+
+    name     that of its history and its checkpoints; the stages of an experiment have different names
+    method   a pretraining method, or a downstream task: a supervised pretraining on samples with labels
+    start    where its encoder begins: ``{weights: FILE}``; or the stages whose encoders its parts take over, such as
+             ``{slices: intra}``, where ``encoder`` is the whole. By default it takes over the encoder of the stage
+             before, and the first stage begins with random weights
     """
 
     name: FolderName = "pretrain"
-    method: MethodConfig
+    data: Annotated[Data | None, ADDED] = None
+    encoder: Annotated[EncoderConfig | None, ADDED] = None
+    start: Annotated[Start | None, ADDED] = None
+    method: StageMethodConfig
     optimiser: Optimiser = Optimiser(lr=1e-3)
     budget: Budget = Budget(epochs=100, batch_size=32)
 

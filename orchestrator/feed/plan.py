@@ -144,13 +144,14 @@ class BlockReader:
         return self.read(numbers["id"][0].as_py())
 
     def read(self, block: int) -> pa.Table:
-        """Return a block's rows in order, with their ``number`` and ``epoch``."""
+        """Return a block's rows in order, with their ``number``, ``epoch`` and ``row`` (place in the selection)."""
         numbers = self._source.numbers(block)
         positions = np.concatenate([self._order.positions(start, stop) for start, stop in _runs(numbers)])
         table = self._reader.read(self._source.selection.row_ids[positions]).drop_columns(self._unused)
-        return table.append_column("number", pa.array(numbers)).append_column(
-            "epoch", pa.array(numbers // self._order.num_samples)
-        )
+        visited = {"number": numbers, "epoch": numbers // self._order.num_samples, "row": positions}
+        for name, values in visited.items():
+            table = table.append_column(name, pa.array(values))
+        return table
 
 
 def _runs(numbers: Int64[np.ndarray, " n"]) -> list[tuple[int, int]]:

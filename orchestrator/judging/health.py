@@ -14,8 +14,8 @@ from methods.encoders import Encoder
 from methods.parts.collapse import collapse_coefficient
 from methods.parts.flat_map import mean_features
 from methods.parts.health import alignment, effective_rank, uniformity
-from orchestrator.training.loop import World
 from orchestrator.training.samples import batches_of
+from orchestrator.training.world import World
 
 # Views are the same at every measurement in every run: only the encoder changes.
 VIEW_SEED = 0

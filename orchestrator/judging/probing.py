@@ -23,8 +23,8 @@ from methods.parts.flat_map import mean_features
 from methods.parts.sizes import check_stride
 from orchestrator.config.parts import Probe
 from orchestrator.judging.health import Evenly, from_all_ranks, spread_out
-from orchestrator.training.loop import World
 from orchestrator.training.samples import batches_of
+from orchestrator.training.world import World
 
 TEMPERATURE = 0.07
 MOST_ITERATIONS = 2000

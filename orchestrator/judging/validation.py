@@ -14,8 +14,8 @@ from methods.downstream.base import Evidence, Task, merge
 from orchestrator.judging.gallery import GALLERIES, Gallery
 from orchestrator.judging.pictures import draw_confusions
 from orchestrator.training.checkpoint import State
-from orchestrator.training.loop import World
 from orchestrator.training.samples import batches_of
+from orchestrator.training.world import World
 
 PREDICTIONS, CONFUSIONS = "predictions.png", "confusions.png"
 

@@ -31,6 +31,7 @@ from orchestrator.proposal.numbers import (
     without_outliers,
 )
 from orchestrator.runs import finetune, memory, pretrain
+from orchestrator.runs.course import Course
 
 # What else lives in the memory: Ray's object store, other programs, the system.
 USABLE_SHARE = {"cpu": 0.5, "gpu": 0.85}
@@ -150,10 +151,7 @@ def _batch(head: _Head, rows: Sequence[Pretraining]) -> Choice:
             "optimiser": row.optimiser,
             "budget": {"steps": 1, "batch_size": 2},
         }
-        experiment = resolve(tree)
-        stage, shards = experiment.pretraining[0], ShardSet.open(fingerprint.uri)
-        plan = pretrain.stage_plan(experiment, stage, shards, fingerprint.num_samples)
-        needed = memory.stage_memory(experiment, stage, pretrain.stage_feed(experiment, stage, shards, plan))
+        needed = memory.stage_memory(Course.open(resolve(tree)))
         fits.append(int((usable / memory.OVERHEAD - needed.fixed_bytes) / needed.per_sample_bytes))
     if min(fits) < 2:
         raise ValueError(
@@ -360,9 +358,7 @@ def _check(text: str, rows: Sequence[dict[str, Any]], source: str) -> None:
     """Raise ValueError where a row could not run."""
     tree = yaml.safe_load(text)
     for changes in rows:
-        experiment = resolve(merge(tree, changes), source=source)
-        shards = ShardSet.open(experiment.data.shards)
-        pretrain.check(experiment, shards, experiment.data.selected(shards))
+        pretrain.check(resolve(merge(tree, changes), source=source))
     if "downstream" in tree:
         finetune.check(resolve(tree, source=source))
 

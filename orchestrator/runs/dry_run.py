@@ -8,17 +8,17 @@ from rich.table import Table
 
 from data.shards.index import Selection, ShardSet
 from data.shards.keep import Keep
-from methods import METHODS
 from orchestrator.config.experiment import Experiment
 from orchestrator.feed import stream
 from orchestrator.feed.stream import FeedPlan
+from orchestrator.runs.course import Course, courses
 from orchestrator.runs.finetune import STAGE as FINETUNING
 from orchestrator.runs.finetune import Labelled, downstream_of, feed_of, plan_of
 from orchestrator.runs.finetune import check as check_finetuning
 from orchestrator.runs.memory import Memory, finetuning_memory, stage_memory
-from orchestrator.runs.pretrain import check, stage_feed, stage_plan
+from orchestrator.runs.pretrain import check
 from orchestrator.training.loop import Plan
-from orchestrator.training.outline import outline_of
+from orchestrator.training.outline import METHODS_AND_TASKS, outline_of
 
 COLUMNS = ("stage", "method", "samples", "epochs", "steps", "GPU memory per worker", "held for reading")
 
@@ -59,8 +59,7 @@ def describe(experiment: Experiment, finetuned: bool = False, probed: bool = Fal
     table = Table(*COLUMNS)
     for needs in pretraining_needs(experiment):
         table.add_row(*needs.cells)
-    shards = ShardSet.open(experiment.data.shards)
-    lines = [_size("shards", shards) + _left_out("data", experiment.data.keep, experiment.data.selected(shards))]
+    lines = list(dict.fromkeys(_samples(course) for course in courses(experiment)))
     if finetuned:
         needs, labelled = finetuning_needs(experiment)
         table.add_row(*needs.cells)
@@ -75,19 +74,14 @@ def describe(experiment: Experiment, finetuned: bool = False, probed: bool = Fal
 
 def pretraining_needs(experiment: Experiment) -> list[Needs]:
     """Return what each stage takes; raise ValueError if it could not run."""
-    shards = ShardSet.open(experiment.data.shards)
-    selection = experiment.data.selected(shards)
-    check(experiment, shards, selection)
-    found = []
-    for stage in experiment.pretraining:
-        if not METHODS[stage.method.name].trains:
-            found.append(Needs(stage.name, stage.method.name, selection.num_samples))
-            continue
-        plan = stage_plan(experiment, stage, shards, selection.num_samples)
-        feed_plan = stage_feed(experiment, stage, shards, plan)
-        memory = stage_memory(experiment, stage, feed_plan)
-        found.append(_needs((stage.name, stage.method.name), selection, plan, feed_plan, memory))
-    return found
+    return [_stage_needs(course) for course in check(experiment)]
+
+
+def _stage_needs(course: Course) -> Needs:
+    names = (course.stage.name, course.stage.method.name)
+    if not course.trains:
+        return Needs(*names, course.selection.num_samples)
+    return _needs(names, course.selection, course.plan, course.feed, stage_memory(course))
 
 
 def finetuning_needs(experiment: Experiment) -> tuple[Needs, Labelled]:
@@ -131,6 +125,10 @@ def _probe(experiment: Experiment) -> str:
     return f"probe: trained on {len(samples.train):,} samples, judged by {len(samples.val):,}, {known} classes"
 
 
+def _samples(course: Course) -> str:
+    return _size("shards", course.shards) + _left_out("data", course.data.keep, course.selection)
+
+
 def _size(name: str, shards: ShardSet) -> str:
     return f"{name} {shards.digest[:12]}: {shards.num_samples:,} samples, {shards.num_bytes / 2**20:,.0f} MiB on disk"
 
@@ -143,12 +141,10 @@ def _left_out(part: str, keep: Keep, selection: Selection, of: str = "its split"
 
 def _doubts(experiment: Experiment) -> list[str]:
     """Say of each stage where it can run but will hardly learn."""
-    if outline_of(experiment.encoder).means_differ:
-        return []
     return [
         f"stage {stage.name}: {stage.method.name} averages the last map, whose means are nearly the same for all "
-        f"images after the instance norm of encoder {experiment.encoder.name}: it will hardly learn; "
+        f"images after the instance norm of encoder {experiment.encoder_of(stage).name}: it will hardly learn; "
         "set encoder.norm=batch"
         for stage in experiment.pretraining
-        if METHODS[stage.method.name].averages
+        if METHODS_AND_TASKS[stage.method.name].averages and not outline_of(experiment.encoder_of(stage)).means_differ
     ]

@@ -20,7 +20,7 @@ from data.shards.index import Selection, ShardSet
 from data.shards.writer import write_atomically
 from data.splits import folds, label_fraction
 from methods import METHODS
-from methods.base import Method
+from methods.base import Facts, Method
 from methods.downstream import TASKS, Task
 from methods.encoders import ENCODERS, Encoder
 from orchestrator.cluster import connection
@@ -136,9 +136,9 @@ def build_network(experiment: Experiment, shards: ShardSet, encoder_path: str | 
     encoder = ENCODERS[config.name](config)
     if encoder_path is not None:
         with Checkpoint(encoder_path).as_directory() as folder:
-            pretrained = config.model_copy(update={"in_channels": experiment.encoder.in_channels})
+            pretrained = config.model_copy(update={"in_channels": experiment.pretrained_encoder.in_channels})
             _load_encoder(Path(folder), encoder, pretrained)
-    return _network(task, encoder, shards)
+    return _network(task, encoder, shards, labelled_samples(task).train.num_samples)
 
 
 def outline_network(experiment: Experiment, labelled: Labelled) -> Task:
@@ -149,16 +149,23 @@ def outline_network(experiment: Experiment, labelled: Labelled) -> Task:
     seen = [hashlib.sha256(classes.tobytes()).hexdigest() for classes in _classes(labelled)]
 
     def build() -> Task:
-        network = _network(task, deepcopy(outline_of(config)), labelled.shards)
+        network = _network(task, deepcopy(outline_of(config)), labelled.shards, labelled.train.num_samples)
         prepare(network, experiment, labelled)
         return network
 
     return outline(("task", task.task.model_dump_json(), config, names, held, *seen), build)
 
 
-def _network(task: Downstream, encoder: Encoder, shards: ShardSet) -> Task:
+def _network(task: Downstream, encoder: Encoder, shards: ShardSet, num_samples: int) -> Task:
+    facts = Facts(
+        num_samples,
+        steps=task.budget.total_steps(num_samples),
+        batch_size=task.budget.batch_size,
+        label_names=shards.label_names,
+        class_names=shards.class_names,
+    )
     kind: Any = TASKS[task.task.name]
-    return kind(task.task, encoder, shards.label_names if kind.needs == "label_map" else shards.class_names)
+    return kind(task.task, encoder, facts)
 
 
 def _load_encoder(folder: Path, encoder: Encoder, config: EncoderConfig) -> None:
@@ -230,6 +237,7 @@ def plan_of(experiment: Experiment, labelled: Labelled) -> Plan:
             warmup_steps=task.budget.epochs_to_steps(task.optimiser.warmup_epochs, num_samples),
         ),
         stream=checkpoints.Stream(labelled.shards.digest, task.seed, task.budget.batch_size),
+        num_samples=num_samples,
         precision=training.precision,
         num_chunks=experiment.shares_of(task).num_chunks,
         sync_batch_norm=training.sync_batch_norm,

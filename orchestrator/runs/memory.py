@@ -9,11 +9,12 @@ import torch
 
 from methods.base import Method, Views
 from orchestrator.config.experiment import Experiment
-from orchestrator.config.parts import Optimiser, Stage
+from orchestrator.config.parts import Optimiser
 from orchestrator.feed import stream
 from orchestrator.feed.stream import FeedPlan
+from orchestrator.runs.course import Course
 from orchestrator.runs.finetune import Labelled, downstream_of, outline_network
-from orchestrator.training.outline import outline_method, outline_views
+from orchestrator.training.outline import outline_views
 
 # Copies of every trainable parameter in float32: weight and gradient, then what the optimiser remembers.
 COPIES = {"sgd": 3, "adam": 4, "adamw": 4}
@@ -57,13 +58,12 @@ class _Measured:
 _MEASURED: dict[Hashable, _Measured] = {}
 
 
-def stage_memory(experiment: Experiment, stage: Stage, plan: FeedPlan) -> Memory:
+def stage_memory(course: Course) -> Memory:
     """Return what a stage takes in float32."""
-    data = experiment.data
-    key = (stage.method.model_dump_json(), experiment.encoder, plan.digest, data.split, data.keep.model_dump_json())
-    in_chunks = experiment.shares_of(stage).num_chunks > 1
-    measured = _measured(partial(outline_method, stage.method, experiment.encoder), plan, in_chunks, key)
-    return _memory(measured, stage.optimiser)
+    stage, data, plan = course.stage, course.data, course.feed
+    key = (stage.method.model_dump_json(), course.encoder, plan.digest, data.split, data.keep.model_dump_json())
+    in_chunks = course.plan.num_chunks > 1
+    return _memory(_measured(course.outline, plan, in_chunks, key), stage.optimiser)
 
 
 def finetuning_memory(experiment: Experiment, labelled: Labelled, plan: FeedPlan) -> Memory:

@@ -1,6 +1,7 @@
 """Pretrain: run the stages of an experiment, one after the other, and keep the resulting encoder."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,26 +10,25 @@ from typing import Any
 import torch
 from ray.train import Checkpoint
 
-from data.shards.index import Selection, ShardSet
+from data.shards.classes import pad_classes
 from data.shards.writer import write_atomically
-from methods import METHODS
 from methods.base import Method
-from methods.encoders import ENCODERS, Encoder
+from methods.downstream import Task
+from methods.encoders import Encoder
 from orchestrator.cluster import connection
 from orchestrator.config.experiment import Experiment
-from orchestrator.config.parts import Stage
+from orchestrator.config.parts import WeightsFile
 from orchestrator.feed import stream
-from orchestrator.feed.stream import FeedPlan
 from orchestrator.judging import pictures
 from orchestrator.judging.health import Evenly, HealthWatch, spread_out
+from orchestrator.runs.course import Course, courses, digest_of, initial_encoder, part_of
 from orchestrator.runs.run import RESULT, Caption, Run
 from orchestrator.terminal.progress import phase
 from orchestrator.training import checkpoint as checkpoints
 from orchestrator.training.batch_norm import check_batch_norm
 from orchestrator.training.extents import check_extents
-from orchestrator.training.loop import Plan, Trainee, Watch
-from orchestrator.training.optimiser import Schedule
-from orchestrator.training.outline import outline_method, outline_of
+from orchestrator.training.loop import Trainee, Watch
+from orchestrator.training.outline import outline_of
 from orchestrator.training.ray_train import Job, launch
 
 PREVIEWED_SAMPLES = 4
@@ -50,12 +50,10 @@ def pretrain(experiment: Experiment, parent: Path | None = None, row: str | None
     ``parent`` is the folder of the run that it belongs to, and ``row`` is the row of the table that it is run for.
     Raises ValueError if it cannot work (before anything starts) and RunError if it failed.
     """
-    with phase(f"reading the index of {experiment.data.shards}"):
-        shards = ShardSet.open(experiment.data.shards)
-        selection = experiment.data.selected(shards)
     with phase("checking that encoder, method and shards fit"):
-        check(experiment, shards, selection)
-    key, folder = experiment.pretrain_key(shards.digest), folder_of(experiment, shards.digest)
+        stages = check(experiment)
+        key = experiment.pretrain_key(digest_of(experiment))
+    folder = folder_of(experiment)
     run = Run(folder, experiment, kind="pretrain", key=key, parent=parent)
     with run.claimed():
         if (done := run.result()) is not None:
@@ -63,136 +61,123 @@ def pretrain(experiment: Experiment, parent: Path | None = None, row: str | None
         with connection.connected():
             for stage in experiment.pretraining:
                 connection.preflight(experiment.resources_of(stage))
-            with run.opened(_caption(experiment, row), shards, _params(experiment)):
-                encoder = _run_stages(experiment, shards, selection, run)
-                return Pretrained(folder, key, encoder)
+            with run.opened(_caption(experiment, row), stages[0].shards, _params(experiment)):
+                return Pretrained(folder, key, _run_stages(stages, run))
 
 
-def folder_of(experiment: Experiment, digest: str) -> Path:
-    """Return the folder of an experiment's pretraining on the shards with this digest."""
-    return Path(experiment.home) / experiment.name / f"pretrain-{experiment.pretrain_key(digest)}"
+def folder_of(experiment: Experiment) -> Path:
+    """Return the folder of an experiment's pretraining on its shards as they are."""
+    key = experiment.pretrain_key(digest_of(experiment))
+    return Path(experiment.home) / experiment.name / f"pretrain-{key}"
 
 
-def check(experiment: Experiment, shards: ShardSet, selection: Selection) -> None:
-    """Raise ValueError if encoder, method and shards do not fit one another."""
-    encoder = outline_of(experiment.encoder)
-    if encoder.spatial_dims != shards.spatial_dims:
-        raise ValueError(
-            f"encoder.spatial_dims is {encoder.spatial_dims}, the shards hold {shards.spatial_dims}D samples; set "
-            f"encoder.spatial_dims={shards.spatial_dims}, or ingest with a recipe for {encoder.spatial_dims}D"
-        )
-    if encoder.in_channels != shards.num_channels:
-        raise ValueError(
-            f"encoder.in_channels is {encoder.in_channels}, the shards hold {shards.num_channels} channels; "
-            f"set encoder.in_channels={shards.num_channels}"
-        )
+def check(experiment: Experiment) -> list[Course]:
+    """Open the stages; raise ValueError if encoders, methods and shards do not fit one another."""
+    stages, is_done = courses(experiment), (folder_of(experiment) / RESULT).exists()
+    for course in stages:
+        _check_stage(course)
+        if not is_done:
+            course.shards.check_files()
     if experiment.probe:
         from orchestrator.judging.probing import ProbeSet
 
         probed = ProbeSet.open(experiment.probe)
-        probed.check(encoder)
+        probed.check(outline_of(experiment.pretrained_encoder))
         probed.shards.check_files()
-    if not (folder_of(experiment, shards.digest) / RESULT).exists():
-        shards.check_files()
-    for stage in experiment.pretraining:
-        method = outline_method(stage.method, experiment.encoder)
-        check_extents(method, selection, experiment.data.part)
-        if method.trains:
-            check_batch_norm(experiment, stage, method, partial(_feed_of, experiment, stage, shards, selection))
+    return stages
+
+
+def _check_stage(course: Course) -> None:
+    experiment, stage, method = course.experiment, course.stage, course.outline()
+    _check_samples(course, *method.takes(outline_of(course.encoder)))
+    _check_start(course)
+    check_extents(method, course.selection, course.data.part)
+    _see_classes(course, method)
+    if method.trains:
+        check_batch_norm(experiment, stage, method, lambda: course.feed)
+
+
+def _see_classes(course: Course, method: Method) -> None:
+    """Let a supervised pretraining see the classes of its samples; nothing is judged by others."""
+    if isinstance(method, Task):
+        classes = pad_classes(course.shards.rows["classes"].take(course.selection.row_ids))
+        method.see_classes(classes, classes)
+
+
+def _check_samples(course: Course, spatial_dims: int, in_channels: int) -> None:
+    shards = course.shards
+    if spatial_dims != shards.spatial_dims:
+        raise ValueError(
+            f"encoder.spatial_dims is {spatial_dims}, the shards hold {shards.spatial_dims}D samples; set "
+            f"encoder.spatial_dims={shards.spatial_dims}, or ingest with a recipe for {spatial_dims}D"
+        )
+    if in_channels != shards.num_channels:
+        raise ValueError(
+            f"encoder.in_channels is {in_channels}, the shards hold {shards.num_channels} channels; "
+            f"set encoder.in_channels={shards.num_channels}"
+        )
+
+
+def _check_start(course: Course) -> None:
+    """Raise ValueError where what a stage takes over does not fit the encoder, or the part of it, that takes it."""
+    experiment, own = course.experiment, outline_of(course.encoder)
+    start = experiment.start_of(course.stage)
+    if isinstance(start, WeightsFile):
+        path = Path(start.weights)
+        checkpoints.refuse_unmatched(checkpoints.read_weights(path), part_of(own, start.part), f"weights {path.name}")
+        return
+    trained = {stage.name: experiment.encoder_of(stage) for stage in experiment.pretraining}
+    for part, name in start.items():
+        given = outline_of(trained[name]).state_dict()
+        checkpoints.refuse_unmatched(given, part_of(own, part), f"stage {course.stage.name}, start from {name}")
 
 
 def build_encoder(experiment: Experiment) -> Encoder:
-    """Build the encoder with its initial weights drawn from the experiment's seed."""
-    torch.manual_seed(experiment.seed)
-    return ENCODERS[experiment.encoder.name](experiment.encoder)
+    """Build the encoder that the pretraining exports, with its initial weights."""
+    return initial_encoder(experiment, experiment.pretrained_encoder)
 
 
-def stage_plan(experiment: Experiment, stage: Stage, shards: ShardSet, num_samples: int) -> Plan:
-    """Turn a stage's budget into steps."""
-    schedule = Schedule(
-        stage.optimiser,
-        total_steps=stage.budget.total_steps(num_samples),
-        warmup_steps=stage.budget.epochs_to_steps(stage.optimiser.warmup_epochs, num_samples),
-    )
-    training = experiment.training
-    return Plan(
-        schedule=schedule,
-        stream=checkpoints.Stream(shards.digest, experiment.seed, stage.budget.batch_size),
-        precision=training.precision,
-        num_chunks=experiment.shares_of(stage).num_chunks,
-        sync_batch_norm=training.sync_batch_norm,
-        report_every_steps=training.report_every_steps,
-        report_every_s=training.report_every_s,
-        checkpoint_every_steps=training.checkpoint_every_steps,
-    )
-
-
-def stage_feed(experiment: Experiment, stage: Stage, shards: ShardSet, plan: Plan) -> FeedPlan:
-    """Plan the feed of a stage's samples, from its first step to its last."""
-    resources = experiment.resources_of(stage)
-    return FeedPlan(
-        shards=shards.uri,
-        digest=shards.digest,
-        split=experiment.data.split,
-        keep=experiment.data.keep,
-        seed=experiment.seed,
-        batch_size=stage.budget.batch_size,
-        world=resources.workers,
-        first_step=0,
-        last_step=plan.total_steps,
-        num_readers=resources.readers,
-        reader_resource=resources.reader_resource,
-    )
-
-
-def _feed_of(experiment: Experiment, stage: Stage, shards: ShardSet, selection: Selection) -> FeedPlan:
-    return stage_feed(experiment, stage, shards, stage_plan(experiment, stage, shards, selection.num_samples))
-
-
-def _run_stages(experiment: Experiment, shards: ShardSet, selection: Selection, run: Run) -> str:
-    encoder: str | None = None
-    for index, stage in enumerate(experiment.pretraining):
-        if not METHODS[stage.method.name].trains:
+def _run_stages(stages: Sequence[Course], run: Run) -> str:
+    experiment, trained = stages[0].experiment, dict[str, str]()
+    for course in stages:
+        stage = course.stage
+        if not course.trains:
             continue
-        plan = stage_plan(experiment, stage, shards, selection.num_samples)
-        feed_plan = stage_feed(experiment, stage, shards, plan)
         if experiment.tracking.pictures:
             with phase("drawing the views of the first samples"):
-                _preview(experiment, stage, feed_plan, run)
+                _preview(course, run)
         job = Job(
             folder=run.folder,
             stage=stage.name,
             storage=run.storage,
-            plan=plan,
-            feed=feed_plan,
-            build=partial(_build, experiment, index, encoder, plan.total_steps),
+            plan=course.plan,
+            feed=course.feed,
+            build=partial(_build, experiment, course.index, dict(trained)),
             resources=experiment.resources_of(stage),
         )
         run.remark(experiment.idle_workers(stage))
-        with run.stage(stage.name, plan.total_steps) as follow:
-            encoder = launch(job, follow, run.remark).uri
+        with run.stage(stage.name, course.plan.total_steps) as follow:
+            trained[stage.name] = launch(job, follow, run.remark).uri
+    encoder = trained.get(stages[-1].stage.name)
     with phase("collecting the encoder"):
-        exported = _export(experiment, shards, encoder, run.folder)
+        exported = _export(stages[-1], encoder, run.folder)
     run.finish({"encoder": run.recorded(encoder or str(exported))}, {}, [exported])
     return encoder or str(exported)
 
 
-def _build(experiment: Experiment, index: int, start: str | None, total_steps: int) -> Trainee:
+def _build(experiment: Experiment, index: int, before: Mapping[str, str]) -> Trainee:
     """Build a stage's method on its encoder, and its watches; runs in every worker."""
-    stage, shards = experiment.pretraining[index], ShardSet.open(experiment.data.shards)
-    encoder = build_encoder(experiment)
-    if start is not None:
-        with Checkpoint(start).as_directory() as folder:
-            checkpoints.load_encoder(Path(folder), encoder)
-    method = METHODS[stage.method.name](stage.method, encoder)
-    card = encoder_card(experiment, shards.digest, shards.recipe)
-    return Trainee(method, watches=watches_of(experiment, shards, total_steps), export=partial(_export_from, card))
+    course = Course.open(experiment, index)
+    method = course.build(before)
+    _see_classes(course, method)
+    return Trainee(method, watches=watches_of(course), export=partial(_export_from, encoder_card(course)))
 
 
-def watches_of(experiment: Experiment, shards: ShardSet, total_steps: int) -> tuple[Watch, ...]:
+def watches_of(course: Course) -> tuple[Watch, ...]:
     """Return the watches that measure the encoder while a stage trains it."""
-    health, probe = experiment.health, experiment.probe
-    rows = spread_out(experiment.data.selected(shards).row_ids, health.samples)
+    health, probe = course.experiment.health, course.experiment.probe
+    shards, total_steps = course.shards, course.plan.total_steps
+    rows = spread_out(course.selection.row_ids, health.samples)
     watches: list[Watch] = []
     if health.times and len(rows) > 1:
         watches.append(HealthWatch(shards, rows, Evenly(health.times, total_steps)))
@@ -203,14 +188,14 @@ def watches_of(experiment: Experiment, shards: ShardSet, total_steps: int) -> tu
     return tuple(watches)
 
 
-def encoder_card(experiment: Experiment, digest: str, recipe: dict[str, Any]) -> dict[str, Any]:
+def encoder_card(course: Course) -> dict[str, Any]:
     """Describe an exported encoder: its architecture, its training data and its training."""
     return {
-        "encoder": experiment.encoder.model_dump(mode="json"),
-        "stages": [stage.model_dump(mode="json") for stage in experiment.pretraining],
-        "seed": experiment.seed,
-        "digest": digest,
-        "recipe": recipe,
+        "encoder": course.encoder.model_dump(mode="json"),
+        "stages": [stage.model_dump(mode="json") for stage in course.experiment.pretraining],
+        "seed": course.experiment.seed,
+        "digest": course.shards.digest,
+        "recipe": course.shards.recipe,
     }
 
 
@@ -218,14 +203,12 @@ def _export_from(card: dict[str, Any], folder: Path, method: Method) -> None:
     checkpoints.export_encoder(folder, method.encoder, card)
 
 
-def _export(experiment: Experiment, shards: ShardSet, encoder: str | None, folder: Path) -> Path:
+def _export(course: Course, encoder: str | None, folder: Path) -> Path:
     """Copy the encoder of the last stage into the run's folder; for scratch, write the initial encoder."""
     target = folder / "encoder"
     target.mkdir(exist_ok=True)
     if encoder is None:
-        checkpoints.export_encoder(
-            target, build_encoder(experiment), encoder_card(experiment, shards.digest, shards.recipe)
-        )
+        checkpoints.export_encoder(target, build_encoder(course.experiment), encoder_card(course))
         return target
     with Checkpoint(encoder).as_directory() as source:
         for name in (checkpoints.ENCODER, checkpoints.ENCODER_CARD):
@@ -233,13 +216,13 @@ def _export(experiment: Experiment, shards: ShardSet, encoder: str | None, folde
     return target
 
 
-def _preview(experiment: Experiment, stage: Stage, plan: FeedPlan, run: Run) -> None:
+def _preview(course: Course, run: Run) -> None:
     """Log a picture of the first samples' views, with the views' boxes drawn over the stored samples."""
-    method = METHODS[stage.method.name](stage.method, build_encoder(experiment))
-    batch = next(stream.local_batches(plan, rank=0)).take(PREVIEWED_SAMPLES)
+    method, seed = course.build(), course.feed.seed
+    batch = next(stream.local_batches(course.feed, rank=0)).take(PREVIEWED_SAMPLES)
     with torch.no_grad():
-        views = method.views(batch, batch.rng(experiment.seed))
-    run.picture(f"views-{stage.name}.png", pictures.draw_views(batch, views))
+        views = method.views(batch, batch.rng(seed))
+    run.picture(f"views-{course.stage.name}.png", pictures.draw_views(batch, views))
 
 
 def _params(experiment: Experiment) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from orchestrator.runs.pretrain import Pretrained, build_encoder
 from orchestrator.runs.run import Caption, Run
 from orchestrator.terminal.progress import phase
 from orchestrator.training import checkpoint as checkpoints
-from orchestrator.training.loop import World
 from orchestrator.training.outline import outline_of
+from orchestrator.training.world import World
 
 _NAMES = ("pretrained", "initial")
 
@@ -64,7 +64,7 @@ def probe_set(experiment: Experiment) -> ProbeSet:
     if experiment.probe is None:
         raise ValueError(f"experiment {experiment.name}: no probe; add probe: with shards and size")
     samples = ProbeSet.open(experiment.probe)
-    samples.check(outline_of(experiment.encoder))
+    samples.check(outline_of(experiment.pretrained_encoder))
     samples.shards.check_files()
     return samples
 

@@ -9,6 +9,7 @@ from rich.table import Table as Printed
 from data.shards.index import INDEX, ShardSet
 from methods import METHODS
 from orchestrator.config.experiment import Experiment
+from orchestrator.runs.course import digest_of
 from orchestrator.runs.dry_run import Needs, finetuning_needs, pretraining_needs
 from orchestrator.runs.finetune import downstream_of
 from orchestrator.runs.run import RESULT
@@ -69,7 +70,7 @@ def _is_done(trial: Trial, experiment: Experiment) -> bool:
     """Tell whether a trial's fine-tuning has ended."""
     pretrained = "scratch"
     if trial.pretrain_seed is not None and any(METHODS[stage.method.name].trains for stage in experiment.pretraining):
-        pretrained = experiment.pretrain_key(ShardSet.open(experiment.data.shards).digest)
+        pretrained = experiment.pretrain_key(digest_of(experiment))
     key = experiment.finetune_key(pretrained, ShardSet.open(downstream_of(experiment).shards).digest)
     return (Path(experiment.home) / experiment.name / f"finetune-{key}" / RESULT).exists()
 

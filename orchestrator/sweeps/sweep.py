@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from data.files import check_writable
-from data.shards.index import ShardSet
 from data.shards.writer import write_atomically
 from data.spelling import did_you_mean
 from orchestrator import stop
@@ -149,8 +148,7 @@ def _knob(sweep: SweepConfig, field: str) -> str:
 def check_point(sweep: Sweep, point: Point) -> None:
     """Raise ValueError if a point's encoder, method, task and shards do not fit together."""
     experiment = sweep.experiment(point)
-    shards = ShardSet.open(experiment.data.shards)
-    pretrain.check(experiment, shards, experiment.data.selected(shards))
+    pretrain.check(experiment)
     if sweep.config.objective.of == "finetune":
         finetune.check(experiment)
 

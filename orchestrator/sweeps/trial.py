@@ -17,6 +17,7 @@ from orchestrator.history import HISTORY, Tail
 from orchestrator.results import curve as curves
 from orchestrator.results.curve import Curve
 from orchestrator.runs import finetune, pretrain
+from orchestrator.runs.course import Course
 from orchestrator.stop import RunError
 from orchestrator.sweeps.settings import Objective
 from orchestrator.sweeps.space import Point, Scalar
@@ -165,13 +166,11 @@ def _curve(trial: Trial) -> Curve:
         task = finetune.downstream_of(experiment)
         steps = finetune.plan_of(experiment, finetune.labelled_samples(task)).total_steps
         return Curve(metric, finetune.STAGE, 1, steps, sign_of_life="score")
-    stage = experiment.pretraining[-1]
-    shards = ShardSet.open(experiment.data.shards)
-    num_samples = experiment.data.selected(shards).num_samples
-    steps = stage.budget.total_steps(num_samples)
+    last = Course.open(experiment, len(experiment.pretraining) - 1)
+    steps = last.plan.total_steps
     watched = next((name for prefix, name in _WATCHED.items() if metric.startswith(prefix)), None)
     every = 1 if watched else curves.every(steps)
-    return Curve(metric, stage.name, every, steps, sign_of_life=watched or "loss")
+    return Curve(metric, last.stage.name, every, steps, sign_of_life=watched or "loss")
 
 
 def _watched(trial: Trial) -> Path:
@@ -185,4 +184,4 @@ def _watched(trial: Trial) -> Path:
 
 
 def _pretraining(experiment: Experiment) -> Path:
-    return pretrain.folder_of(experiment, ShardSet.open(experiment.data.shards).digest)
+    return pretrain.folder_of(experiment)

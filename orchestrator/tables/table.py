@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from data.files import check_writable
-from data.shards.index import ShardSet
 from data.shards.writer import write_atomically
 from data.spelling import did_you_mean
 from methods import METHODS
@@ -155,7 +154,8 @@ def _cohort(path: Path, table: TableConfig, name: str) -> Cohort:
 
 
 def _shards(experiment: Experiment) -> list[str]:
-    return [experiment.data.shards, *([experiment.downstream.shards] if experiment.downstream else [])]
+    pretrained_on = [experiment.data_of(stage).shards for stage in experiment.pretraining]
+    return [*pretrained_on, *([experiment.downstream.shards] if experiment.downstream else [])]
 
 
 def _assigned(changes: Mapping[str, Any]) -> list[str]:
@@ -235,8 +235,7 @@ def check(table: Table) -> None:
 def _check_row(table: Table, row: Row) -> None:
     experiment = next(experiment for trial, experiment in table.experiments if trial.row == row.name)
     with refusing_row(table, row):
-        shards = ShardSet.open(experiment.data.shards)
-        pretrain.check(experiment, shards, experiment.data.selected(shards))
+        pretrain.check(experiment)
         finetune.check(experiment)
 
 

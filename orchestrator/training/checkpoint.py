@@ -7,20 +7,24 @@ code when it is read.
 """
 
 import json
+import pickle
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from data.order import ORDER_VERSION
 from methods.base import Method
 from orchestrator.training.resume import STATE
+from orchestrator.training.world import World
 
 METHOD, OPTIMISER = "method.safetensors", "optimiser.pt"
 ENCODER, ENCODER_CARD = "encoder.safetensors", "encoder.json"
@@ -55,21 +59,42 @@ class Stream:
 
 def save(
     folder: Path,
-    method: Method,
+    weights: dict[str, Tensor],
     optimiser: torch.optim.Optimizer,
     state: State,
     stream: Stream,
     history: Sequence[dict[str, Any]] = (),
 ) -> None:
     """Write a checkpoint into a folder that holds nothing but other files of the same checkpoint."""
-    save_file(_contiguous(method.state_dict()), folder / METHOD)
+    save_file(_contiguous(weights), folder / METHOD)
     torch.save(optimiser.state_dict(), folder / OPTIMISER)
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     card = {"state": asdict(state), "stream": asdict(stream), "history": list(history), "files": sizes}
     (folder / STATE).write_text(json.dumps(card))
 
 
-def restore(folder: Path, method: Method, optimiser: torch.optim.Optimizer, stream: Stream) -> State:
+def whole_state(method: Method, world: World) -> dict[str, Tensor]:
+    """Return a method's weights and buffers; of shares, the parts of all ranks in the order of the ranks."""
+    state = dict(method.state_dict())
+    for name in method.shares:
+        parts = [state[name].cpu()] * world.size
+        if world.size > 1:
+            dist.all_gather_object(parts, state[name].cpu())
+        state[name] = torch.cat(parts)
+    return state
+
+
+def _load_whole(method: Method, state: dict[str, Tensor], world: World) -> None:
+    """Load weights and buffers; of shares, this rank's part, whatever the number of ranks that saved them."""
+    for name in method.shares:
+        own = method.get_buffer(name)
+        part = state[name].tensor_split(world.size)[world.rank].to(own)
+        setattr(method, name, part.clone())
+        state[name] = part
+    method.load_state_dict(state)
+
+
+def restore(folder: Path, method: Method, optimiser: torch.optim.Optimizer, stream: Stream, world: World) -> State:
     """Load a checkpoint into a method and its optimiser; raise CheckpointError if the stream differs."""
     saved = json.loads((folder / STATE).read_text())
     if saved["stream"] != asdict(stream):
@@ -78,7 +103,7 @@ def restore(folder: Path, method: Method, optimiser: torch.optim.Optimizer, stre
             f"checkpoint {folder.name}: saved for {_listed(saved['stream'], differing)}, this run has "
             f"{_listed(asdict(stream), differing)}; give the run another name or home, or restore the old shards"
         )
-    method.load_state_dict(load_file(folder / METHOD))
+    _load_whole(method, load_file(folder / METHOD), world)
     optimiser.load_state_dict(_read_optimiser(folder))
     return State(**saved["state"])
 
@@ -106,27 +131,43 @@ def _own_version() -> str:
         return tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["version"]
 
 
-def load_encoder(path: Path, encoder: nn.Module, allow_unmatched: bool = False) -> list[str]:
-    """Load exported weights into an encoder; return the keys that did not match (none, unless allowed).
+def weights_file(path: Path) -> Path:
+    """Return the file of exported weights that a path names: itself, or that of an export's or a run's folder."""
+    inside = (path / ENCODER, path / "encoder" / ENCODER)
+    return next((file for file in inside if file.is_file()), inside[0] if path.is_dir() else path)
 
-    A key matches when both sides have it with the same shape.
-    """
-    file = path / ENCODER if path.is_dir() else path
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read exported weights from a file or folder; raise CheckpointError if it holds none, or more than tensors."""
+    file = weights_file(path)
     if not file.is_file():
         raise CheckpointError(f"encoder {path.name}: no {ENCODER} there; expected what a pretraining exports")
-    weights, own = load_file(file), encoder.state_dict()
-    unmatched = sorted(
-        set(weights.keys() ^ own.keys())
-        | {key for key in weights.keys() & own.keys() if weights[key].shape != own[key].shape}
-    )
-    if unmatched and not allow_unmatched:
+    try:
+        return load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CheckpointError(
+            f"weights {file.name}: cannot be read ({' '.join(str(error).split())[:200]}); expected a whole "
+            "safetensors file, or a file of torch that holds nothing but tensors"
+        ) from None
+
+
+def load_encoder(path: Path, encoder: nn.Module) -> None:
+    """Load exported weights into an encoder; raise CheckpointError if a key is missing, left or of another shape."""
+    weights = read_weights(path)
+    refuse_unmatched(weights, encoder, f"encoder {path.name}")
+    encoder.load_state_dict(weights)
+
+
+def refuse_unmatched(weights: Mapping[str, Tensor], encoder: nn.Module, what: str) -> None:
+    """Raise CheckpointError with the keys that weights and an encoder do not share, or share in another shape."""
+    own = encoder.state_dict()
+    differing = {key for key in weights.keys() & own.keys() if weights[key].shape != own[key].shape}
+    if unmatched := sorted((weights.keys() ^ own.keys()) | differing):
         shown = ", ".join(unmatched[:5]) + (", ..." if len(unmatched) > 5 else "")
         raise CheckpointError(
-            f"encoder {path.name}: {len(unmatched)} of {len(own)} keys do not match ({shown}); use the encoder "
-            f"config of {ENCODER_CARD} beside it"
+            f"{what}: {len(unmatched)} of {len(own)} keys do not match ({shown}); use the encoder config of "
+            f"{ENCODER_CARD} beside the weights"
         )
-    encoder.load_state_dict({key: value for key, value in weights.items() if key not in unmatched}, strict=False)
-    return unmatched
 
 
 def _contiguous(state: dict[str, Any]) -> dict[str, Any]:

@@ -20,20 +20,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data.views.batch import Batch
 from data.views.rng import SampleRng
-from methods.base import Losses, Method, Views
+from methods.base import Losses, Method, Progress, Views
 from methods.parts.sync_batch_norm import convert_sync_batch_norm
 from orchestrator.training import optimiser as optimisers
-from orchestrator.training.checkpoint import State, Stream, restore, save
+from orchestrator.training.checkpoint import State, Stream, restore, save, whole_state
 from orchestrator.training.optimiser import Schedule
-
-
-@dataclass(frozen=True)
-class World:
-    """This process's rank, the number of ranks, and the device."""
-
-    rank: int = 0
-    size: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+from orchestrator.training.world import World
 
 
 class Evaluation(Protocol):
@@ -76,10 +68,14 @@ class Trainee:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how to train; a rank's share of a batch passes through the network in ``num_chunks`` chunks."""
+    """How long and how to train ``num_samples`` samples, epoch after epoch.
+
+    A rank's share of a batch passes through the network in ``num_chunks`` chunks.
+    """
 
     schedule: Schedule
     stream: Stream
+    num_samples: int
     precision: str = "fp32"
     num_chunks: int = 1
     sync_batch_norm: bool = True
@@ -90,6 +86,14 @@ class Plan:
     @property
     def total_steps(self) -> int:
         return self.schedule.total_steps
+
+    def epochs(self, step: int) -> int:
+        """Return how many epochs are complete after ``step`` steps."""
+        return step * self.stream.batch_size // self.num_samples
+
+    def progress(self, step: int) -> Progress:
+        """Return the progress after ``step`` steps."""
+        return Progress(step, self.total_steps, self.epochs(step))
 
 
 class Report(Protocol):
@@ -120,7 +124,7 @@ def train(
     method.pass_in_chunks(plan.num_chunks)
     model = _distribute(method, plan, world)
     optimiser = optimisers.build(method, plan.schedule.config)
-    state = restore(checkpoint, method, optimiser, plan.stream) if checkpoint else State()
+    state = restore(checkpoint, method, optimiser, plan.stream, world) if checkpoint else State()
     step_ended, reported = time.perf_counter(), float("-inf")
     batches, history = feed(state.step), []
     exhausted = trainee.evaluation.exhausted if trainee.evaluation else lambda state: False
@@ -130,7 +134,7 @@ def train(
         step_ended = time.perf_counter()
         history.append(entry)
         state = replace(state, step=state.step + 1)
-        method.after_step(state.step / plan.total_steps)
+        _after_step(method, plan, state.step)
         for watch in trainee.watches:
             if watch.due(state.step):
                 method.eval()
@@ -143,10 +147,11 @@ def train(
         report_due = checkpoint_due or _report_due(plan, state.step, reported, world)
         stop = report_due and _any_rank(asked_to_stop(), world)
         if checkpoint_due or stop:
+            weights = whole_state(method, world)
             with TemporaryDirectory() as folder:
                 if world.rank == 0:
                     trainee.export(Path(folder), method)
-                    save(Path(folder), method, optimiser, state, plan.stream, history)
+                    save(Path(folder), weights, optimiser, state, plan.stream, history)
                 report(_metrics(history, state), Path(folder) if world.rank == 0 else None)
             history = []
         elif report_due:
@@ -163,7 +168,17 @@ def _distribute(method: Method, plan: Plan, world: World) -> Callable[[Views], L
         return method
     if plan.sync_batch_norm:
         convert_sync_batch_norm(method)
+    # A rank's own part of a state is not overwritten by rank 0's.
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(method, method.shares)
     return DistributedDataParallel(method, device_ids=[world.device] if world.device.type == "cuda" else None)
+
+
+def _after_step(method: Method, plan: Plan, step: int) -> None:
+    """Let the method update what no gradient trains, also at the end of each epoch."""
+    progress = plan.progress(step)
+    method.after_step(progress)
+    if progress.epoch > plan.epochs(step - 1):
+        method.after_epoch(progress)
 
 
 def _step(
@@ -188,7 +203,7 @@ def _step(
     _seed_step(plan.stream.seed, step, world.rank)
     rng = batch.rng(plan.stream.seed)
     with torch.no_grad():
-        views = method.views(batch, rng)
+        views = replace(method.views(batch, rng), rows=torch.from_numpy(batch.rows).to(world.device))
     with torch.autocast(world.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
         losses = model(views)
     values = _mean_over_ranks({"loss": losses.total, **losses.parts}, world)

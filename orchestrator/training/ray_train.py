@@ -31,8 +31,9 @@ from orchestrator.feed import stream
 from orchestrator.feed.stream import FeedPlan
 from orchestrator.history import HISTORY, HistoryWriter, Tail, steps
 from orchestrator.stop import RunError
-from orchestrator.training.loop import NonFiniteError, Plan, Trainee, World, train
-from orchestrator.training.resume import Progress, Saved, name_of, remaining
+from orchestrator.training.loop import NonFiniteError, Plan, Trainee, train
+from orchestrator.training.resume import Saved, StageCheckpoints, name_of, remaining
+from orchestrator.training.world import World
 
 CONTROLLER_FAILURES = 3
 FOLLOW_EVERY_S = 1.0
@@ -73,7 +74,7 @@ def launch(job: Job, follow: Follow, say: Say) -> Saved:
     and ``say`` tells a person so. Raises RunError if training failed, and StoppedError if this process was asked to
     end its trainings.
     """
-    progress, path = Progress(job.uri), job.folder / HISTORY
+    progress, path = StageCheckpoints(job.uri), job.folder / HISTORY
     begin = path.stat().st_size if path.exists() else 0
     _fetch_history(job)
     newest = _resume(job, progress, say)
@@ -104,7 +105,7 @@ def _fetch_history(job: Job) -> None:
         write_atomically(path, read_bytes(kept))
 
 
-def _resume(job: Job, progress: Progress, say: Say) -> Saved | None:
+def _resume(job: Job, progress: StageCheckpoints, say: Say) -> Saved | None:
     """Return the checkpoint from which a stage continues, if any, once the history holds every step up to it."""
     found = progress.find()
     for damage in found.damages:
@@ -124,7 +125,7 @@ def _resume(job: Job, progress: Progress, say: Say) -> Saved | None:
     return found.newest
 
 
-def _fit(job: Job, progress: Progress) -> None:
+def _fit(job: Job, progress: StageCheckpoints) -> None:
     resources = job.resources
     connection.set_up_train()
     per_worker = {"CPU": resources.cpus_per_worker, **({"GPU": 1.0} if resources.gpu else {})}
@@ -158,7 +159,7 @@ def _fit(job: Job, progress: Progress) -> None:
 def _work(config: dict[str, Any]) -> None:
     """Train on one rank; Ray Train runs this in each worker."""
     job: Job = config["job"]
-    progress: Progress = config["progress"]
+    progress: StageCheckpoints = config["progress"]
     context = ray.train.get_context()
     device = get_device()
     assert isinstance(device, torch.device)
@@ -193,7 +194,7 @@ def _report(world: World, metrics: dict[str, Any], checkpoint: Path | None = Non
     ray.train.report(metrics, Checkpoint.from_directory(checkpoint), checkpoint_dir_name=name_of(step))
 
 
-def _fit_followed(job: Job, progress: Progress, follow: Callable[[], None], say: Say) -> None:
+def _fit_followed(job: Job, progress: StageCheckpoints, follow: Callable[[], None], say: Say) -> None:
     """Train; meanwhile follow the history, and pass a request to stop on to the workers.
 
     Train runs in a thread of its own: in the main thread it would answer Ctrl-C itself and end without a checkpoint.

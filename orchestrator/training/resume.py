@@ -57,7 +57,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Progress:
+class StageCheckpoints:
     """The checkpoints of a stage, in its folder or on s3://, where every node reaches them."""
 
     uri: str
@@ -150,6 +150,6 @@ def _is_whole(uri: str) -> bool:
     return True
 
 
-def remaining(progress: Progress, plan: FeedPlan) -> Dataset:
+def remaining(progress: StageCheckpoints, plan: FeedPlan) -> Dataset:
     """Build the feed from the newest checkpoint on."""
     return stream.build_dataset(replace(plan, first_step=progress.step()))

@@ -10,7 +10,7 @@ from data.shards.index import ShardSet
 from data.shards.reader import ShardReader
 from data.views.batch import Batch
 from data.views.collate import collate
-from orchestrator.training.loop import World
+from orchestrator.training.world import World
 
 SLICES_PER_BATCH = 32
 
@@ -27,5 +27,6 @@ def batches_of(
     size = SLICES_PER_BATCH if shards.spatial_dims == 2 else 1
     for start in range(0, len(own), size):
         table = reader.read(own[start : start + size])
-        zeros = pa.array(np.zeros(table.num_rows, dtype=np.int64))
-        yield collate(table.append_column("number", zeros).append_column("epoch", zeros)).to(world.device)
+        for name, value in (("number", 0), ("epoch", 0), ("row", -1)):
+            table = table.append_column(name, pa.array(np.full(table.num_rows, value)))
+        yield collate(table).to(world.device)

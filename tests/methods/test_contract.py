@@ -18,13 +18,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data.views.batch import Batch
 from methods import METHODS
-from methods.base import Frozen, Method, Views
+from methods.base import Frozen, Method, Progress, Views
 from methods.downstream import TASKS, Task
 from methods.downstream.class_losses import Kind
 from methods.downstream.networks import segmentation_network
 from methods.encoders import ENCODERS, Encoder
 from methods.parts.sync_batch_norm import convert_sync_batch_norm
-from tests.batches import eight_bit_batch
+from tests.batches import FACTS, eight_bit_batch, facts_of
 
 
 def variants_of(name: str) -> list[str]:
@@ -86,7 +86,7 @@ def tiny_encoder(encoder: str, dims: int) -> Encoder:
 def tiny_method(case: str, dims: int, encoder: str = "unet", seed: int = 0) -> Method:
     torch.manual_seed(seed)
     network = tiny_encoder(encoder, dims)
-    return METHODS[case.split()[0]](tiny_config(case, dims, network.stride), network).train()
+    return METHODS[case.split()[0]](tiny_config(case, dims, network.stride), network, FACTS).train()
 
 
 def phantom(extent: tuple[int, ...], number: int) -> np.ndarray:
@@ -120,6 +120,7 @@ def part_of(batch: Batch, rows: slice) -> Batch:
         sample_ids=batch.sample_ids[rows],
         volumes=batch.volumes[rows],
         numbers=batch.numbers[rows],
+        rows=batch.rows[rows],
         epochs=batch.epochs[rows],
     )
 
@@ -139,7 +140,7 @@ def take_steps(method: Method, optimiser: torch.optim.Optimizer, batch: Batch, s
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        method.after_step(step / 100)
+        method.after_step(Progress(step, 100, 0))
         losses.append(loss.item())
     return losses
 
@@ -296,11 +297,13 @@ def tiny_task(case: str, dims: int, encoder: str) -> Task:
     network, size = tiny_encoder(encoder, dims), tiny_config("rotation paper", dims, 32).side
     if name == "classification":
         fields = {"kind": kind, "size": size, "hidden_dims": (8,)}
-        return TASKS[name](TASKS[name].Config.model_validate(fields), network, {0: "none", 1: "some", 2: "many"})
+        return TASKS[name](
+            TASKS[name].Config.model_validate(fields), network, facts_of({0: "none", 1: "some", 2: "many"})
+        )
     fields = {"crop_size": (*[size] * (dims - 1), 2 * size)}
     if kind == "regions":
         fields["regions"] = {"organs": (1, 2), "liver": (1,)}
-    return TASKS[name](TASKS[name].Config.model_validate(fields), network, {1: "liver", 2: "kidney"})
+    return TASKS[name](TASKS[name].Config.model_validate(fields), network, facts_of({1: "liver", 2: "kidney"}))
 
 
 def labelled_batch(dims: int, first: int = 0) -> Batch:

@@ -18,7 +18,7 @@ from methods.downstream.metrics import score
 from methods.downstream.segmentation import Segmentation
 from methods.downstream.targets import dice_ce_loss
 from methods.encoders import UNetEncoder
-from tests.batches import eight_bit_batch
+from tests.batches import eight_bit_batch, facts_of
 
 RELEASED = Segmentation.Config(variant="released").augment
 NAMES = {0: "air", 3: "liver", 7: "spleen"}
@@ -29,7 +29,7 @@ def method_of(dims: int = 2, names: dict[int, str] = NAMES, **fields: Any) -> Se
     torch.manual_seed(0)
     encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=dims, features=(8, 8, 16, 16, 16, 8)))
     config = {"crop_size": (32,) * dims, "augment": Augmentation(), **fields}
-    return Segmentation(Segmentation.Config(**config), encoder, names)
+    return Segmentation(Segmentation.Config(**config), encoder, facts_of(names))
 
 
 class Oracle(nn.Module):
@@ -74,6 +74,7 @@ def part(batch: Batch, index: list[int]) -> Batch:
         sample_ids=tuple(batch.sample_ids[i] for i in index),
         volumes=tuple(batch.volumes[i] for i in index),
         numbers=batch.numbers[index],
+        rows=batch.rows[index],
         epochs=batch.epochs[index],
         labels=None if batch.labels is None else batch.labels[index],
     )
@@ -222,6 +223,7 @@ def test_a_volume_counts_the_same_as_its_slices_and_a_perfect_prediction_scores_
         sample_ids=tuple(f"s-{i}" for i in range(6)),
         volumes=("s-0",) * 6,
         numbers=np.arange(6),
+        rows=np.arange(6),
         epochs=np.zeros(6, dtype=np.int64),
         labels=volume.labels[0],
     )

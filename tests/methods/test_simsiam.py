@@ -13,7 +13,7 @@ from methods.parts.schedule import WarmUp, learning_rate
 from methods.simsiam import SimSiam, simsiam_loss
 from orchestrator.config.parts import Optimiser
 from orchestrator.training.optimiser import Schedule
-from tests.batches import random_batch
+from tests.batches import FACTS, random_batch
 from tests.encoders import Pixels
 from tests.references import simsiam as reference
 
@@ -21,7 +21,7 @@ from tests.references import simsiam as reference
 def tiny(spatial_dims: int = 2, channels: int = 5, **fields: object) -> SimSiam:
     torch.manual_seed(0)
     config = SimSiam.Config.model_validate({"projector_dim": 6, "predictor_dim": 4, "crops": {"size": 4}} | fields)
-    return SimSiam(config, Pixels(spatial_dims, channels))
+    return SimSiam(config, Pixels(spatial_dims, channels), FACTS)
 
 
 @pytest.mark.parametrize("size", [(3, 2), (2, 2, 2)])
@@ -112,7 +112,7 @@ def test_the_optimiser_warms_up_in_the_shape_that_its_config_names(schedule: str
 
 
 def test_heads_of_the_thesis_have_the_known_number_of_parameters():
-    method = SimSiam(SimSiam.Config(), SwinEncoder(SwinEncoder.Config(spatial_dims=2)))
+    method = SimSiam(SimSiam.Config(), SwinEncoder(SwinEncoder.Config(spatial_dims=2)), FACTS)
     assert sum(p.numel() for p in method.projector.parameters()) == 9_969_664
     assert sum(p.numel() for p in method.predictor.parameters()) == 2_100_224
 
@@ -200,9 +200,9 @@ def test_crop_larger_than_the_samples_is_refused_before_training():
 def test_crop_that_the_encoder_cannot_take_is_refused():
     encoder = SwinEncoder(SwinEncoder.Config(spatial_dims=2, feature_size=12, num_heads=(1, 1, 1, 1)))
     with pytest.raises(ValueError, match=r"crops\.size \(96, 100\): 100 is not a multiple of .* stride 32; use 96"):
-        SimSiam(SimSiam.Config.model_validate({"crops": {"size": [96, 100]}}), encoder)
+        SimSiam(SimSiam.Config.model_validate({"crops": {"size": [96, 100]}}), encoder, FACTS)
     with pytest.raises(ValueError, match=r"crops\.size \(96, 96, 96\) has 3 axes, the encoder has 2"):
-        SimSiam(SimSiam.Config.model_validate({"crops": {"size": [96, 96, 96]}}), encoder)
+        SimSiam(SimSiam.Config.model_validate({"crops": {"size": [96, 96, 96]}}), encoder, FACTS)
 
 
 def test_interval_out_of_range_is_refused_by_the_config():

@@ -264,6 +264,7 @@ def test_cut_takes_each_samples_own_box_to_intensities(dtype):
         sample_ids=("a", "b"),
         volumes=("a", "b"),
         numbers=np.arange(2),
+        rows=np.arange(2),
         epochs=np.zeros(2, np.int64),
     )
     crops = cut(batch, boxes_at(np.array([[1, 2], [3, 0]]), (4, 5)))

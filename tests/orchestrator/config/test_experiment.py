@@ -20,6 +20,7 @@ from orchestrator.runs.pretrain import build_encoder
 from orchestrator.sweeps import sweep as sweeps
 from orchestrator.sweeps.space import extremes
 from orchestrator.tables import table as tables
+from tests.batches import FACTS
 from tests.clusters import ROOT
 
 
@@ -216,7 +217,7 @@ def test_every_row_of_a_table_fits_each_of_its_cohorts(path: Path, name: str) ->
         encoder = build_encoder(experiment)
         assert shards[experiment.downstream.shards][0] == spatial_dims == encoder.spatial_dims, trial.row
         assert experiment.pretraining[0].budget.steps <= 10
-        METHODS[experiment.pretraining[0].method.name](experiment.pretraining[0].method, encoder).check_extent(
+        METHODS[experiment.pretraining[0].method.name](experiment.pretraining[0].method, encoder, FACTS).check_extent(
             size[-spatial_dims:]
         )
 

@@ -16,7 +16,10 @@ from orchestrator.config.files import resolve
 from orchestrator.feed import stream
 from orchestrator.judging.health import Evenly, HealthWatch, spread_out
 from orchestrator.runs import pretrain
-from orchestrator.training.loop import World, train
+from orchestrator.runs.course import Course
+from orchestrator.training.loop import train
+from orchestrator.training.world import World
+from tests.batches import FACTS
 from tests.experiments import tiny_experiment
 from tests.shardsets import write_slices
 
@@ -36,19 +39,16 @@ def experiment_of(shards: str, *overrides: str, **fields: Any) -> Experiment:
 
 def entries_of(experiment: Experiment) -> list[dict[str, Any]]:
     """Pretrain in this process, as a worker does; return what was reported of each step."""
-    opened = ShardSet.open(experiment.data.shards)
-    (stage,) = experiment.pretraining
-    plan = pretrain.stage_plan(experiment, stage, opened, opened.select("train").num_samples)
-    feed_plan = pretrain.stage_feed(experiment, stage, opened, plan)
+    course = Course.open(experiment)
     entries: list[dict[str, Any]] = []
 
     def batches(first_step: int) -> Iterator[Batch]:
-        return stream.local_batches(feed_plan, rank=0)
+        return stream.local_batches(course.feed, rank=0)
 
     def report(metrics: dict[str, Any], checkpoint: Path | None = None) -> None:
         entries.extend(metrics["history"])
 
-    train(pretrain._build(experiment, 0, None, plan.total_steps), plan, batches, ALONE, report)
+    train(pretrain._build(experiment, 0, {}), course.plan, batches, ALONE, report)
     return entries
 
 
@@ -76,7 +76,7 @@ def test_a_method_without_positive_pairs_has_no_alignment(shards: str) -> None:
 def test_health_of_three_ranks_is_that_of_one(shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = ShardSet.open(shards)
     experiment = experiment_of(shards)
-    method = METHODS["simsiam"](experiment.pretraining[0].method, pretrain.build_encoder(experiment)).eval()
+    method = METHODS["simsiam"](experiment.pretraining[0].method, pretrain.build_encoder(experiment), FACTS).eval()
     watch = HealthWatch(opened, opened.select("train").row_ids, Evenly(1, 1))
     alone = watch.run(method, ALONE)
     ranks: list[list[torch.Tensor]] = []

@@ -49,6 +49,7 @@ def batch_of(size: tuple[int, ...], slices: bool = False, padding: int = 3, chan
         sample_ids=("s-1", "s-2"),
         volumes=("v-1", "v-1") if slices else ("s-1", "s-2"),
         numbers=np.arange(2),
+        rows=np.arange(2),
         epochs=np.zeros(2, dtype=np.int64),
     )
 

@@ -11,13 +11,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from data.shards.index import ShardSet
 from methods.encoders import UNetEncoder
 from orchestrator.config.files import resolve
 from orchestrator.config.parts import Probe
 from orchestrator.judging.probing import ProbeSet, linear_probabilities, neighbour_probabilities
 from orchestrator.runs import pretrain
-from orchestrator.training.loop import World
+from orchestrator.training.world import World
 from tests.encoders import Pixels
 from tests.experiments import UNET, tiny_experiment
 from tests.shardsets import write_pictures, write_slices
@@ -100,6 +99,5 @@ def test_a_probe_without_two_classes_or_of_other_samples_is_refused(tmp_path: Pa
         ProbeSet.open(Probe(shards=slices, size=32))
     pictures = write_pictures(tmp_path / "pictures")
     tree = tiny_experiment("probe", slices, tmp_path, 4, UNET, probe={"shards": pictures, "size": 40})
-    opened = ShardSet.open(slices)
     with pytest.raises(ValueError, match=r"probe.size.*40 is not a multiple of the encoder's stride 16"):
-        pretrain.check(resolve(tree), opened, opened.select("train"))
+        pretrain.check(resolve(tree))

@@ -18,8 +18,9 @@ from methods.encoders import UNetEncoder
 from orchestrator.judging.gallery import MaskGallery
 from orchestrator.judging.validation import Rhythm, Validation
 from orchestrator.training.checkpoint import State
-from orchestrator.training.loop import World
 from orchestrator.training.samples import batches_of
+from orchestrator.training.world import World
+from tests.batches import facts_of
 from tests.shardsets import SLICES_PER_VOLUME, write_slices
 
 WORLD = World(0, 1, torch.device("cpu"))
@@ -40,7 +41,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 
 def method_of(shards: ShardSet) -> Segmentation:
     encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=2, features=(4, 4, 8, 8, 8, 4)))
-    method = Segmentation(Segmentation.Config(crop_size=(32, 32)), encoder, shards.label_names)
+    method = Segmentation(Segmentation.Config(crop_size=(32, 32)), encoder, facts_of(shards.label_names))
     method.network = ByIntensity()
     return method
 
@@ -94,6 +95,7 @@ def test_a_volume_is_pictured_by_its_richest_axial_plane_without_the_batch_s_pad
         sample_ids=("s-1", "s-2"),
         volumes=("s-1", "s-2"),
         numbers=np.arange(2),
+        rows=np.arange(2),
         epochs=np.zeros(2, dtype=np.int64),
     )
     gallery = MaskGallery()

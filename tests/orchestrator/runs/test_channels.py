@@ -24,6 +24,7 @@ from methods.encoders import UNetEncoder
 from methods.rotation import Rotation
 from orchestrator.judging.gallery import MaskGallery
 from orchestrator.judging.pictures import draw_views
+from tests.batches import FACTS, facts_of
 
 SPACING_MM = (7.0, 6.0, 6.0)
 RECIPE = RECIPES["mri_brain"].with_fields(spacing_mm=SPACING_MM, pad_to=(32, 32, 32))
@@ -47,7 +48,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 def batch(shards: ShardSet) -> Batch:
     table = ShardReader(shards, with_labels=True).read(shards.select("train").row_ids)
     zeros = pa.array(np.zeros(table.num_rows, dtype=np.int64))
-    return collate(table.append_column("number", zeros).append_column("epoch", zeros))
+    return collate(table.append_column("number", zeros).append_column("epoch", zeros).append_column("row", zeros))
 
 
 def encoder() -> UNetEncoder:
@@ -75,7 +76,7 @@ def test_each_channel_has_its_own_window(batch: Batch) -> None:
 
 
 def test_views_keep_the_channels_of_a_voxel_together(batch: Batch) -> None:
-    method = Rotation(Rotation.Config(side=32, num_versions=1), encoder())
+    method = Rotation(Rotation.Config(side=32, num_versions=1), encoder(), FACTS)
     views = method.views(batch, batch.rng(0))
     assert views.images[0].shape == (3, 4, 32, 32, 32)
     for image, stored, (low, high) in zip(views.images[0], batch.voxels, views.boxes[0].tolist(), strict=True):
@@ -86,7 +87,7 @@ def test_views_keep_the_channels_of_a_voxel_together(batch: Batch) -> None:
 
 def test_a_step_of_training_reaches_the_weights_of_every_channel(shards: ShardSet, batch: Batch) -> None:
     config = Segmentation.Config(crop_size=(32, 32, 32), crops_per_sample=1, organ_prob=1.0, regions=REGIONS)
-    method = Segmentation(config, encoder(), shards.label_names)
+    method = Segmentation(config, encoder(), facts_of(shards.label_names))
     weights = next(p for p in method.encoder.parameters() if p.ndim == 5)
     before = weights.detach().clone()
     optimiser = torch.optim.SGD(method.parameters(), lr=0.1)
@@ -99,7 +100,7 @@ def test_a_step_of_training_reaches_the_weights_of_every_channel(shards: ShardSe
 
 def test_pictures_show_the_first_channel_and_the_regions(shards: ShardSet, batch: Batch) -> None:
     config = Segmentation.Config(crop_size=(32, 32, 32), regions=REGIONS)
-    method = Segmentation(config, encoder(), shards.label_names).eval()
+    method = Segmentation(config, encoder(), facts_of(shards.label_names)).eval()
     gallery = MaskGallery()
     judged = method.judge(batch)
     for index, true, predicted in judged.seen:

@@ -19,6 +19,7 @@ from orchestrator.sweeps import sweep as sweeps
 from orchestrator.sweeps.space import extremes
 from orchestrator.tables import table as tables
 from orchestrator.training.outline import outline_method
+from tests.batches import FACTS
 from tests.experiments import UNET, tiny_experiment, tiny_segmentation
 from tests.orchestrator.config.test_experiment import EXPERIMENTS, SWEEPS, TABLES
 from tests.shardsets import write_pictures, write_slices
@@ -65,7 +66,7 @@ def sample(rng: np.random.Generator, number: int, split: str, extent: tuple[int,
 def extent_of(experiments: Sequence[Experiment]) -> tuple[int, ...]:
     """Return the smallest size that all methods of some experiments take."""
     methods = {
-        outline_method(stage.method, experiment.encoder)
+        outline_method(stage.method, experiment.encoder, FACTS)
         for experiment in experiments
         for stage in experiment.pretraining
     }

@@ -15,6 +15,7 @@ from torch import multiprocessing as mp
 
 from data.shards.index import ShardSet
 from data.views.batch import Batch
+from methods.base import Progress
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import resolve
 from orchestrator.config.refusal import ConfigError
@@ -22,7 +23,8 @@ from orchestrator.feed import stream
 from orchestrator.runs import finetune
 from orchestrator.runs.pretrain import build_encoder
 from orchestrator.training.checkpoint import ENCODER, CheckpointError, State, export_encoder
-from orchestrator.training.loop import World, train
+from orchestrator.training.loop import train
+from orchestrator.training.world import World
 from tests.shardsets import SLICES_PER_VOLUME, write_slices
 
 WIDTHS = [4, 4, 8, 8, 8, 4]
@@ -164,9 +166,9 @@ def test_an_encoder_that_is_frozen_for_two_epochs_learns_from_the_third_on(shard
 def test_modules_are_let_go_at_the_step_at_which_gradients_are(shards: str) -> None:
     network = finetune.build_network(experiment_of(shards, *POOLED), ShardSet.open(shards), None)
     network.freeze(None, until=7 / 10)  # the nearest float32 lies below
-    network.after_step(6 / 10)
+    network.after_step(Progress(6, 10, 0))
     assert not network.train().encoder.training
-    network.after_step(7 / 10)
+    network.after_step(Progress(7, 10, 0))
     assert network.train().encoder.training
 
 

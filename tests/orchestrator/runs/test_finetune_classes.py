@@ -15,7 +15,8 @@ from orchestrator.config.files import resolve
 from orchestrator.config.refusal import ConfigError
 from orchestrator.feed import stream
 from orchestrator.runs import finetune
-from orchestrator.training.loop import World, train
+from orchestrator.training.loop import train
+from orchestrator.training.world import World
 from tests.shardsets import write_pictures
 
 

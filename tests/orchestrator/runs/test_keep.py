@@ -13,6 +13,7 @@ from orchestrator.feed import stream
 from orchestrator.judging.health import HealthWatch
 from orchestrator.judging.probing import ProbeSet, ProbeWatch
 from orchestrator.runs import dry_run, finetune, pretrain
+from orchestrator.runs.course import Course
 from tests.experiments import tiny_experiment
 from tests.shardsets import write_odd_sizes
 
@@ -39,9 +40,8 @@ def experiment(shards: str, *overrides: str) -> Experiment:
 
 def refusal(shards: str, *overrides: str) -> str:
     asked = experiment(shards, *overrides)
-    opened = ShardSet.open(shards)
     with pytest.raises(ValueError, match="samples") as caught:
-        pretrain.check(asked, opened, asked.data.selected(opened))
+        pretrain.check(asked)
     return str(caught.value)
 
 
@@ -52,7 +52,7 @@ def test_the_refusal_of_samples_that_are_too_small_names_the_filter_that_leaves_
     advised = re.findall(r"by (data\S+ .*)$", message)[0].replace("'", "")
     asked, opened = experiment(shards, advised), ShardSet.open(shards)
     selection = asked.data.selected(opened)
-    pretrain.check(asked, opened, selection)
+    pretrain.check(asked)
     assert selection.num_samples == 8
 
 
@@ -67,10 +67,9 @@ def test_all_who_select_samples_see_the_same(shards: str) -> None:
     asked = experiment(shards, *(f"{part}.{keep}" for part in ("data", "downstream", "probe")), "probe.neighbours=2")
     opened = ShardSet.open(shards)
     names = opened.rows["sample_id"]
-    plan = pretrain.stage_plan(asked, asked.pretraining[0], opened, 8)
-    fed = pretrain.stage_feed(asked, asked.pretraining[0], opened, plan)
-    assert {name for batch in stream.local_batches(fed, rank=0) for name in batch.sample_ids} == KEPT
-    health, probe = pretrain.watches_of(asked, opened, 4)
+    course = Course.open(asked)
+    assert {name for batch in stream.local_batches(course.feed, rank=0) for name in batch.sample_ids} == KEPT
+    health, probe = pretrain.watches_of(course)
     assert isinstance(health, HealthWatch)
     assert set(names.take(health.row_ids).to_pylist()) == KEPT
     assert isinstance(probe, ProbeWatch)

@@ -103,7 +103,7 @@ def batch_of(shards: ShardSet) -> Batch:
     """Return four labelled slices as the feed would."""
     table = ShardReader(shards, with_labels=True).read(shards.select(having="label_map").row_ids[8:12])
     zeros = pa.array(np.zeros(table.num_rows, np.int64))
-    return collate(table.append_column("number", zeros).append_column("epoch", zeros))
+    return collate(table.append_column("number", zeros).append_column("epoch", zeros).append_column("row", zeros))
 
 
 def drawn_texts(figure: Figure) -> set[str]:

@@ -12,7 +12,6 @@ import torch.distributed as dist
 import yaml
 from torch import multiprocessing as mp
 
-from data.shards.index import ShardSet
 from data.views.batch import Batch
 from orchestrator.cli import main
 from orchestrator.config.experiment import Experiment
@@ -22,7 +21,8 @@ from orchestrator.feed.stream import FeedPlan
 from orchestrator.history import HISTORY, steps
 from orchestrator.runs import finetune, pretrain
 from orchestrator.runs.run import RESULT
-from orchestrator.training.loop import Plan, Trainee, World, train
+from orchestrator.training.loop import Plan, Trainee, train
+from orchestrator.training.world import World
 from tests.experiments import UNET, tiny_experiment, tiny_segmentation
 from tests.shardsets import write_pictures, write_slices
 
@@ -67,16 +67,8 @@ def of(experiment: Experiment) -> tuple[Trainee, Plan, FeedPlan]:
         labelled = finetune.check(experiment)
         plan = finetune.plan_of(experiment, labelled)
         return finetune._build(experiment, None), plan, finetune.feed_of(experiment, labelled, plan)
-    shards = ShardSet.open(experiment.data.shards)
-    selection = shards.select(split=experiment.data.split)
-    pretrain.check(experiment, shards, selection)
-    (stage,) = experiment.pretraining
-    plan = pretrain.stage_plan(experiment, stage, shards, selection.num_samples)
-    return (
-        pretrain._build(experiment, 0, None, plan.total_steps),
-        plan,
-        pretrain.stage_feed(experiment, stage, shards, plan),
-    )
+    (course,) = pretrain.check(experiment)
+    return pretrain._build(experiment, 0, {}), course.plan, course.feed
 
 
 def trained(case: str, folder: Path, world: World, micro_batch_size: int | None = None) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from data.shards.index import ShardSet
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import resolve
 from orchestrator.runs import finetune, pretrain
@@ -35,8 +34,7 @@ def segmentation(folder: Path) -> dict[str, Any]:
 
 def check(experiment: Experiment) -> None:
     """Check an experiment as a training does before anything starts."""
-    shards = ShardSet.open(experiment.data.shards)
-    pretrain.check(experiment, shards, experiment.data.selected(shards))
+    pretrain.check(experiment)
     if experiment.downstream:
         finetune.check(experiment)
 

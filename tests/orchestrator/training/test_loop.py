@@ -14,11 +14,12 @@ from torch import nn
 
 from data.views.batch import Batch
 from data.views.rng import SampleRng
-from methods.base import Frozen, Losses, Method, Views
+from methods.base import Frozen, Losses, Method, Progress, Views
 from orchestrator.config.parts import Optimiser
 from orchestrator.training.checkpoint import CheckpointError, State, Stream
-from orchestrator.training.loop import NonFiniteError, Plan, Trainee, World, train
+from orchestrator.training.loop import NonFiniteError, Plan, Trainee, train
 from orchestrator.training.optimiser import Schedule
+from orchestrator.training.world import World
 
 TOTAL = 8
 
@@ -43,8 +44,8 @@ class Denoise(Method):
         error = (self.encoder(views.images[0]) - views.targets["clean"]).square().mean()
         return Losses(error, {"twice": 2 * error.detach()})
 
-    def after_step(self, progress: float) -> None:
-        self.seen += progress
+    def after_step(self, progress: Progress) -> None:
+        self.seen += progress.share
 
 
 def batch(step: int, value: float | None = None) -> Batch:
@@ -58,6 +59,7 @@ def batch(step: int, value: float | None = None) -> Batch:
         sample_ids=("a", "b", "c"),
         volumes=("a", "b", "c"),
         numbers=np.arange(3) + 3 * step,
+        rows=np.arange(3) + 3 * step,
         epochs=np.full(3, step),
     )
 
@@ -70,6 +72,7 @@ def plan(checkpoint_every_steps: int = 3, seed: int = 5) -> Plan:
     return Plan(
         Schedule(Optimiser(name="sgd", lr=0.05), total_steps=TOTAL, warmup_steps=2),
         Stream(digest="d", seed=seed, batch_size=3),
+        num_samples=3,
         report_every_steps=2,
         report_every_s=0,
         checkpoint_every_steps=checkpoint_every_steps,

@@ -18,23 +18,30 @@ from orchestrator.training.checkpoint import METHOD, OPTIMISER, State, Stream, r
 from orchestrator.training.loop import Plan, Trainee
 from orchestrator.training.optimiser import Schedule
 from orchestrator.training.ray_train import Job, _keep_history, _resume, launch
-from orchestrator.training.resume import SNAPSHOT, STATE, DamageError, Progress, name_of
+from orchestrator.training.resume import SNAPSHOT, STATE, DamageError, StageCheckpoints, name_of
+from orchestrator.training.world import World
 from tests.buckets import Bucket, served
 
 TOTAL_STEPS = 8
 STREAM = Stream(digest="d", seed=5, batch_size=3)
 
 
+class Layer(nn.Linear):
+    """Stands in for a method."""
+
+    shares = ()
+
+
 def write(stage: Path, step: int, state: State | None = None, first: int | None = None) -> Path:
     """Write the checkpoint of a step, with the steps since ``first``, by default the two before it."""
     folder = stage / name_of(step)
     folder.mkdir(parents=True)
-    layer = nn.Linear(2, 2)
+    layer = Layer(2, 2)
     optimiser = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
     layer(torch.ones(1, 2)).sum().backward()
     optimiser.step()
     (folder / "encoder.safetensors").write_bytes(b"weights")
-    save(folder, layer, optimiser, state or State(step=step), STREAM, entries(first or step - 2, step))
+    save(folder, layer.state_dict(), optimiser, state or State(step=step), STREAM, entries(first or step - 2, step))
     return folder
 
 
@@ -66,7 +73,7 @@ def test_a_newest_checkpoint_that_is_cut_off_is_named_and_the_one_before_it_is_u
         write(tmp_path, step)
     listed(tmp_path, 2, 4, 6)
     cut(tmp_path / name_of(6) / file, keep)
-    found = Progress(str(tmp_path)).find()
+    found = StageCheckpoints(str(tmp_path)).find()
     assert found.newest is not None
     assert (found.newest.name, found.newest.step) == ("step_000000004", 4)
     assert [str(damage).split(":")[0] for damage in found.damages] == ["checkpoint step_000000006"]
@@ -78,7 +85,7 @@ def test_a_missing_file_and_a_missing_state_are_damages_too(tmp_path: Path) -> N
         write(tmp_path, step)
     (tmp_path / name_of(6) / STATE).unlink()
     (tmp_path / name_of(4) / METHOD).unlink()
-    found = Progress(str(tmp_path)).find()
+    found = StageCheckpoints(str(tmp_path)).find()
     assert found.newest is not None
     assert found.newest.step == 2
     size = (tmp_path / name_of(2) / METHOD).stat().st_size
@@ -94,7 +101,7 @@ def test_a_bucket_falls_back_as_a_folder_does_and_puts_rays_list_aside(bucket: B
     listed(tmp_path, 2, 4)
     cut(tmp_path / name_of(4) / OPTIMISER)
     uri = bucket.upload(tmp_path, "runs/pretrain")
-    progress = Progress(uri)
+    progress = StageCheckpoints(uri)
     newest = progress.find().newest
     assert newest is not None
     assert (newest.uri, newest.step) == (f"{uri}/step_000000002", 2)
@@ -116,7 +123,7 @@ def test_rays_list_is_put_aside_where_it_is_torn_or_names_what_is_damaged(
         write(tmp_path, step)
     cut(tmp_path / name_of(4) / METHOD)
     (tmp_path / SNAPSHOT).write_text(list_)
-    Progress(str(tmp_path)).repair()
+    StageCheckpoints(str(tmp_path)).repair()
     assert (tmp_path / SNAPSHOT).exists() == kept
     assert (tmp_path / (SNAPSHOT + ".broken")).exists() != kept
 
@@ -126,21 +133,21 @@ def test_where_no_checkpoint_of_several_is_whole_nothing_begins_again_without_be
     listed(tmp_path, 2)
     cut(tmp_path / name_of(2) / METHOD)
     with pytest.raises(DamageError, match=r"is whole: checkpoint step_000000002: .* or delete that folder to begin"):
-        Progress(str(tmp_path)).find()
+        StageCheckpoints(str(tmp_path)).find()
 
 
 def test_a_first_checkpoint_that_a_kill_left_half_written_does_not_count(tmp_path: Path) -> None:
     write(tmp_path, 2)
     (tmp_path / name_of(2) / STATE).unlink()
-    assert Progress(str(tmp_path)).step() == 0
-    assert Progress(str(tmp_path / "nothing")).step() == 0
+    assert StageCheckpoints(str(tmp_path)).step() == 0
+    assert StageCheckpoints(str(tmp_path / "nothing")).step() == 0
 
 
 def test_the_best_checkpoint_is_the_one_that_the_newest_names(tmp_path: Path) -> None:
     best = State(step=4, best={"score": 0.7, "dice_mean": 0.8}, best_step=4)
     write(tmp_path, 4, best)
     write(tmp_path, 6, State(step=6, best=best.best, best_step=4))
-    progress = Progress(str(tmp_path))
+    progress = StageCheckpoints(str(tmp_path))
     newest = progress.find().newest
     assert newest is not None
     assert progress.best(newest).step == 4
@@ -155,9 +162,9 @@ def test_an_optimiser_s_state_that_a_gpu_wrote_is_read_without_one(
         folder = write(tmp_path, 2)
     with pytest.raises(RuntimeError, match="deserialize object on a CUDA device"):
         torch.load(folder / OPTIMISER, weights_only=True)
-    layer = nn.Linear(2, 2)
+    layer = Layer(2, 2)
     optimiser = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
-    assert restore(folder, layer, optimiser, STREAM) == State(step=2)
+    assert restore(folder, layer, optimiser, STREAM, World()) == State(step=2)
     assert [state["momentum_buffer"].device.type for state in optimiser.state.values()] == ["cpu", "cpu"]
 
 
@@ -169,7 +176,7 @@ def test_a_kill_between_checkpoint_and_history_leaves_each_step_once(tmp_path: P
     write(Path(job.uri), 4)
     append(tmp_path / HISTORY, [{"stage": "pretrain", **entry} for entry in entries(0, written)])
     said: list[str] = []
-    newest = _resume(job, Progress(job.uri), said.append)
+    newest = _resume(job, StageCheckpoints(job.uri), said.append)
     assert newest is not None
     assert newest.step == 4
     assert (tmp_path / HISTORY).read_text().count("\n") == 4
@@ -185,7 +192,7 @@ def test_a_stage_that_falls_back_says_so_and_from_where_it_goes_on(tmp_path: Pat
         write(Path(job.uri), step)
     cut(Path(job.uri) / name_of(4) / STATE, 0)
     said: list[str] = []
-    _resume(job, Progress(job.uri), said.append)
+    _resume(job, StageCheckpoints(job.uri), said.append)
     assert said == [
         "stage pretrain: checkpoint step_000000004: state.json is cut off after 0 bytes; the checkpoint before it is "
         "used",
@@ -196,9 +203,9 @@ def test_a_stage_that_falls_back_says_so_and_from_where_it_goes_on(tmp_path: Pat
 def test_a_stage_that_is_done_or_begins_says_nothing(tmp_path: Path) -> None:
     job = job_in(tmp_path)
     said: list[str] = []
-    assert _resume(job, Progress(job.uri), said.append) is None
+    assert _resume(job, StageCheckpoints(job.uri), said.append) is None
     write(Path(job.uri), TOTAL_STEPS)
-    _resume(job, Progress(job.uri), said.append)
+    _resume(job, StageCheckpoints(job.uri), said.append)
     assert said == []
 
 
@@ -224,7 +231,7 @@ def test_a_stage_whose_folder_here_is_lost_is_found_done_in_its_bucket_with_its_
 
 
 def job_in(folder: Path) -> Job:
-    plan = Plan(Schedule(Optimiser(name="sgd", lr=0.05), TOTAL_STEPS, warmup_steps=0), STREAM)
+    plan = Plan(Schedule(Optimiser(name="sgd", lr=0.05), TOTAL_STEPS, warmup_steps=0), STREAM, num_samples=6)
     feed = FeedPlan(shards="shards", digest="d", split="train", seed=5, batch_size=3, world=1, last_step=TOTAL_STEPS)
     return Job(folder, "pretrain", str(folder / "checkpoints"), plan, feed, _never, Resources())
 
