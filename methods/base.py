@@ -14,7 +14,7 @@ from data.views.rng import SampleRng
 from methods.parts.chunks import InChunks
 
 if TYPE_CHECKING:
-    from methods.encoders import Encoder
+    from methods.encoders.base import Encoder
 
 
 class Frozen(BaseModel):
@@ -126,9 +126,9 @@ class Method(nn.Module, ABC):
     checkpoint holds all parts, and a resumed training divides them among the ranks that it has.
 
     ``needs`` says which labels the loss wants: samples without them are left out. ``trains`` is False for
-    ``scratch``, which has nothing to optimise. ``positives`` says that the first two images of ``views`` are two views
-    of a sample, whose features should be alike. ``averages`` says that the loss sees only the mean over space of an
-    encoder's map.
+    ``scratch``, which has nothing to optimise. ``positives`` says that the first two images of ``views`` are two
+    views of a sample, whose features should be alike. ``averages`` says that the loss sees only the mean over space
+    of an encoder's map.
     """
 
     Config: ClassVar[type[Frozen]]

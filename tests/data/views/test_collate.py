@@ -28,6 +28,7 @@ def rows(arrays, labels=None, classes=None, chunks=1):
         "offset": [-1.0] * n,
         "number": pa.array(range(40, 40 + n), pa.int64()),
         "epoch": pa.array([3] * n, pa.int64()),
+        "row": pa.array(range(n), pa.int64()),
     }
     if labels is not None:
         values = [None if label is None else label.tobytes() for label in labels]

@@ -30,6 +30,7 @@ TREE = {
 # Which keys a field decides, by the beginning of its path. ``scratch`` is a fine-tuning without a pretraining.
 DECIDES = {
     "seed": {"pretrain", "finetune", "probe"},
+    "start": {"pretrain", "finetune", "probe"},
     "data": {"pretrain", "finetune", "probe"},
     "method": {"pretrain", "finetune", "probe"},
     "optimiser": {"pretrain", "finetune", "probe"},
@@ -65,6 +66,7 @@ TOGETHER = {
     "downstream.budget.steps": {"downstream": {"budget": {"epochs": None, "steps": 7}}},
     "downstream.resources": {"downstream": {"resources": {"workers": 2}}},
     "downstream.task.regions": {"downstream": {"task": {"regions": {"tumour": [1, 2]}}}},
+    "start": {"start": {"weights": "encoder.safetensors"}},
     "stages": {"method": None, "optimiser": None, "budget": None, "stages": [{"method": {"name": "voco"}}]},
 }
 
