@@ -9,7 +9,7 @@ import torch
 from data.views.batch import Batch
 from methods.base import Facts
 
-FACTS = Facts(num_samples=8, steps=20, batch_size=4)
+FACTS = Facts(num_samples=16, steps=20, batch_size=4)
 
 
 def facts_of(names: Mapping[int, str]) -> Facts:

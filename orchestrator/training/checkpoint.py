@@ -132,16 +132,19 @@ def _own_version() -> str:
 
 
 def weights_file(path: Path) -> Path:
-    """Return the file of exported weights that a path names: itself, or that of an export's or a run's folder."""
-    inside = (path / ENCODER, path / "encoder" / ENCODER)
-    return next((file for file in inside if file.is_file()), inside[0] if path.is_dir() else path)
+    """Return the file of weights that a path names: itself, or that of an export's or a run's folder.
+
+    Raises CheckpointError if there is none.
+    """
+    found = [file for file in (path, path / ENCODER, path / "encoder" / ENCODER) if file.is_file()]
+    if not found:
+        raise CheckpointError(f"encoder {path.name}: no {ENCODER} there; expected what a pretraining exports")
+    return found[0]
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read exported weights from a file or folder; raise CheckpointError if it holds none, or more than tensors."""
     file = weights_file(path)
-    if not file.is_file():
-        raise CheckpointError(f"encoder {path.name}: no {ENCODER} there; expected what a pretraining exports")
     try:
         return load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
