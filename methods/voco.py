@@ -46,9 +46,10 @@ from methods.parts.mlp import plain_projector
 from methods.parts.precision import at_least_float32, full_precision
 from methods.parts.ranks import share_over_ranks
 from methods.parts.resized_crops import cut_resized
+from methods.parts.schedule import value_at
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
 from methods.parts.skip_blocks import SkipBlocks
-from methods.parts.teacher import follow, frozen_copy, redraw
+from methods.parts.teacher import Decay, follow, frozen_copy, redraw
 from methods.parts.variants import with_flags
 
 FLOOR = 1e-6
@@ -162,6 +163,7 @@ class VoCo(Method):
         grid            bases along D, H and W; the paper's 4 x 4 x 1 is (1, 4, 4). An image takes the last two
         crop_size       voxels per axis that every crop is resized to, or one number for all axes
         lambda_reg      the paper's lambda
+        teacher_decay   a number, or its schedule, such as {start: 0.996, end: 1}; see ``Ramp``
         teacher_start   random weights, as released, or a copy of the student
         """
 
@@ -179,7 +181,7 @@ class VoCo(Method):
         one_sided: bool = False
         features: Literal["last", "levels"] = "last"
         pool: Literal["before", "after"] = "before"
-        teacher_decay: float | None = Field(default=None, ge=0, lt=1)
+        teacher_decay: Decay | None = None
         teacher_start: Literal["random", "copy"] = "random"
 
         @model_validator(mode="before")
@@ -268,8 +270,9 @@ class VoCo(Method):
         """Move the teacher, as the released code does before it uses the teacher in the next step."""
         if self.teacher is not None:
             assert self.config.teacher_decay is not None
-            follow(self.teacher.encoder, self.encoder, self.config.teacher_decay)
-            follow(self.teacher.head, self.head, self.config.teacher_decay)
+            decay = value_at(self.config.teacher_decay, progress)
+            follow(self.teacher.encoder, self.encoder, decay)
+            follow(self.teacher.head, self.head, decay)
 
     def _embed(
         self, encoder: Encoder, head: Embedding, views: Views

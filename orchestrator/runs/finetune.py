@@ -191,6 +191,7 @@ def check(experiment: Experiment) -> Labelled:
     shards.check_files()
     network = outline_network(experiment, labelled)
     check_extents(network, labelled.train, task.part)
+    assert plan_of(experiment, labelled), "its milestones are checked as well"
     check_batch_norm(experiment, task, network, lambda: feed_of(experiment, labelled, plan_of(experiment, labelled)))
     return labelled
 
@@ -224,11 +225,7 @@ def plan_of(experiment: Experiment, labelled: Labelled) -> Plan:
     task, training = downstream_of(experiment), experiment.training
     num_samples = labelled.train.num_samples
     return Plan(
-        schedule=Schedule(
-            task.optimiser,
-            total_steps=task.budget.total_steps(num_samples),
-            warmup_steps=task.budget.epochs_to_steps(task.optimiser.warmup_epochs, num_samples),
-        ),
+        schedule=Schedule.of(task.optimiser, task.budget, num_samples),
         stream=checkpoints.Stream(labelled.shards.digest, task.seed, task.budget.batch_size),
         precision=training.precision,
         num_chunks=experiment.shares_of(task).num_chunks,

@@ -98,6 +98,7 @@ def check(experiment: Experiment, shards: ShardSet, selection: Selection) -> Non
         method = outline_method(stage.method, experiment.encoder)
         check_extents(method, selection, experiment.data.part)
         if method.trains:
+            assert stage_plan(experiment, stage, shards, selection.num_samples), "its milestones are checked as well"
             check_batch_norm(experiment, stage, method, partial(_feed_of, experiment, stage, shards, selection))
 
 
@@ -109,14 +110,9 @@ def build_encoder(experiment: Experiment) -> Encoder:
 
 def stage_plan(experiment: Experiment, stage: Stage, shards: ShardSet, num_samples: int) -> Plan:
     """Turn a stage's budget into steps."""
-    schedule = Schedule(
-        stage.optimiser,
-        total_steps=stage.budget.total_steps(num_samples),
-        warmup_steps=stage.budget.epochs_to_steps(stage.optimiser.warmup_epochs, num_samples),
-    )
     training = experiment.training
     return Plan(
-        schedule=schedule,
+        schedule=Schedule.of(stage.optimiser, stage.budget, num_samples),
         stream=checkpoints.Stream(shards.digest, experiment.seed, stage.budget.batch_size),
         precision=training.precision,
         num_chunks=experiment.shares_of(stage).num_chunks,
