@@ -31,20 +31,21 @@ READ_BY = {
 class Optimiser(Frozen):
     """Learning rate, warm-up and decay; the schedules advance per step.
 
-    name      lars and larc are sgd with momentum whose rate adapts to each tensor; see ``training/larc.py``
-    warmup    above_zero: the first step already learns; from_zero and zero_to_peak: as in released code, the first
-              step does not learn; see ``warm_up``
-    schedule  of the rate after the warm-up. cosine and poly fall from ``lr`` to ``final_lr``; step multiplies ``lr``
-              by ``milestone_factor`` at each of ``milestone_epochs``, which count from the start of the training
+    name                lars and larc are sgd with momentum whose rate adapts to each tensor; see ``training/larc.py``
+    warmup              above_zero: the first step already learns; from_zero and zero_to_peak: as in released code,
+                        the first step does not learn; see ``warm_up``
+    schedule            of the rate after the warm-up: cosine and poly fall from ``lr`` to ``final_lr``; step
+                        multiplies ``lr`` by ``milestone_factor`` at each of ``milestone_epochs``
+    milestone_epochs    count from the start of the training, with its warm-up
     poly_power          nnU-Net's is 0.9
     final_weight_decay  the decay follows half a cosine from ``weight_decay`` to this value, as DINO's rises from 0.04
                         to 0.4; none: it stays. Norms and biases never decay
-    amsgrad             whether adam and adamw divide by the largest second moment so far
-    trust_coefficient   lars, larc: the share of a tensor's norm by which a rate of 1 moves the tensor
+    amsgrad             adam, adamw: divide by the largest second moment so far
+    trust_coefficient   lars, larc: the share of its own norm by which a tensor moves at a rate of 1
     trust_eps           lars, larc: added to the norm of the gradient
-    trust_clip          larc: limit the rate to ``lr`` (apex's ``clip``); no: multiply ``lr``, as the authors of SwAV
-                        and JSSL do, with ``trust_undecayed: true``
-    trust_undecayed     lars, larc: whether norms and biases, which do not decay, adapt too, as in apex
+    trust_clip          larc: limit a tensor's rate to ``lr`` (apex's ``clip``). False: multiply ``lr``, as the code
+                        of SwAV and JSSL does, with ``trust_undecayed: true``
+    trust_undecayed     lars, larc: norms and biases, which do not decay, adapt too, as in apex
     """
 
     name: Literal["sgd", "adam", "adamw", "lars", "larc"] = "adamw"

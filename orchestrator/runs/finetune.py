@@ -191,7 +191,7 @@ def check(experiment: Experiment) -> Labelled:
     shards.check_files()
     network = outline_network(experiment, labelled)
     check_extents(network, labelled.train, task.part)
-    assert plan_of(experiment, labelled), "its milestones are checked as well"
+    plan_of(experiment, labelled)  # refuses milestones beyond the budget
     check_batch_norm(experiment, task, network, lambda: feed_of(experiment, labelled, plan_of(experiment, labelled)))
     return labelled
 
