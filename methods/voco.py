@@ -46,9 +46,10 @@ from methods.parts.mlp import plain_projector
 from methods.parts.precision import at_least_float32, full_precision
 from methods.parts.ranks import share_over_ranks
 from methods.parts.resized_crops import cut_resized
+from methods.parts.schedule import value_at
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
 from methods.parts.skip_blocks import SkipBlocks
-from methods.parts.teacher import follow, frozen_copy, redraw
+from methods.parts.teacher import Decay, follow, frozen_copy, redraw
 from methods.parts.variants import with_flags
 
 FLOOR = 1e-6
@@ -162,6 +163,7 @@ class VoCo(Method):
         grid            bases along D, H and W; the paper's 4 x 4 x 1 is (1, 4, 4). An image takes the last two
         crop_size       voxels per axis that every crop is resized to, or one number for all axes
         lambda_reg      the paper's lambda
+        teacher_decay   a number, or its schedule, such as {start: 0.996, end: 1}; see ``Ramp``
         teacher_start   random weights, as released, or a copy of the student
         """
 
@@ -179,7 +181,7 @@ class VoCo(Method):
         one_sided: bool = False
         features: Literal["last", "levels"] = "last"
         pool: Literal["before", "after"] = "before"
-        teacher_decay: float | None = Field(default=None, ge=0, lt=1)
+        teacher_decay: Decay | None = None
         teacher_start: Literal["random", "copy"] = "random"
 
         @model_validator(mode="before")
@@ -223,7 +225,7 @@ class VoCo(Method):
         self.teacher = Teacher(encoder, self.head) if config.teacher_decay is not None else None
         if self.teacher is not None and config.teacher_start == "random":
             redraw(self.teacher)
-            self._move_teacher()  # the released code, too, moves the teacher before its first use
+            self._move_teacher(0.0)  # the released code, too, moves the teacher before its first use
 
     def check_extent(self, extent: tuple[int, ...]) -> None:
         """Raise ValueError where the grid does not cut samples of this size into equal bases."""
@@ -266,13 +268,14 @@ class VoCo(Method):
 
     def after_step(self, progress: Progress) -> None:
         """Move the teacher, as the released code does before it uses the teacher in the next step."""
-        self._move_teacher()
+        self._move_teacher(progress.share)
 
-    def _move_teacher(self) -> None:
+    def _move_teacher(self, share: float) -> None:
         if self.teacher is not None:
             assert self.config.teacher_decay is not None
-            follow(self.teacher.encoder, self.encoder, self.config.teacher_decay)
-            follow(self.teacher.head, self.head, self.config.teacher_decay)
+            decay = value_at(self.config.teacher_decay, share)
+            follow(self.teacher.encoder, self.encoder, decay)
+            follow(self.teacher.head, self.head, decay)
 
     def _embed(
         self, encoder: Encoder, head: Embedding, views: Views

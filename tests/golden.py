@@ -15,7 +15,7 @@ import torch
 
 from data.views.batch import Batch
 from methods.base import Method
-from orchestrator.config.parts import Optimiser
+from orchestrator.config.optimiser import Optimiser
 from orchestrator.training.checkpoint import Stream
 from orchestrator.training.loop import Plan, Trainee, train
 from orchestrator.training.optimiser import Schedule

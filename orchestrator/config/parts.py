@@ -16,7 +16,7 @@ from methods import METHODS
 from methods.base import ADDED, Frozen
 from methods.downstream import TASKS
 from methods.encoders import ENCODERS
-from methods.parts.schedule import WarmUp
+from orchestrator.config.optimiser import Optimiser
 from orchestrator.config.paths import AbsolutePath
 from orchestrator.config.refusal import FolderName
 
@@ -49,9 +49,6 @@ else:
     StageMethodConfig = Annotated[
         reduce(or_, (kind.Config for kind in (METHODS | TASKS).values())), Field(discriminator="name")
     ]
-
-
-Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Samples(Frozen):
@@ -108,34 +105,6 @@ class Data(Samples):
                 f"to one of {splits}, or to null for all of them"
             )
         return selection
-
-
-class Optimiser(Frozen):
-    """Learning rate, warm-up and decay; the schedule advances per step.
-
-    warmup   above_zero: the first step already learns; from_zero and zero_to_peak: as in released code, the first
-             step does not learn; see ``warm_up``
-    """
-
-    name: Literal["sgd", "adam", "adamw"] = "adamw"
-    lr: float = Field(gt=0)
-    final_lr: float = Field(default=0.0, ge=0)
-    warmup_epochs: float = Field(default=0.0, ge=0)
-    warmup: WarmUp = "above_zero"
-    schedule: Literal["cosine", "constant"] = "cosine"
-    weight_decay: float = Field(default=0.0, ge=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    clip_norm: float | None = Field(default=None, gt=0)
-
-    @model_validator(mode="after")
-    def _decays(self) -> "Optimiser":
-        if self.final_lr > self.lr:
-            raise ValueError(
-                f"final_lr {self.final_lr:g} is above lr {self.lr:g}; the rate falls from lr to final_lr: lower "
-                "final_lr, or raise lr"
-            )
-        return self
 
 
 class Budget(Frozen):

@@ -71,13 +71,8 @@ class Course:
     def plan(self) -> Plan:
         """The stage's budget in steps, and how they are computed."""
         stage, training, num_samples = self.stage, self.experiment.training, self.selection.num_samples
-        schedule = Schedule(
-            stage.optimiser,
-            total_steps=stage.budget.total_steps(num_samples),
-            warmup_steps=stage.budget.epochs_to_steps(stage.optimiser.warmup_epochs, num_samples),
-        )
         return Plan(
-            schedule=schedule,
+            schedule=Schedule.of(stage.optimiser, stage.budget, num_samples),
             stream=Stream(self.shards.digest, self.experiment.seed_of(stage), stage.budget.batch_size),
             num_samples=num_samples,
             precision=training.precision,

@@ -198,6 +198,7 @@ def check(experiment: Experiment) -> Labelled:
     shards.check_files()
     network = outline_network(experiment, labelled)
     check_extents(network, labelled.train, task.part)
+    plan_of(experiment, labelled)  # refuses milestones beyond the budget
     check_batch_norm(experiment, task, network, lambda: feed_of(experiment, labelled, plan_of(experiment, labelled)))
     return labelled
 
@@ -231,11 +232,7 @@ def plan_of(experiment: Experiment, labelled: Labelled) -> Plan:
     task, training = downstream_of(experiment), experiment.training
     num_samples = labelled.train.num_samples
     return Plan(
-        schedule=Schedule(
-            task.optimiser,
-            total_steps=task.budget.total_steps(num_samples),
-            warmup_steps=task.budget.epochs_to_steps(task.optimiser.warmup_epochs, num_samples),
-        ),
+        schedule=Schedule.of(task.optimiser, task.budget, num_samples),
         stream=checkpoints.Stream(labelled.shards.digest, task.seed, task.budget.batch_size),
         num_samples=num_samples,
         precision=training.precision,

@@ -9,7 +9,7 @@ import torch
 
 from methods.base import Method, Views
 from orchestrator.config.experiment import Experiment
-from orchestrator.config.parts import Optimiser
+from orchestrator.config.optimiser import Optimiser
 from orchestrator.feed import stream
 from orchestrator.feed.stream import FeedPlan
 from orchestrator.runs.course import Course
@@ -17,7 +17,7 @@ from orchestrator.runs.finetune import Labelled, downstream_of, outline_network
 from orchestrator.training.outline import outline_views
 
 # Copies of every trainable parameter in float32: weight and gradient, then what the optimiser remembers.
-COPIES = {"sgd": 3, "adam": 4, "adamw": 4}
+COPIES = {"sgd": 3, "lars": 3, "larc": 3, "adam": 4, "adamw": 4}
 # cuDNN's workspaces, the allocator's rounding and the views before the network.
 OVERHEAD = 1.2
 MEASURED_SAMPLES = 2
@@ -77,7 +77,8 @@ def finetuning_memory(experiment: Experiment, labelled: Labelled, plan: FeedPlan
 
 
 def _memory(measured: _Measured, optimiser: Optimiser) -> Memory:
-    fixed = measured.everything_bytes + (COPIES[optimiser.name] - 1) * 4 * measured.num_trainable
+    copies = COPIES[optimiser.name] + optimiser.amsgrad  # the largest second moment, too
+    fixed = measured.everything_bytes + (copies - 1) * 4 * measured.num_trainable
     return Memory(fixed, measured.held_bytes, measured.held_bytes - measured.held_in_chunks_bytes)
 
 

@@ -94,6 +94,7 @@ def _check_stage(course: Course) -> None:
     check_extents(method, course.selection, course.data.part)
     _see_classes(course, method)
     if method.trains:
+        assert course.plan, "refuses milestones beyond the budget"
         check_batch_norm(experiment, stage, method, lambda: course.feed)
 
 

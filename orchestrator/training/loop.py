@@ -208,7 +208,7 @@ def _step(
         losses = model(views)
     values = _mean_over_ranks({"loss": losses.total, **losses.parts}, world)
     _refuse_non_finite(values, step, batch, world)
-    rate = optimisers.set_rate(optimiser, plan.schedule, step)
+    rate = optimisers.set_rates(optimiser, plan.schedule, step)
     optimiser.zero_grad(set_to_none=True)
     losses.total.backward()
     optimisers.hold(optimiser, step / plan.total_steps)

@@ -9,10 +9,7 @@ from data.views.boxes import box_iou
 from methods.base import Views
 from methods.encoders import SwinEncoder
 from methods.parts.collapse import collapse_coefficient
-from methods.parts.schedule import WarmUp, learning_rate
 from methods.simsiam import SimSiam, simsiam_loss
-from orchestrator.config.parts import Optimiser
-from orchestrator.training.optimiser import Schedule
 from tests.batches import FACTS, random_batch
 from tests.encoders import Pixels
 from tests.references import simsiam as reference
@@ -75,40 +72,6 @@ def test_collapse_coefficient_is_one_for_equal_outputs_and_zero_for_spread_ones(
     assert collapse_coefficient(torch.ones(8, 2048)).item() == 1
     spread = torch.randn(4096, 64, generator=torch.Generator().manual_seed(0))
     assert collapse_coefficient(spread).item() < 0.01
-
-
-def test_learning_rate_of_every_step_equals_the_thesis():
-    steps = 100 * (237_449 // 128) // 50
-    expected = reference.cosine_rates(0.05 * 128 / 256, 1e-6, steps)
-    rates = [learning_rate(step, total_steps=steps, lr=0.025, final_lr=1e-6) for step in range(steps)]
-    np.testing.assert_allclose(rates, expected, rtol=0, atol=1e-15)
-    assert rates[0] == 0.025
-    assert rates[-1] < 1.1e-6
-
-
-def test_warm_up_rises_linearly_to_the_peak_and_the_cosine_follows():
-    rates = [learning_rate(step, total_steps=30, lr=0.001, final_lr=5e-5, warmup_steps=10) for step in range(30)]
-    np.testing.assert_allclose(rates[:10], np.arange(1, 11) * 1e-4, rtol=0, atol=1e-15)
-    np.testing.assert_allclose(rates[10:], reference.cosine_rates(0.001, 5e-5, 20), rtol=0, atol=1e-15)
-
-
-def test_released_warm_ups_rise_from_zero_and_the_same_cosine_follows():
-    def rates(warmup: WarmUp) -> list[float]:
-        return [learning_rate(step, 30, 0.001, 5e-5, warmup_steps=10, warmup=warmup) for step in range(30)]
-
-    thesis = np.concatenate([np.linspace(0, 0.001, 10), reference.cosine_rates(0.001, 5e-5, 20)])
-    np.testing.assert_allclose(rates("zero_to_peak"), thesis, rtol=0, atol=1e-15)
-    np.testing.assert_allclose(rates("from_zero")[:10], np.arange(10) * 1e-4, rtol=0, atol=1e-15)
-    assert rates("from_zero")[10:] == rates("zero_to_peak")[10:] == rates("above_zero")[10:]
-    assert learning_rate(0, 30, 0.001, warmup_steps=1, warmup="zero_to_peak") == 0
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "constant"])
-def test_the_optimiser_warms_up_in_the_shape_that_its_config_names(schedule: str):
-    for warmup, expected in (("above_zero", [0.5, 1]), ("from_zero", [0, 0.5]), ("zero_to_peak", [0, 1])):
-        config = Optimiser(lr=1, schedule=schedule, warmup=warmup)
-        plan = Schedule(config, total_steps=10, warmup_steps=2)
-        assert [plan.rate(step) for step in range(3)] == [*expected, 1]
 
 
 def test_heads_of_the_thesis_have_the_known_number_of_parameters():

@@ -17,7 +17,7 @@ from methods.encoders import Encoder, SwinEncoder, UNetEncoder
 from methods.parts.grid import overlap_shares, tiles, uniform_tiles
 from methods.parts.teacher import follow, frozen_copy, redraw
 from methods.voco import VARIANTS, VoCo, prediction_loss, regularisation_loss, similarities
-from orchestrator.config.parts import Optimiser
+from orchestrator.config.optimiser import Optimiser
 from orchestrator.training.checkpoint import Stream
 from orchestrator.training.loop import Plan, Trainee, train
 from orchestrator.training.optimiser import Schedule

@@ -56,8 +56,22 @@ NO_RESULT = (
     "resources",
     "tracking",
 )
+# Fields of an optimiser that only some kinds or schedules read.
+READ = {
+    "momentum": {"name": "sgd", "lr": 0.1, "momentum": 0.8},
+    "trust_coefficient": {"name": "lars", "lr": 0.1, "trust_coefficient": 0.02},
+    "trust_eps": {"name": "lars", "lr": 0.1, "trust_eps": 0},
+    "trust_clip": {"name": "larc", "lr": 0.1, "trust_clip": False},
+    "trust_undecayed": {"name": "larc", "lr": 0.1, "trust_undecayed": True},
+    "schedule": {"schedule": "poly"},
+    "milestone_epochs": {"schedule": "step", "milestone_epochs": [1]},
+    "milestone_factor": {"schedule": "step", "milestone_epochs": [1], "milestone_factor": 0.5},
+    "poly_power": {"schedule": "poly", "poly_power": 2},
+}
 # Fields that cannot change alone.
 TOGETHER = {
+    **{f"optimiser.{field}": {"optimiser": change} for field, change in READ.items()},
+    **{f"downstream.optimiser.{field}": {"downstream": {"optimiser": change}} for field, change in READ.items()},
     "encoder.name": {"encoder": {"name": "densenet", "spatial_dims": 2}},
     "optimiser.name": {"optimiser": {"name": "sgd", "lr": 0.1}},
     "downstream.optimiser.name": {"downstream": {"optimiser": {"name": "sgd", "lr": 0.1}}},

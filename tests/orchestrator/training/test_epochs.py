@@ -14,7 +14,7 @@ from torch import multiprocessing as mp
 
 from data.views.batch import Batch
 from methods.base import Facts, Progress
-from orchestrator.config.parts import Optimiser
+from orchestrator.config.optimiser import Optimiser
 from orchestrator.training.checkpoint import METHOD, Stream
 from orchestrator.training.loop import Plan, Trainee, train
 from orchestrator.training.optimiser import Schedule

@@ -15,7 +15,7 @@ from torch import nn
 from data.views.batch import Batch
 from data.views.rng import SampleRng
 from methods.base import Frozen, Losses, Method, Progress, Views
-from orchestrator.config.parts import Optimiser
+from orchestrator.config.optimiser import Optimiser
 from orchestrator.training.checkpoint import CheckpointError, State, Stream
 from orchestrator.training.loop import NonFiniteError, Plan, Trainee, train
 from orchestrator.training.optimiser import Schedule
@@ -68,9 +68,9 @@ def feed(first_step: int) -> Iterator[Batch]:
     return (batch(step) for step in range(first_step, TOTAL))
 
 
-def plan(checkpoint_every_steps: int = 3, seed: int = 5) -> Plan:
+def plan(checkpoint_every_steps: int = 3, seed: int = 5, optimiser: Optimiser | None = None) -> Plan:
     return Plan(
-        Schedule(Optimiser(name="sgd", lr=0.05), total_steps=TOTAL, warmup_steps=2),
+        Schedule(optimiser or Optimiser(name="sgd", lr=0.05), total_steps=TOTAL, warmup_steps=2),
         Stream(digest="d", seed=seed, batch_size=3),
         num_samples=3,
         report_every_steps=2,
@@ -105,6 +105,37 @@ def test_a_resumed_run_repeats_the_losses_of_an_undisturbed_one_bit_for_bit(tmp_
     rest = Recorder(tmp_path / "rest")
     resumed = Denoise()
     train(Trainee(resumed), plan(), feed, World(), rest, whole.checkpoints[3])
+    assert numbers(rest.entries) == numbers(whole.entries)[3:]
+    for name, value in undisturbed.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": "lars", "weight_decay": 0.1},
+        {"name": "larc", "weight_decay": 0.1},
+        {"name": "larc", "trust_clip": False, "trust_undecayed": True},
+        {"name": "adam", "amsgrad": True},
+        {"name": "adamw", "amsgrad": True, "schedule": "poly"},
+        {"name": "sgd", "weight_decay": 0.04, "final_weight_decay": 0.4},
+    ],
+    ids=str,
+)
+def test_a_run_that_was_killed_resumes_exactly_with_every_optimiser(fields: dict[str, Any], tmp_path: Path) -> None:
+    exactly = plan(optimiser=Optimiser(lr=0.05, **fields))
+    whole, rest = Recorder(tmp_path / "whole"), Recorder(tmp_path / "rest")
+    undisturbed, resumed = Denoise(), Denoise()
+    train(Trainee(undisturbed), exactly, feed, World(), whole)
+
+    def killed(first_step: int) -> Iterator[Batch]:
+        yield from (batch(step) for step in range(first_step, 5))
+        raise KeyboardInterrupt
+
+    first = Recorder(tmp_path / "first")
+    with pytest.raises(KeyboardInterrupt):
+        train(Trainee(Denoise()), exactly, killed, World(), first)
+    train(Trainee(resumed), exactly, feed, World(), rest, first.checkpoints[3])
     assert numbers(rest.entries) == numbers(whole.entries)[3:]
     for name, value in undisturbed.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
