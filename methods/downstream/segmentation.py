@@ -24,7 +24,7 @@ from data.views.augmentation import Augmentation, augment, draw, move_labels
 from data.views.batch import Batch
 from data.views.rng import SampleRng
 from methods.base import Frozen, Losses, Views
-from methods.downstream.base import Evidence, Judged, Task, TaskScores, merge
+from methods.downstream.base import Cases, Evidence, Judged, Task, TaskScores, merge
 from methods.downstream.crops import Centre, cut_padded, draw_centred_boxes
 from methods.downstream.metrics import CONVENTIONS, ConventionName
 from methods.downstream.networks import SegmentationEncoder, segmentation_network
@@ -196,7 +196,8 @@ class Segmentation(Task):
     def scores(self, evidence: Evidence) -> TaskScores:
         """Return ``score`` (the mean Dice), the mean Dice and IoU, and both for every label or region.
 
-        Characters of label names that MLflow refuses become underscores.
+        Characters of label names that MLflow refuses become underscores. The cases have a row for each unit of the
+        convention and each label or region: ``case``, ``label``, ``dice`` and ``iou``.
         """
         scores = self.target.score(np.stack(list(evidence.values())), self.config.convention)
         named = {name: re.sub(r"[^\w. -]", "_", name) for name in scores.dice}
@@ -207,7 +208,14 @@ class Segmentation(Task):
             **{f"dice/{named[name]}": value for name, value in scores.dice.items()},
             **{f"iou/{named[name]}": value for name, value in scores.iou.items()},
         }
-        return TaskScores(metrics, scores.remarks)
+        num_units, num_labels = scores.unit_dice.shape
+        cases: Cases = {
+            "case": [unit for unit in evidence for _ in range(num_labels)],
+            "label": list(scores.labels) * num_units,
+            "dice": scores.unit_dice.flatten(),
+            "iou": scores.unit_iou.flatten(),
+        }
+        return TaskScores(metrics, scores.remarks, cases)
 
     def _compare(self, batch: Batch) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Predict each sample of a batch; yield its index, its truth and its prediction, without padding."""

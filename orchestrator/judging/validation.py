@@ -10,7 +10,7 @@ from jaxtyping import Int
 from data.exact import exact
 from data.shards.index import ShardSet
 from methods.base import Method
-from methods.downstream.base import Evidence, Task, merge
+from methods.downstream.base import Cases, Evidence, Task, merge
 from orchestrator.judging.gallery import GALLERIES, Gallery
 from orchestrator.judging.pictures import draw_confusions
 from orchestrator.training.checkpoint import State
@@ -50,7 +50,8 @@ class Rhythm:
 class Validation:
     """Scores a task on rows of shards; every rank predicts its part of them.
 
-    ``drawn`` holds the newest validation's pictures from rank 0, as PNGs by file name.
+    ``drawn`` holds the newest validation's pictures from rank 0, as PNGs by file name; ``cases`` holds what its
+    metrics are means of, equal on all ranks.
     """
 
     shards: ShardSet
@@ -59,6 +60,7 @@ class Validation:
     pictures: bool = True
     drawn: dict[str, bytes] = field(default_factory=dict, init=False)
     remarks: tuple[str, ...] = field(default=(), init=False)
+    cases: Cases = field(default_factory=dict, init=False)
 
     def due(self, step: int) -> bool:
         return self.rhythm.due(step)
@@ -79,7 +81,7 @@ class Validation:
                     gallery.offer(batch, index, true, predicted)
         evidence = _from_all_ranks(merge(parts), world)
         scores = method.scores(evidence)
-        self.remarks = scores.remarks
+        self.remarks, self.cases = scores.remarks, scores.cases
         if gallery is not None:
             self.drawn = _draw(gallery, method, evidence)
         return scores.metrics

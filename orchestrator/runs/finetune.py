@@ -29,6 +29,7 @@ from orchestrator.config.parts import Downstream, EncoderConfig
 from orchestrator.feed import stream
 from orchestrator.feed.stream import FeedPlan
 from orchestrator.judging import pictures
+from orchestrator.judging.cases import CASES, to_parquet
 from orchestrator.judging.validation import CONFUSIONS, PREDICTIONS, Rhythm, Validation
 from orchestrator.runs.pretrain import Pretrained
 from orchestrator.runs.run import Caption, Run
@@ -282,7 +283,7 @@ def _train(experiment: Experiment, encoder: str | None, labelled: Labelled, run:
     with phase("collecting the best network"):
         exported = _collect(Checkpoint(best.uri), run)
     scores = {**best.state["best"], "best_step": best.step}
-    run.finish({"scores": scores}, scores, [exported])
+    run.finish({"scores": scores}, scores, exported)
     return scores
 
 
@@ -293,8 +294,14 @@ def _build(experiment: Experiment, encoder: str | None) -> Trainee:
     prepare(method, experiment, labelled)
     validation = validation_of(experiment, labelled)
     card = _card(experiment, labelled.shards, method)
-    export = partial(_export, card, lambda: validation.drawn)
+    export = partial(_export, card, lambda: _judged(validation))
     return Trainee(method, validation, export=export)
+
+
+def _judged(validation: Validation) -> dict[str, bytes]:
+    """Return the files of the newest validation, by name."""
+    cases = {CASES: to_parquet("validation", validation.cases)} if validation.cases else {}
+    return {**validation.drawn, **cases}
 
 
 def validation_of(experiment: Experiment, labelled: Labelled) -> Validation:
@@ -326,20 +333,20 @@ def _card(experiment: Experiment, shards: ShardSet, method: Task) -> dict[str, A
     }
 
 
-def _export(card: dict[str, Any], drawn: Callable[[], dict[str, bytes]], folder: Path, method: Method) -> None:
-    """Add encoder, network and pictures to a checkpoint; the network's keys are those of MONAI's own class."""
+def _export(card: dict[str, Any], judged: Callable[[], dict[str, bytes]], folder: Path, method: Method) -> None:
+    """Add encoder, network and the validation's files; the network's keys are those of MONAI's own class."""
     assert isinstance(method, Task)
     checkpoints.export_encoder(folder, method.encoder, card)
     weights = {name: value.detach().cpu().contiguous() for name, value in method.network.state_dict().items()}
     save_file(weights, folder / NETWORK)
     (folder / NETWORK_CARD).write_text(json.dumps(card, indent=2, sort_keys=True))
-    for name, png in drawn().items():
-        (folder / name).write_bytes(png)
+    for name, content in judged().items():
+        (folder / name).write_bytes(content)
 
 
-def _collect(best: Checkpoint, run: Run) -> Path:
-    """Copy the best checkpoint's network into the run's folder, and log its pictures."""
-    target = run.folder / "network"
+def _collect(best: Checkpoint, run: Run) -> list[Path]:
+    """Copy the best checkpoint's network and cases into the run's folder, and log its pictures; return the others."""
+    target, cases = run.folder / "network", run.folder / CASES
     target.mkdir(exist_ok=True)
     with best.as_directory() as folder:
         for name in (NETWORK, NETWORK_CARD):
@@ -347,7 +354,9 @@ def _collect(best: Checkpoint, run: Run) -> Path:
         for name in (PREDICTIONS, CONFUSIONS):
             if (Path(folder) / name).exists():
                 run.picture(name, (Path(folder) / name).read_bytes())
-    return target
+        if (Path(folder) / CASES).exists():  # a run that an older version began may have a best checkpoint without
+            write_atomically(cases, (Path(folder) / CASES).read_bytes())
+    return [target, *([cases] if cases.exists() else [])]
 
 
 def _preview(experiment: Experiment, shards: ShardSet, plan: FeedPlan, run: Run) -> None:
@@ -369,7 +378,7 @@ def _caption(experiment: Experiment, trained: Pretrained | None, row: str | None
             f"{task.task.name.capitalize()}, {f'pretrained by {start}' if trained else 'not pretrained'}. `best/...` "
             f"are the metrics of the best checkpoint on {_validated_on(task)}. Artifacts: "
             "`pictures/predictions.png` shows truth and prediction, `pictures/views-finetune.png` what it was "
-            "trained on; `network/` is the best checkpoint's network."
+            "trained on; `network/` is the best checkpoint's network, `cases.parquet` its score on each case."
         ),
         row=row,
     )
