@@ -72,19 +72,26 @@ class Validation:
         """Return the task's metrics, ``score`` among them; equal on all ranks."""
         assert isinstance(method, Task)
         gallery = GALLERIES[method.needs]() if self.pictures and world.rank == 0 else None
-        parts: list[Evidence] = []
-        for batch in batches_of(self.shards, self.row_ids, world, method.needs == "label_map"):
-            judged = method.judge(batch)
-            parts.append(judged.evidence)
-            if gallery is not None:
-                for index, true, predicted in judged.seen:
-                    gallery.offer(batch, index, true, predicted)
-        evidence = _from_all_ranks(merge(parts), world)
+        evidence = evidence_of(method, self.shards, self.row_ids, world, gallery)
         scores = method.scores(evidence)
         self.remarks, self.cases = scores.remarks, scores.cases
         if gallery is not None:
             self.drawn = _draw(gallery, method, evidence)
         return scores.metrics
+
+
+def evidence_of(
+    task: Task, shards: ShardSet, row_ids: Int[np.ndarray, " n"], world: World, gallery: Gallery | None = None
+) -> Evidence:
+    """Return the evidence of rows of shards, of which every rank judges its part; a gallery is shown each of them."""
+    parts: list[Evidence] = []
+    for batch in batches_of(shards, row_ids, world, task.needs == "label_map"):
+        judged = task.judge(batch)
+        parts.append(judged.evidence)
+        if gallery is not None:
+            for index, true, predicted in judged.seen:
+                gallery.offer(batch, index, true, predicted)
+    return _from_all_ranks(merge(parts), world)
 
 
 def _draw(gallery: Gallery, method: Task, evidence: Evidence) -> dict[str, bytes]:

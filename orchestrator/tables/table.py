@@ -25,6 +25,7 @@ from orchestrator.config.refusal import ConfigError, validated
 from orchestrator.history import steps
 from orchestrator.lock import claimed
 from orchestrator.results.charts import Curve, draw_bands, draw_curves
+from orchestrator.results.run_cards import TEST
 from orchestrator.runs import finetune, identity, pool, pretrain
 from orchestrator.runs.abandoned import closing_abandoned
 from orchestrator.runs.pretrain import Pretrained
@@ -238,6 +239,12 @@ def _check_row(table: Table, row: Row) -> None:
         shards = ShardSet.open(experiment.data.shards)
         pretrain.check(experiment, shards, experiment.data.selected(shards))
         finetune.check(experiment)
+        tested = [name for name in (table.config.metric, *table.config.also) if name.startswith(TEST)]
+        if tested and finetune.downstream_of(experiment).test_split is None:
+            raise ValueError(
+                f"metric {tested[0]!r}: nothing is tested; set downstream.test_split, or name a metric of the "
+                "validation"
+            )
 
 
 @contextmanager
