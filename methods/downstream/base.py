@@ -88,6 +88,9 @@ class Task(Method):
         Raises ValueError where the classes do not fit the task.
         """
 
+    def check_volumes(self, sliced: bool) -> None:
+        """Raise ValueError where the task needs whole volumes and some samples are slices of them."""
+
     def confusions(self, evidence: Evidence) -> Int[np.ndarray, "true predicted"] | None:
         """Count samples by true and predicted class; None where such counts have no meaning."""
         return None

@@ -97,6 +97,7 @@ def check(experiment: Experiment) -> Labelled:
     shards.check_files()
     network = outline_network(experiment, labelled)
     check_extents(network, labelled.train, task.part)
+    network.check_volumes(sliced=not shards.rows["volume"].equals(shards.rows["sample_id"]))
     check_batch_norm(experiment, task, network, lambda: feed_of(experiment, labelled, plan_of(experiment, labelled)))
     return labelled
 

@@ -269,6 +269,7 @@ def test_training_stops_after_the_patience(shards: str) -> None:
         ("encoder.in_channels=3", r"encoder.in_channels is 3, the labelled shards have 1; set encoder.in_channels=1"),
         ("encoder.spatial_dims=3", r"encoder.spatial_dims is 3, the labelled shards have 2"),
         ("downstream.task.crop_size=[32, 24]", r"24 is not a multiple of the encoder's stride 16"),
+        ("downstream.task.largest_component=true", r"largest_component: the samples are slices, so that a volume's"),
         ("downstream=null", r"experiment finetune: no downstream task; add downstream:"),
     ],
 )
