@@ -12,6 +12,7 @@ Shapes: B samples, n crops of each, C channels, *s spatial axes (D, H, W) or (H,
 
 import re
 from collections.abc import Iterator, Mapping
+from math import prod
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ from methods.downstream.base import Cases, Evidence, Judged, Task, TaskScores, m
 from methods.downstream.crops import Centre, cut_padded, draw_centred_boxes
 from methods.downstream.metrics import CONVENTIONS, ConventionName
 from methods.downstream.networks import SegmentationEncoder, segmentation_network
+from methods.downstream.surfaces import surface_distance
 from methods.downstream.targets import target_of
 from methods.parts.chunks import in_chunks
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
@@ -69,6 +71,8 @@ class Segmentation(Task):
         convention           how Dice and IoU are averaged, see ``metrics.py``
         dice_weight, cross_entropy_weight  factors of the two terms of the loss
         largest_component    of each predicted label or region, keep a whole sample's largest connected part
+        surface_distance     whether cases have ``surface_distance_mm``, see ``surfaces.py``: null where truth or
+                             prediction has no voxel, and where a case is not one sample, as a volume of many slices
         """
 
         name: Literal["segmentation"] = "segmentation"
@@ -88,6 +92,7 @@ class Segmentation(Task):
         dice_weight: Annotated[float, Field(ge=0), ADDED] = 1.0
         cross_entropy_weight: Annotated[float, Field(ge=0), ADDED] = 1.0
         largest_component: Annotated[bool, ADDED] = False
+        surface_distance: Annotated[bool, ADDED] = False
 
         @model_validator(mode="before")
         @classmethod
@@ -220,9 +225,13 @@ class Segmentation(Task):
         """Return ``score`` (the mean Dice), the mean Dice and IoU, and both for every label or region.
 
         Characters of label names that MLflow refuses become underscores. The cases have a row for each unit of the
-        convention and each label or region: ``case``, ``label``, ``dice`` and ``iou``.
+        convention and each label or region: ``case``, ``label``, ``dice``, ``iou``, and perhaps
+        ``surface_distance_mm``.
         """
-        scores = self.target.score(np.stack(list(evidence.values())), self.config.convention)
+        rows = np.stack([counts.ravel() for counts in evidence.values()])
+        size = prod(self.target.shape)
+        counts = rows[:, :size].astype(np.int64).reshape(-1, *self.target.shape)
+        scores = self.target.score(counts, self.config.convention)
         named = {name: re.sub(r"[^\w. -]", "_", name) for name in scores.dice}
         metrics = {
             "score": scores.mean_dice,
@@ -238,6 +247,10 @@ class Segmentation(Task):
             "dice": scores.unit_dice.flatten(),
             "iou": scores.unit_iou.flatten(),
         }
+        if self.config.surface_distance:
+            distances = np.full(scores.unit_dice.shape, np.nan)  # the background, if it is scored, has none
+            distances[:, num_labels - len(self.target.names) + 1 :] = rows[:, size:]
+            cases["surface_distance_mm"] = distances.flatten()
         return TaskScores(metrics, scores.remarks, cases)
 
     def _compare(self, batch: Batch) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -253,13 +266,24 @@ class Segmentation(Task):
             yield from zip(indices.tolist(), self.target.true(classes[indices][inside]), predictions, strict=True)
 
     def _count(self, batch: Batch, index: int, true: Tensor, predicted: Tensor) -> Evidence:
-        """Count a sample's voxels under the id of its volume or of its slice, whichever the convention scores."""
-        counts = self.target.count(true, predicted)
+        """Count a sample's voxels under the id of its volume or of its slice, whichever the convention scores.
+
+        If surface distances are asked for, counts are flat, and the distances follow them.
+        """
+        counts, sample = self.target.count(true, predicted), batch.sample_ids[index]
         if CONVENTIONS[self.config.convention].unit == "volume":
-            return {batch.volumes[index]: counts.sum(0)}
-        if len(counts) == 1:
-            return {batch.sample_ids[index]: counts[0]}
-        return {f"{batch.sample_ids[index]}/{number:05d}": plane for number, plane in enumerate(counts)}
+            units, whole = {batch.volumes[index]: counts.sum(0)}, batch.volumes[index] == sample
+        elif whole := len(counts) == 1:
+            units = {sample: counts[0]}
+        else:
+            units = {f"{sample}/{number:05d}": plane for number, plane in enumerate(counts)}
+        if not self.config.surface_distance:
+            return units
+        distances = np.full(len(self.target.names) - 1, np.nan)
+        if whole:
+            pairs = zip(*(self.target.masks(one).cpu().numpy() for one in (true, predicted)), strict=True)
+            distances[:] = [surface_distance(one, other, batch.spacing_mm[index]) for one, other in pairs]
+        return {unit: np.concatenate([own.ravel(), distances]) for unit, own in units.items()}
 
     def _decode(self, batch: Batch) -> tuple[Float[Tensor, "b c *s"], Int[Tensor, "b *s"]]:
         """Return the intensities of a batch and the class indices of its labels."""

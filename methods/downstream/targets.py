@@ -1,7 +1,7 @@
 """Targets: the meaning of a segmentation's outputs: classes, one per voxel, or regions, which may overlap.
 
 A target knows the label values to learn (``values``; the i-th is class index i + 1, all other values are 0), the
-``names`` in pictures (the background first), and the number of outputs per voxel.
+``names`` in pictures (the background first), the number of outputs per voxel, and the ``shape`` of a unit's counts.
 Shapes: B samples, K classes (0 is background), R regions, *s spatial axes (D, H, W) or (H, W).
 """
 
@@ -64,6 +64,7 @@ class Classes(nn.Module):
         self.values = tuple(values)
         self.names = ("background", *(label_names[value] for value in values))
         self.num_outputs = len(self.names)
+        self.shape = (self.num_outputs, self.num_outputs)
         self.background_in_loss = background_in_loss
 
     def card(self) -> dict[str, Any]:
@@ -90,6 +91,10 @@ class Classes(nn.Module):
         for number in range(1, self.num_outputs):
             kept[largest_component(classes == number)] = number
         return kept
+
+    def masks(self, classes: Int[Tensor, "*s"]) -> Bool[Tensor, "labels *s"]:
+        """Return the voxels of each label of a sample."""
+        return torch.stack([classes == number for number in range(1, self.num_outputs)])
 
     def paint(self, classes: Int[Tensor, "*s"]) -> Int[Tensor, "*s"]:
         """Return an index of ``names`` for each voxel of a sample."""
@@ -122,6 +127,7 @@ class Regions(nn.Module):
         self.values = tuple(sorted({value for values in regions.values() for value in values}))
         self.names = ("background", *self.regions)
         self.num_outputs = len(self.regions)
+        self.shape = (self.num_outputs, 2, 2)
         members = [[value in values for value in (0, *self.values)] for values in self.regions.values()]
         self.register_buffer("members", torch.tensor(members), persistent=False)
 
@@ -147,6 +153,10 @@ class Regions(nn.Module):
     def keep_largest(self, regions: Bool[Tensor, "r *s"]) -> Bool[Tensor, "r *s"]:
         """Return a sample's regions, of each only the largest connected part."""
         return torch.stack([largest_component(region) for region in regions])
+
+    def masks(self, regions: Bool[Tensor, "r *s"]) -> Bool[Tensor, "r *s"]:
+        """Return the voxels of each region of a sample."""
+        return regions
 
     def paint(self, regions: Bool[Tensor, "r *s"]) -> Int[Tensor, "*s"]:
         """Return an index of ``names`` for each voxel of a sample: that of the last region that contains it."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from monai.losses import DiceCELoss
+from monai.metrics import compute_average_surface_distance
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from methods.base import Views
 from methods.downstream.base import merge
 from methods.downstream.metrics import score
 from methods.downstream.segmentation import Segmentation
+from methods.downstream.surfaces import surface_distance
 from methods.downstream.targets import Regions, dice_ce_loss
 from methods.encoders import UNetEncoder
 from tests.batches import eight_bit_batch
@@ -230,6 +232,53 @@ def test_a_largest_part_is_refused_where_samples_are_slices_of_volumes_that_are_
     method_of(largest_component=True).check_volumes(sliced=False)
     method_of(largest_component=False).check_volumes(sliced=True)
     method_of(largest_component=True, convention="thesis").check_volumes(sliced=True)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_surface_distances_are_monai_s_in_millimetres_and_missing_where_a_mask_is_empty(dims: int) -> None:
+    rng, spacing = np.random.default_rng(dims), np.array([3.0, 0.5, 2.0])[-dims:].astype(np.float32)
+    for _ in range(5):
+        low = rng.integers(0, 6, (2, dims))
+        masks = np.zeros((2, *(16,) * dims), bool)
+        for mask, corner in zip(masks, low, strict=True):
+            mask[tuple(slice(a, a + int(rng.integers(3, 10))) for a in corner)] = True
+        one_hot = [torch.from_numpy(np.stack([~mask, mask]))[None] for mask in masks]
+        expected = compute_average_surface_distance(*one_hot, symmetric=True, spacing=spacing.tolist())
+        assert surface_distance(*masks, spacing) == pytest.approx(expected.item(), rel=1e-6)
+        assert surface_distance(masks[0], masks[0], spacing) == 0
+        assert np.isnan(surface_distance(masks[0], np.zeros_like(masks[0]), spacing))
+
+
+def test_cases_of_whole_samples_have_surface_distances_and_volumes_of_slices_have_none() -> None:
+    batch = replace(batch_of([(40, 40), (44, 40)]), spacing_mm=np.array([[2, 1], [1, 1]], np.float32))
+    assert batch.labels is not None
+    moved = batch.labels.clone()
+    moved[0, 1:] = batch.labels[0, :-1]  # the truth is one row, 2 mm, lower than what the voxels show
+    batch = replace(batch, labels=moved)
+    found = {}
+    for distances in (False, True):
+        method = method_of(surface_distance=distances)
+        method.network = Oracle()
+        found[distances] = method.scores(merge([count(method, part(batch, [0])), count(method, part(batch, [1]))]))
+    assert found[True].metrics == found[False].metrics
+    assert found[True].remarks == found[False].remarks
+    assert "surface_distance_mm" not in found[False].cases
+    cases = found[True].cases
+    assert (cases["case"], cases["label"]) == (["s-0", "s-0", "s-1", "s-1"], ["liver", "spleen"] * 2)
+    assert cases["surface_distance_mm"][2:].tolist() == [0, 0]
+    unmoved = batch_of([(40, 40), (44, 40)]).labels
+    assert unmoved is not None
+    truth, shown = (np.searchsorted([0, 3, 7], labels[0, :40, :40]) == 1 for labels in (moved, unmoved))
+    expected = surface_distance(truth, shown, np.array([2, 1], np.float32))
+    assert 0 < expected < 2
+    assert cases["surface_distance_mm"][0] == expected
+    sliced = method.scores(count(method, replace(batch, volumes=("v", "v")))).cases
+    assert np.isnan(sliced["surface_distance_mm"]).all()
+    planes = method_of(surface_distance=True, convention="thesis")
+    planes.network = Oracle()
+    by_slice = planes.scores(count(planes, batch)).cases["surface_distance_mm"].reshape(2, 3)
+    assert np.isnan(by_slice[:, 0]).all(), "the background has no surface distance"
+    np.testing.assert_array_equal(by_slice[:, 1:].flatten(), cases["surface_distance_mm"])
 
 
 def test_dice_loss_equals_a_slow_reference_with_and_without_background() -> None:

@@ -158,6 +158,7 @@ def test_a_fine_tuning_is_tested_once_at_its_end_and_a_table_and_a_comparison_sh
 ) -> None:
     table = tables.load(write_table(tmp_path, shards))
     (line,) = tables.run(table, lambda text: None)
+    assert line.failures == ()
     (run,) = (tmp_path / "runs" / "held").glob("finetune-*")
     scores = json.loads((run / RESULT).read_text())["scores"]
     assert line.summary.values == (scores["test/score"],)
