@@ -276,7 +276,8 @@ def refuse_another(table: Table) -> None:
 def described(trial: Trial) -> str:
     """Name a trial for people."""
     start = "not pretrained" if trial.pretrain_seed is None else f"pretraining seed {trial.pretrain_seed}"
-    return f"{trial.row}, {start}, fine-tuning seed {trial.finetune_seed}"
+    fold = "" if trial.fold is None else f", fold {trial.fold} of {trial.num_folds}"
+    return f"{trial.row}, {start}, fine-tuning seed {trial.finetune_seed}{fold}"
 
 
 def _run_trial(
