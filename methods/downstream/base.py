@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -16,6 +16,8 @@ from methods.encoders import Encoder
 
 Evidence = dict[str, np.ndarray]
 """What was counted or predicted of each unit that is scored (a volume, a slice, a picture), by its id."""
+Cases = dict[str, list[str] | np.ndarray]
+"""Columns of equal length: text, truth values, or numbers that are NaN where they are not defined."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,14 @@ class Judged:
 
 @dataclass(frozen=True)
 class TaskScores:
-    """Metrics by name, ``score`` among them (higher is better), and remarks on them."""
+    """Metrics by name, ``score`` among them (higher is better), and remarks on them.
+
+    ``cases`` holds what the metrics are means of: the column ``case`` has the ids of the evidence's units.
+    """
 
     metrics: dict[str, float]
     remarks: tuple[str, ...] = ()
+    cases: Cases = field(default_factory=dict)
 
 
 def merge(parts: Iterable[Evidence]) -> Evidence:
@@ -81,6 +87,9 @@ class Task(Method):
 
         Raises ValueError where the classes do not fit the task.
         """
+
+    def check_volumes(self, sliced: bool) -> None:
+        """Raise ValueError where the task needs whole volumes and some samples are slices of them."""
 
     def confusions(self, evidence: Evidence) -> Int[np.ndarray, "true predicted"] | None:
         """Count samples by true and predicted class; None where such counts have no meaning."""

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,7 +25,7 @@ from data.views.augmentation import Augmentation, augment, draw
 from data.views.batch import Batch
 from data.views.rng import SampleRng
 from methods.base import Facts, Frozen, Losses, Views
-from methods.downstream.base import Evidence, Judged, Task, TaskScores
+from methods.downstream.base import Cases, Evidence, Judged, Task, TaskScores
 from methods.downstream.class_losses import (
     Kind,
     balanced_weights,
@@ -229,21 +229,29 @@ class Classification(Task):
 
     def scores(self, evidence: Evidence) -> TaskScores:
         """Return ``score`` and all metrics defined on the samples; characters that MLflow refuses become underscores.
-
-        Raises ValueError where ``score`` is not defined on these samples.
+        Cases have ``true``, ``predicted`` and ``probability/<class>``, or for several classes each ``true/<class>``
+        and so on. Raises ValueError where ``score`` is not defined.
         """
-        rows = np.stack(list(evidence.values()))
-        names = [re.sub(r"[^\w. -]", "_", name) for name in self.class_names]
-        num_classes = len(names)
+        names, rows = [re.sub(r"[^\w. -]", "_", name) for name in self.class_names], np.stack([*evidence.values()])
+        probabilities = rows[:, -len(names) :]
+        cases: Cases = {"case": list(evidence)}
         if self.config.kind == "multi_label":
-            found = score_multi_label(rows[:, :num_classes] > 0, rows[:, num_classes:], names)
+            has = rows[:, : len(names)] > 0
+            found = score_multi_label(has, probabilities, names)
+            cases |= self._by_class("true", has) | self._by_class("predicted", probabilities > THRESHOLD)
         else:
             truth, predicted = rows[:, :2].astype(np.int64).T
             grades = self.class_numbers if self.config.grades else None
-            found = score_single(truth, rows[:, 2:], names, predicted, grades)
+            found = score_single(truth, probabilities, names, predicted, grades)
+            called = np.array(self.class_names)
+            cases |= {"true": called[truth].tolist(), "predicted": called[predicted].tolist()}
         if self.config.score not in found.metrics:
             raise _undefined(self.config.score, len(rows), found.remarks)
-        return TaskScores({"score": found.metrics[self.config.score], **found.metrics}, found.remarks)
+        metrics = {"score": found.metrics[self.config.score], **found.metrics}
+        return TaskScores(metrics, found.remarks, cases | self._by_class("probability", probabilities))
+
+    def _by_class(self, column: str, values: Shaped[np.ndarray, "n k"]) -> Cases:
+        return {f"{column}/{name}": own for name, own in zip(self.class_names, values.T, strict=True)}
 
     def confusions(self, evidence: Evidence) -> Int[np.ndarray, "true predicted"] | None:
         """Count samples by true and predicted class; None where a sample may have several."""

@@ -199,6 +199,8 @@ class Downstream(Samples):
     encoder          changes to fields that have no weights, such as ``drop_path``; or to ``in_channels``, whose
                      weights are then learnt anew
     label_fraction   share of the training patients whose labels are used; a smaller one is part of a larger one
+    val_split        the split that chooses the best checkpoint
+    test_split       a split that the best checkpoint is scored on once, at the end (``test/...``); by default none
     num_folds, fold  cross-validation: the patients of ``train_split`` are divided into ``num_folds`` parts, and one
                      part is validated on instead of ``val_split``
     frozen_levels    how many of the encoder's levels do not learn, counted from the image, or ``all``
@@ -214,6 +216,7 @@ class Downstream(Samples):
     encoder: dict[str, Any] = Field(default_factory=dict)
     train_split: str = "train"
     val_split: str = "val"
+    test_split: Annotated[str | None, ADDED] = None
     label_fraction: float = Field(default=1.0, gt=0, le=1)
     num_folds: int | None = Field(default=None, ge=2)
     fold: int = Field(default=0, ge=0)
@@ -234,6 +237,17 @@ class Downstream(Samples):
                 f"fold {self.fold} of num_folds {self.num_folds}; expected 0 to "
                 f"{(self.num_folds or 1) - 1}: set downstream.num_folds, or another fold"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _test_is_held_out(self) -> "Downstream":
+        used = {"train_split": self.train_split, **({} if self.num_folds else {"val_split": self.val_split})}
+        for name, split in used.items():
+            if split == self.test_split:
+                raise ValueError(
+                    f"test_split {split!r} is {name} too; a test needs samples that nothing is learnt from or chosen "
+                    "by: name another split, or leave test_split out"
+                )
         return self
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from data.exact import exact
 from data.shards.index import ShardSet
 from methods.base import Method
-from methods.downstream.base import Evidence, Task, merge
+from methods.downstream.base import Cases, Evidence, Task, merge
 from orchestrator.judging.gallery import GALLERIES, Gallery
 from orchestrator.judging.pictures import draw_confusions
 from orchestrator.training.checkpoint import State
@@ -50,7 +50,8 @@ class Rhythm:
 class Validation:
     """Scores a task on rows of shards; every rank predicts its part of them.
 
-    ``drawn`` holds the newest validation's pictures from rank 0, as PNGs by file name.
+    ``drawn`` holds the newest validation's pictures from rank 0, as PNGs by file name; ``cases`` holds what its
+    metrics are means of, equal on all ranks.
     """
 
     shards: ShardSet
@@ -59,6 +60,7 @@ class Validation:
     pictures: bool = True
     drawn: dict[str, bytes] = field(default_factory=dict, init=False)
     remarks: tuple[str, ...] = field(default=(), init=False)
+    cases: Cases = field(default_factory=dict, init=False)
 
     def due(self, step: int) -> bool:
         return self.rhythm.due(step)
@@ -70,19 +72,26 @@ class Validation:
         """Return the task's metrics, ``score`` among them; equal on all ranks."""
         assert isinstance(method, Task)
         gallery = GALLERIES[method.needs]() if self.pictures and world.rank == 0 else None
-        parts: list[Evidence] = []
-        for batch in batches_of(self.shards, self.row_ids, world, method.needs == "label_map"):
-            judged = method.judge(batch)
-            parts.append(judged.evidence)
-            if gallery is not None:
-                for index, true, predicted in judged.seen:
-                    gallery.offer(batch, index, true, predicted)
-        evidence = _from_all_ranks(merge(parts), world)
+        evidence = evidence_of(method, self.shards, self.row_ids, world, gallery)
         scores = method.scores(evidence)
-        self.remarks = scores.remarks
+        self.remarks, self.cases = scores.remarks, scores.cases
         if gallery is not None:
             self.drawn = _draw(gallery, method, evidence)
         return scores.metrics
+
+
+def evidence_of(
+    task: Task, shards: ShardSet, row_ids: Int[np.ndarray, " n"], world: World, gallery: Gallery | None = None
+) -> Evidence:
+    """Return the evidence of rows of shards, of which every rank judges its part; a gallery is shown each of them."""
+    parts: list[Evidence] = []
+    for batch in batches_of(shards, row_ids, world, task.needs == "label_map"):
+        judged = task.judge(batch)
+        parts.append(judged.evidence)
+        if gallery is not None:
+            for index, true, predicted in judged.seen:
+                gallery.offer(batch, index, true, predicted)
+    return _from_all_ranks(merge(parts), world)
 
 
 def _draw(gallery: Gallery, method: Task, evidence: Evidence) -> dict[str, bytes]:

@@ -14,7 +14,7 @@ from data.spelling import did_you_mean
 from orchestrator.results import charts, comparison, curve
 from orchestrator.results.comparison import Asked, Line, Scores
 from orchestrator.results.grouping import KINDS, SEEDS, Row, differing_fields, rows_by, rows_of, settings_of
-from orchestrator.results.run_cards import BEST, Card, Curve, Source
+from orchestrator.results.run_cards import BEST, TEST, Card, Curve, Source
 from orchestrator.results.selection import GROUPS, Choice, counted, in_folders, select
 from orchestrator.results.text import as_markdown
 from orchestrator.runs import identity
@@ -142,7 +142,8 @@ def page(compared: Compared) -> Page | None:
     known = compared.choice.source.known(cards)
     if known is None:
         return None
-    metric = asked.metric if asked.kind == "pretrain" else f"{BEST}{asked.metric}"
+    as_logged = asked.kind == "pretrain" or asked.metric.startswith(TEST)
+    metric = asked.metric if as_logged else f"{BEST}{asked.metric}"
     view = view_of(known, asked.kind, metric, asked.metric, _axes([card.params for card in cards]))
     try:
         address = publish(known, f"raydiology-{compared.key}", view)

@@ -26,7 +26,7 @@ Curve = tuple[list[float], list[float]]
 # MLflow's own states; a sweep's trials have more precise ones in their tag ``state``.
 STATUSES: dict[str, Status] = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "stopped"}
 STATES: dict[str, Status] = {"done": "finished", "failed": "failed", "stopped": "stopped", "pruned": "pruned"}
-BEST = "best/"
+BEST, TEST = "best/", "test/"
 EXPERIMENT = "experiment.json"
 
 
@@ -136,8 +136,8 @@ class Folders:
 
 
 def judged(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics that MLflow calls ``best/...``, without the prefix; all metrics if there are none."""
-    best = {name.removeprefix(BEST): value for name, value in metrics.items() if name.startswith(BEST)}
+    """Return the metrics that MLflow calls ``best/...``, without the prefix, and ``test/...``; or all of them."""
+    best = {name.removeprefix(BEST): value for name, value in metrics.items() if name.startswith((BEST, TEST))}
     return best or dict(metrics)
 
 

@@ -107,13 +107,14 @@ def _needs(names: tuple[str, str], samples: Selection, plan: Plan, feed_plan: Fe
 def _labelled(experiment: Experiment, labelled: Labelled) -> list[str]:
     """Say which labelled samples there are, and which of them judge."""
     task = downstream_of(experiment)
-    sides = (("training", labelled.train), ("validation", labelled.val))
-    left_out = "".join(_left_out("downstream", task.keep, selection, f"the {side}") for side, selection in sides)
+    sides = (("training", labelled.train), ("validation", labelled.val), ("test", labelled.test))
+    left_out = "".join(_left_out("downstream", task.keep, part, f"the {side}") for side, part in sides if part)
+    tested = f", tested on {labelled.test.num_samples:,} of split {task.test_split}" if labelled.test else ""
     where = f"fold {task.fold} of {task.num_folds}" if task.num_folds else f"split {task.val_split}"
     return [
         _size("labelled shards", labelled.shards) + left_out,
         f"fine-tuning: trained on {labelled.train.num_samples:,} samples of {len(labelled.patients):,} patients of "
-        f"split {task.train_split}, judged by {labelled.val.num_samples:,} samples of {where}",
+        f"split {task.train_split}, judged by {labelled.val.num_samples:,} samples of {where}{tested}",
     ]
 
 

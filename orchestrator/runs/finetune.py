@@ -1,35 +1,32 @@
 """Finetune: train an encoder, pretrained or not, on one downstream task, and score it."""
 
-import hashlib
 import json
-from collections.abc import Callable, Hashable, Mapping
-from copy import deepcopy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Int64
 from ray.train import Checkpoint
 from safetensors.torch import save_file
 
-from data.shards.classes import pad_classes
-from data.shards.index import Selection, ShardSet
+from data.shards.index import ShardSet
 from data.shards.writer import write_atomically
-from data.splits import folds, label_fraction
 from methods import METHODS
-from methods.base import Facts, Method
+from methods.base import Method
 from methods.downstream import TASKS, Task
-from methods.encoders import ENCODERS, Encoder
 from orchestrator.cluster import connection
 from orchestrator.config.experiment import Experiment
-from orchestrator.config.parts import Downstream, EncoderConfig
+from orchestrator.config.parts import Downstream
 from orchestrator.feed import stream
 from orchestrator.feed.stream import FeedPlan
 from orchestrator.judging import pictures
+from orchestrator.judging.cases import CASES, joined, to_parquet
 from orchestrator.judging.validation import CONFUSIONS, PREDICTIONS, Rhythm, Validation
+from orchestrator.runs.held_out import score_held_out
+from orchestrator.runs.labelled import Labelled, downstream_of, labelled_samples
+from orchestrator.runs.network import NETWORK, NETWORK_CARD, build_network, outline_network, prepare
 from orchestrator.runs.pretrain import Pretrained
 from orchestrator.runs.run import Caption, Run
 from orchestrator.terminal.progress import phase
@@ -38,33 +35,22 @@ from orchestrator.training.batch_norm import check_batch_norm
 from orchestrator.training.extents import check_extents
 from orchestrator.training.loop import Plan, Trainee
 from orchestrator.training.optimiser import Schedule
-from orchestrator.training.outline import outline, outline_of
 from orchestrator.training.ray_train import Job, launch
 
 STAGE = "finetune"
-NETWORK, NETWORK_CARD = "network.safetensors", "network.json"
-# Which patients a label fraction or a fold holds does not change with the seed: repeats differ only in training.
-LABEL_SEED = 0
 PREVIEWED_SAMPLES = 4
 
 
 @dataclass(frozen=True)
 class Finetuned:
-    """A finished fine-tuning: its run's folder, its key, and the scores of its best checkpoint."""
+    """A finished fine-tuning: its run's folder, its key, and the scores of its best checkpoint.
+
+    ``test/...`` are those on the test split, if it has one.
+    """
 
     folder: Path
     key: str
     scores: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """The labelled samples of a fine-tuning: those for training and those for validation."""
-
-    shards: ShardSet
-    train: Selection
-    val: Selection
-    patients: tuple[str, ...]
 
 
 def finetune(
@@ -93,93 +79,6 @@ def finetune(
                 return Finetuned(folder, key, scores)
 
 
-def downstream_of(experiment: Experiment) -> Downstream:
-    """Return the experiment's downstream task; raise ValueError if it has none."""
-    if experiment.downstream is None:
-        raise ValueError(f"experiment {experiment.name}: no downstream task; add downstream: with task and shards")
-    return experiment.downstream
-
-
-def labelled_samples(task: Downstream) -> Labelled:
-    """Select labelled samples of (a fraction of) the training patients, and of the validation patients."""
-    shards, having = ShardSet.open(task.shards), TASKS[task.task.name].needs
-    everyone = _patients(shards, task.train_split, task)
-    held_out = folds(everyone, task.num_folds, LABEL_SEED)[task.fold] if task.num_folds else frozenset[str]()
-    learnt = {patient: stratum for patient, stratum in everyone.items() if patient not in held_out}
-    patients = tuple(sorted(label_fraction(learnt, task.label_fraction, LABEL_SEED)))
-    val = tuple(sorted(held_out or _patients(shards, task.val_split, task)))
-    return Labelled(
-        shards,
-        task.kept(shards, task.train_split, patients, having),
-        task.kept(shards, task.train_split if held_out else task.val_split, val, having),
-        patients,
-    )
-
-
-def _patients(shards: ShardSet, split: str, task: Downstream) -> Mapping[str, Hashable]:
-    """Return a split's labelled patients with the classes that their samples have; raise ValueError for none."""
-    selection = task.kept(shards, split, having=TASKS[task.task.name].needs)
-    if selection.num_samples == 0:
-        raise ValueError(
-            f"shards {task.shards}: 0 samples with a {TASKS[task.task.name].needs.replace('_', ' ')} in split "
-            f"{split!r}, expected at least 1; see `raydiology shards show`, and choose downstream.train_split and "
-            "downstream.val_split"
-        )
-    return shards.patients(selection)
-
-
-def build_network(experiment: Experiment, shards: ShardSet, encoder_path: str | None) -> Task:
-    """Build the task's network: initial weights from ``downstream.seed``, the encoder's from its saved weights."""
-    task = downstream_of(experiment)
-    torch.manual_seed(task.seed)
-    config = experiment.downstream_encoder
-    encoder = ENCODERS[config.name](config)
-    if encoder_path is not None:
-        with Checkpoint(encoder_path).as_directory() as folder:
-            pretrained = config.model_copy(update={"in_channels": experiment.pretrained_encoder.in_channels})
-            _load_encoder(Path(folder), encoder, pretrained)
-    return _network(task, encoder, shards, labelled_samples(task).train.num_samples)
-
-
-def outline_network(experiment: Experiment, labelled: Labelled) -> Task:
-    """Return the task's network without weights, prepared for its samples, to be read."""
-    task, config = downstream_of(experiment), experiment.downstream_encoder
-    names = (*labelled.shards.label_names.items(), *labelled.shards.class_names.items())
-    held = (task.frozen_levels, _held_until(task, labelled.train.num_samples))
-    seen = [hashlib.sha256(classes.tobytes()).hexdigest() for classes in _classes(labelled)]
-
-    def build() -> Task:
-        network = _network(task, deepcopy(outline_of(config)), labelled.shards, labelled.train.num_samples)
-        prepare(network, experiment, labelled)
-        return network
-
-    return outline(("task", task.task.model_dump_json(), config, names, held, *seen), build)
-
-
-def _network(task: Downstream, encoder: Encoder, shards: ShardSet, num_samples: int) -> Task:
-    facts = Facts(
-        num_samples,
-        steps=task.budget.total_steps(num_samples),
-        batch_size=task.budget.batch_size,
-        label_names=shards.label_names,
-        class_names=shards.class_names,
-    )
-    kind: Any = TASKS[task.task.name]
-    return kind(task.task, encoder, facts)
-
-
-def _load_encoder(folder: Path, encoder: Encoder, config: EncoderConfig) -> None:
-    """Load the weights of an encoder of ``config``; weights whose channels differ keep their initial values."""
-    if encoder.in_channels == config.in_channels:
-        checkpoints.load_encoder(folder, encoder)
-        return
-    pretrained = ENCODERS[config.name](config)
-    checkpoints.load_encoder(folder, pretrained)
-    own = encoder.state_dict()
-    fitting = {name: value for name, value in pretrained.state_dict().items() if value.shape == own[name].shape}
-    encoder.load_state_dict({**own, **fitting})
-
-
 def check(experiment: Experiment) -> Labelled:
     """Return the labelled samples; raise ValueError if encoder, task and samples do not fit.
 
@@ -199,32 +98,9 @@ def check(experiment: Experiment) -> Labelled:
     network = outline_network(experiment, labelled)
     check_extents(network, labelled.train, task.part)
     plan_of(experiment, labelled)  # refuses milestones beyond the budget
+    network.check_volumes(sliced=not shards.rows["volume"].equals(shards.rows["sample_id"]))
     check_batch_norm(experiment, task, network, lambda: feed_of(experiment, labelled, plan_of(experiment, labelled)))
     return labelled
-
-
-def prepare(network: Task, experiment: Experiment, labelled: Labelled) -> None:
-    """Show a network the classes of its samples; freeze the encoder's levels that the task names."""
-    task = downstream_of(experiment)
-    network.see_classes(*_classes(labelled))
-    if task.frozen_levels != 0:
-        levels = None if task.frozen_levels == "all" else task.frozen_levels
-        network.freeze(levels, _held_until(task, labelled.train.num_samples))
-
-
-def _classes(labelled: Labelled) -> tuple[Int64[np.ndarray, "n m"], Int64[np.ndarray, "k l"]]:
-    """Return the classes of the samples that are trained on and judged on, padded with -1."""
-    classes = labelled.shards.rows["classes"]
-    train, val = (pad_classes(classes.take(part.row_ids)) for part in (labelled.train, labelled.val))
-    return train, val
-
-
-def _held_until(task: Downstream, num_samples: int) -> float:
-    """Return the progress in [0, 1] until which levels are frozen."""
-    if task.frozen_epochs is None:
-        return 1.0
-    steps = task.budget.epochs_to_steps(task.frozen_epochs, num_samples)
-    return min(1.0, steps / task.budget.total_steps(num_samples))
 
 
 def plan_of(experiment: Experiment, labelled: Labelled) -> Plan:
@@ -287,8 +163,21 @@ def _train(experiment: Experiment, encoder: str | None, labelled: Labelled, run:
     with phase("collecting the best network"):
         exported = _collect(Checkpoint(best.uri), run)
     scores = {**best.state["best"], "best_step": best.step}
-    run.finish({"scores": scores}, scores, [exported])
-    return scores
+    tested = _test(experiment, best.uri, run) if labelled.test else {}
+    run.tracker.summary(tested)
+    run.finish({"scores": scores | tested}, scores, exported)
+    return scores | tested
+
+
+def _test(experiment: Experiment, best: str, run: Run) -> dict[str, float]:
+    """Score the best checkpoint on the test split, and add its cases to the run's; return ``test/...``."""
+    with phase("scoring the best network on the test split"):
+        found = score_held_out(experiment, best)
+    cases, tested = run.folder / CASES, to_parquet("test", found.cases)
+    write_atomically(cases, joined([*([cases.read_bytes()] if cases.exists() else []), tested]))
+    for remark in found.remarks:
+        run.remark(f"test: {remark}")
+    return {f"test/{name}": value for name, value in found.metrics.items()}
 
 
 def _build(experiment: Experiment, encoder: str | None) -> Trainee:
@@ -298,8 +187,14 @@ def _build(experiment: Experiment, encoder: str | None) -> Trainee:
     prepare(method, experiment, labelled)
     validation = validation_of(experiment, labelled)
     card = _card(experiment, labelled.shards, method)
-    export = partial(_export, card, lambda: validation.drawn)
+    export = partial(_export, card, lambda: _judged(validation))
     return Trainee(method, validation, export=export)
+
+
+def _judged(validation: Validation) -> dict[str, bytes]:
+    """Return the files of the newest validation, by name."""
+    cases = {CASES: to_parquet("validation", validation.cases)} if validation.cases else {}
+    return {**validation.drawn, **cases}
 
 
 def validation_of(experiment: Experiment, labelled: Labelled) -> Validation:
@@ -331,20 +226,20 @@ def _card(experiment: Experiment, shards: ShardSet, method: Task) -> dict[str, A
     }
 
 
-def _export(card: dict[str, Any], drawn: Callable[[], dict[str, bytes]], folder: Path, method: Method) -> None:
-    """Add encoder, network and pictures to a checkpoint; the network's keys are those of MONAI's own class."""
+def _export(card: dict[str, Any], judged: Callable[[], dict[str, bytes]], folder: Path, method: Method) -> None:
+    """Add encoder, network and the validation's files; the network's keys are those of MONAI's own class."""
     assert isinstance(method, Task)
     checkpoints.export_encoder(folder, method.encoder, card)
     weights = {name: value.detach().cpu().contiguous() for name, value in method.network.state_dict().items()}
     save_file(weights, folder / NETWORK)
     (folder / NETWORK_CARD).write_text(json.dumps(card, indent=2, sort_keys=True))
-    for name, png in drawn().items():
-        (folder / name).write_bytes(png)
+    for name, content in judged().items():
+        (folder / name).write_bytes(content)
 
 
-def _collect(best: Checkpoint, run: Run) -> Path:
-    """Copy the best checkpoint's network into the run's folder, and log its pictures."""
-    target = run.folder / "network"
+def _collect(best: Checkpoint, run: Run) -> list[Path]:
+    """Copy the best checkpoint's network and cases into the run's folder, and log its pictures; return the others."""
+    target, cases = run.folder / "network", run.folder / CASES
     target.mkdir(exist_ok=True)
     with best.as_directory() as folder:
         for name in (NETWORK, NETWORK_CARD):
@@ -352,7 +247,9 @@ def _collect(best: Checkpoint, run: Run) -> Path:
         for name in (PREDICTIONS, CONFUSIONS):
             if (Path(folder) / name).exists():
                 run.picture(name, (Path(folder) / name).read_bytes())
-    return target
+        if (Path(folder) / CASES).exists():  # a run that an older version began may have a best checkpoint without
+            write_atomically(cases, (Path(folder) / CASES).read_bytes())
+    return [target, *([cases] if cases.exists() else [])]
 
 
 def _preview(experiment: Experiment, shards: ShardSet, plan: FeedPlan, run: Run) -> None:
@@ -372,9 +269,10 @@ def _caption(experiment: Experiment, trained: Pretrained | None, row: str | None
         title=f"finetune {row or start}, {seeds}",
         description=(
             f"{task.task.name.capitalize()}, {f'pretrained by {start}' if trained else 'not pretrained'}. `best/...` "
-            f"are the metrics of the best checkpoint on {_validated_on(task)}. Artifacts: "
+            f"are the metrics of the best checkpoint on {_validated_on(task)}"
+            f"{f', `test/...` on split {task.test_split}' if task.test_split else ''}. Artifacts: "
             "`pictures/predictions.png` shows truth and prediction, `pictures/views-finetune.png` what it was "
-            "trained on; `network/` is the best checkpoint's network."
+            "trained on; `network/` is the best checkpoint's network, `cases.parquet` its score on each case."
         ),
         row=row,
     )

@@ -2,7 +2,8 @@
 
 A table compares rows (changes to one base experiment), each repeated over seeds: every pretraining seed is
 fine-tuned with every fine-tuning seed. A row may give its own seeds; a row with no pretraining seeds (``[]``) is
-only fine-tuned, like "from scratch".
+only fine-tuned, like "from scratch". Under cross-validation, each repeat is fine-tuned on every fold, and its value
+is the mean over the folds.
 """
 
 from collections import Counter
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import product
+from statistics import fmean
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -53,7 +55,8 @@ class TableConfig(Frozen):
     that are drawn over its steps, one line per row (its first seed); ``convergence`` names metrics of the fine-tuning
     that are drawn over its epochs, each row with its repeats. ``cohorts`` names files, relative to this one, of other
     scans that the table can be run on (``--cohort``). ``concurrent`` is how many trials run at once: by default as
-    many as the cluster holds, or one on a single machine.
+    many as the cluster holds, or one on a single machine. ``num_folds`` cross-validates every row: a repeat is the
+    mean over this many folds of ``downstream.train_split``, and it counts once all of them are done.
     """
 
     name: FolderName
@@ -71,6 +74,7 @@ class TableConfig(Frozen):
     convergence: tuple[str, ...] = ()
     cohorts: dict[str, str] = Field(default_factory=dict)
     concurrent: int | None = Field(default=None, gt=0)
+    num_folds: int | None = Field(default=None, ge=2)
 
     @model_validator(mode="after")
     def _rows_are_told_apart(self) -> "TableConfig":
@@ -136,19 +140,23 @@ class TableConfig(Frozen):
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of a row; ``pretrain_seed`` is None if nothing is pretrained."""
+    """One run of a row; ``pretrain_seed`` is None if nothing is pretrained, ``fold`` without cross-validation."""
 
     row: str
     overrides: dict[str, Any]
     pretrain_seed: int | None
     finetune_seed: int
+    fold: int | None = None
+    num_folds: int | None = None
 
     @property
     def changes(self) -> dict[str, Any]:
-        """The row's overrides and the seeds, by dotted names."""
+        """The row's overrides, the seeds and the fold, by dotted names."""
         seeds: dict[str, Any] = {"downstream.seed": self.finetune_seed}
         if self.pretrain_seed is not None:
             seeds["seed"] = self.pretrain_seed
+        if self.fold is not None:
+            seeds |= {"downstream.num_folds": self.num_folds, "downstream.fold": self.fold}
         return {**self.overrides, **seeds}
 
 
@@ -191,8 +199,9 @@ def trials_of(config: TableConfig) -> list[Trial]:
     repeats = []
     for row in config.rows:
         pretrain, finetune = config.seeds(row)
-        pairs = product(pretrain or (None,), finetune)
-        repeats.append([Trial(row.name, row.overrides, *pair) for pair in pairs])
+        folds = range(config.num_folds) if config.num_folds else (None,)
+        ways = product(pretrain or (None,), finetune, folds)
+        repeats.append([Trial(row.name, row.overrides, *way, config.num_folds) for way in ways])
     longest = max(len(trials) for trials in repeats)
     return [trials[i] for i in range(longest) for trials in repeats if i < len(trials)]
 
@@ -200,12 +209,10 @@ def trials_of(config: TableConfig) -> list[Trial]:
 def aggregate(config: TableConfig, outcomes: Sequence[Outcome]) -> list[Line]:
     """Summarise each row, and test it against the reference row by Welch's t-test.
 
-    Trials that failed are left out of the numbers and named in ``failures``.
+    Trials that failed are left out of the numbers, with all folds of their repeat, and named in ``failures``.
     """
-    values = {
-        row.name: [o.value for o in outcomes if o.trial.row == row.name and o.value is not None]
-        for row in config.rows
-    }
+    repeats = {row.name: _repeats(config, row, outcomes) for row in config.rows}
+    values = {name: [value for value, _ in found] for name, found in repeats.items()}
     reference = values[config.reference]
     return [
         Line(
@@ -214,11 +221,25 @@ def aggregate(config: TableConfig, outcomes: Sequence[Outcome]) -> list[Line]:
             comparison=None if row.name == config.reference else welch(values[row.name], reference),
             paper=row.paper,
             failures=tuple(o.failure for o in outcomes if o.trial.row == row.name and o.value is None),
-            also={
-                name: summarise([o.also[name] for o in outcomes if o.trial.row == row.name and o.value is not None])
-                for name in config.also
-            },
+            also={name: summarise([also[name] for _, also in repeats[row.name]]) for name in config.also},
             paper_also=row.paper_also,
         )
         for row in config.rows
+    ]
+
+
+def _repeats(config: TableConfig, row: Row, outcomes: Sequence[Outcome]) -> list[tuple[float, dict[str, float]]]:
+    """Return the value of each of a row's repeats and of its further metrics, as means over all of its folds."""
+    repeats: dict[tuple[int | None, int], list[Outcome]] = {}
+    for outcome in outcomes:
+        if outcome.trial.row == row.name and outcome.value is not None:
+            seeds = (outcome.trial.pretrain_seed, outcome.trial.finetune_seed)
+            repeats.setdefault(seeds, []).append(outcome)
+    return [
+        (
+            fmean(fold.value for fold in folds if fold.value is not None),
+            {name: fmean(fold.also[name] for fold in folds) for name in config.also},
+        )
+        for folds in repeats.values()
+        if len(folds) == (config.num_folds or 1)
     ]

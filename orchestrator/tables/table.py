@@ -24,6 +24,7 @@ from orchestrator.config.refusal import ConfigError, validated
 from orchestrator.history import steps
 from orchestrator.lock import claimed
 from orchestrator.results.charts import Curve, draw_bands, draw_curves
+from orchestrator.results.run_cards import TEST
 from orchestrator.runs import finetune, identity, pool, pretrain
 from orchestrator.runs.abandoned import closing_abandoned
 from orchestrator.runs.pretrain import Pretrained
@@ -237,6 +238,12 @@ def _check_row(table: Table, row: Row) -> None:
     with refusing_row(table, row):
         pretrain.check(experiment)
         finetune.check(experiment)
+        tested = [name for name in (table.config.metric, *table.config.also) if name.startswith(TEST)]
+        if tested and finetune.downstream_of(experiment).test_split is None:
+            raise ValueError(
+                f"metric {tested[0]!r}: nothing is tested; set downstream.test_split, or name a metric of the "
+                "validation"
+            )
 
 
 @contextmanager
@@ -268,7 +275,8 @@ def refuse_another(table: Table) -> None:
 def described(trial: Trial) -> str:
     """Name a trial for people."""
     start = "not pretrained" if trial.pretrain_seed is None else f"pretraining seed {trial.pretrain_seed}"
-    return f"{trial.row}, {start}, fine-tuning seed {trial.finetune_seed}"
+    fold = "" if trial.fold is None else f", fold {trial.fold} of {trial.num_folds}"
+    return f"{trial.row}, {start}, fine-tuning seed {trial.finetune_seed}{fold}"
 
 
 def _run_trial(

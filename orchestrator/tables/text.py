@@ -37,8 +37,9 @@ def cells(config: TableConfig, lines: Sequence[Line]) -> tuple[list[str], list[l
 
 
 def notes(config: TableConfig, lines: Sequence[Line]) -> list[str]:
-    """Explain the cells: how p was computed, why it is missing, and which trials failed."""
-    said = ["mean ± sample deviation over the runs; p: Welch's t-test, two-sided, not corrected for several rows"]
+    """Explain the cells: what a run is, how p was computed, why it is missing, and which trials failed."""
+    said = [f"a run is the mean over {config.num_folds} folds"] if config.num_folds else []
+    said += ["mean ± sample deviation over the runs; p: Welch's t-test, two-sided, not corrected for several rows"]
     for line in lines:
         if line.comparison and line.comparison.p is None:
             said.append(f"{line.name}: no p: {line.comparison.remark}")
@@ -53,14 +54,16 @@ def markdown(config: TableConfig, lines: Sequence[Line]) -> str:
 
 
 def comma_separated(config: TableConfig, outcomes: Sequence[Outcome]) -> str:
-    """Return one CSV line per trial: row, seeds, values with every digit, the run's folder, failure."""
+    """Return one CSV line per trial: row, seeds, fold if any, values with every digit, the run's folder, failure."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "pretrain_seed", "finetune_seed", config.metric, *config.also, "run", "failure"])
+    folds = ["fold"] if config.num_folds else []
+    names = ["row", "pretrain_seed", "finetune_seed", *folds, config.metric, *config.also, "run", "failure"]
+    writer.writerow(names)
     for outcome in outcomes:
         trial = outcome.trial
         values = [outcome.value, *(outcome.also.get(name) for name in config.also)]
-        seeds = (trial.pretrain_seed, trial.finetune_seed)
+        seeds = (trial.pretrain_seed, trial.finetune_seed, *([trial.fold] if folds else []))
         writer.writerow([trial.row, *seeds, *values, outcome.run, outcome.failure])
     return text.getvalue()
 

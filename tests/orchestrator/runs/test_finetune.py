@@ -1,11 +1,13 @@
 """Fine-tuning without Ray: which labels are used, where weights come from, what a validated checkpoint holds."""
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
@@ -20,6 +22,7 @@ from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import resolve
 from orchestrator.config.refusal import ConfigError
 from orchestrator.feed import stream
+from orchestrator.judging.cases import CASES, to_parquet
 from orchestrator.runs import finetune
 from orchestrator.runs.pretrain import build_encoder
 from orchestrator.training.checkpoint import ENCODER, CheckpointError, State, export_encoder
@@ -244,6 +247,16 @@ def test_training_validates_every_epoch_and_keeps_what_other_tools_take(shards: 
     theirs.load_state_dict(load_file(tmp_path / finetune.NETWORK), strict=True)
 
 
+def test_every_validation_leaves_its_cases_in_the_checkpoint(shards: str) -> None:
+    state, recorder = train_here(experiment_of(shards))
+    scored = [entry for entry in recorder.entries if "score" in entry]
+    for entry, files in zip(scored, recorder.checkpoints, strict=True):
+        cases = pd.read_parquet(io.BytesIO(files[CASES]))
+        assert set(cases["split"]) == {"validation"}
+        assert cases.groupby("label")["dice"].mean().mean() == pytest.approx(entry["score"])
+    assert state.best_step in [entry["step"] + 1 for entry in scored]
+
+
 def test_training_stops_after_the_patience(shards: str) -> None:
     frozen = experiment_of(shards, "downstream.optimiser.lr=1.0e-30", "downstream.patience_epochs=2")
     state, recorder = train_here(frozen)
@@ -258,6 +271,7 @@ def test_training_stops_after_the_patience(shards: str) -> None:
         ("encoder.in_channels=3", r"encoder.in_channels is 3, the labelled shards have 1; set encoder.in_channels=1"),
         ("encoder.spatial_dims=3", r"encoder.spatial_dims is 3, the labelled shards have 2"),
         ("downstream.task.crop_size=[32, 24]", r"24 is not a multiple of the encoder's stride 16"),
+        ("downstream.task.largest_component=true", r"largest_component: the samples are slices, so that a volume's"),
         ("downstream=null", r"experiment finetune: no downstream task; add downstream:"),
     ],
 )
@@ -269,23 +283,26 @@ def test_what_cannot_work_is_refused_before_anything_starts(shards: str, overrid
 def validate_on_rank(rank: int, shards: str, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    metrics = validate(shards, World(rank, 2, torch.device("cpu")))
+    metrics, cases = validate(shards, World(rank, 2, torch.device("cpu")))
     Path(folder, f"rank-{rank}.json").write_text(json.dumps(metrics))
+    Path(folder, f"rank-{rank}.parquet").write_bytes(cases)
     dist.destroy_process_group()
 
 
-def validate(shards: str, world: World) -> dict[str, float]:
+def validate(shards: str, world: World) -> tuple[dict[str, float], bytes]:
     experiment = experiment_of(shards)
     labelled = labelled_of(experiment)
     network = finetune.build_network(experiment, labelled.shards, None).eval()
-    return finetune.validation_of(experiment, labelled).run(network, world)
+    validation = finetune.validation_of(experiment, labelled)
+    return validation.run(network, world), to_parquet("validation", validation.cases)
 
 
 @pytest.mark.slow
 def test_two_ranks_score_what_one_rank_scores(shards: str, tmp_path: Path) -> None:
     mp.spawn(validate_on_rank, args=(shards, str(tmp_path)), nprocs=2)
     ranks = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2)]
-    alone = validate(shards, ALONE)
+    alone, cases = validate(shards, ALONE)
+    assert [Path(tmp_path, f"rank-{rank}.parquet").read_bytes() for rank in range(2)] == [cases, cases]
     assert ranks[0] == ranks[1]
     assert ranks[0] == pytest.approx(alone, abs=1e-12)
     assert np.isfinite(list(alone.values())).all()

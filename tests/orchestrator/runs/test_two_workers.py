@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
@@ -19,6 +20,7 @@ from orchestrator.config.files import resolve
 from orchestrator.feed import stream
 from orchestrator.feed.stream import FeedPlan
 from orchestrator.history import HISTORY, steps
+from orchestrator.judging.cases import CASES
 from orchestrator.runs import finetune, pretrain
 from orchestrator.runs.run import RESULT
 from orchestrator.training.loop import Plan, Trainee, train
@@ -132,6 +134,8 @@ def test_a_fine_tuning_by_two_workers_of_ray_scores_as_one_by_one_worker(folder,
     expected = {**{name: alone[-1][name] for name in alone[-1]["judged"]}, "best_step": 4}
     scores = json.loads((run / RESULT).read_text())["scores"]
     assert scores == pytest.approx(expected, abs=1e-6)
+    cases = pd.read_parquet(run / CASES)
+    assert cases.groupby("label")["dice"].mean().mean() == pytest.approx(scores["score"])
     printed = dict(re.findall(r"^(.+?) +(\d+\.\d{4})$", capsys.readouterr().out, re.MULTILINE))
     assert {name: float(printed[name]) for name in scores} == pytest.approx(scores, abs=1e-4)
 

@@ -1,5 +1,7 @@
 """Table 4.2 of the thesis as a grid: which runs it takes, and what its printed runs aggregate to."""
 
+import csv
+import io
 from collections import Counter
 from typing import Any
 
@@ -7,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from orchestrator.tables.grid import Outcome, TableConfig, aggregate, trials_of
+from orchestrator.tables.text import comma_separated, notes
 
 RUNS = {
     "scratch": (0.842, 0.848, 0.846, 0.836),
@@ -99,6 +102,52 @@ def test_a_failed_trial_is_left_out_of_the_numbers_and_named() -> None:
     line = aggregate(config, outcomes)[1]
     assert line.summary.num_values == 3
     assert line.failures == ("worker died 4 times",)
+
+
+def cross_validated() -> tuple[TableConfig, list[Outcome]]:
+    """Two rows of two repeats with three folds each: a value tells row, repeat and fold."""
+    rows = [{"name": "a", "pretrain_seeds": []}, {"name": "b"}]
+    config = table_4_2(rows=rows, reference="a", num_folds=3, pretrain_seeds=[5], also=["dice/liver"])
+    base = {"a": 0.1, "b": 0.5}
+    outcomes = [
+        Outcome(t, value := base[t.row] + t.finetune_seed / 10 + (t.fold or 0) / 100, also={"dice/liver": value / 2})
+        for t in trials_of(config)
+    ]
+    return config, outcomes
+
+
+def test_cross_validation_runs_every_fold_of_every_repeat() -> None:
+    _, outcomes = cross_validated()
+    trials = [outcome.trial for outcome in outcomes]
+    assert len(trials) == len({str(trial) for trial in trials}) == 2 * 2 * 3
+    assert [trial.fold for trial in trials if (trial.row, trial.finetune_seed) == ("b", 1)] == [0, 1, 2]
+    assert trials[-1].changes == {
+        "seed": 5,
+        "downstream.seed": 2,
+        "downstream.num_folds": 3,
+        "downstream.fold": 2,
+    }
+
+
+def test_a_cross_validated_row_is_the_mean_over_folds_and_the_deviation_over_repeats() -> None:
+    config, outcomes = cross_validated()
+    a, b = aggregate(config, outcomes)
+    assert a.summary.values == pytest.approx((0.21, 0.31))
+    assert b.summary.values == pytest.approx((0.61, 0.71))
+    assert (b.summary.mean, b.summary.deviation) == pytest.approx((0.66, 0.1 / 2**0.5))
+    assert b.also["dice/liver"].values == pytest.approx((0.305, 0.355))
+    assert notes(config, [a, b])[0] == "a run is the mean over 3 folds"
+    rows = list(csv.DictReader(io.StringIO(comma_separated(config, outcomes))))
+    assert [row["fold"] for row in rows if row["row"] == "a"] == ["0", "1", "2"] * 2
+
+
+def test_a_repeat_that_lacks_a_fold_does_not_count_yet() -> None:
+    config, outcomes = cross_validated()
+    failed = Outcome(outcomes[-1].trial, None, "worker died 4 times")
+    for partial in (outcomes[:-1], [*outcomes[:-1], failed]):
+        _, b = aggregate(config, partial)
+        assert b.summary.values == pytest.approx((0.61,))
+    assert b.failures == ("worker died 4 times",)
 
 
 def test_a_row_without_runs_has_no_mean_and_says_why_there_is_no_p() -> None:

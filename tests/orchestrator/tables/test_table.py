@@ -15,6 +15,7 @@ from orchestrator import cli
 from orchestrator.config.refusal import ConfigError
 from orchestrator.history import HISTORY
 from orchestrator.runs import identity
+from orchestrator.runs.labelled import downstream_of, labelled_samples
 from orchestrator.runs.run import RESULT
 from orchestrator.tables import table as tables
 from orchestrator.terminal import progress
@@ -62,6 +63,22 @@ def test_every_trial_is_the_base_with_its_row_s_changes_and_seeds(tmp_path: Path
     ]
     assert table.folder.parent == tmp_path / "runs" / "tiny"
     assert table.folder.name.startswith("table-two-rows-")
+
+
+def test_every_fold_of_a_cross_validated_table_is_validated_on_once_per_repeat(tmp_path: Path, shards: str) -> None:
+    table = tables.load(write_table(tmp_path, shards, num_folds=3))
+    held_out: dict[str, list[str]] = {}
+    for trial, experiment in table.experiments:
+        labelled = labelled_samples(downstream_of(experiment))
+        patients = set(labelled.shards.rows["patient"].take(labelled.val.row_ids).to_pylist())
+        held_out[trial.row] = [*held_out.get(trial.row, []), *sorted(patients)]
+        assert not patients & set(labelled.patients)
+    assert {row: sorted(patients) for row, patients in held_out.items()} == {
+        row: [f"p{number:03d}" for number in range(6)] for row in ("scratch", "[0.3, 0.6]")
+    }
+    assert tables.described(table.experiments[-1][0]).endswith("fine-tuning seed 0, fold 2 of 3")
+    assert len({e.pretrain_key("digest") for t, e in table.experiments if t.pretrain_seed is not None}) == 1
+    tables.check(table)
 
 
 def test_a_table_over_another_base_has_another_folder_and_more_rows_or_other_machines_have_not(
