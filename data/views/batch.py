@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.boxes import Boxes
 from data.views.rng import SampleRng
 
 
@@ -22,6 +23,7 @@ class Batch:
     volumes     B strings: which volume a slice belongs to (equal to the sample's own for a volume)
     numbers     (B,) int64 global sample numbers, epochs (B,) int64
     classes     (B, M) int64, each sample's classes padded with -1; None where the shards hold none
+    boxes       B entries on the host: the boxes of each sample's findings, None where they are unknown
     """
 
     voxels: Tensor
@@ -35,6 +37,7 @@ class Batch:
     epochs: np.ndarray
     labels: Tensor | None = None
     classes: Tensor | None = None
+    boxes: tuple[Boxes | None, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -44,7 +47,7 @@ class Batch:
         return self.voxels.ndim - 2
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """Return the batch with its tensors on a device; extents, ids and numbers stay on the host."""
+        """Return the batch with its tensors on a device; extents, boxes, ids and numbers stay on the host."""
         moved = {
             name: getattr(self, name).to(device, non_blocking=non_blocking)
             for name in ("voxels", "scale", "offset", "labels", "classes")
