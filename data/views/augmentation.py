@@ -109,8 +109,7 @@ def cut(batch: Batch, boxes: Int[np.ndarray, "b 2 n"]) -> Float[Tensor, "b c *s"
     crops = torch.empty((*batch.voxels.shape[:2], *size), device=batch.voxels.device)
     for crop, voxels, (low, high) in zip(crops, batch.voxels, boxes.tolist(), strict=True):
         crop.copy_(voxels[(..., *(slice(a, b) for a, b in zip(low, high, strict=True)))])
-    per_sample = (-1, *[1] * (crops.ndim - 1))
-    return crops.mul_(batch.scale.view(per_sample)).add_(batch.offset.view(per_sample))
+    return batch.intensities(crops)
 
 
 def cut_boxes(findings: Sequence[Boxes], boxes: Int[np.ndarray, "b 2 n"]) -> tuple[Boxes, ...]:

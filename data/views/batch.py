@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from data.boxes import Boxes
@@ -54,6 +55,13 @@ class Batch:
             if getattr(self, name) is not None
         }
         return replace(self, **moved)
+
+    def intensities(self, stored: Float[Tensor, "..."], index: int | None = None) -> Float[Tensor, "..."]:
+        """Turn stored values into intensities, in place: (.., B, C, *S) of all samples, or (C, *S) of one of them."""
+        if index is not None:
+            return stored.mul_(self.scale[index]).add_(self.offset[index])
+        per_sample = (-1, *[1] * (self.voxels.ndim - 1))
+        return stored.mul_(self.scale.view(per_sample)).add_(self.offset.view(per_sample))
 
     def take(self, count: int) -> "Batch":
         """Return the first ``count`` samples, or all where there are fewer."""
