@@ -9,14 +9,15 @@ from pyarrow import fs
 
 from data.files import join, list_tree, locate, reaching
 from data.shards.classes import count_classes
-from data.shards.index import EARLIER_INDEX, INDEX, Having, ShardSet, earlier_indices
+from data.shards.earlier import EARLIER_INDEX, INDEX, earlier_indices
+from data.shards.index import Having, ShardSet
 from data.shards.keep import is_any
 from data.shards.reader import ShardReader
 from data.shards.writer import REPAIR, TEMPORARY, ShardError, ShardFile, split_address
 from data.splits import SPLITS, check_no_leakage
 
 _BLOCK_BYTES = 2**22
-_LABELS: dict[Having, str] = {"label_map": "a label map", "class": "a class"}
+_LABELS: dict[Having, str] = {"label_map": "a label map", "class": "a class", "boxes": "known boxes"}
 _WITHOUT_LABELS = {
     "train": "to fine-tune on these, name another split by downstream.train_split",
     "val": "to judge a fine-tuning, cross-validate by downstream.num_folds, or ingest with a larger val_fraction",
@@ -40,7 +41,8 @@ def describe(shards: ShardSet) -> list[tuple[str, str]]:
         lines.append(("sizes", f"{shards.spatial_dims}D, {channels}, {low} to {high}"))
     lines += [(split, _count(part) if part.num_rows else "no samples") for split, part in _by_split(shards)]
     lines += [("datasets", _values(rows["dataset"])), ("modalities", _values(rows["modality"]))]
-    lines += [("labels", _names(shards.label_names)), ("classes", _classes(shards))]
+    lines += [("labels", _names(shards.label_names)), ("classes", _classes(rows["classes"], shards.class_names))]
+    lines += [("boxes", _classes(rows["box_classes"], shards.box_names))]
     lines += [(name.replace("_", " "), f"{count:,}") for name, count in shards.counts.items()]
     earlier = [digest for digest in earlier_indices(split_address(shards.uri)[0]) if shards.digest[:16] != digest]
     lines += [("earlier sets", ", ".join(f"@{digest}" for digest in sorted(earlier)))]
@@ -76,6 +78,8 @@ def _count(rows: pa.Table) -> str:
     patients, volumes = (len(rows[name].unique()) for name in ("patient", "volume"))
     labelled, classed = int(rows["has_label"].to_numpy().sum()), rows.num_rows - rows["classes"].null_count
     held = f"{labelled:,} with a label map" + (f", {classed:,} with classes" if classed else "")
+    boxed = rows.num_rows - rows["boxes"].null_count
+    held += f", {boxed:,} with known boxes" if boxed else ""
     return f"{rows.num_rows:,} samples of {volumes:,} volumes of {patients:,} patients, {held}"
 
 
@@ -88,12 +92,10 @@ def _names(names: dict[int, str]) -> str:
     return ", ".join(f"{number} {name}" for number, name in sorted(names.items()))
 
 
-def _classes(shards: ShardSet) -> str:
-    counts = count_classes(shards.rows["classes"])
-    numbers = sorted(counts.keys() | shards.class_names.keys())
-    return ", ".join(
-        f"{number} {shards.class_names.get(number, '?')} ({counts.get(number, 0):,})" for number in numbers
-    )
+def _classes(column: pa.ChunkedArray, names: dict[int, str]) -> str:
+    counts = count_classes(column)
+    numbers = sorted(counts.keys() | names.keys())
+    return ", ".join(f"{number} {names.get(number, '?')} ({counts.get(number, 0):,})" for number in numbers)
 
 
 def verify(uri: str) -> Iterator[str]:

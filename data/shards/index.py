@@ -7,7 +7,7 @@ samples never opens a shard. It names each shard with the hash of its content: e
 import hashlib
 import io
 import json
-import re
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
-from pyarrow import fs
 
 from data.files import join, locate, reaching, read_bytes
+from data.shards.earlier import INDEX, keep_index, read_earlier
 from data.shards.keep import Keep, is_any, passing
 from data.shards.writer import (
     SMALL_COLUMNS,
@@ -31,10 +31,8 @@ from data.shards.writer import (
     write_atomically,
 )
 
-Having = Literal["label_map", "class"]
-INDEX = "index.parquet"
-EARLIER_INDEX = re.compile(r"index-([0-9a-f]{16})\.parquet")
-FORMAT = 2
+Having = Literal["label_map", "class", "boxes"]
+FORMAT, EARLIER_FORMAT = 3, 2
 _METADATA = b"raydiology"
 _REPEATED = ["patient", "dataset", "modality", "split", "dtype", "file"]
 _INDEX_SCHEMA = pa.schema(
@@ -49,12 +47,17 @@ _INDEX_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class IndexCard:
-    """The index's data on the whole set: the recipe as a tree, names of labels and classes, ingest's counts."""
+    """The index's data on the whole set: the recipe as a tree, names, ingest's counts.
+
+    ``label_names`` are those of values in label maps, ``class_names`` of the classes of samples, ``box_names`` of
+    the classes of boxes.
+    """
 
     recipe: dict[str, Any]
     label_names: dict[int, str] = field(default_factory=dict)
     class_names: dict[int, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    box_names: dict[int, str] = field(default_factory=dict)
 
 
 def write_index(uri: str, files: Sequence[ShardFile], card: IndexCard) -> str:
@@ -93,34 +96,43 @@ def _index_of(uri: str, file: ShardFile) -> pa.Table:
     return pa.table({name: table[name] for name in SMALL_COLUMNS} | places, schema=_INDEX_SCHEMA)
 
 
-def earlier_indices(folder: str) -> dict[str, str]:
-    """Return the names of the indices of a folder's earlier sets by the first 16 digits of their digests."""
-    filesystem, base = locate(folder)
-    with reaching(folder):
-        infos = filesystem.get_file_info(fs.FileSelector(base, allow_not_found=True))
-    return {match[1]: match[0] for info in infos if (match := EARLIER_INDEX.fullmatch(info.base_name))}
-
-
-def _earlier(folder: str, wanted: str) -> bytes:
-    there = earlier_indices(folder)
-    names = [name for digest, name in there.items() if digest.startswith(wanted[:16])]
-    if len(names) != 1:
-        raise ShardError(
-            f"shards {folder}: no set of digest {wanted}; expected that of {INDEX}"
-            f"{''.join(f' or {digest}' for digest in sorted(there))}; see `raydiology shards show`"
-        )
-    return read_bytes(join(folder, names[0]))
-
-
-def keep_index(folder: str, replaced_by: str) -> None:
-    """Keep a folder's index under the name of its digest, unless the digest is that of the index to be written."""
+def read_index(uri: str) -> tuple[pa.Table, str]:
+    """Return an index of any format, and its digest; raise ShardError where it is missing or unreadable."""
+    folder, wanted = split_address(uri)
     try:
         content = read_bytes(join(folder, INDEX))
+        if wanted and not hashlib.sha256(content).hexdigest().startswith(wanted):
+            content = read_earlier(folder, wanted)
     except FileNotFoundError:
-        return
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != replaced_by:
-        write_atomically(join(folder, f"index-{digest[:16]}.parquet"), content)
+        raise ShardError(
+            f"shards {uri}: no {INDEX}; expected a folder that `raydiology ingest` has finished; "
+            "check the path, or run the same ingest again: it continues where it stopped"
+        ) from None
+    try:
+        rows = pq.read_table(io.BytesIO(content), read_dictionary=_REPEATED)
+    except (pa.ArrowException, OSError):
+        raise ShardError(
+            f"shards {uri}: {INDEX} of {len(content)} bytes is no whole Parquet file; delete it and run the same "
+            "ingest again: finished shards are kept"
+        ) from None
+    return rows, hashlib.sha256(content).hexdigest()
+
+
+def tree_of(rows: pa.Table) -> dict[str, Any]:
+    """Return the data on the whole set that an index holds beside its rows; none where it is no index."""
+    return json.loads((rows.schema.metadata or {}).get(_METADATA, b"{}"))
+
+
+def renewal(uri: str, found: int | None) -> str:
+    """Say that shards have another format, and which command renews them."""
+    remedy = "run ingest again with --overwrite"
+    if found == EARLIER_FORMAT:
+        out = f"{split_address(uri)[0].rstrip('/')}-format{FORMAT}"
+        remedy = (
+            f"`raydiology shards convert {shlex.quote(uri)} --out {shlex.quote(out)}` copies them without reading a "
+            "scan again"
+        )
+    return f"shards {uri}: format {found}, expected {FORMAT}; {remedy}"
 
 
 @dataclass(frozen=True)
@@ -157,13 +169,14 @@ class ShardSet:
     """
 
     def __init__(self, uri: str, rows: pa.Table, digest: str) -> None:
-        tree = json.loads(rows.schema.metadata[_METADATA])
+        tree = tree_of(rows)
         self.uri = uri
         self.digest = digest
         self.rows = rows.replace_schema_metadata(None)
         self.recipe: dict[str, Any] = tree["recipe"]
         self.label_names = {int(key): name for key, name in tree["label_names"].items()}
         self.class_names = {int(key): name for key, name in tree["class_names"].items()}
+        self.box_names = {int(key): name for key, name in tree["box_names"].items()}
         self.counts: dict[str, int] = tree["counts"]
         self.files = [ShardFile(**file) for file in tree["files"]]
 
@@ -173,27 +186,11 @@ class ShardSet:
 
         ``folder@digest`` is an earlier set of the folder, before studies were added to it or read again.
         """
-        folder, wanted = split_address(uri)
-        try:
-            content = read_bytes(join(folder, INDEX))
-            if wanted and not hashlib.sha256(content).hexdigest().startswith(wanted):
-                content = _earlier(folder, wanted)
-        except FileNotFoundError:
-            raise ShardError(
-                f"shards {uri}: no {INDEX}; expected a folder that `raydiology ingest` has finished; "
-                "check the path, or run the same ingest again: it continues where it stopped"
-            ) from None
-        try:
-            rows = pq.read_table(io.BytesIO(content), read_dictionary=_REPEATED)
-        except (pa.ArrowException, OSError):
-            raise ShardError(
-                f"shards {uri}: {INDEX} of {len(content)} bytes is no whole Parquet file; delete it and run the same "
-                "ingest again: finished shards are kept"
-            ) from None
-        found = json.loads((rows.schema.metadata or {}).get(_METADATA, b"{}")).get("format")
+        rows, digest = read_index(uri)
+        found = tree_of(rows).get("format")
         if found != FORMAT:
-            raise ShardError(f"shards {uri}: format {found}, expected {FORMAT}; run ingest again with --overwrite")
-        return cls(uri, rows, hashlib.sha256(content).hexdigest())
+            raise ShardError(renewal(uri, found))
+        return cls(uri, rows, digest)
 
     def check_files(self) -> None:
         """Raise ShardError where a shard of the index is missing or has another size; no shard is read."""
@@ -256,7 +253,7 @@ class ShardSet:
         having: Having | None = None,
         keep: Keep | None = None,
     ) -> Selection:
-        """Return the rows of a split, of some patients (pseudonyms), with a label map or a class; None selects all.
+        """Return the rows of a split, of some patients (pseudonyms), with labels of a kind; None selects all.
 
         A filter leaves out the rows that do not meet its criteria. Raises ValueError if it does not fit the rows.
         """
@@ -269,6 +266,8 @@ class ShardSet:
             mask &= self.rows["has_label"].to_numpy()
         if having == "class":
             mask &= self.rows["classes"].is_valid().to_numpy()
+        if having == "boxes":
+            mask &= self.rows["boxes"].is_valid().to_numpy()
         met = passing(keep, self.rows, self._shapes[:, 1:]) if keep else {}
         left_out_by = {name: int((mask & ~one).sum()) for name, one in met.items()}
         kept = np.logical_and.reduce([mask, *met.values()])

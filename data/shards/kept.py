@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from data.shards.manifest import Manifest
-from data.shards.writer import SCHEMA, ShardError, open_shard
+from data.shards.writer import REPAIR, SCHEMA, ShardError, open_shard
 
 Row = dict[str, Any]
 
@@ -24,11 +24,12 @@ def kept_rows(out: str, work: str, manifest: Manifest, studies: Collection[str])
                 table: pa.Table = shard.read_row_group(group, columns=SCHEMA.names, use_threads=False)
                 for row in table.to_pylist():
                     if row["volume"] in studies:
-                        _check(row, file.name)
+                        check_row(row, file.name)
                         yield row
 
 
-def _check(row: Row, name: str) -> None:
+def check_row(row: Row, name: str) -> None:
+    """Raise ShardError where the bytes of a row of a shard are not those that were written."""
     for column, checksum in (("voxels", "crc32"), ("label", "label_crc32")):
         if row[column] is not None and zlib.crc32(row[column]) != row[checksum]:
-            raise ShardError(f"shard {name}: {column} of sample {row['sample_id']} with another checksum")
+            raise ShardError(f"shard {name}: {column} of sample {row['sample_id']} with another checksum; {REPAIR}")

@@ -22,8 +22,9 @@ _SMALL = [
     "scale",
     "offset",
     "classes",
+    "boxes",
+    "box_classes",
 ]
-_LABEL_COLUMNS = ["label", "boxes"]
 MOST_OPEN_FILES = 32
 
 
@@ -35,7 +36,7 @@ class ShardReader:
 
     def __init__(self, shards: ShardSet, with_labels: bool = False) -> None:
         self._shards = shards
-        self._others = _LABEL_COLUMNS if with_labels else []
+        self._others = ["label"] if with_labels else []
         self._open: OrderedDict[str, pq.ParquetFile] = OrderedDict()
         self._checked: set[int] = set()
         self._small = pa.table({name: _plain(shards.rows[name]) for name in _SMALL})
@@ -43,7 +44,7 @@ class ShardReader:
     def read(self, row_ids: Int64[np.ndarray, " n"]) -> pa.Table:
         """Return the rows with these ids, in their order: the voxels, and the columns that ``collate`` needs.
 
-        With labels, ``label`` and ``boxes`` too. Raises ShardError for a shard that is missing or damaged.
+        With labels, ``label`` too. Raises ShardError for a shard that is missing or damaged.
         """
         groups = self._shards.group_of[row_ids]
         voxels = _Rows(self._shards.voxel_bytes[row_ids])

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from data.boxes import Boxes
 from data.files import is_file, join, locate, reaching, read_bytes
 from data.scan import Scan
 
@@ -47,6 +48,8 @@ SMALL_FIELDS = [
     pa.field("offset", pa.float64(), nullable=False),
     pa.field("has_label", pa.bool_(), nullable=False),
     pa.field("classes", pa.list_(pa.int32())),
+    pa.field("boxes", pa.list_(pa.int32())),
+    pa.field("box_classes", pa.list_(pa.int32())),
     pa.field("crc32", pa.int64(), nullable=False),
     pa.field("label_crc32", pa.int64()),
 ]
@@ -54,7 +57,6 @@ SCHEMA = pa.schema(
     [
         *SMALL_FIELDS,
         pa.field("affine", pa.list_(pa.float64())),
-        pa.field("boxes", pa.list_(pa.int32())),
         pa.field("label", pa.large_binary()),
         pa.field("voxels", pa.large_binary(), nullable=False),
     ]
@@ -72,7 +74,7 @@ class Sample:
     """A row: a preprocessed scan, its patient, its dataset and the like.
 
     ``volume`` is the volume that a slice was cut from (the sample itself otherwise). ``classes`` is None where the
-    classes are unknown. ``boxes`` is (n, 2 * nd) int: low then high corners of findings.
+    classes are unknown. In a row, boxes are a list of corners, for each box those of low, then those of high.
     """
 
     scan: Scan
@@ -82,7 +84,6 @@ class Sample:
     dataset: str
     split: str
     classes: tuple[int, ...] | None = None
-    boxes: np.ndarray | None = None
 
 
 def to_row(sample: Sample) -> dict[str, Any]:
@@ -106,10 +107,11 @@ def to_row(sample: Sample) -> dict[str, Any]:
         "offset": scan.offset,
         "has_label": label is not None,
         "classes": None if sample.classes is None else list(sample.classes),
+        "boxes": None if scan.boxes is None else scan.boxes.corners.ravel().tolist(),
+        "box_classes": None if scan.boxes is None else scan.boxes.classes.tolist(),
         "crc32": zlib.crc32(voxels),
         "label_crc32": None if label is None else zlib.crc32(label),
         "affine": None if scan.affine is None else scan.affine.ravel().tolist(),
-        "boxes": None if sample.boxes is None else sample.boxes.ravel().tolist(),
         "label": label,
         "voxels": voxels,
     }
@@ -131,14 +133,20 @@ def from_row(row: dict[str, Any]) -> Sample:
         scale=row["scale"],
         offset=row["offset"],
         slice_index=row["slice_index"],
+        boxes=boxes_of(row["boxes"], row["box_classes"], len(shape) - 1),
     )
-    boxes = row["boxes"]
     return Sample(
         scan,
         *(row[name] for name in ("sample_id", "patient", "volume", "dataset", "split")),
         classes=None if row["classes"] is None else tuple(row["classes"]),
-        boxes=None if boxes is None else np.array(boxes, np.int32).reshape(-1, 2 * scan.spatial_dims),
     )
+
+
+def boxes_of(corners: list[int] | None, classes: list[int] | None, spatial_dims: int) -> Boxes | None:
+    """Return the boxes that a row's columns ``boxes`` and ``box_classes`` hold; None where they are unknown."""
+    if corners is None or classes is None:
+        return None
+    return Boxes(np.array(corners, np.int64).reshape(-1, 2, spatial_dims), np.array(classes, np.int64))
 
 
 def _raw(array: np.ndarray) -> bytes:
@@ -267,13 +275,16 @@ def split_address(uri: str) -> tuple[str, str | None]:
     return (match[1], match[2]) if match else (uri, None)
 
 
-def open_shard(uri: str, name: str) -> pq.ParquetFile:
-    """Open a shard of a folder for reading; raise ShardError where it is missing or not a Parquet file."""
+def open_shard(uri: str, name: str, check_pages: bool = False) -> pq.ParquetFile:
+    """Open a shard of a folder for reading; raise ShardError where it is missing or not a Parquet file.
+
+    With ``check_pages``, reading compares the checksum of every page.
+    """
     folder, _ = split_address(uri)
     filesystem, path = locate(join(folder, name))
     try:
         with reaching(folder):
-            return pq.ParquetFile(filesystem.open_input_file(path))
+            return pq.ParquetFile(filesystem.open_input_file(path), page_checksum_verification=check_pages)
     except FileNotFoundError:
         raise ShardError(f"shard {name}: missing; expected beside its index; {REPAIR}") from None
     except (pa.ArrowException, OSError) as error:

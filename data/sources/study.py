@@ -27,7 +27,9 @@ OTHER_SPLITS = frozenset(
         *("eval", "evaluation", "tune", "tuning", "calibration", "internal", "external", "unlabeled", "unlabelled"),
     )
 )
-VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".mnc", ".hdr")
+ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+NEURO_SUFFIXES = (".mgz", ".mgh", ".mnc")
+VOLUME_SUFFIXES = (".nii.gz", ".nii", *ITK_SUFFIXES, *NEURO_SUFFIXES, ".hdr")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 PROJECTIONS = ("CR", "DX", "IO", "MG", "PX", "RG", "XR")

@@ -8,6 +8,7 @@ The order is that of the IoU-positives thesis (seed 001, section 4.5): zoom, fli
 intensity shift, Gaussian smoothing, Gaussian noise. The first three are one resampling. Intensities are not clipped.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -18,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.boxes import Boxes
 from data.views.batch import Batch
 from data.views.rng import SampleRng
 
@@ -107,8 +109,15 @@ def cut(batch: Batch, boxes: Int[np.ndarray, "b 2 n"]) -> Float[Tensor, "b c *s"
     crops = torch.empty((*batch.voxels.shape[:2], *size), device=batch.voxels.device)
     for crop, voxels, (low, high) in zip(crops, batch.voxels, boxes.tolist(), strict=True):
         crop.copy_(voxels[(..., *(slice(a, b) for a, b in zip(low, high, strict=True)))])
-    per_sample = (-1, *[1] * (crops.ndim - 1))
-    return crops.mul_(batch.scale.view(per_sample)).add_(batch.offset.view(per_sample))
+    return batch.intensities(crops)
+
+
+def cut_boxes(findings: Sequence[Boxes], boxes: Int[np.ndarray, "b 2 n"]) -> tuple[Boxes, ...]:
+    """Return what each sample's crop shows of the boxes of its findings, in voxels of the crop, as ``cut`` cuts it.
+
+    ``boxes`` may exceed the sample: then the crop is padded there.
+    """
+    return tuple(own.cropped(low, high) for own, (low, high) in zip(findings, boxes, strict=True))
 
 
 def augment(images: Float[Tensor, "b c *s"], drawn: Drawn) -> Float[Tensor, "b c *s"]:
@@ -138,6 +147,29 @@ def move(images: Float[Tensor, "b c *s"], drawn: Drawn, nearest: bool = False) -
 def move_labels(labels: Int[Tensor, "b *s"], drawn: Drawn) -> Int[Tensor, "b *s"]:
     """Zoom, flip and turn label maps as ``move`` does images, preserving their values (below 2**24)."""
     return move(labels[:, None].float(), drawn, nearest=True)[:, 0].to(labels.dtype)
+
+
+def move_boxes(findings: Sequence[Boxes], drawn: Drawn, size: tuple[int, ...]) -> tuple[Boxes, ...]:
+    """Zoom, flip and turn the boxes of each view's findings as ``move`` does views of this size."""
+    return tuple(own.moved(matrix, size) for own, matrix in zip(findings, _to_moved(drawn, size), strict=True))
+
+
+def _to_moved(drawn: Drawn, size: tuple[int, ...]) -> Float[np.ndarray, "b m m"]:
+    """Return the matrices that take voxel indices of views to those after their zoom, flips and turns."""
+    n = len(size)
+    to_moved = np.tile(np.eye(n + 1), (len(drawn.zoom), 1, 1))
+    for axis, length in enumerate(size):
+        resized, start = _zoomed(length, drawn.zoom)
+        factor, sign = resized / length, np.where(drawn.flip[:, axis], -1, 1)
+        to_moved[:, axis, axis] = sign * factor
+        to_moved[:, axis, n] = sign * ((factor - 1) / 2 - start) + drawn.flip[:, axis] * (length - 1)
+    for turn in range(int(drawn.quarter_turns.max(initial=0))):
+        # A quarter-turn takes (h, w) to (W - 1 - w, h).
+        turned = drawn.quarter_turns > turn
+        h, w = to_moved[turned, n - 2], to_moved[turned, n - 1]
+        w[:, n] -= size[n - 1 - turn % 2] - 1
+        to_moved[turned, n - 2], to_moved[turned, n - 1] = -w, h
+    return to_moved
 
 
 def smooth(images: Float[Tensor, "b c *s"], sigma: Float[np.ndarray, "b n"]) -> Float[Tensor, "b c *s"]:
@@ -201,13 +233,18 @@ def _sampling_grid(images: Float[Tensor, "b c *s"], drawn: Drawn, moved: np.ndar
 
 def _unzoom(position: np.ndarray, length: int, zoom: np.ndarray) -> Float[np.ndarray, "b s"]:
     """Return the position before a zoom that keeps ``length``: resized to whole voxels, then padded or cut evenly."""
-    resized = np.floor(length * zoom).astype(np.int64)
-    start = np.where(resized < length, -((length - resized) // 2), resized // 2 - length // 2)
+    resized, start = _zoomed(length, zoom)
     zoomed = position + start[:, None]
     source = (zoomed + 0.5) * (length / resized)[:, None] - 0.5
     # Resizing repeats the border voxel; only voxels beyond the resized crop are 0.
     inside = (zoomed >= 0) & (zoomed < resized[:, None])
     return np.where(inside, source.clip(0, length - 1), source)
+
+
+def _zoomed(length: int, zoom: np.ndarray) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"]]:
+    """Return the length after a zoom, and where the part that is kept begins in it (below 0: padded)."""
+    resized = np.floor(length * zoom).astype(np.int64)
+    return resized, np.where(resized < length, -((length - resized) // 2), resized // 2 - length // 2)
 
 
 def _gaussian_kernels(sigma: Float[np.ndarray, " b"]) -> Float[np.ndarray, "b k"]:

@@ -4,8 +4,10 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from data.boxes import Boxes
 from data.views.rng import SampleRng
 
 
@@ -24,6 +26,7 @@ class Batch:
     rows        (B,) int64 each sample's place among the N samples that are trained on, 0 to N - 1; -1 where it is
                 only measured
     classes     (B, M) int64, each sample's classes padded with -1; None where the shards hold none
+    boxes       B entries on the host: the boxes of each sample's findings, None where they are unknown
     """
 
     voxels: Tensor
@@ -38,6 +41,7 @@ class Batch:
     rows: np.ndarray
     labels: Tensor | None = None
     classes: Tensor | None = None
+    boxes: tuple[Boxes | None, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -47,13 +51,20 @@ class Batch:
         return self.voxels.ndim - 2
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """Return the batch with its tensors on a device; extents, ids and numbers stay on the host."""
+        """Return the batch with its tensors on a device; extents, boxes, ids and numbers stay on the host."""
         moved = {
             name: getattr(self, name).to(device, non_blocking=non_blocking)
             for name in ("voxels", "scale", "offset", "labels", "classes")
             if getattr(self, name) is not None
         }
         return replace(self, **moved)
+
+    def intensities(self, stored: Float[Tensor, "..."], index: int | None = None) -> Float[Tensor, "..."]:
+        """Turn stored values into intensities, in place: (.., B, C, *S) of all samples, or (C, *S) of one of them."""
+        if index is not None:
+            return stored.mul_(self.scale[index]).add_(self.offset[index])
+        per_sample = (-1, *[1] * (self.voxels.ndim - 1))
+        return stored.mul_(self.scale.view(per_sample)).add_(self.offset.view(per_sample))
 
     def take(self, count: int) -> "Batch":
         """Return the first ``count`` samples, or all where there are fewer."""

@@ -8,7 +8,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from data.boxes import Boxes
 from data.shards.classes import pad_classes
+from data.shards.writer import boxes_of
 from data.views.batch import Batch
 
 _TORCH_DTYPES = {
@@ -49,9 +51,10 @@ class BatchMemory:
 def collate(table: pa.Table, pin: bool = False, memory: BatchMemory | None = None) -> Batch:
     """Return the rows of a table as a batch, padded at the far end with 0.
 
-    The table has the columns of a shard plus ``number``, ``epoch`` and ``row``; ``label`` and ``classes`` may be
-    absent. Samples of different types are promoted to one that holds all their values. ``pin`` places the tensors in
-    page-locked memory, from which a GPU copies while it computes; else ``memory`` may provide it.
+    The table has the columns of a shard plus ``number``, ``epoch`` and ``row``; ``label``, ``classes`` and ``boxes``
+    with ``box_classes`` may be absent. Samples of different types are promoted to one that holds all their values.
+    ``pin`` places the tensors in page-locked memory, from which a GPU copies while it computes; else ``memory`` may
+    provide it.
     """
     memory = memory or BatchMemory()
     shapes = [tuple(shape) for shape in table["shape"].to_pylist()]
@@ -70,7 +73,14 @@ def collate(table: pa.Table, pin: bool = False, memory: BatchMemory | None = Non
         rows=table["row"].to_numpy(),
         labels=_labels(table, shapes, pin, memory) if "label" in names else None,
         classes=torch.from_numpy(pad_classes(table["classes"])) if "classes" in names else None,
+        boxes=_boxes(table, shapes) if "boxes" in names else None,
     )
+
+
+def _boxes(table: pa.Table, shapes: Sequence[tuple[int, ...]]) -> tuple[Boxes | None, ...]:
+    """Return each sample's boxes; padding lies at the far end, so that they stay where they are."""
+    rows = zip(table["boxes"].to_pylist(), table["box_classes"].to_pylist(), shapes, strict=True)
+    return tuple(boxes_of(corners, classes, len(shape) - 1) for corners, classes, shape in rows)
 
 
 def _labels(table: pa.Table, shapes: Sequence[tuple[int, ...]], pin: bool, memory: BatchMemory) -> Tensor:

@@ -11,11 +11,13 @@ from pyarrow import fs
 
 from data.files import is_file, join, locate, reaching, read_bytes
 from data.shards.bundles import REST, Job, join_rests
-from data.shards.index import EARLIER_INDEX, INDEX, IndexCard, ShardSet, earlier_indices, write_index
+from data.shards.earlier import EARLIER_INDEX, INDEX, earlier_indices
+from data.shards.index import EARLIER_FORMAT as EARLIER_SHARDS
+from data.shards.index import IndexCard, ShardSet, renewal, write_index
 from data.shards.manifest import Manifest, Reject, are_whole, read_manifest
 from data.shards.writer import ShardError, ShardFile, remove_unfinished, write_atomically
 from data.splits import SPLITS
-from orchestrator.ingest.plan import IngestPlan
+from orchestrator.ingest.plan import EARLIER_FORMAT, IngestPlan
 
 IDENTITY = "ingest.json"
 QUARANTINE = "quarantine.jsonl"
@@ -26,12 +28,14 @@ _SHARD = re.compile(rf"({'|'.join(SPLITS)})-(\d{{5}}|{REST})-[0-9a-f]{{16}}\.par
 def claim(plan: IngestPlan, overwrite: bool) -> None:
     """Mark the folder as the plan's own; raise ValueError if it holds shards of another plan."""
     out = plan.job.out
-    found = _identity(out)
+    found = identity(out)
     if found is None and is_file(join(out, INDEX)) and not overwrite:
         raise ValueError(
             f"shards {out}: {INDEX} is there but no {IDENTITY}; expected an empty folder or one of this ingest; "
             "choose another --out, or replace the shards with --overwrite"
         )
+    if found and found.get("format") == str(EARLIER_FORMAT) and is_file(join(out, INDEX)) and not overwrite:
+        raise ValueError(f"{renewal(out, EARLIER_SHARDS)}, and the same ingest goes on in the new folder")
     differing = _differences(found, plan.identity) if found else []
     if differing and not overwrite:
         changes = "; ".join(differing)
@@ -70,7 +74,8 @@ def _difference(name: str, found: Mapping[str, Any], asked: Mapping[str, Any], k
     return "" if same else f"{kind}{name}: found {found.get(name)}, asked for {asked[name]}"
 
 
-def _identity(out: str) -> dict[str, Any] | None:
+def identity(out: str) -> dict[str, Any] | None:
+    """Return what was asked for when a folder was written; None where no ingest wrote it."""
     try:
         return json.loads(read_bytes(join(out, IDENTITY)))
     except FileNotFoundError:

@@ -20,7 +20,7 @@ from orchestrator.ingest.plan import IngestPlan, lay_out_bundles
 from orchestrator.ingest.request import IngestConfig
 from orchestrator.ingest.splits import TORN, split_patients
 
-_LEDGER = "studies.json"
+LEDGER = "studies.json"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ Ledger = list[list[Entry]]
 def read_ledger(work: str) -> Ledger:
     """Return the bundles that were laid out; none in a new folder."""
     try:
-        tree = json.loads(read_bytes(join(work, _LEDGER)))
+        tree = json.loads(read_bytes(join(work, LEDGER)))
     except FileNotFoundError:
         return []
     return [[Entry(**entry) for entry in bundle] for bundle in tree]
@@ -124,4 +124,4 @@ def write_ledger(plan: IngestPlan) -> None:
         ]
         for bundle in plan.bundles
     ]
-    write_atomically(join(plan.job.work, _LEDGER), json.dumps(tree).encode())
+    write_atomically(join(plan.job.work, LEDGER), json.dumps(tree).encode())

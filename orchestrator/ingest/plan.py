@@ -27,7 +27,7 @@ from data.sources import (
 from orchestrator.ingest.request import IngestConfig, Source
 from orchestrator.ingest.splits import split_patients, without_leaks
 
-FORMAT = 3
+FORMAT, EARLIER_FORMAT = 4, 3  # of the folder with its manifests; the shards have a format of their own
 PICTURES_PER_BUNDLE = 512
 MOST_VOLUMES_PER_BUNDLE, LEAST_VOLUMES_PER_BUNDLE = 32, 8
 BUNDLES_WANTED = 16

@@ -1,5 +1,6 @@
 """Boxes: exact IoU-bounded pairs, their distribution, and the errors for impossible requests."""
 
+import doctest
 from collections import Counter
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, ks_2samp
 
-from data.views import boxes
+from data.views import boxes, distance_table
 from data.views.boxes import BoxPairs, box_iou, boxes_at, check_fits, uniform_boxes
 from data.views.rng import SampleRng
 from tests.references import iou_pairs
@@ -197,3 +198,8 @@ def test_crop_larger_than_the_image_names_both_sizes():
 def test_interval_out_of_order_or_range_is_refused(interval):
     with pytest.raises(ValueError, match=r"expected 0 <= low <= high <= 1; correct method\.crops\.iou"):
         BoxPairs((8, 8), interval)
+
+
+def test_the_example_in_the_distance_tables_docstring_holds():
+    results = doctest.testmod(distance_table)
+    assert (results.failed, results.attempted) == (0, 10)

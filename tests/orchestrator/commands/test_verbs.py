@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from urllib.error import URLError
 
 import pytest
 
+from data.shards.convert import Conversion
+from data.shards.index import ShardSet
 from orchestrator.cli import main
 from orchestrator.commands import console
 from orchestrator.commands.parser import commands
@@ -21,6 +24,7 @@ from orchestrator.machine import doctor
 from orchestrator.tracking.store import default_uri
 from orchestrator.tracking.tracker import Tracker
 from tests.clusters import ROOT, free_ports
+from tests.former_shards import into_format_2
 from tests.shardsets import write_slices
 from tests.waiting import kill_tree, wait_for
 
@@ -34,6 +38,7 @@ TYPED = {
     "ingest": ("tests/orchestrator/ingest/test_ingest.py", "test_the_command_ends_by_naming_the_next_one"),
     "shards show": (HERE, "test_shards_are_shown_and_verified"),
     "shards verify": (HERE, "test_shards_are_shown_and_verified"),
+    "shards convert": (HERE, "test_shards_of_the_format_before_are_converted"),
     "init": (
         "tests/orchestrator/proposal/test_initial.py",
         "test_shards_without_labels_get_an_experiment_for_pretraining_alone",
@@ -130,6 +135,24 @@ def words(line: ast.expr) -> list[str]:
 
 def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.split("│")[1:-1]]
+
+
+def test_shards_of_the_format_before_are_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    into_format_2(Path(write_slices(old)))
+    assert main(["shards", "show", str(old)]) != 0
+    (said,) = re.findall(r"`(\S+ shards convert .*?)`", capsys.readouterr().err.replace("\n", ""))
+    assert said.endswith(f" shards convert {old} --out {old}-format3")
+    assert main(["shards", "convert", str(old), "--out", str(new)]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == (
+        f"48 samples in {new}\ndigest {ShardSet.open(str(new)).digest}, before {Conversion.of(str(old)).digest}\n"
+    )
+    assert "copying shards" in shown.err
+    assert main(["shards", "verify", str(new)]) == 0
+    for arguments in (["convert", str(old)], ["show", str(new), "--out", str(tmp_path)]):
+        assert main(["shards", *arguments]) != 0
+        assert "add or leave out --out" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_shards_are_shown_and_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

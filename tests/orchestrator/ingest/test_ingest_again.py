@@ -15,9 +15,12 @@ import pytest
 from data.shards import bundles
 from data.shards.bundles import run_bundle
 from data.shards.check import verify
+from data.shards.convert import Conversion
 from data.shards.index import ShardSet
 from orchestrator.ingest import run as module
+from orchestrator.ingest.conversion import convert
 from orchestrator.ingest.run import IngestConfig, IngestReport, ingest
+from tests.former_shards import into_format_2
 
 RECIPE = {"spacing_mm": None, "crop_above": None, "pad_to": (1, 4, 4), "window": (-1000, 1000)}
 READ: list[str] = []
@@ -224,3 +227,29 @@ def test_a_patient_in_two_splits_is_quarantined_until_the_table_is_corrected_and
         splits = {row["patient"]: row["split"] for row in report.shards.rows.to_pylist()}
         assert sorted(splits.values()) == ["test", "train", "train"][:number]
     assert list(verify(str(out))) == []
+
+
+def test_an_ingest_of_the_format_before_goes_on_in_the_folder_that_it_was_converted_to(tmp_path):
+    source, old, new = cohort(tmp_path / "scans", *range(4)), tmp_path / "old", tmp_path / "new"
+    before = run(source, old)
+    into_format_2(old)
+    with pytest.raises(ValueError, match=r"format 2, expected 3; `raydiology shards convert .*goes on in the new"):
+        run(source, old)
+    assert len(list(convert(Conversion.of(str(old)), str(new)))) == len(list(new.glob("*-*.parquet"))) > 0
+    report = run(source, new)
+    assert (READ, digest(report), report.bundles_written) == ([], digest(before), 0)
+    cohort(source, 4)
+    more = run(source, new)
+    assert (READ, counts(more)) == (["s04.nii.gz"], (1, 0, 0, 4))
+    assert list(verify(str(new))) == []
+
+
+def test_an_earlier_set_is_converted_without_the_work_of_later_ingests(tmp_path):
+    source, old, new = cohort(tmp_path / "scans", *range(3)), tmp_path / "old", tmp_path / "new"
+    run(source, old)
+    into_format_2(old)
+    first = Conversion.of(str(old)).digest
+    (old / f"index-{first[:16]}.parquet").write_bytes((old / "index.parquet").read_bytes())
+    list(convert(Conversion.of(f"{old}@{first}"), str(new)))
+    assert list(verify(str(new))) == []
+    assert not (new / "ingest.json").exists()

@@ -16,6 +16,7 @@ from methods.encoders import DenseNetEncoder, UNetEncoder
 from orchestrator.judging.cases import joined, to_parquet
 from orchestrator.training.loop import World
 from orchestrator.training.samples import batches_of
+from tests.batches import facts_of
 from tests.shardsets import SLICES_PER_VOLUME, write_pictures, write_slices
 
 CPU = torch.device("cpu")
@@ -47,7 +48,7 @@ def segmentation_of(shards: ShardSet, **fields: object) -> Segmentation:
     """A task that is partly right: its scores differ from case to case."""
     encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=2, features=(4, 4, 8, 8, 8, 4)))
     config = Segmentation.Config(crop_size=(32, 32), **fields)
-    task = Segmentation(config, encoder, shards.label_names).eval()
+    task = Segmentation(config, encoder, facts_of(shards.label_names)).eval()
     task.network = Thresholds((1, 110), (1, 180)) if config.regions else Thresholds((0, 0), (1, 110), (2, 290))
     return task
 
@@ -57,7 +58,7 @@ def classification_of(shards: ShardSet, **fields: object) -> Classification:
     widths = {"growth_rate": 4, "block_config": (1, 1, 1, 1), "init_features": 8}
     encoder = DenseNetEncoder(DenseNetEncoder.Config(spatial_dims=2, **widths))
     config = Classification.Config(size=32, hidden_dims=(), score="accuracy", **fields)
-    return Classification(config, encoder, shards.class_names).eval()
+    return Classification(config, encoder, facts_of(shards.class_names)).eval()
 
 
 def scored(task: Task, shards: ShardSet, num_ranks: int = 1) -> TaskScores:
