@@ -15,9 +15,9 @@ from methods.parts.chunks import InChunks
 
 
 class Frozen(BaseModel):
-    """A config: immutable, and unknown fields are errors."""
+    """A config: immutable; unknown fields and numbers that are not finite are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Addition:

@@ -21,6 +21,7 @@ from orchestrator.config.parts import (
     Optimiser,
     Probe,
     Resources,
+    Seed,
     Stage,
     Tracking,
     Training,
@@ -37,7 +38,7 @@ class Experiment(Frozen):
     """
 
     name: FolderName
-    seed: int = 0
+    seed: Seed = 0
     data: Data
     encoder: EncoderConfig
     method: MethodConfig | None = None
@@ -70,6 +71,13 @@ class Experiment(Frozen):
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"stages are named {', '.join(names)}; give each a name of its own (stages: name)")
+        return self
+
+    @model_validator(mode="after")
+    def _warms_up_within_its_budget(self) -> "Experiment":
+        if self.method is not None:
+            defaults = Stage(method=self.method)
+            (self.budget or defaults.budget).check_warm_up(self.optimiser or defaults.optimiser)
         return self
 
     @model_validator(mode="after")
