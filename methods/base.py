@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class Frozen(BaseModel):
-    """A config: immutable, and unknown fields are errors."""
+    """A config: immutable; unknown fields and numbers that are not finite are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Addition:

@@ -1,6 +1,7 @@
 """Rules of the house that a test can check: where imports point, who may know Ray, what is imported late, names."""
 
 import ast
+import hashlib
 import subprocess
 import sys
 import tomllib
@@ -8,6 +9,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("data", "methods", "orchestrator")
@@ -121,3 +123,19 @@ def test_every_dependency_is_pinned_in_the_constraints() -> None:
         line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()
     }
     assert names - pinned == set()
+
+
+def test_the_citation_says_what_the_package_says() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    names = [author["name"] for author in project["authors"]]
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"] == "Apache-2.0"
+    assert citation["abstract"] == project["description"]
+    assert [author["name"] for author in citation["authors"]] == names == ["The Raydiology authors"]
+
+
+def test_the_licence_is_the_unchanged_text_of_apache_2() -> None:
+    # The sum of https://www.apache.org/licenses/LICENSE-2.0.txt.
+    published = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+    assert hashlib.sha256((ROOT / "LICENSE").read_bytes()).hexdigest() == published

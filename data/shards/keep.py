@@ -23,7 +23,7 @@ class Keep(BaseModel):
     datasets         the datasets that are used, likewise
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     min_size: Voxels | tuple[Voxels, ...] | None = None
     max_spacing_mm: Millimetres | tuple[Millimetres, ...] | None = None

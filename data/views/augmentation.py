@@ -33,6 +33,10 @@ def _in_order(interval: tuple[float, float]) -> tuple[float, float]:
 
 
 Interval = Annotated[tuple[float, float], AfterValidator(_in_order)]
+Factor = Annotated[float, Field(gt=0)]
+Deviation = Annotated[float, Field(ge=0)]
+Factors = Annotated[tuple[Factor, Factor], AfterValidator(_in_order)]
+Deviations = Annotated[tuple[Deviation, Deviation], AfterValidator(_in_order)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -48,9 +52,9 @@ class Augmentation(BaseModel):
     noise_sigma    standard deviation in units of intensity
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    zoom: Interval = (0.8, 1.2)
+    zoom: Factors = (0.8, 1.2)
     zoom_prob: Probability = 0.0
     flip_axes: tuple[Literal["D", "H", "W"], ...] = ("H", "W")
     flip_prob: Probability = 0.0
@@ -59,9 +63,9 @@ class Augmentation(BaseModel):
     scale_prob: Probability = 0.0
     shift: Interval = (-0.1, 0.1)
     shift_prob: Probability = 0.0
-    smooth_sigma: Interval = (0.25, 1.5)
+    smooth_sigma: Deviations = (0.25, 1.5)
     smooth_prob: Probability = 0.0
-    noise_sigma: Interval = (0.01, 0.01)
+    noise_sigma: Deviations = (0.01, 0.01)
     noise_prob: Probability = 0.0
 
 

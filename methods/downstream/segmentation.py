@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 from torch import Tensor, nn
 
 from data.views.augmentation import Augmentation, augment, draw, move_labels
@@ -83,8 +83,8 @@ class Segmentation(Task):
         centre: Centre = "voxel"
         augment: Augmentation = Augmentation(**_PAPER)
         background_in_loss: bool = True
-        labels: tuple[int, ...] | None = None
-        regions: dict[str, tuple[int, ...]] | None = Field(default=None, min_length=1)
+        labels: tuple[NonNegativeInt, ...] | None = None
+        regions: dict[str, tuple[NonNegativeInt, ...]] | None = Field(default=None, min_length=1)
         window_overlap: Overlap | tuple[Overlap, ...] = 0.25
         window_blend: Literal["constant", "gaussian"] = "constant"
         window_batch: int = Field(default=16, gt=0)

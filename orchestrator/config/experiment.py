@@ -21,6 +21,7 @@ from orchestrator.config.parts import (
     Optimiser,
     Probe,
     Resources,
+    Seed,
     Stage,
     Start,
     Tracking,
@@ -39,7 +40,7 @@ class Experiment(Frozen):
     """
 
     name: FolderName
-    seed: int = 0
+    seed: Seed = 0
     data: Data
     encoder: EncoderConfig
     method: MethodConfig | None = None
@@ -96,6 +97,13 @@ class Experiment(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _warms_up_within_its_budget(self) -> "Experiment":
+        if self.method is not None:
+            defaults = Stage(method=self.method)
+            (self.budget or defaults.budget).check_warm_up(self.optimiser or defaults.optimiser)
+        return self
+
+    @model_validator(mode="after")
     def _encoder_can_be_changed(self) -> "Experiment":
         assert self.downstream_encoder, "its fields are checked as well"
         return self
@@ -126,7 +134,7 @@ class Experiment(Frozen):
         if stage == self.pretraining[0]:
             return self.seed
         digest = hashlib.sha256(f"{self.seed}/{stage.name}".encode()).digest()
-        return int.from_bytes(digest[:8], "little") >> 1
+        return int.from_bytes(digest[:4], "little")
 
     def start_of(self, stage: Stage) -> Start:
         """Return where a stage's encoder begins: a file, or the stages that its parts come from; "" is the whole."""

@@ -51,6 +51,10 @@ else:
     ]
 
 
+# What torch, numpy and scikit-learn all take.
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
 class Samples(Frozen):
     """Samples of some shards; ``keep`` leaves out samples that do not meet its criteria."""
 
@@ -120,6 +124,14 @@ class Budget(Frozen):
             raise ValueError(f"budget: epochs={self.epochs}, steps={self.steps}; give exactly one of the two")
         return self
 
+    def check_warm_up(self, optimiser: Optimiser) -> None:
+        """Raise ValueError where a budget of epochs ends before the warm-up; a budget of steps may be a quick try."""
+        if self.epochs is not None and optimiser.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"warmup_epochs {optimiser.warmup_epochs:g} exceeds budget.epochs {self.epochs:g}: the rate would "
+                "never reach lr; lower optimiser.warmup_epochs, or raise budget.epochs"
+            )
+
     def total_steps(self, num_samples: int) -> int:
         """Return the number of optimiser steps over ``num_samples`` samples; a last partial batch is not trained."""
         if self.steps is not None:
@@ -168,6 +180,11 @@ class Stage(Frozen):
     optimiser: Optimiser = Optimiser(lr=1e-3)
     budget: Budget = Budget(epochs=100, batch_size=32)
 
+    @model_validator(mode="after")
+    def _warms_up_within_its_budget(self) -> "Stage":
+        self.budget.check_warm_up(self.optimiser)
+        return self
+
 
 class Resources(Frozen):
     """Where a run computes; nothing here changes results.
@@ -189,7 +206,7 @@ class Resources(Frozen):
     cpus_per_worker: float = Field(default=1, gt=0)
     readers: int = Field(default=1, gt=0)
     max_failures: int = Field(default=3, ge=0)
-    reader_resource: str | None = None
+    reader_resource: Annotated[str, Field(min_length=1)] | None = None
     storage: AbsolutePath | None = None
 
 
@@ -204,7 +221,8 @@ class Downstream(Samples):
     num_folds, fold  cross-validation: the patients of ``train_split`` are divided into ``num_folds`` parts, and one
                      part is validated on instead of ``val_split``
     frozen_levels    how many of the encoder's levels do not learn, counted from the image, or ``all``
-    frozen_epochs    for how many epochs they do not learn (None: to the end)
+    frozen_epochs    for how many epochs they do not learn (None: to the end); it needs ``frozen_levels``, where 0
+                     turns it off
     evaluate_every_epochs      the interval between validations
     evaluate_every_epoch_from  from this epoch on, every epoch is validated
     resources        where it runs, such as on one GPU after a pretraining on eight; fields that are not given come
@@ -224,11 +242,26 @@ class Downstream(Samples):
     frozen_epochs: float | None = Field(default=None, gt=0)
     optimiser: Optimiser
     budget: Budget
-    seed: int = 0
+    seed: Seed = 0
     evaluate_every_epochs: float = Field(default=10, gt=0)
     evaluate_every_epoch_from: float | None = Field(default=None, ge=0)
     patience_epochs: float | None = Field(default=None, gt=0)
     resources: Resources | None = None
+
+    @model_validator(mode="after")
+    def _warms_up_within_its_budget(self) -> "Downstream":
+        self.budget.check_warm_up(self.optimiser)
+        return self
+
+    @model_validator(mode="after")
+    def _freezes_something(self) -> "Downstream":
+        # A row of a table turns the freezing of its experiment off by frozen_levels: 0 alone.
+        if self.frozen_epochs is not None and "frozen_levels" not in self.model_fields_set:
+            raise ValueError(
+                f"frozen_epochs {self.frozen_epochs:g} without frozen_levels: no level would be frozen; give "
+                "frozen_levels too, such as all"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fold_is_one_of_them(self) -> "Downstream":

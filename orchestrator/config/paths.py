@@ -12,8 +12,10 @@ from orchestrator.provenance import in_job
 def absolute(uri: str) -> str:
     """Return a local path as an absolute one; leave addresses such as s3:// alone (Ray changes workers' folders).
 
-    Raises ValueError for a relative path in a submitted job, whose folder is a copy that Ray deletes.
+    Raises ValueError for an empty path, and for a relative one in a submitted job, whose folder Ray deletes.
     """
+    if not uri.strip():
+        raise ValueError("the path is empty; name a folder or an address, or . for the current folder")
     if "://" in uri:
         return without_credentials(uri)
     path = Path(uri).expanduser()

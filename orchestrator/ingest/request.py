@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from data.recipes import RECIPES, Recipe
 from data.sources import SourceOptions
 from data.spelling import did_you_mean
+from methods.base import Frozen
 from orchestrator.config.files import merge
+from orchestrator.config.parts import Seed
 from orchestrator.config.paths import absolute
 from orchestrator.config.refusal import ConfigError, validated
 
@@ -21,10 +23,8 @@ def _placed(uri: str) -> str:
     return uri
 
 
-class Source(BaseModel):
+class Source(Frozen):
     """A folder or bucket of scans, its layout, and how studies are found in it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str
     layout: str
@@ -33,7 +33,7 @@ class Source(BaseModel):
     _placed = field_validator("source")(lambda uri: _placed(uri))
 
 
-class IngestConfig(BaseModel):
+class IngestConfig(Frozen):
     """The request for an ingest.
 
     also            further sources into the same shards
@@ -46,18 +46,16 @@ class IngestConfig(BaseModel):
     readers         how many tasks run at once (default: one per core)
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     source: str
     layout: str
     recipe: str
     out: str
     options: SourceOptions = SourceOptions()
     also: tuple[Source, ...] = ()
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = Field(default_factory=dict)
     val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    seed: int = 0
+    seed: Seed = 0
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.1
     strict: bool = False
     overwrite: bool = False
@@ -66,6 +64,15 @@ class IngestConfig(BaseModel):
     readers: PositiveInt | None = None
 
     _placed = field_validator("source", "out")(lambda uri: _placed(uri))
+
+    @model_validator(mode="after")
+    def _leaves_patients_to_train(self) -> Self:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"val_fraction {self.val_fraction:g} and test_fraction {self.test_fraction:g} leave no patients to "
+                "train; expected a sum below 1: lower one of them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _recipe_exists(self) -> Self:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from methods.base import Frozen
+from orchestrator.config.parts import Seed
 from orchestrator.config.refusal import FolderName
 from orchestrator.direction import Direction, direction_of
 from orchestrator.sweeps.domains import AnyKnob
@@ -44,7 +45,7 @@ class Search(Frozen):
     """How points are chosen: by Optuna's TPE (after ``startup`` random points), at random, or all in order."""
 
     name: Literal["tpe", "random", "grid"] = "tpe"
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     startup: int = Field(default=5, ge=0)
 
 

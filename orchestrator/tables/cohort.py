@@ -15,6 +15,7 @@ from data.phantoms.pictures import write_films, write_fundus
 from data.shards.index import INDEX
 from methods.base import Frozen
 from orchestrator.config.files import read
+from orchestrator.config.parts import Seed
 from orchestrator.config.refusal import validated
 from orchestrator.ingest.request import IngestConfig
 from orchestrator.ingest.run import ingest
@@ -42,7 +43,7 @@ class Cohort(Frozen):
     kind: Literal["abdomen", "brain", "fundus", "chest"]
     labelled: int = Field(gt=0)
     unlabelled: int = Field(ge=0)
-    seed: int = 0
+    seed: Seed = 0
     ingest: dict[str, Any]
     also: dict[str, dict[str, Any]] = Field(default_factory=dict)
     overrides: dict[str, Any] = Field(default_factory=dict)

@@ -18,17 +18,18 @@ from pydantic import Field, model_validator
 
 from data.spelling import did_you_mean
 from methods.base import Frozen
+from orchestrator.config.parts import Seed
 from orchestrator.config.refusal import FolderName
 from orchestrator.results.statistics import Comparison, Summary, summarise, welch
 
-Seeds = tuple[int, ...]
+Seeds = tuple[Seed, ...]
 
 
 class Printed(Frozen):
     """The numbers that the paper prints for a row."""
 
     mean: float
-    deviation: float | None = None
+    deviation: float | None = Field(default=None, ge=0)
     values: tuple[float, ...] = ()
 
 

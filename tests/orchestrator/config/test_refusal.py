@@ -20,6 +20,8 @@ DOWNSTREAM = {
     "budget": {"steps": 3, "batch_size": 4},
 }
 STAGES = {"method": None, "optimiser": None, "budget": None}
+BRIEF = {"optimiser": {"lr": 0.1, "warmup_epochs": 3}, "budget": {"epochs": 2, "batch_size": 4}}
+LATE = {"method": {"name": "rotation"}, **BRIEF}
 STAGE = {"method": {"name": "rotation"}, "budget": {"steps": 1, "batch_size": 2}}
 
 
@@ -53,6 +55,33 @@ STAGE = {"method": {"name": "rotation"}, "budget": {"steps": 1, "batch_size": 2}
         ({"encoder": {"features": [4, 4, 8, 8, 8, 0]}}, "encoder.features.5: expected a number greater than 0"),
         ({"probe": {"shards": "x", "size": [0, 32]}}, "probe.size.0: expected a number greater than 0, found 0"),
         ({"downstream": {**DOWNSTREAM, "evaluate_every_epoch_from": -1}}, "from: expected a number greater than or"),
+        (
+            {"downstream": {**DOWNSTREAM, "frozen_epochs": 3}},
+            "downstream: frozen_epochs 3 without frozen_levels: no",
+        ),
+        (
+            {"optimiser": {"lr": 0.1, "warmup_epochs": 2.5}},
+            "warmup_epochs 2.5 exceeds budget.epochs 2: the",
+        ),
+        (
+            {**STAGES, "stages": [LATE]},
+            "stages.0: warmup_epochs 3 exceeds budget.epochs 2: the",
+        ),
+        (
+            {"downstream": {**DOWNSTREAM, **BRIEF}},
+            "downstream: warmup_epochs 3 exceeds budget.epochs 2: the rate",
+        ),
+        ({"optimiser": {"lr": float("nan")}}, "optimiser.lr: expected a finite number, found nan"),
+        ({"seed": -1}, "seed: expected a number greater than or equal to 0, found -1"),
+        ({"data": {"shards": " "}}, "data.shards: the path is empty; name a folder or an address"),
+        (
+            {"method": {"augment": {"zoom": [0, 1]}}},
+            "augment.zoom.0: expected a number greater than 0, found 0",
+        ),
+        (
+            {"downstream": {**DOWNSTREAM, "task": {"name": "segmentation", "labels": [-1]}}},
+            "downstream.task.labels.0: expected a number greater than or equal to 0, found -1",
+        ),
     ],
 )
 def test_an_experiment_s_fault_is_named_as_the_file_writes_it(changes: dict[str, Any], said: str) -> None:
@@ -147,3 +176,37 @@ def test_a_subject_stands_once_before_a_message() -> None:
     assert prefixed("table", "table quick: no rows") == "table quick: no rows"
     assert prefixed("table", "tables differ") == "table: tables differ"
     assert prefixed("table", "table.yaml: no such file") == "table: table.yaml: no such file"
+
+
+def test_a_paper_s_experiment_can_be_tried_for_a_few_steps_and_a_row_can_turn_its_freezing_off() -> None:
+    warm = tree(optimiser={"lr": 0.1, "warmup_epochs": 2}, downstream={**DOWNSTREAM, "frozen_levels": "all"})
+    assert resolve(warm).pretraining[0].optimiser.warmup_epochs == 2
+    brief = resolve(warm, ["budget={epochs: null, steps: 4}", "optimiser.warmup_epochs=10"])
+    assert brief.pretraining[0].budget.steps == 4
+    thawed = resolve(warm, ["downstream.frozen_epochs=20", "downstream.frozen_levels=0"]).downstream
+    assert thawed is not None
+    assert (thawed.frozen_levels, thawed.frozen_epochs) == (0, 20)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            {"val_fraction": 0.5, "test_fraction": 0.5},
+            "val_fraction 0.5 and test_fraction 0.5 leave no patients",
+        ),
+        (
+            {"options": {"rescale": [0, -1024]}},
+            "options.rescale [0.0, -1024.0]: slope 0 makes all intensities alike",
+        ),
+        ({"options": {"label_names": {"-1": "liver"}}}, "expected a number greater than or equal to 0"),
+        ({"changes": {"crop_above": 1}}, "crop_above: expected a number less than 1, found 1"),
+        ({"changes": {"pad_to": [0, 64, 64]}}, "pad_to.0: expected a number greater than 0, found 0"),
+        ({"max_bad": float("inf")}, "max_bad: expected a finite number, found inf"),
+    ],
+)
+def test_an_ingest_s_senseless_number_is_named(fields: dict[str, Any], said: str) -> None:
+    given = {"source": "a", "layout": "volumes", "recipe": "ct_volume", "out": "b"}
+    with pytest.raises(ConfigError) as refused:
+        request.load({**given, **fields})
+    assert said in str(refused.value)
