@@ -8,6 +8,7 @@ world millimetres in RAS+ (x to the patient's right, y to anterior, z to superio
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Float64
 
 
 @dataclass(frozen=True)
@@ -53,3 +54,17 @@ class Scan:
     def with_(self, **changes: object) -> "Scan":
         """Return a copy with some fields replaced."""
         return replace(self, **changes)  # type: ignore[arg-type]  # checked by __post_init__
+
+
+def spacing_of(affine: Float64[np.ndarray, "4 4"]) -> tuple[float, float, float]:
+    """Return the voxel size along D, H and W in mm."""
+    with np.errstate(over="ignore", invalid="ignore"):  # a damaged header may hold any number; see check_affine
+        d, h, w = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(d), float(h), float(w)
+
+
+def is_sheared(affine: Float64[np.ndarray, "4 4"], tolerance: float = 1e-3) -> bool:
+    """Tell whether the axes are not at right angles (a gantry tilt); ``tolerance`` is the largest cosine allowed."""
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    cosines = directions.T @ directions
+    return bool(np.abs(cosines - np.diag(np.diag(cosines))).max() > tolerance)

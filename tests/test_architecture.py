@@ -92,6 +92,26 @@ def test_a_run_s_processes_import_what_is_dear_only_where_it_is_used(module: str
     assert run.stdout.split() == []
 
 
+# What each command line does without; with torch alone, `raydiology methods` takes most of its two seconds.
+FILES = ("pydicom", "SimpleITK", "gdcm", "nibabel", "PIL", "pyarrow.parquet", "pandas")
+LATE = {"--help": ("torch", "scipy", "jaxtyping", "ray", *DEAR, *FILES), "methods": ("ray", "scipy", *DEAR, *FILES)}
+
+
+@pytest.mark.parametrize("command", LATE)
+def test_commands_that_only_tell_import_nothing_dear(command: str) -> None:
+    code = f"""
+import sys
+from orchestrator.cli import main
+try:
+    main(["{command}"])
+finally:
+    print(*(name for name in {LATE[command]} if name in sys.modules), file=sys.stderr)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert run.stdout != ""
+    assert run.stderr.split() == []
+
+
 # Checkpoints, exports and first experiments are new files; a note is renamed where it is written.
 WRITES_IN_PLACE = {"checkpoint.py", "finetune.py", "export.py", "files.py", "progress.py"}
 

@@ -7,12 +7,11 @@ from jaxtyping import Float, Float64, Integer
 from torch import Tensor
 
 from data.quarantine import BadStudy
-from data.readers.checks import spacing_of
 from data.recipes.geometry import orient, resample, resize
 from data.recipes.nearest import resample_label
 from data.recipes.recipe import Recipe
 from data.recipes.window import window
-from data.scan import Scan
+from data.scan import Scan, spacing_of
 
 _LUMA = (0.299, 0.587, 0.114)
 

@@ -21,9 +21,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from data.quarantine import BadStudy
 from data.readers import content_digest, read_study, read_volume
-from data.readers.checks import is_sheared
 from data.readers.gzipped import inflate
-from data.scan import Scan
+from data.scan import Scan, is_sheared
 from data.sources import find_studies
 from data.sources.study import Study
 

@@ -8,9 +8,8 @@ import SimpleITK as sitk  # noqa: N813 (the name in its own documentation)
 from scipy.spatial.transform import Rotation
 
 from data.quarantine import BadStudy
-from data.readers.checks import is_sheared, spacing_of
 from data.recipes import RECIPES, Recipe, apply
-from data.scan import Scan
+from data.scan import Scan, is_sheared, spacing_of
 
 NUM_VOLUMES = 200
 PLAIN = Recipe(name="plain", kind="volume", window=(0, 1), window_kind="value")

@@ -11,10 +11,9 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from data.quarantine import BadStudy
 from data.readers import read_study
-from data.readers.checks import is_sheared, spacing_of
 from data.recipes import RECIPES, Recipe, apply
 from data.recipes.window import background
-from data.scan import Scan
+from data.scan import Scan, is_sheared, spacing_of
 from data.sources import SourceOptions, find_studies
 
 PLAIN = Recipe(name="plain", kind="volume", window=(0, 1000), window_kind="value")
