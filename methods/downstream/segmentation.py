@@ -12,12 +12,12 @@ Shapes: B samples, n crops of each, C channels, *s spatial axes (D, H, W) or (H,
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from data.views.augmentation import Augmentation, augment, draw, move_labels
@@ -31,9 +31,8 @@ from methods.downstream.networks import SegmentationEncoder, segmentation_networ
 from methods.downstream.targets import Classes, Regions
 from methods.parts.chunks import in_chunks
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
-from methods.parts.variants import with_flags
+from methods.parts.variants import completed_by
 
-Length = Annotated[int, Field(gt=0)]
 STORED_LABEL_VALUES = 2**16  # shards hold labels as uint8 or uint16
 _PAPER: dict[str, Any] = {
     "flip_axes": ("H",),
@@ -69,8 +68,8 @@ class Segmentation(Task):
 
         name: Literal["segmentation"] = "segmentation"
         variant: Literal["paper", "released"] = "paper"
-        crop_size: Length | tuple[Length, ...] = 96
-        crops_per_sample: int = Field(default=2, gt=0)
+        crop_size: PositiveInt | tuple[PositiveInt, ...] = 96
+        crops_per_sample: PositiveInt = 2
         organ_prob: float = Field(default=0.5, ge=0, le=1)
         centre: Centre = "voxel"
         augment: Augmentation = Augmentation(**_PAPER)
@@ -79,13 +78,10 @@ class Segmentation(Task):
         regions: dict[str, tuple[int, ...]] | None = Field(default=None, min_length=1)
         window_overlap: float = Field(default=0.25, ge=0, lt=1)
         window_blend: Literal["constant", "gaussian"] = "constant"
-        window_batch: int = Field(default=16, gt=0)
+        window_batch: PositiveInt = 16
         convention: ConventionName = "volume"
 
-        @model_validator(mode="before")
-        @classmethod
-        def _resolve(cls, fields: Any) -> Any:
-            return with_flags(fields, VARIANTS)
+        _completed = completed_by(VARIANTS)
 
         @model_validator(mode="after")
         def _classes_or_regions(self) -> "Segmentation.Config":
