@@ -75,7 +75,7 @@ class Scan:
 
 def spacing_of(affine: Float64[np.ndarray, "4 4"]) -> tuple[float, float, float]:
     """Return the voxel size along D, H and W in mm."""
-    with np.errstate(over="ignore", invalid="ignore"):  # a damaged header; readers refuse it
+    with np.errstate(over="ignore", invalid="ignore"):  # a damaged header may hold any number; see check_affine
         d, h, w = np.linalg.norm(affine[:3, :3], axis=0)
     return float(d), float(h), float(w)
 

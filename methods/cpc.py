@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,7 +39,7 @@ from methods.parts.flat_map import flat_dim, flat_features
 from methods.parts.patches import Patches
 from methods.parts.precision import LinearHead, full_precision
 from methods.parts.pyramid import Border, Pyramid
-from methods.parts.variants import with_flags
+from methods.parts.variants import completed_by
 
 _GRID: dict[str, Any] = {"grid": 4, "jitter": 4, "span": 0.95}
 _PAPER: dict[str, Any] = {"loss": "infonce", "skip_rows": 1, "patches": {**_GRID, "overlap": 0.5, "gap": 1}}
@@ -93,10 +93,7 @@ class CPC(Method):
         projector_dim: PositiveInt = 1024
         context_dim: PositiveInt = 256
 
-        @model_validator(mode="before")
-        @classmethod
-        def _resolve(cls, fields: Any) -> Any:
-            return with_flags(fields, VARIANTS)
+        _completed = completed_by(VARIANTS)
 
     contexts: Tensor
     rows: Tensor

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,7 +39,7 @@ from methods.parts.ranks import from_next_sample
 from methods.parts.sizes import check_stride
 from methods.parts.standardise import standardise
 from methods.parts.turns import TURNS, turn
-from methods.parts.variants import with_flags
+from methods.parts.variants import completed_by
 
 Distance = Literal["l2", "mean_square"]
 _AUGMENT: dict[str, Any] = {
@@ -96,10 +96,7 @@ class Exemplar(Method):
         projector_dim: PositiveInt = 1024
         normalise: bool = False
 
-        @model_validator(mode="before")
-        @classmethod
-        def _resolve(cls, fields: Any) -> Any:
-            return with_flags(fields, VARIANTS)
+        _completed = completed_by(VARIANTS)
 
     def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from data.views.batch import Batch
@@ -31,7 +31,7 @@ from methods.parts.classification import classification_losses, classifier
 from methods.parts.flat_map import flat_dim, flat_features
 from methods.parts.patches import Patches
 from methods.parts.permutations import greedy_permutations, random_permutations
-from methods.parts.variants import with_flags
+from methods.parts.variants import completed_by
 
 PERMUTATIONS = {"greedy": greedy_permutations, "random": random_permutations}
 _PAPER: dict[str, Any] = {"permutations": "greedy", "patches": {"gap": 1}}
@@ -57,10 +57,7 @@ class Jigsaw(Method):
         hidden_dims: tuple[PositiveInt, ...] = (2048, 1024)
         dropout: float = Field(default=0.5, ge=0, lt=1)
 
-        @model_validator(mode="before")
-        @classmethod
-        def _resolve(cls, fields: Any) -> Any:
-            return with_flags(fields, VARIANTS)
+        _completed = completed_by(VARIANTS)
 
     permutations: Tensor
 

@@ -27,7 +27,7 @@ from methods.encoders import Encoder
 from methods.parts.classification import classification_losses, classifier
 from methods.parts.flat_map import flat_dim, flat_features
 from methods.parts.patches import Patches
-from methods.parts.variants import with_flags
+from methods.parts.variants import completed_by
 
 _PAPER: dict[str, Any] = {"patches": {"span": 0.95, "gap": 1}}
 VARIANTS: dict[str, dict[str, Any]] = {"paper": _PAPER, "released": {"patches": {"span": 1.0, "gap": 0}}}
@@ -54,10 +54,7 @@ class PatchLocation(Method):
         hidden_dims: tuple[PositiveInt, ...] = (2048, 1024)
         dropout: float = Field(default=0.5, ge=0, lt=1)
 
-        @model_validator(mode="before")
-        @classmethod
-        def _resolve(cls, fields: Any) -> Any:
-            return with_flags(fields, VARIANTS)
+        _completed = completed_by(VARIANTS)
 
         @model_validator(mode="after")
         def _has_a_middle(self) -> "PatchLocation.Config":

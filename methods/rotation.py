@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Int
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 
 from data.views.augmentation import cut
 from data.views.batch import Batch
@@ -33,7 +33,7 @@ from methods.parts.classification import classification_losses, classifier
 from methods.parts.flat_map import flat_dim, flat_features
 from methods.parts.sizes import check_stride
 from methods.parts.turns import TURNS, turn
-from methods.parts.variants import with_flags
+from methods.parts.variants import completed_by
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {"num_versions": 2, "last_turned": True},
@@ -64,10 +64,7 @@ class Rotation(Method):
         hidden_dims: tuple[PositiveInt, ...] = (2048, 1024)
         dropout: float = Field(default=0.5, ge=0, lt=1)
 
-        @model_validator(mode="before")
-        @classmethod
-        def _resolve(cls, fields: Any) -> Any:
-            return with_flags(fields, VARIANTS)
+        _completed = completed_by(VARIANTS)
 
     def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from data.exact import exact
@@ -32,7 +32,7 @@ from methods.base import Facts, Frozen, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.precision import LinearHead, full_precision
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
-from methods.parts.variants import with_flags
+from methods.parts.variants import completed_by
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {"mask_ratio": 0.6, "block": 32},
@@ -97,10 +97,7 @@ class SimMIM(Method):
         block: PositiveInt | tuple[PositiveInt, ...] = 32
         augment: Augmentation = Augmentation(flip_axes=("W",), flip_prob=0.5)
 
-        @model_validator(mode="before")
-        @classmethod
-        def _resolve(cls, fields: Any) -> Any:
-            return with_flags(fields, VARIANTS)
+        _completed = completed_by(VARIANTS)
 
     def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ Shapes:    B samples, C channels, *s spatial axes, d dimensions of projector and
 from typing import Any, ClassVar, Literal
 
 from jaxtyping import Float
-from pydantic import Field, model_validator
+from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,7 +27,7 @@ from methods.parts.collapse import collapse_part
 from methods.parts.flat_map import mean_features
 from methods.parts.mlp import predictor, projector
 from methods.parts.precision import full_precision
-from methods.parts.variants import with_flags
+from methods.parts.variants import completed_by
 
 _PAPER: dict[str, Any] = {
     "zoom_prob": 0.75,
@@ -71,13 +71,10 @@ class SimSiam(Method):
         variant: Literal["paper", "released"] = "paper"
         crops: Crops = Crops()
         augment: Augmentation = Augmentation(**_PAPER)
-        projector_dim: int = Field(default=2048, gt=0)
-        predictor_dim: int = Field(default=512, gt=0)
+        projector_dim: PositiveInt = 2048
+        predictor_dim: PositiveInt = 512
 
-        @model_validator(mode="before")
-        @classmethod
-        def _resolve(cls, fields: Any) -> Any:
-            return with_flags(fields, VARIANTS)
+        _completed = completed_by(VARIANTS)
 
     def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()

@@ -50,7 +50,7 @@ from methods.parts.schedule import value_at
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
 from methods.parts.skip_blocks import SkipBlocks
 from methods.parts.teacher import Decay, follow, frozen_copy, redraw
-from methods.parts.variants import with_flags
+from methods.parts.variants import completed_by
 
 FLOOR = 1e-6
 Prediction = Literal["split", "weighted", "entropy"]
@@ -184,10 +184,7 @@ class VoCo(Method):
         teacher_decay: Decay | None = None
         teacher_start: Literal["random", "copy"] = "random"
 
-        @model_validator(mode="before")
-        @classmethod
-        def _resolve(cls, fields: Any) -> Any:
-            return with_flags(fields, VARIANTS, default="cvpr")
+        _completed = completed_by(VARIANTS, default="cvpr")
 
         @model_validator(mode="after")
         def _agree(self) -> "VoCo.Config":

@@ -6,9 +6,8 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int64
-from pydantic import BaseModel, ConfigDict, Field, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_serializer
 
-Voxels = Annotated[int, Field(gt=0)]
 Millimetres = Annotated[float, Field(gt=0)]
 Each = int | float | tuple[int | float, ...]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -25,7 +24,7 @@ class Keep(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    min_size: Voxels | tuple[Voxels, ...] | None = None
+    min_size: PositiveInt | tuple[PositiveInt, ...] | None = None
     max_spacing_mm: Millimetres | tuple[Millimetres, ...] | None = None
     modalities: Names | None = None
     datasets: Names | None = None

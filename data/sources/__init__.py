@@ -14,17 +14,24 @@ from data.sources.description import DESCRIPTION
 from data.sources.leftout import LeftOut, companions, describe_tree, left_out, may_be_scan
 from data.sources.nnunet import find_nnunet, label_names
 from data.sources.pictures import find_class_folders
-from data.sources.series import find_dicom
 from data.sources.study import SourceOptions, Study
 from data.sources.table import find_table
 from data.sources.tabular import describe_table, find_csv
 from data.sources.volumes import find_volumes
 from data.spelling import did_you_mean
 
+
+def _find_dicom(source: str, dataset: str, options: SourceOptions) -> list[Study]:
+    """Find DICOM series; pydicom is imported only here, because every command line imports the names of layouts."""
+    from data.sources.series import find_dicom
+
+    return find_dicom(source, dataset, options)
+
+
 LAYOUTS = {
     "volumes": find_volumes,
     "nnunet": find_nnunet,
-    "dicom": find_dicom,
+    "dicom": _find_dicom,
     "class_folders": find_class_folders,
     "csv": find_csv,
     "npz": find_npz,

@@ -3,7 +3,6 @@
 A series is one patient's, of one modality and one geometry: what an exporter put under one UID is taken apart.
 """
 
-import logging
 import warnings
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -50,8 +49,6 @@ _PARALLEL, _AXIAL = 0.9, 0.5  # cosines: of planes that are parallel, and of one
 _MOST_PLANES = 3  # a localizer has a few planes in each direction
 _SUFFIXES = (*DICOM_SUFFIXES, *(f"{suffix}.gz" for suffix in DICOM_SUFFIXES))
 _SCAN = "the slices of a scan"
-
-logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it also logs its warnings, with values of tags
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -46,7 +46,6 @@ from methods.parts.variants import with_flags
 Metric = Literal[
     "accuracy", "label_accuracy", "auc", "f1", "precision", "recall", "specificity", "kappa", "kappa_quadratic"
 ]
-Length = Annotated[int, Field(gt=0)]
 VARIANTS: dict[str, dict[str, Any]] = {"paper": {"kind": "single"}, "released": {"kind": "ordinal"}}
 
 
@@ -90,11 +89,11 @@ class Classification(Task):
         variant: Literal["paper", "released"] = "paper"
         kind: Kind = "single"
         grades: bool = False
-        size: Length | tuple[Length, ...] = 224
-        resize_to: Length | tuple[Length | None, ...] | None = None
+        size: PositiveInt | tuple[PositiveInt, ...] = 224
+        resize_to: PositiveInt | tuple[PositiveInt | None, ...] | None = None
         augment: Augmentation = Augmentation(zoom=(0.85, 1.15), zoom_prob=1.0, flip_prob=0.5)
         feature: Literal["pooled", "flattened"] = "pooled"
-        hidden_dims: tuple[Length, ...] = (1024,)
+        hidden_dims: tuple[PositiveInt, ...] = (1024,)
         dropout: float = Field(default=0.5, ge=0, lt=1)
         class_weights: Literal["balanced"] | tuple[Annotated[float, Field(gt=0)], ...] | None = None
         score: Metric = "auc"

@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from data.views.augmentation import Augmentation, augment, draw, move_labels
@@ -33,9 +33,8 @@ from methods.downstream.surfaces import surface_distance
 from methods.downstream.targets import target_of
 from methods.parts.chunks import in_chunks
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
-from methods.parts.variants import with_flags
+from methods.parts.variants import completed_by
 
-Length = Annotated[int, Field(gt=0)]
 Overlap = Annotated[float, Field(ge=0, lt=1)]
 STORED_LABEL_VALUES = 2**16  # shards hold labels as uint8 or uint16
 _PAPER: dict[str, Any] = {
@@ -77,8 +76,8 @@ class Segmentation(Task):
 
         name: Literal["segmentation"] = "segmentation"
         variant: Literal["paper", "released"] = "paper"
-        crop_size: Length | tuple[Length, ...] = 96
-        crops_per_sample: int = Field(default=2, gt=0)
+        crop_size: PositiveInt | tuple[PositiveInt, ...] = 96
+        crops_per_sample: PositiveInt = 2
         organ_prob: float = Field(default=0.5, ge=0, le=1)
         centre: Centre = "voxel"
         augment: Augmentation = Augmentation(**_PAPER)
@@ -87,17 +86,14 @@ class Segmentation(Task):
         regions: dict[str, tuple[NonNegativeInt, ...]] | None = Field(default=None, min_length=1)
         window_overlap: Overlap | tuple[Overlap, ...] = 0.25
         window_blend: Literal["constant", "gaussian"] = "constant"
-        window_batch: int = Field(default=16, gt=0)
+        window_batch: PositiveInt = 16
         convention: ConventionName = "volume"
         dice_weight: Annotated[float, Field(ge=0), ADDED] = 1.0
         cross_entropy_weight: Annotated[float, Field(ge=0), ADDED] = 1.0
         largest_component: Annotated[bool, ADDED] = False
         surface_distance: Annotated[bool, ADDED] = False
 
-        @model_validator(mode="before")
-        @classmethod
-        def _resolve(cls, fields: Any) -> Any:
-            return with_flags(fields, VARIANTS)
+        _completed = completed_by(VARIANTS)
 
         @model_validator(mode="after")
         def _learns(self) -> "Segmentation.Config":

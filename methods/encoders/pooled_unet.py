@@ -46,7 +46,7 @@ class PooledUNetEncoder(Encoder):
 
         name: Literal["pooled_unet"] = "pooled_unet"
         spatial_dims: Literal[2, 3]
-        in_channels: int = Field(default=1, gt=0)
+        in_channels: PositiveInt = 1
         features: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (16, 32, 64, 128, 256)
         dropout: float = Field(default=0.5, ge=0, lt=1)
 

@@ -28,8 +28,8 @@ class SwinEncoder(Encoder):
 
         name: Literal["swin_unetr"] = "swin_unetr"
         spatial_dims: Literal[2, 3]
-        in_channels: int = Field(default=1, gt=0)
-        feature_size: int = Field(default=48, gt=0)
+        in_channels: PositiveInt = 1
+        feature_size: PositiveInt = 48
         depths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (2, 2, 2, 2)
         num_heads: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (3, 6, 12, 24)
         window_size: int = Field(default=7, gt=1)

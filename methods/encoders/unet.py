@@ -34,7 +34,7 @@ class UNetEncoder(Encoder):
 
         name: Literal["unet"] = "unet"
         spatial_dims: Literal[2, 3]
-        in_channels: int = Field(default=1, gt=0)
+        in_channels: PositiveInt = 1
         features: Annotated[tuple[PositiveInt, ...], Field(min_length=6, max_length=6)] = (32, 32, 64, 128, 256, 32)
         norm: Literal["instance", "batch"] = "batch"
 

@@ -101,13 +101,14 @@ def _table(arguments: argparse.Namespace) -> int:
     with loading():
         from orchestrator.sweeps import forecast
         from orchestrator.tables import table as tables
+        from orchestrator.tables.run import run
         from orchestrator.tables.text import terminal
 
     table = tables.load(arguments.table, arguments.overrides, arguments.cohort)
     if arguments.dry_run:
         out.print(forecast.of_table(table))
         return 0
-    lines = tables.run(table, say)
+    lines = run(table, say)
     out.print(terminal(table.config, lines))
     _show_results(table.folder, table.base.home, table.config.metric)
     say_next(f"raydiology compare {typed(table.folder.parent)}")

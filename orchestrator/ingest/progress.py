@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from orchestrator.terminal import progress
-from orchestrator.terminal.progress import Phase
+from orchestrator.terminal.phase import Phase
 
 
 class Tally:

@@ -1,20 +1,16 @@
 """Catalogue: everything that a user can choose, read from the registries and the configs themselves."""
 
 import json
-from functools import cache
-from typing import Any, get_args
+from typing import Any
 
-import torch
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
-from torch import nn
 
 from data.recipes import RECIPES
 from methods import METHODS
-from methods.base import Method
 from methods.downstream import TASKS
-from methods.encoders import ENCODERS, Encoder
-from methods.papers import PAPER_SIZES
+from methods.encoders import ENCODERS
+from orchestrator.machine.parameters import parameters
 
 
 def catalogue() -> dict[str, list[dict[str, Any]]]:
@@ -24,9 +20,7 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
     method's variants at each of the paper's sizes.
     """
     return {
-        "methods": [
-            {**_of_class(name, kind), "parameters": _parameters(name, kind)} for name, kind in METHODS.items()
-        ],
+        "methods": [{**_of_class(name, kind), "parameters": parameters(name)} for name, kind in METHODS.items()],
         "encoders": [_of_class(name, kind) for name, kind in ENCODERS.items()],
         "tasks": [_of_class(name, kind) for name, kind in TASKS.items()],
         "recipes": [
@@ -53,38 +47,3 @@ def _fields(config: type[BaseModel]) -> dict[str, Any]:
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(to_jsonable_python(values)))
-
-
-def _parameters(name: str, kind: type[Method]) -> list[dict[str, Any]]:
-    """Count the parameters of each variant of a method at its paper's sizes; empty if no paper trained it."""
-    variant = kind.Config.model_fields.get("variant")
-    entries = []
-    for size in PAPER_SIZES.get(name, ()):
-        for chosen in get_args(variant.annotation) if variant else ():
-            encoder = _encoder(size.encoder.model_dump_json())
-            # Heads of a hundred million parameters need no memory here. MONAI's Swin cannot be built like this.
-            with torch.device("meta"):
-                method = kind(kind.Config.model_validate({**size.fields, "variant": chosen}), encoder)
-            counts = {part: _count(module) for part, module in method.named_children()}
-            entries.append(
-                {
-                    "variant": chosen,
-                    "images": size.images,
-                    "spatial_dims": encoder.spatial_dims,
-                    "in_channels": encoder.in_channels,
-                    "network": size.encoder.model_dump()["name"],
-                    "encoder": counts.pop("encoder"),
-                    "heads": {part: count for part, count in counts.items() if count},
-                }
-            )
-    return entries
-
-
-@cache
-def _encoder(config: str) -> Encoder:
-    kind = ENCODERS[json.loads(config)["name"]]
-    return kind(kind.Config.model_validate_json(config))
-
-
-def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -43,7 +43,7 @@ from orchestrator.sweeps.standings import (
 from orchestrator.sweeps.study import Ending, Ledger, given
 from orchestrator.sweeps.trial import Trial
 from orchestrator.terminal import progress
-from orchestrator.terminal.progress import Phase
+from orchestrator.terminal.phase import Phase
 from orchestrator.tracking.store import default_uri
 from orchestrator.tracking.tracker import DESCRIPTION, Tracker, flatten
 

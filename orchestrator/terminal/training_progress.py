@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from orchestrator.terminal import progress
-from orchestrator.terminal.progress import Phase, duration
+from orchestrator.terminal.phase import Phase, duration
 
 Entries = list[dict[str, Any]]
 METRICS = ("loss", "collapse", "score", "dice_mean")

@@ -24,7 +24,7 @@ from data.shards.reader import ShardReader
 from orchestrator.cli import main
 from orchestrator.ingest.run import IngestConfig, IngestReport, ingest
 from orchestrator.terminal import progress
-from orchestrator.terminal.progress import Display
+from orchestrator.terminal.display import Display
 from tests import planted
 from tests.waiting import wait_for
 

@@ -1,6 +1,7 @@
 """The catalogue counts what methods train at their papers' sizes, and these are the sizes of the experiments."""
 
 import json
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -10,6 +11,7 @@ from methods.papers import PAPER_SIZES
 from orchestrator.cli import main
 from orchestrator.commands import console
 from orchestrator.config.files import load
+from orchestrator.machine import parameters as parameters_
 from orchestrator.machine.catalogue import catalogue
 from tests.clusters import ROOT
 
@@ -102,6 +104,21 @@ def test_every_variant_of_every_method_that_trains_is_counted(parameters) -> Non
         assert variants == (
             set(get_args(method.Config.model_fields["variant"].annotation)) if method.trains else set()
         )
+
+
+def test_the_record_holds_what_is_counted_when_everything_is_built() -> None:
+    found = parameters_.built()
+    assert json.loads(parameters_.RECORD.read_text()) == found, (
+        "write it anew: python -m orchestrator.machine.parameters > orchestrator/machine/parameters.json"
+    )
+
+
+def test_settings_that_the_record_lacks_are_built_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = replace(PAPER_SIZES["rotation"][0], fields={"side": 128, "hidden_dims": (7,)})
+    monkeypatch.setitem(PAPER_SIZES, "rotation", (size,))
+    counted = parameters_.parameters("rotation")
+    assert [entry["heads"] for entry in counted] == [{"head": linear(16_384, 7) + 2 * 7 + linear(7, 10)}] * 2
+    assert {entry["encoder"] for entry in counted} == {3_535_440}
 
 
 @pytest.mark.parametrize("name", PAPERS)

@@ -18,8 +18,9 @@ from orchestrator.runs import identity
 from orchestrator.runs.labelled import downstream_of, labelled_samples
 from orchestrator.runs.run import RESULT
 from orchestrator.tables import table as tables
+from orchestrator.tables.run import run
 from orchestrator.terminal import progress
-from orchestrator.terminal.progress import Display
+from orchestrator.terminal.display import Display
 from tests.experiments import UNET, tiny_experiment, tiny_segmentation
 from tests.points import assert_points_equal_history
 from tests.shardsets import write_slices
@@ -134,7 +135,7 @@ def test_a_row_that_cannot_work_is_refused_before_anything_runs(tmp_path: Path, 
     rows = [{"name": "scratch"}, {"name": "apart", "overrides": {"method.crops.iou": [0, 0]}}]
     table = tables.load(write_table(tmp_path, shards, rows=rows))
     with pytest.raises(ValueError, match=r"IoU interval \[0, 0\].*widen method.crops.iou"):
-        tables.run(table, lambda text: None)
+        run(table, lambda text: None)
     assert not (tmp_path / "runs").exists()
 
 
@@ -159,7 +160,7 @@ def test_a_table_runs_what_is_missing_and_only_that_also_once_its_home_was_moved
     path = write_table(place, shards, rows=[diverging, scratch, pretrained], concurrent=2)
     table, log = tables.load(path), io.StringIO()
     with progress.showing_on(Display(Console(file=log, width=200), 0.5)):
-        lines = tables.run(table, said.append)
+        lines = run(table, said.append)
     assert any(re.match(r"\d of 3: scratch, not pretrained, fine-tuning seed 0: score 0\.", line) for line in said)
     assert [line.name for line in lines] == ["diverging", "scratch", "[0.3, 0.6]"]
     assert [line.summary.num_values for line in lines] == [0, 1, 1]
@@ -190,8 +191,8 @@ def test_a_table_runs_what_is_missing_and_only_that_also_once_its_home_was_moved
     assert {run: (moved / run / HISTORY).read_bytes() for run in histories} == histories
     finished = {result.parent for result in moved.glob(f"runs/tiny/*/{RESULT}")}
     assert len(finished) == len(histories) + 1
-    for run in finished:
-        assert_points_equal_history(run)
+    for folder in finished:
+        assert_points_equal_history(folder)
     capsys.readouterr()
     assert cli.main(["compare", str(tables.load(path).folder)]) == 0
     printed = capsys.readouterr().out

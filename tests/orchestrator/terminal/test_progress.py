@@ -14,7 +14,9 @@ import pytest
 from rich.console import Console
 
 from orchestrator.terminal import progress
-from orchestrator.terminal.progress import LATER_LINE_EVERY_S, Display, Phase, duration, per_second
+from orchestrator.terminal.display import LATER_LINE_EVERY_S, Display
+from orchestrator.terminal.notes import Others
+from orchestrator.terminal.phase import Phase, duration, per_second
 from orchestrator.terminal.training_progress import next_validation, shown
 
 WITHIN_S = 30.0
@@ -187,7 +189,7 @@ def test_a_terminal_has_a_bar_for_every_other_process(tmp_path: Path, worker: su
 
 
 def test_the_note_of_a_process_that_died_is_not_shown(tmp_path: Path, worker: subprocess.Popen[bytes]) -> None:
-    notes = progress.Others(tmp_path / "notes", "*.json")
+    notes = Others(tmp_path / "notes", "*.json")
     begin(worker)
     wait_for(lambda: len(notes.notes()) == 1)
     worker.kill()
