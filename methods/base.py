@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from methods.encoders.base import Encoder
 
 
-class Frozen(BaseModel):
+class FrozenConfig(BaseModel):
     """A config: immutable; unknown fields and numbers that are not finite are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -131,7 +131,7 @@ class Method(nn.Module, ABC):
     of an encoder's map.
     """
 
-    Config: ClassVar[type[Frozen]]
+    Config: ClassVar[type[FrozenConfig]]
     trains: ClassVar[bool] = True
     positives: ClassVar[bool] = False
     averages: ClassVar[bool] = False

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from data.views.batch import Batch
 from data.views.rng import SampleRng
-from methods.base import Facts, Frozen, Losses, Method, Views
+from methods.base import Facts, FrozenConfig, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.flat_map import flat_dim, flat_features
 from methods.parts.patches import Patches
@@ -72,7 +72,7 @@ def binary_loss(
 class CPC(Method):
     """An encoder of single patches, a code for each, a GRU over a context, and a predictor for each row below."""
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """``variant`` fills in the flags that are not given; the completed config is kept.
 
         flip_prob     probability, for each patch, of mirroring it along the first axis

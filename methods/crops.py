@@ -6,11 +6,11 @@ from pydantic import PositiveInt, field_validator
 
 from data.views.boxes import BoxPairs
 from data.views.rng import SampleRng
-from methods.base import Frozen
+from methods.base import FrozenConfig
 from methods.parts.sizes import check_stride, per_axis
 
 
-class Crops(Frozen):
+class Crops(FrozenConfig):
     """Two crops per sample, of one size, whose IoU lies in a closed interval; [0, 1] is plain random cropping.
 
     size   voxels per spatial axis, or one number for all axes

@@ -31,7 +31,7 @@ from data.views.augmentation import Augmentation, augment, cut, draw
 from data.views.batch import Batch
 from data.views.boxes import check_fits, uniform_boxes
 from data.views.rng import SampleRng
-from methods.base import Facts, Frozen, Losses, Method, Views
+from methods.base import Facts, FrozenConfig, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.flat_map import flat_dim, flat_features
 from methods.parts.precision import Head, full_precision
@@ -75,7 +75,7 @@ class Exemplar(Method):
 
     positives: ClassVar[bool] = True
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """``variant`` fills in the flags that are not given; the completed config is kept.
 
         side        voxels per axis of the cube (the square) that is cut out of a sample, anywhere

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from data.views.batch import Batch
 from data.views.rng import SampleRng
-from methods.base import Facts, Frozen, Losses, Method, Views
+from methods.base import Facts, FrozenConfig, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.classification import classification_losses, classifier
 from methods.parts.flat_map import flat_dim, flat_features
@@ -41,7 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {"paper": _PAPER, "released": {"permutatio
 class Jigsaw(Method):
     """An encoder of single patches, and a classifier of their last maps, in the shuffled order."""
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """``variant`` fills in the flags that are not given; the completed config is kept.
 
         permutation_seed   seed of the set of permutations, which does not change with the run's seed

@@ -22,7 +22,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from data.views.batch import Batch
 from data.views.rng import SampleRng
-from methods.base import Facts, Frozen, Losses, Method, Views
+from methods.base import Facts, FrozenConfig, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.classification import classification_losses, classifier
 from methods.parts.flat_map import flat_dim, flat_features
@@ -42,7 +42,7 @@ def draw_queries(num_cells: int, rng: SampleRng) -> tuple[Int[np.ndarray, " b"],
 class PatchLocation(Method):
     """An encoder of single patches, and a classifier of the two last maps, concatenated."""
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """``variant`` fills in the flags that are not given; the completed config is kept.
 
         hidden_dims   widths of the classifier's hidden layers

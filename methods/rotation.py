@@ -27,7 +27,7 @@ from data.views.augmentation import cut
 from data.views.batch import Batch
 from data.views.boxes import check_fits, uniform_boxes
 from data.views.rng import SampleRng
-from methods.base import Facts, Frozen, Losses, Method, Views
+from methods.base import Facts, FrozenConfig, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.classification import classification_losses, classifier
 from methods.parts.flat_map import flat_dim, flat_features
@@ -49,7 +49,7 @@ def draw_labels(num_turns: int, num_versions: int, rng: SampleRng) -> Int[np.nda
 class Rotation(Method):
     """An encoder, whose last map is flattened, and a classifier."""
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """``variant`` fills in the flags that are not given; the completed config is kept.
 
         side          voxels per axis of the cube (the square) that is cut out of a sample, anywhere, and turned

@@ -10,13 +10,13 @@ from torch import nn
 
 from data.views.batch import Batch
 from data.views.rng import SampleRng
-from methods.base import Facts, Frozen, Losses, Method, Views
+from methods.base import Facts, FrozenConfig, Losses, Method, Views
 
 
 class Scratch(Method):
     """Leaves the encoder at its random initial weights; the loop is not entered."""
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         name: Literal["scratch"] = "scratch"
 
     trains = False

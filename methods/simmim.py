@@ -28,7 +28,7 @@ from data.views.augmentation import Augmentation, augment, cut, draw
 from data.views.batch import Batch
 from data.views.boxes import check_fits, uniform_boxes
 from data.views.rng import SampleRng
-from methods.base import Facts, Frozen, Losses, Method, Views
+from methods.base import Facts, FrozenConfig, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.precision import LinearHead, full_precision
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
@@ -82,7 +82,7 @@ class Pixels(nn.Module):
 class SimMIM(Method):
     """An encoder, a learnt value that replaces hidden voxels, and a linear layer."""
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """``variant`` fills in the flags that are not given; the completed config is kept.
 
         crop_size    voxels per axis of a crop at a random place, or one number for all axes

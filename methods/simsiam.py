@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from data.views.augmentation import Augmentation, augment, cut, draw
 from data.views.batch import Batch
 from data.views.rng import SampleRng
-from methods.base import Facts, Frozen, Losses, Method, ParamGroup, Views, split_decay
+from methods.base import Facts, FrozenConfig, Losses, Method, ParamGroup, Views, split_decay
 from methods.crops import Crops
 from methods.encoders import Encoder
 from methods.parts.collapse import collapse_part
@@ -64,7 +64,7 @@ class SimSiam(Method):
     positives: ClassVar[bool] = True
     averages: ClassVar[bool] = True
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """``variant`` fills in the fields of ``augment`` that are not given; the completed config is kept."""
 
         name: Literal["simsiam"] = "simsiam"

@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from data.views.augmentation import Augmentation, augment, draw
 from data.views.batch import Batch
 from data.views.rng import SampleRng
-from methods.base import Facts, Frozen, Losses, Method, Progress, Views
+from methods.base import Facts, FrozenConfig, Losses, Method, Progress, Views
 from methods.encoders import Encoder
 from methods.parts.collapse import collapse_part
 from methods.parts.grid import check_tiles, overlap_shares, tiles, uniform_tiles
@@ -157,7 +157,7 @@ class VoCo(Method):
 
     averages: ClassVar[bool] = True
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """``variant`` fills in the flags that are not given; the completed config is kept.
 
         grid            bases along D, H and W; the paper's 4 x 4 x 1 is (1, 4, 4). An image takes the last two

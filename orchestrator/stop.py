@@ -31,7 +31,7 @@ class RunError(RuntimeError):
     """A run that ended without its result; the message says why."""
 
 
-class Interrupted(KeyboardInterrupt):
+class Interruption(KeyboardInterrupt):
     """A signal that ends the command at once."""
 
 
@@ -79,9 +79,9 @@ def exit_code() -> int:
 
 
 def raise_if_insisted() -> None:
-    """Raise Interrupted if Ctrl-C was pressed after the request."""
+    """Raise Interruption if Ctrl-C was pressed after the request."""
     if _request.insisted:
-        raise Interrupted
+        raise Interruption
 
 
 @contextmanager
@@ -128,7 +128,7 @@ def _hear(number: int, frame: FrameType | None) -> None:
         _request.insisted += 1
     looked_for = _request.awaited and _request.insisted < 2
     if not looked_for and (first or number == signal.SIGINT):
-        raise Interrupted
+        raise Interruption
 
 
 def _leave_terminal() -> None:

@@ -10,7 +10,7 @@ from data.views.augmentation import cut
 from data.views.batch import Batch
 from data.views.boxes import uniform_boxes
 from data.views.rng import SampleRng
-from methods.base import Facts, Frozen, Losses, Method, Progress, Views
+from methods.base import Facts, FrozenConfig, Losses, Method, Progress, Views
 from methods.encoders import Encoder
 from methods.parts.flat_map import mean_features
 from methods.parts.ranks import rows_of_all_ranks, share_of
@@ -24,7 +24,7 @@ class ToyClusters(Method):
     Each rank keeps the embeddings of its own part of all samples.
     """
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         name: Literal["toy_clusters"] = "toy_clusters"
 
     bank: Tensor

@@ -32,7 +32,7 @@ REST = "rest"
 
 
 @dataclass(frozen=True)
-class Job:
+class BundleJob:
     """The settings that all bundles of an ingest share; a study that is read for longer than a limit is bad."""
 
     out: str
@@ -72,7 +72,7 @@ class Bundle:
         return frozenset(self.earlier.contents) - frozenset(self.earlier.excluded) - self.again
 
 
-def run_bundle(job: Job, bundle: Bundle) -> Manifest:
+def run_bundle(job: BundleJob, bundle: Bundle) -> Manifest:
     """Read, preprocess and write a bundle; the result depends only on the arguments and the files.
 
     The manifest is written last, so a bundle that was killed is done again, to the same names and bytes.
@@ -122,7 +122,7 @@ def run_bundle(job: Job, bundle: Bundle) -> Manifest:
 
 
 @dataclass
-class _Kept:
+class _StudyRows:
     """The rows of a study that were put aside, and the values in its label maps."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -133,12 +133,12 @@ class _Kept:
         return sorted(self.rows, key=lambda row: -1 if row["slice_index"] is None else row["slice_index"])
 
 
-def _kept(job: Job, bundle: Bundle, scratch: IO[bytes]) -> dict[str, _Kept]:
+def _kept(job: BundleJob, bundle: Bundle, scratch: IO[bytes]) -> dict[str, _StudyRows]:
     """Put aside the rows of the studies that need not be read; none where what was written is damaged."""
     if bundle.earlier is None:
         return {}
     written = bundle.written()
-    kept: dict[str, _Kept] = {name: _Kept() for name in written}
+    kept: dict[str, _StudyRows] = {name: _StudyRows() for name in written}
     try:
         for row in kept_rows(job.out, job.work, bundle.earlier, written):
             one = kept[row["volume"]]
@@ -226,7 +226,7 @@ def _mixed(seed: int, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for _, row in sorted(zip(keys, rows, strict=True), key=lambda pair: pair[0])]
 
 
-def _write_split(job: Job, number: int, split: str, rows: Iterator[dict[str, Any]], manifest: Manifest) -> None:
+def _write_split(job: BundleJob, number: int, split: str, rows: Iterator[dict[str, Any]], manifest: Manifest) -> None:
     """Write the whole row groups of a split as a shard, and the remaining rows as a work file."""
     rest: list[dict[str, Any]] = []
     shard = write_shard(job.out, f"{split}-{number:05d}", whole_groups(rows, job.rows_per_group, rest))
@@ -250,7 +250,7 @@ def whole_groups(
     rest.extend(group)
 
 
-def join_rests(job: Job, split: str, rests: Sequence[ShardFile]) -> ShardFile | None:
+def join_rests(job: BundleJob, split: str, rests: Sequence[ShardFile]) -> ShardFile | None:
     """Write the leftovers of all bundles of a split as one shard, whose last row group alone may be smaller."""
     last: list[dict[str, Any]] = []
 

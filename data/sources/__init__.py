@@ -11,7 +11,7 @@ from data.files import File, Tree, folder_of, is_file, join, shown, state_of, su
 from data.quarantine import BadStudy
 from data.sources.arrays import find_npz
 from data.sources.description import DESCRIPTION
-from data.sources.leftout import LeftOut, companions, describe_tree, left_out, may_be_scan
+from data.sources.leftout import LeftOutFiles, companions, describe_tree, left_out, may_be_scan
 from data.sources.nnunet import find_nnunet, label_names
 from data.sources.pictures import find_class_folders
 from data.sources.study import SourceOptions, Study
@@ -53,7 +53,7 @@ _UNREACHABLE = {
 
 __all__ = [
     "LAYOUTS",
-    "LeftOut",
+    "LeftOutFiles",
     "SourceOptions",
     "Study",
     "companions",
@@ -100,7 +100,7 @@ def survey_of(source: str, layout: str) -> Tree:
     return survey(folder_of(source) if layout == "csv" and is_file(source) else source)
 
 
-def left_out_of(source: str, layout: str, studies: Iterable[Study]) -> list[LeftOut]:
+def left_out_of(source: str, layout: str, studies: Iterable[Study]) -> list[LeftOutFiles]:
     """List what of a source is neither read nor one of its studies, good or bad."""
     used = {uri for study in studies for uri in (*study.image, study.label) if uri}
     if layout == "nnunet":

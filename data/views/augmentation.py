@@ -70,7 +70,7 @@ class Augmentation(BaseModel):
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ViewParams:
     """The parameters of B views with n axes, on the host; neutral where an augmentation does not happen."""
 
     zoom: Float[np.ndarray, " b"]
@@ -83,7 +83,7 @@ class Drawn:
     noise: SampleRng
 
 
-def draw(config: Augmentation, size: tuple[int, ...], rng: SampleRng) -> Drawn:
+def draw(config: Augmentation, size: tuple[int, ...], rng: SampleRng) -> ViewParams:
     """Draw the parameters for one view of each sample, of the given spatial size."""
 
     def value(name: str, interval: tuple[float, float], prob: float, neutral: float, *shape: int) -> np.ndarray:
@@ -95,7 +95,7 @@ def draw(config: Augmentation, size: tuple[int, ...], rng: SampleRng) -> Drawn:
     n = len(size)
     flips = [rng.fold(f"flip {axis}").chance(config.flip_prob * (axis in config.flip_axes)) for axis in "DHW"[-n:]]
     turns = rng.fold("quarter turns").integers(3) + 1 if size[-2] == size[-1] else np.full(len(rng), 2)
-    return Drawn(
+    return ViewParams(
         zoom=value("zoom", config.zoom, config.zoom_prob, 1.0),
         flip=np.stack(flips, axis=1),
         quarter_turns=turns * rng.fold("rotate").chance(config.rotate_prob),
@@ -124,7 +124,7 @@ def cut_boxes(findings: Sequence[Boxes], boxes: Int[np.ndarray, "b 2 n"]) -> tup
     return tuple(own.cropped(low, high) for own, (low, high) in zip(findings, boxes, strict=True))
 
 
-def augment(images: Float[Tensor, "b c *s"], drawn: Drawn) -> Float[Tensor, "b c *s"]:
+def augment(images: Float[Tensor, "b c *s"], drawn: ViewParams) -> Float[Tensor, "b c *s"]:
     """Apply what was drawn, in the module's order; ``images`` is left as it is."""
     per_sample = (-1, *[1] * (images.ndim - 1))
     factor = torch.from_numpy(1 + drawn.scale).to(images).view(per_sample)
@@ -133,7 +133,7 @@ def augment(images: Float[Tensor, "b c *s"], drawn: Drawn) -> Float[Tensor, "b c
     return add_noise(smooth(images, drawn.smooth_sigma), drawn.noise_sigma, drawn.noise)
 
 
-def move(images: Float[Tensor, "b c *s"], drawn: Drawn, nearest: bool = False) -> Float[Tensor, "b c *s"]:
+def move(images: Float[Tensor, "b c *s"], drawn: ViewParams, nearest: bool = False) -> Float[Tensor, "b c *s"]:
     """Zoom, flip and turn by one resampling, (bi/tri)linear or nearest.
 
     Voxels land where MONAI's Zoom(keep_size=True, padding_mode="constant"), Flip and Rotate90 put them.
@@ -148,17 +148,17 @@ def move(images: Float[Tensor, "b c *s"], drawn: Drawn, nearest: bool = False) -
     return images.index_copy(0, index, sampled)
 
 
-def move_labels(labels: Int[Tensor, "b *s"], drawn: Drawn) -> Int[Tensor, "b *s"]:
+def move_labels(labels: Int[Tensor, "b *s"], drawn: ViewParams) -> Int[Tensor, "b *s"]:
     """Zoom, flip and turn label maps as ``move`` does images, preserving their values (below 2**24)."""
     return move(labels[:, None].float(), drawn, nearest=True)[:, 0].to(labels.dtype)
 
 
-def move_boxes(findings: Sequence[Boxes], drawn: Drawn, size: tuple[int, ...]) -> tuple[Boxes, ...]:
+def move_boxes(findings: Sequence[Boxes], drawn: ViewParams, size: tuple[int, ...]) -> tuple[Boxes, ...]:
     """Zoom, flip and turn the boxes of each view's findings as ``move`` does views of this size."""
     return tuple(own.moved(matrix, size) for own, matrix in zip(findings, _to_moved(drawn, size), strict=True))
 
 
-def _to_moved(drawn: Drawn, size: tuple[int, ...]) -> Float[np.ndarray, "b m m"]:
+def _to_moved(drawn: ViewParams, size: tuple[int, ...]) -> Float[np.ndarray, "b m m"]:
     """Return the matrices that take voxel indices of views to those after their zoom, flips and turns."""
     n = len(size)
     to_moved = np.tile(np.eye(n + 1), (len(drawn.zoom), 1, 1))
@@ -210,7 +210,7 @@ def add_noise(
     return images.index_add(0, torch.from_numpy(noisy).to(images.device), noise.to(images))
 
 
-def _sampling_grid(images: Float[Tensor, "b c *s"], drawn: Drawn, moved: np.ndarray) -> Float[Tensor, "m *s n"]:
+def _sampling_grid(images: Float[Tensor, "b c *s"], drawn: ViewParams, moved: np.ndarray) -> Float[Tensor, "m *s n"]:
     """Return where each voxel of the moved samples comes from, in grid_sample's coordinates (last axis first).
 
     Along an axis, all voxels of one index come from one coordinate: only these coordinates are computed on the host

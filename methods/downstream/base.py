@@ -21,7 +21,7 @@ Cases = dict[str, list[str] | np.ndarray]
 
 
 @dataclass(frozen=True)
-class Judged:
+class Judgement:
     """The judgement of a batch: evidence, and for pictures (index in the batch, truth, prediction) of each sample."""
 
     evidence: Evidence
@@ -75,7 +75,7 @@ class Task(Method):
         return self._encoder[0]
 
     @abstractmethod
-    def judge(self, batch: Batch) -> Judged:
+    def judge(self, batch: Batch) -> Judgement:
         """Predict a batch of whole samples, without gradients."""
 
     @abstractmethod

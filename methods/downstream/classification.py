@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from data.views.augmentation import Augmentation, augment, draw
 from data.views.batch import Batch
 from data.views.rng import SampleRng
-from methods.base import Facts, Frozen, Losses, Views
-from methods.downstream.base import Cases, Evidence, Judged, Task, TaskScores
+from methods.base import Facts, FrozenConfig, Losses, Views
+from methods.downstream.base import Cases, Evidence, Judgement, Task, TaskScores
 from methods.downstream.class_losses import (
     Kind,
     balanced_weights,
@@ -66,7 +66,7 @@ class Classifier(nn.Module):
 class Classification(Task):
     """A classifier that is trained on augmented samples, whole or crops of them, and judged on their middle."""
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """``variant`` fills in the flag that is not given.
 
         kind           single: each sample has one class; ordinal: each has one, and classes are grades in order of
@@ -202,7 +202,7 @@ class Classification(Task):
         return Losses(total, {"training_accuracy": (predicted == classes).to(logits).mean()})
 
     @torch.no_grad()
-    def judge(self, batch: Batch) -> Judged:
+    def judge(self, batch: Batch) -> Judgement:
         """Predict each sample from its middle.
 
         To be shown are the true classes (K,), and the predicted classes with their probabilities (2, K). A sample's
@@ -224,7 +224,7 @@ class Classification(Task):
             rows = torch.cat([chosen.double(), probabilities], dim=1)
         evidence = dict(zip(batch.sample_ids, rows.cpu().numpy(), strict=True))
         predictions = torch.stack([told.double(), probabilities], dim=1)
-        return Judged(evidence, list(zip(range(len(batch)), has, predictions, strict=True)))
+        return Judgement(evidence, list(zip(range(len(batch)), has, predictions, strict=True)))
 
     def scores(self, evidence: Evidence) -> TaskScores:
         """Return ``score`` and all metrics defined on the samples; characters that MLflow refuses become underscores.

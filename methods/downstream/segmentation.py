@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from data.views.augmentation import Augmentation, augment, draw, move_labels
 from data.views.batch import Batch
 from data.views.rng import SampleRng
-from methods.base import ADDED, Facts, Frozen, Losses, Views
-from methods.downstream.base import Cases, Evidence, Judged, Task, TaskScores, merge
+from methods.base import ADDED, Facts, FrozenConfig, Losses, Views
+from methods.downstream.base import Cases, Evidence, Judgement, Task, TaskScores, merge
 from methods.downstream.crops import Centre, cut_padded, draw_centred_boxes
 from methods.downstream.metrics import CONVENTIONS, ConventionName
 from methods.downstream.networks import SegmentationEncoder, segmentation_network
@@ -56,7 +56,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 class Segmentation(Task):
     """A network on an encoder, trained on crops of labelled samples and applied by a sliding window."""
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """Settings of fine-tuning; the defaults are the thesis'. ``variant`` fills in what ``augment`` does not say.
 
         crop_size            voxels per axis, or one number for all axes; also the sliding window's. Samples that are
@@ -208,12 +208,12 @@ class Segmentation(Task):
         assert isinstance(logits, Tensor), "the network has one output"
         return self.target.decide(logits)
 
-    def judge(self, batch: Batch) -> Judged:
+    def judge(self, batch: Batch) -> Judgement:
         """Predict each sample and count its voxels; pictures hold indices of ``class_names``, without padding."""
         compared = list(self._compare(batch))
         evidence = [self._count(batch, *one) for one in compared]
         paint = self.target.paint
-        return Judged(
+        return Judgement(
             merge(evidence), [(index, paint(true), paint(predicted)) for index, true, predicted in compared]
         )
 

@@ -13,14 +13,14 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from methods.base import Frozen
+from methods.base import FrozenConfig
 from methods.encoders.base import Encoder
 
 
 class SwinEncoder(Encoder):
     """Five feature maps at strides 2, 4, ... 32 with ``feature_size`` x 1, 2, ... 16 channels."""
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """Defaults are those of both papers; the rest are MONAI's.
 
         drop_path   largest rate of stochastic depth; the thesis pretrains with 0.1 and fine-tunes with 0

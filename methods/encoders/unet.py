@@ -10,7 +10,7 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from methods.base import Frozen
+from methods.base import FrozenConfig
 from methods.encoders.base import Encoder
 
 ACTIVATION = ("LeakyReLU", {"negative_slope": 0.1, "inplace": True})
@@ -24,7 +24,7 @@ def norm_layer(kind: str) -> tuple[str, dict[str, bool]]:
 class UNetEncoder(Encoder):
     """Five feature maps at strides 1, 2, ... 16."""
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """``features`` are BasicUNet's six: five levels of the encoder, and the decoder's last map.
 
         norm   batch works with every method. instance, BasicUNet's default, leaves each channel of a map with nearly

@@ -5,12 +5,12 @@ from typing import Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field
 
-from methods.base import Frozen
+from methods.base import FrozenConfig
 
 WarmUp = Literal["above_zero", "from_zero", "zero_to_peak"]
 
 
-class Ramp(Frozen):
+class Ramp(FrozenConfig):
     """A number of a method that goes from ``start`` to ``end``, and stays there.
 
     over    the share of the budget that the way takes

@@ -79,7 +79,7 @@ def _own_handler() -> Iterator[None]:
         yield
     except SystemExit:
         stop.request(signal.SIGTERM)
-        raise stop.Interrupted from None
+        raise stop.Interruption from None
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)

@@ -45,7 +45,7 @@ class SubmitError(ValueError):
 
 
 @dataclass(frozen=True)
-class Job:
+class ClusterJob:
     """A job of a cluster, described for people."""
 
     id: str
@@ -177,7 +177,7 @@ def pack(package: Package, path: Path) -> None:
         )
 
 
-def follow(client: JobSubmissionClient, job: str, write: Callable[[str], None]) -> Job:
+def follow(client: JobSubmissionClient, job: str, write: Callable[[str], None]) -> ClusterJob:
     """Hand a job's output to ``write`` as it comes, from beginning to end; return the finished job.
 
     Raises SubmitError if there is no such job or the connection is lost.
@@ -195,14 +195,14 @@ async def _write_all(lines: AsyncIterator[str], write: Callable[[str], None]) ->
         write(text)
 
 
-def stop(client: JobSubmissionClient, job: str) -> Job:
+def stop(client: JobSubmissionClient, job: str) -> ClusterJob:
     """Ask a job to save a checkpoint and end; return it once it is over."""
     if not find(client, job).over:
         client.stop_job(job)
     return _wait(client, job)
 
 
-def _wait(client: JobSubmissionClient, job: str) -> Job:
+def _wait(client: JobSubmissionClient, job: str) -> ClusterJob:
     while not (found := find(client, job)).over:
         time.sleep(POLL_S)
     return found
@@ -215,7 +215,7 @@ def _lost(job: str, error: Exception) -> SubmitError:
     )
 
 
-def find(client: JobSubmissionClient, job: str) -> Job:
+def find(client: JobSubmissionClient, job: str) -> ClusterJob:
     """Return a job; raise SubmitError if the cluster knows no job with this id."""
     try:
         return _job(client.get_job_info(job))
@@ -229,15 +229,15 @@ def find(client: JobSubmissionClient, job: str) -> Job:
         ) from None
 
 
-def jobs(client: JobSubmissionClient) -> list[Job]:
+def jobs(client: JobSubmissionClient) -> list[ClusterJob]:
     """List the submitted jobs of a cluster, the oldest first."""
     submitted = [_job(details) for details in client.list_jobs() if details.submission_id]
     return sorted(submitted, key=lambda job: job.started or 0.0)
 
 
-def _job(details: JobDetails) -> Job:
+def _job(details: JobDetails) -> ClusterJob:
     status = details.status.value if isinstance(details.status, JobStatus) else str(details.status)
-    return Job(
+    return ClusterJob(
         id=str(details.submission_id),
         status=status,
         command=(details.metadata or {}).get("command", str(details.entrypoint)),

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from methods.base import ADDED, Frozen, decisive
+from methods.base import ADDED, FrozenConfig, decisive
 from orchestrator.config.parts import (
     Budget,
     Data,
@@ -33,7 +33,7 @@ from orchestrator.config.refusal import FolderName, validated
 from orchestrator.config.sharing import Shares
 
 
-class Experiment(Frozen):
+class Experiment(FrozenConfig):
     """The complete contents of a YAML file of ``experiments/``.
 
     ``method``, ``optimiser`` and ``budget`` at the top are the short form of a single stage.

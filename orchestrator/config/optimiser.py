@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from methods.base import ADDED, Frozen
+from methods.base import ADDED, FrozenConfig
 from methods.parts.schedule import WarmUp
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -28,7 +28,7 @@ READ_BY = {
 }
 
 
-class Optimiser(Frozen):
+class Optimiser(FrozenConfig):
     """Learning rate, warm-up and decay; the schedules advance per step.
 
     name                lars and larc are sgd with momentum whose rate adapts to each tensor; see ``training/larc.py``

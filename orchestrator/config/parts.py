@@ -13,7 +13,7 @@ from data.exact import exact
 from data.shards.index import Having, Selection, ShardSet
 from data.shards.keep import Keep
 from methods import METHODS
-from methods.base import ADDED, Frozen
+from methods.base import ADDED, FrozenConfig
 from methods.downstream import TASKS
 from methods.encoders import ENCODERS
 from orchestrator.config.optimiser import Optimiser
@@ -22,19 +22,19 @@ from orchestrator.config.refusal import FolderName
 
 if TYPE_CHECKING:
 
-    class MethodConfig(Frozen):
+    class MethodConfig(FrozenConfig):
         """The fields that every method's config has."""
 
         name: str
 
-    class EncoderConfig(Frozen):
+    class EncoderConfig(FrozenConfig):
         """The fields that every encoder's config has."""
 
         name: str
         spatial_dims: int
         in_channels: int
 
-    class TaskConfig(Frozen):
+    class TaskConfig(FrozenConfig):
         """The fields that every downstream task's config has."""
 
         name: str
@@ -55,7 +55,7 @@ else:
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-class Samples(Frozen):
+class Samples(FrozenConfig):
     """Samples of some shards; ``keep`` leaves out samples that do not meet its criteria."""
 
     part: ClassVar[str]
@@ -111,7 +111,7 @@ class Data(Samples):
         return selection
 
 
-class Budget(Frozen):
+class Budget(FrozenConfig):
     """How long to train: ``epochs`` over the samples or ``steps``, and the batch over all workers."""
 
     epochs: float | None = Field(default=None, gt=0)
@@ -148,7 +148,7 @@ class Budget(Frozen):
         return Fraction(num_samples, self.batch_size)
 
 
-class WeightsFile(Frozen):
+class WeightsFile(FrozenConfig):
     """Weights that an encoder, or a part of it, begins with.
 
     weights   a file or folder: what a pretraining exports (``encoder.safetensors``), or a run's folder
@@ -162,7 +162,7 @@ class WeightsFile(Frozen):
 Start = WeightsFile | dict[str, str]
 
 
-class Stage(Frozen):
+class Stage(FrozenConfig):
     """One method with its own budget, and where they differ from the experiment's, its own data and encoder.
 
     name     that of its history and its checkpoints; the stages of an experiment have different names
@@ -186,7 +186,7 @@ class Stage(Frozen):
         return self
 
 
-class Resources(Frozen):
+class Resources(FrozenConfig):
     """Where a run computes; nothing here changes results.
 
     workers           at most this many train: the largest number that can share the batch out evenly
@@ -284,7 +284,7 @@ class Downstream(Samples):
         return self
 
 
-class Training(Frozen):
+class Training(FrozenConfig):
     """How steps are computed and how often they are reported and saved.
 
     report_every_steps, report_every_s   a report is due after this many steps, but not before this many seconds have
@@ -299,7 +299,7 @@ class Training(Frozen):
     checkpoint_every_steps: int = Field(default=200, gt=0)
 
 
-class Health(Frozen):
+class Health(FrozenConfig):
     """Label-free metrics of the encoder while it is pretrained: effective rank, collapse, uniformity, alignment.
 
     times     how often over the budget (0: never)
@@ -330,7 +330,7 @@ class Probe(Samples):
     grades: bool = False
 
 
-class Tracking(Frozen):
+class Tracking(FrozenConfig):
     """The MLflow to use; None is the SQLite store under ``home``, or ``MLFLOW_TRACKING_URI`` if it is set."""
 
     uri: str | None = None

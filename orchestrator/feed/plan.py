@@ -84,7 +84,7 @@ class FeedPlan:
 
 
 @dataclass(frozen=True)
-class Source:
+class OpenedPlan:
     """A plan with its shards opened."""
 
     plan: FeedPlan
@@ -92,7 +92,7 @@ class Source:
     selection: Selection
 
     @classmethod
-    def open(cls, plan: FeedPlan) -> "Source":
+    def open(cls, plan: FeedPlan) -> "OpenedPlan":
         """Open a plan's shards; raise ShardError if they differ from the shards that the run began with."""
         shards = ShardSet.open(plan.shards)
         if shards.digest != plan.digest:
@@ -133,7 +133,7 @@ class BlockReader:
     """Reads blocks by number, in one thread; shards stay open between blocks."""
 
     def __init__(self, plan: FeedPlan) -> None:
-        self._source = Source.open(plan)
+        self._source = OpenedPlan.open(plan)
         self._order = Order(self._source.selection.group_sizes, plan.seed)
         self._reader = ShardReader(self._source.shards, plan.with_labels)
         classless = self._source.shards.rows["classes"].null_count == self._source.shards.num_samples

@@ -22,7 +22,7 @@ from data.shards.writer import ShardError
 from data.views.batch import Batch
 from data.views.collate import BatchMemory, collate
 from orchestrator.feed.backpressure import make_numbers_on_demand
-from orchestrator.feed.plan import BlockReader, FeedPlan, Source
+from orchestrator.feed.plan import BlockReader, FeedPlan, OpenedPlan
 from orchestrator.feed.prefetch import prefetched
 
 # The next blocks wait for a free reader, and blocks that are read wait for a slower block before them.
@@ -43,7 +43,7 @@ def build_dataset(plan: FeedPlan) -> Dataset:
     Called in Train's controller, which does not have the driver's context: what the execution needs is set here.
     Raises ShardError if the shards are missing or are not those of the plan.
     """
-    num_blocks = Source.open(plan).num_blocks
+    num_blocks = OpenedPlan.open(plan).num_blocks
     context = DataContext.get_current().copy()
     context.target_max_block_size = None
     context.execution_options = _execution_options()
@@ -89,7 +89,7 @@ def batches(iterator: DataIterator, plan: FeedPlan, rank: int, device: torch.dev
 
 def local_batches(plan: FeedPlan, rank: int) -> Iterator[Batch]:
     """Yield the same batches without Ray, read in a thread of this process."""
-    blocks = range(rank, Source.open(plan).num_blocks, plan.world)
+    blocks = range(rank, OpenedPlan.open(plan).num_blocks, plan.world)
 
     def read() -> Generator[Batch]:
         reader = BlockReader(plan)
@@ -100,7 +100,7 @@ def local_batches(plan: FeedPlan, rank: int) -> Iterator[Batch]:
 
 def bytes_in_flight(plan: FeedPlan) -> int:
     """Estimate the voxel bytes that the whole run holds at once: being read, waiting and collated."""
-    source = Source.open(plan)
+    source = OpenedPlan.open(plan)
     block_bytes = min(source.block_size, plan.samples_per_rank) * source.bytes_per_sample
     blocks = plan.num_readers * BLOCKS_PER_READER + plan.world * (PREFETCHED_BLOCKS + 1)
     batch_bytes = plan.samples_per_step * source.bytes_per_sample

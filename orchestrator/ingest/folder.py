@@ -10,7 +10,7 @@ from typing import Any
 from pyarrow import fs
 
 from data.files import is_file, join, locate, reaching, read_bytes
-from data.shards.bundles import REST, Job, join_rests
+from data.shards.bundles import REST, BundleJob, join_rests
 from data.shards.earlier import EARLIER_INDEX, INDEX, earlier_indices
 from data.shards.index import EARLIER_FORMAT as EARLIER_SHARDS
 from data.shards.index import IndexCard, ShardSet, renewal, write_index
@@ -82,7 +82,7 @@ def identity(out: str) -> dict[str, Any] | None:
         return None
 
 
-def _delete(job: Job) -> None:
+def _delete(job: BundleJob) -> None:
     """Delete the files that an ingest writes, the index first, and no others."""
     filesystem, base = locate(job.out)
     there = _sizes(job.out)
@@ -104,7 +104,7 @@ def _sizes(folder: str) -> dict[str, int]:
     return {info.base_name: info.size for info in infos if info.type == fs.FileType.File}
 
 
-def done_bundles(job: Job, numbers: Iterable[int]) -> dict[int, Manifest]:
+def done_bundles(job: BundleJob, numbers: Iterable[int]) -> dict[int, Manifest]:
     """Return the manifests of the bundles whose shards and leftovers are all there."""
     shards, leftovers = _sizes(job.out), _sizes(job.work)
     manifests = {number: read_manifest(job.work, number) for number in numbers}
@@ -157,7 +157,7 @@ def finish(plan: IngestPlan, manifests: Mapping[int, Manifest], num_rejects: int
     return shards
 
 
-def write_quarantine(job: Job, rejects: Sequence[Reject], names: Mapping[str, str]) -> None:
+def write_quarantine(job: BundleJob, rejects: Sequence[Reject], names: Mapping[str, str]) -> None:
     """Write one JSON line per rejected study; ``names`` gives the paths that are kept, by pseudonym."""
     lines = [
         json.dumps(asdict(reject) | ({"path": names[reject.study]} if reject.study in names else {}))

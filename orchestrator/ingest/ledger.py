@@ -24,7 +24,7 @@ LEDGER = "studies.json"
 
 
 @dataclass(frozen=True)
-class Entry:
+class LedgerEntry:
     """A study in its bundle; ``given`` is the split that its source gives it."""
 
     study: str
@@ -33,7 +33,7 @@ class Entry:
     given: str | None
 
 
-Ledger = list[list[Entry]]
+Ledger = list[list[LedgerEntry]]
 
 
 def read_ledger(work: str) -> Ledger:
@@ -42,7 +42,7 @@ def read_ledger(work: str) -> Ledger:
         tree = json.loads(read_bytes(join(work, LEDGER)))
     except FileNotFoundError:
         return []
-    return [[Entry(**entry) for entry in bundle] for bundle in tree]
+    return [[LedgerEntry(**entry) for entry in bundle] for bundle in tree]
 
 
 def continued(
@@ -81,7 +81,7 @@ def _bundle(number: int, studies: Sequence[Study], splits: Mapping[str, str]) ->
     return Bundle(number, tuple(studies), tuple(splits[study.patient] for study in studies))
 
 
-def _is_moved(study: Study, entry: Entry, pseudonymiser: Pseudonymiser) -> bool:
+def _is_moved(study: Study, entry: LedgerEntry, pseudonymiser: Pseudonymiser) -> bool:
     return (pseudonymiser.patient(study.patient), study.split) != (entry.patient, entry.given)
 
 
@@ -119,7 +119,9 @@ def write_ledger(plan: IngestPlan) -> None:
     pseudonymiser = Pseudonymiser(plan.job.key)
     tree = [
         [
-            asdict(Entry(volume_id(plan.job.key, study), pseudonymiser.patient(study.patient), split, study.split))
+            asdict(
+                LedgerEntry(volume_id(plan.job.key, study), pseudonymiser.patient(study.patient), split, study.split)
+            )
             for study, split in zip(bundle.studies, bundle.splits, strict=True)
         ]
         for bundle in plan.bundles

@@ -13,9 +13,9 @@ from typing import Any
 from data.files import listing_once
 from data.privacy import Pseudonymiser, load_key
 from data.quarantine import NoScan
-from data.shards.bundles import Bundle, Job, volume_id
+from data.shards.bundles import Bundle, BundleJob, volume_id
 from data.sources import (
-    LeftOut,
+    LeftOutFiles,
     Study,
     companions,
     find_studies,
@@ -24,7 +24,7 @@ from data.sources import (
     remarks,
     survey_of,
 )
-from orchestrator.ingest.request import IngestConfig, Source
+from orchestrator.ingest.request import IngestConfig, ScanSource
 from orchestrator.ingest.splits import split_patients, without_leaks
 
 FORMAT, EARLIER_FORMAT = 4, 3  # of the folder with its manifests; the shards have a format of their own
@@ -43,14 +43,14 @@ class IngestPlan:
     names them, and they do not count as bad.
     """
 
-    job: Job
+    job: BundleJob
     studies: list[Study]
     bundles: list[Bundle]
     identity: dict[str, Any]
     stamps: dict[str, str]
     label_names: dict[int, str]
     class_names: dict[int, str]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[LeftOutFiles, ...]
     remarks: tuple[str, ...]
     no_scans: list[Study]
 
@@ -74,7 +74,7 @@ def make_plan(config: IngestConfig) -> IngestPlan:
     pseudonymiser = Pseudonymiser(key)
     splits = split_patients(studies, config)
     return IngestPlan(
-        job=Job(config.out, recipe, key, config.seed, rows_per_group),
+        job=BundleJob(config.out, recipe, key, config.seed, rows_per_group),
         studies=studies,
         bundles=lay_out_bundles(studies, splits, config.seed),
         identity={
@@ -96,7 +96,7 @@ def make_plan(config: IngestConfig) -> IngestPlan:
     )
 
 
-def _remarks(sources: Sequence[Source]) -> tuple[str, ...]:
+def _remarks(sources: Sequence[ScanSource]) -> tuple[str, ...]:
     """Say how each source was understood, naming the source if there are several."""
     said = [
         (f"source {number}: " if len(sources) > 1 else "") + remark
@@ -146,7 +146,7 @@ def _draw(seed: int, study: Study) -> bytes:
     return hashlib.blake2b(f"{seed}:{study.dataset}/{study.key}".encode(), digest_size=16).digest()
 
 
-def _options(part: Source, pseudonymiser: Pseudonymiser) -> dict[str, str]:
+def _options(part: ScanSource, pseudonymiser: Pseudonymiser) -> dict[str, str]:
     """Return the layout of a source and a fingerprint of each of its options: a pattern may hold a name."""
     given = part.options.model_dump(mode="json", exclude_defaults=True, exclude={"label_names"})
     return {"layout": part.layout} | {
@@ -158,7 +158,7 @@ States = dict[str, tuple[tuple[int, int], ...]]
 """Size and time of change of each file by its address, and of the voxels that lie beside it."""
 
 
-def _states(sources: Sequence[Source]) -> States:
+def _states(sources: Sequence[ScanSource]) -> States:
     files = [file for part in sources for file in survey_of(part.source, part.layout).files]
     states: States = {file.uri: ((file.num_bytes, file.mtime_ns),) for file in files}
     beside = companions(files, states)
@@ -174,7 +174,7 @@ def _stamp(study: Study, states: States, pseudonymiser: Pseudonymiser) -> str:
     return pseudonymiser.fingerprint(json.dumps([said, fault, len(study.image), study.label is not None, files]))
 
 
-def _all_label_names(sources: Sequence[Source]) -> dict[int, str]:
+def _all_label_names(sources: Sequence[ScanSource]) -> dict[int, str]:
     """Return the names of label ids over all sources; raise ValueError if two give one id different names."""
     names: dict[int, str] = {}
     for part in sources:
@@ -193,7 +193,7 @@ def _class_names(studies: Sequence[Study]) -> dict[int, str]:
     return dict(sorted(named.items()))
 
 
-def _left_out(parts: Sequence[tuple[Source, list[Study]]]) -> tuple[LeftOut, ...]:
+def _left_out(parts: Sequence[tuple[ScanSource, list[Study]]]) -> tuple[LeftOutFiles, ...]:
     """List what no source reads or quarantines: a file that one of several leaves out may be another's."""
     studies = [study for _, found in parts for study in found]
     first = {part.source: part for part, _ in reversed(parts)}

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from data.recipes import RECIPES, Recipe
 from data.sources import SourceOptions
 from data.spelling import did_you_mean
-from methods.base import Frozen
+from methods.base import FrozenConfig
 from orchestrator.config.files import merge
 from orchestrator.config.parts import Seed
 from orchestrator.config.paths import absolute
@@ -23,7 +23,7 @@ def _placed(uri: str) -> str:
     return uri
 
 
-class Source(Frozen):
+class ScanSource(FrozenConfig):
     """A folder or bucket of scans, its layout, and how studies are found in it."""
 
     source: str
@@ -33,7 +33,7 @@ class Source(Frozen):
     _placed = field_validator("source")(lambda uri: _placed(uri))
 
 
-class IngestConfig(Frozen):
+class IngestConfig(FrozenConfig):
     """The request for an ingest.
 
     also            further sources into the same shards
@@ -51,7 +51,7 @@ class IngestConfig(Frozen):
     recipe: str
     out: str
     options: SourceOptions = SourceOptions()
-    also: tuple[Source, ...] = ()
+    also: tuple[ScanSource, ...] = ()
     changes: dict[str, Any] = Field(default_factory=dict)
     val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -83,8 +83,8 @@ class IngestConfig(Frozen):
         return self
 
     @property
-    def sources(self) -> tuple[Source, ...]:
-        return (Source(source=self.source, layout=self.layout, options=self.options), *self.also)
+    def sources(self) -> tuple[ScanSource, ...]:
+        return (ScanSource(source=self.source, layout=self.layout, options=self.options), *self.also)
 
     @property
     def resolved_recipe(self) -> Recipe:

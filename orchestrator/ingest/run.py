@@ -17,7 +17,7 @@ from data.shards.bundles import Bundle, volume_id
 from data.shards.check import doubts
 from data.shards.index import ShardSet
 from data.shards.manifest import Manifest, Reject, duplicates, read_manifest
-from data.sources import LeftOut, Study
+from data.sources import LeftOutFiles, Study
 from data.splits import SPLITS
 from orchestrator.cluster.connection import connected
 from orchestrator.ingest.folder import QUARANTINE, claim, done_bundles, finish, finished, write_quarantine
@@ -63,7 +63,7 @@ class IngestReport:
     shards: ShardSet | None
     num_studies: int
     rejects: tuple[Reject, ...]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[LeftOutFiles, ...]
     remarks: tuple[str, ...]
     bundles_written: int
     seconds: float

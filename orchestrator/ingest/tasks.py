@@ -20,14 +20,14 @@ from ray.util.annotations import RayDeprecationWarning
 from data.files import StorageError
 from data.limits import limited
 from data.quarantine import BadStudy
-from data.shards.bundles import Bundle, Job, preprocess, run_bundle, volume_id
+from data.shards.bundles import Bundle, BundleJob, preprocess, run_bundle, volume_id
 from data.sources import Study
 
 _DEATHS = (WorkerCrashedError, OutOfMemoryError, NodeDiedError, ObjectLostError)
 _ONCE_MORE = 1  # a reader may die of its machine: what it did is tried twice, never without end
 
 
-def run_bundles(job: Job, bundles: Sequence[Bundle], readers: int | None) -> Iterator[int]:
+def run_bundles(job: BundleJob, bundles: Sequence[Bundle], readers: int | None) -> Iterator[int]:
     """Run bundles in parallel; yield the number of each when it is done.
 
     Studies travel with their own task, so a worker never holds the studies of other tasks. A study that ends its
@@ -58,7 +58,7 @@ def run_bundles(job: Job, bundles: Sequence[Bundle], readers: int | None) -> Ite
         yield bundle.number
 
 
-def _run_without_fatal(job: Job, bundle: Bundle) -> None:
+def _run_without_fatal(job: BundleJob, bundle: Bundle) -> None:
     """Find the studies of a bundle whose reader died twice that end their reader, and run it without them."""
     spared = {*bundle.fatal, *bundle.excluded, *bundle.written()}
     wanted = [study for study in bundle.studies if volume_id(job.key, study) not in spared]
@@ -87,7 +87,7 @@ def find_fatal(studies: Sequence[Study], can_be_read: Callable[[Sequence[Study]]
     return [study for half in halves for study in find_fatal(half, can_be_read)]
 
 
-def _can_be_read(job: Job, studies: Sequence[Study]) -> bool:
+def _can_be_read(job: BundleJob, studies: Sequence[Study]) -> bool:
     """Tell whether a process can read studies to their end; a single one gets a second process."""
     reading = _read_alone.options(max_retries=_ONCE_MORE if len(studies) == 1 else 0)
     try:
@@ -106,7 +106,7 @@ def _cores() -> int:
     return int(ray.cluster_resources().get("CPU", 1)) if len(ray.nodes()) > 1 else os.cpu_count() or 1
 
 
-def _run_one(job: Job, row: dict[str, Any]) -> dict[str, Any]:
+def _run_one(job: BundleJob, row: dict[str, Any]) -> dict[str, Any]:
     """Run a bundle; return its number, and the pickled error that it raised or nothing."""
     bundle: Bundle = pickle.loads(row["bundle"])
     try:
@@ -118,12 +118,12 @@ def _run_one(job: Job, row: dict[str, Any]) -> dict[str, Any]:
 
 
 @ray.remote(num_cpus=1, max_retries=_ONCE_MORE)
-def _run_alone(job: Job, bundle: bytes) -> dict[str, Any]:
+def _run_alone(job: BundleJob, bundle: bytes) -> dict[str, Any]:
     return _run_one(job, {"bundle": bundle})
 
 
 @ray.remote(num_cpus=1)
-def _read_alone(job: Job, studies: bytes) -> None:
+def _read_alone(job: BundleJob, studies: bytes) -> None:
     with _silent():
         for study in pickle.loads(studies):
             try:

@@ -31,7 +31,7 @@ MOST_ITERATIONS = 2000
 
 
 @dataclass(frozen=True)
-class Probed:
+class ProbeResult:
     """Metrics such as ``probe/linear_auc``, and remarks on them."""
 
     metrics: dict[str, float]
@@ -80,7 +80,7 @@ class ProbeSet:
         return Fitting.of(self.config.size, None, spatial_dims, "probe")
 
     @torch.no_grad()
-    def measure(self, encoder: Encoder, world: World) -> Probed:
+    def measure(self, encoder: Encoder, world: World) -> ProbeResult:
         """Probe an encoder that is in evaluation mode; the same on all ranks."""
         numbers = sorted(self.shards.class_names)
         sides = [self._features(encoder, rows, numbers, world) for rows in (self.train, self.val)]
@@ -99,7 +99,7 @@ class ProbeSet:
                 scores = score_multi_label(val_classes, probabilities, names)
             metrics |= {f"probe/{name}_{key}": value for key, value in scores.metrics.items() if "/" not in key}
             remarks += [f"{name} probe: {remark}" for remark in scores.remarks]
-        return Probed(metrics, tuple(remarks))
+        return ProbeResult(metrics, tuple(remarks))
 
     def _features(
         self, encoder: Encoder, rows: Int[np.ndarray, " n"], numbers: list[int], world: World

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from methods import METHODS
-from methods.base import Facts, Frozen, Method, decisive
+from methods.base import Facts, FrozenConfig, Method, decisive
 from methods.encoders import ENCODERS, Encoder
 from methods.papers import PAPER_SIZES, PaperSize
 
@@ -37,7 +37,7 @@ def parameters(name: str) -> list[dict[str, Any]]:
     ]
 
 
-def build(name: str, size: PaperSize, config: Frozen) -> Counts:
+def build(name: str, size: PaperSize, config: FrozenConfig) -> Counts:
     """Count the parameters of each part of a method, by building it."""
     encoder = _encoder(size.encoder.model_dump_json())
     # Heads of a hundred million parameters need no memory here. MONAI's Swin cannot be built like this.
@@ -55,7 +55,7 @@ def built() -> dict[str, dict[str, Counts]]:
     }
 
 
-def _trained(name: str) -> Iterator[tuple[PaperSize, Frozen]]:
+def _trained(name: str) -> Iterator[tuple[PaperSize, FrozenConfig]]:
     """Yield what a paper trained: each of its sizes in each variant."""
     kind: type[Method] = METHODS[name]
     variant = kind.Config.model_fields.get("variant")
@@ -64,7 +64,7 @@ def _trained(name: str) -> Iterator[tuple[PaperSize, Frozen]]:
             yield size, kind.Config.model_validate({**size.fields, "variant": chosen})
 
 
-def _entry(size: PaperSize, config: Frozen, counts: Counts) -> dict[str, Any]:
+def _entry(size: PaperSize, config: FrozenConfig, counts: Counts) -> dict[str, Any]:
     encoder = size.encoder.model_dump()
     return {
         "variant": config.model_dump()["variant"],
@@ -77,7 +77,7 @@ def _entry(size: PaperSize, config: Frozen, counts: Counts) -> dict[str, Any]:
     }
 
 
-def _key(size: PaperSize, config: Frozen) -> str:
+def _key(size: PaperSize, config: FrozenConfig) -> str:
     """Name what is counted by the settings that decide it, so that a count is never shown for other settings."""
     text = json.dumps([decisive(size.encoder), decisive(config)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -8,8 +8,8 @@ from orchestrator.proposal.fingerprint import Fingerprint, LabelFacts, Machine
 from orchestrator.proposal.numbers import (
     ENOUGH_VALIDATIONS,
     ON_GPU,
-    Choice,
     Pretraining,
+    ReasonedValue,
     Size,
     epochs_between_validations,
     task_crop_of,
@@ -38,7 +38,7 @@ class Head:
         return self.path.stem
 
 
-def experiment(head: Head, first: Pretraining, batch: Choice) -> str:
+def experiment(head: Head, first: Pretraining, batch: ReasonedValue) -> str:
     """Return the text of the experiment, whose pretraining is the first one."""
     return "".join((_opening(head), _pretraining(head, first, batch), _downstream(head), _resources(head)))
 
@@ -74,7 +74,7 @@ def _said(labels: LabelFacts) -> str:
     return f"{what[labels.task]} ({names}) of {labels.num_train:,} samples to train on, {held}"
 
 
-def _pretraining(head: Head, first: Pretraining, batch: Choice) -> str:
+def _pretraining(head: Head, first: Pretraining, batch: ReasonedValue) -> str:
     fingerprint, size = head.fingerprint, head.size
     split = f"train # {fingerprint.num_samples:,} samples; nothing is pretrained on those that are held back"
     if fingerprint.split is None:

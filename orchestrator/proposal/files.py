@@ -19,8 +19,8 @@ from orchestrator.proposal import experiment_text, table_text
 from orchestrator.proposal.experiment_text import Head
 from orchestrator.proposal.fingerprint import Fingerprint, LabelFacts, Machine, TooFewLabelsError, by
 from orchestrator.proposal.numbers import (
-    Choice,
     Pretraining,
+    ReasonedValue,
     batch_of,
     pretrainings,
     size_of,
@@ -108,7 +108,7 @@ def propose(shards: str, labelled: str | None, path: Path, machine: Machine) -> 
     return Initial(experiment, table)
 
 
-def _batch(head: Head, rows: Sequence[Pretraining]) -> Choice:
+def _batch(head: Head, rows: Sequence[Pretraining]) -> ReasonedValue:
     """Choose the batch by the memory that two real samples need under the hungrier method."""
     machine, fingerprint = head.machine, head.fingerprint
     kind = "gpu" if machine.gpus else "cpu"

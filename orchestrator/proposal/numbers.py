@@ -20,7 +20,7 @@ SMALL_SHARE = 0.05
 
 
 @dataclass(frozen=True)
-class Choice:
+class ReasonedValue:
     """A value and why it was chosen."""
 
     value: Any
@@ -72,7 +72,7 @@ def size_of(fingerprint: Fingerprint, machine: Machine) -> Size:
     return (ON_GPU if machine.gpus else ON_CPU)[fingerprint.spatial_dims]
 
 
-def crop_of(fingerprint: Fingerprint, most: int) -> Choice | None:
+def crop_of(fingerprint: Fingerprint, most: int) -> ReasonedValue | None:
     """Choose the crop of a pretraining: two thirds of the smallest sample; None if no such crop fits.
 
     Along each axis it is a multiple of the U-Net's stride. Two crops of every sample must be able to meet the IoU
@@ -87,7 +87,7 @@ def crop_of(fingerprint: Fingerprint, most: int) -> Choice | None:
         if _pairs_fit(tuple(crop), extents):
             whole = all(length * 2 // 3 < most + STRIDE for length in smallest)
             why = "two thirds of the smallest sample" if whole else f"at most {most} voxels per axis on this machine"
-            return Choice(tuple(crop), f"{why}; multiples of {STRIDE}, the U-Net's stride")
+            return ReasonedValue(tuple(crop), f"{why}; multiples of {STRIDE}, the U-Net's stride")
         crop[crop.index(max(crop))] -= STRIDE
     return None
 
@@ -166,7 +166,7 @@ def _puzzles(fingerprint: Fingerprint) -> tuple[Pretraining, Pretraining]:
     )
 
 
-def batch_of(per_worker: int, num_samples: int, fits: int, machine: Machine) -> Choice:
+def batch_of(per_worker: int, num_samples: int, fits: int, machine: Machine) -> ReasonedValue:
     """Choose a batch: for each worker, the largest power of two that memory holds, at most ``per_worker``.
 
     It is no larger than half of the samples, so that a batch does not hold all of them, but each worker has at least
@@ -177,25 +177,27 @@ def batch_of(per_worker: int, num_samples: int, fits: int, machine: Machine) -> 
     share = max(2, 2 ** int(np.log2(max(wanted, 1))))
     where = "the GPU" if machine.gpus == 1 else f"{machine.gpus} GPUs" if machine.gpus else "the CPU"
     held = f"memory holds about {fits:,} samples" + (" on each" if machine.gpus > 1 else "")
-    return Choice(
+    return ReasonedValue(
         share * workers, f"{share} for each of {where}; {held}" if machine.gpus > 1 else f"{held} on {where}"
     )
 
 
-def task_crop_of(labels: LabelFacts, most: int) -> Choice:
+def task_crop_of(labels: LabelFacts, most: int) -> ReasonedValue:
     """Choose the crop of a segmentation: the median sample's size; smaller samples are padded."""
     median = labels.median
     crop = [min(most, max(STRIDE, ceil(length / STRIDE) * STRIDE)) for length in median]
     if max(crop) == STRIDE:
         crop[-1] = 2 * STRIDE
-    return Choice(tuple(crop), f"the median sample is {by(median)}; at most {most} voxels per axis on this machine")
+    return ReasonedValue(
+        tuple(crop), f"the median sample is {by(median)}; at most {most} voxels per axis on this machine"
+    )
 
 
-def task_size_of(labels: LabelFacts, most: int) -> Choice:
+def task_size_of(labels: LabelFacts, most: int) -> ReasonedValue:
     """Choose the size to which whole samples are resized for a classification."""
     longest = max(labels.median)
     size = min(most, max(2 * STRIDE, ceil(longest / STRIDE) * STRIDE))
-    return Choice(size, f"whole samples are resized to this; the median sample is {by(labels.median)}")
+    return ReasonedValue(size, f"whole samples are resized to this; the median sample is {by(labels.median)}")
 
 
 def epochs_between_validations(steps: int, batch: int, num_train: int, times: int) -> float:

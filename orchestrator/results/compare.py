@@ -12,10 +12,10 @@ from mlflow.exceptions import MlflowException
 from data.shards.writer import write_atomically
 from data.spelling import did_you_mean
 from orchestrator.results import charts, comparison, curve
-from orchestrator.results.comparison import Asked, Line, Scores
+from orchestrator.results.comparison import ComparisonLine, ComparisonSubject, Scores
 from orchestrator.results.grouping import KINDS, SEEDS, Row, differing_fields, rows_by, rows_of, settings_of
-from orchestrator.results.run_cards import BEST, TEST, Card, Curve, Source
-from orchestrator.results.selection import GROUPS, Choice, counted, in_folders, select
+from orchestrator.results.run_cards import BEST, TEST, Card, CardSource, Curve
+from orchestrator.results.selection import GROUPS, RunChoice, counted, in_folders, select
 from orchestrator.results.text import as_markdown
 from orchestrator.runs import identity
 from orchestrator.tracking.pages import is_served, publish, view_of
@@ -47,13 +47,13 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparisonResult:
     """A comparison in numbers; ``scores`` holds the scores of every finished run, by its place."""
 
-    choice: Choice
+    choice: RunChoice
     request: Request
-    asked: Asked
-    lines: tuple[Line, ...]
+    asked: ComparisonSubject
+    lines: tuple[ComparisonLine, ...]
     scores: Scores
 
     @property
@@ -83,7 +83,7 @@ class Compared:
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def compare(choice: Choice, request: Request) -> Compared:
+def compare(choice: RunChoice, request: Request) -> ComparisonResult:
     """Group the requested runs into rows and test the rows against the reference.
 
     Raises ValueError if there are no runs, or no such metric, field or reference.
@@ -97,10 +97,10 @@ def compare(choice: Choice, request: Request) -> Compared:
     if kind == "pretrain":
         scores = {card.place: _ends(choice.source, card, asked) for card in cards if card.place in scores}
     rows.sort(key=lambda row: (row.name != asked.reference, counted(row.name)))
-    return Compared(choice, request, asked, tuple(comparison.lines_of(asked, rows, scores)), scores)
+    return ComparisonResult(choice, request, asked, tuple(comparison.lines_of(asked, rows, scores)), scores)
 
 
-def write(compared: Compared, folder: Path) -> list[Path]:
+def write(compared: ComparisonResult, folder: Path) -> list[Path]:
     """Write the comparison as Markdown, CSV and figures; return the files.
 
     Raises ValueError if the folder holds another comparison.
@@ -116,7 +116,7 @@ def write(compared: Compared, folder: Path) -> list[Path]:
     return [folder / name for name in files]
 
 
-def log(compared: Compared, files: Sequence[Path]) -> str:
+def log(compared: ComparisonResult, files: Sequence[Path]) -> str:
     """Log files to the table or sweep that all runs belong to, if any; return where they are, or why not."""
     choice = compared.choice
     shared = set.intersection(*(set(card.parents) for line in compared.lines for card in line.row.cards))
@@ -136,7 +136,7 @@ class Page:
     home: Path | None
 
 
-def page(compared: Compared) -> Page | None:
+def page(compared: ComparisonResult) -> Page | None:
     """Return MLflow's page of these runs, the best first, on this metric; None if MLflow does not know them."""
     asked, cards = compared.asked, [card for line in compared.lines for card in line.row.cards]
     known = compared.choice.source.known(cards)
@@ -164,12 +164,14 @@ def page_of(folder: Path, home: str, metric: str) -> Page | None:
     return page(compare(in_folders([folder], Path(home)), Request(metric=metric)))
 
 
-def _asked(kind: str, request: Request, rows: Sequence[Row], scores: Scores) -> Asked:
+def _asked(kind: str, request: Request, rows: Sequence[Row], scores: Scores) -> ComparisonSubject:
     """Settle the metric and the reference; raise ValueError if no run has a score of the metric's name."""
     known = sorted({name for of_run in scores.values() for name in of_run})
     usual = USUAL_METRICS.get(kind, "score")
     metric = request.metric or (usual if usual in known or not known else known[0])
-    asked = Asked(kind, metric.removeprefix(BEST), tuple(name.removeprefix(BEST) for name in request.also))
+    asked = ComparisonSubject(
+        kind, metric.removeprefix(BEST), tuple(name.removeprefix(BEST) for name in request.also)
+    )
     for name in asked.metrics:
         if known and name not in known:
             raise ValueError(
@@ -180,7 +182,7 @@ def _asked(kind: str, request: Request, rows: Sequence[Row], scores: Scores) -> 
     return replace(asked, reference=request.reference or (USUAL_REFERENCE if USUAL_REFERENCE in names else None))
 
 
-def _ends(source: Source, card: Card, asked: Asked) -> dict[str, float]:
+def _ends(source: CardSource, card: Card, asked: ComparisonSubject) -> dict[str, float]:
     """Return the ends of a pretraining's curves, by which sweeps judge it."""
     ends = {}
     for metric in asked.metrics:
@@ -189,11 +191,11 @@ def _ends(source: Source, card: Card, asked: Asked) -> dict[str, float]:
     return ends
 
 
-def _pretrainings(source: Source) -> dict[str, Card]:
+def _pretrainings(source: CardSource) -> dict[str, Card]:
     return {card.key: card for card in source.cards() if card.kind == "pretrain"}
 
 
-def _figures(compared: Compared) -> Iterator[tuple[str, bytes]]:
+def _figures(compared: ComparisonResult) -> Iterator[tuple[str, bytes]]:
     """Draw scores, learning curves and the pretrainings' curves, each if there is something to draw."""
     metric, source = compared.asked.metric, compared.choice.source
     scored = [
@@ -222,7 +224,7 @@ def _starts(cards: Sequence[Card], known: Mapping[str, Card]) -> list[Card]:
     return [card for key, card in known.items() if key in keys or trials.intersection(card.parents)]
 
 
-def _curves(source: Source, runs: Mapping[str, Sequence[Card]], metric: str) -> dict[str, list[Curve]]:
+def _curves(source: CardSource, runs: Mapping[str, Sequence[Card]], metric: str) -> dict[str, list[Curve]]:
     """Return the curves of each name's runs that have the metric; names without any are left out."""
     found = {name: [source.curve(card, metric) for card in cards] for name, cards in runs.items()}
     drawn = {name: [curve for curve in curves if curve[0]] for name, curves in found.items()}

@@ -30,7 +30,7 @@ Scores = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class Asked:
+class ComparisonSubject:
     """The subject: a kind of run, its metric, further metrics, and the reference row for p, if any."""
 
     kind: str
@@ -44,7 +44,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Line:
+class ComparisonLine:
     """One row in numbers. ``scored`` holds the runs behind ``summary``; runs without a score are in ``row`` only.
 
     comparison  Welch's test against the reference; None for the reference itself, and without a reference
@@ -62,7 +62,7 @@ class Line:
         return self.row.name
 
 
-def lines_of(asked: Asked, rows: Sequence[Row], scores: Scores) -> list[Line]:
+def lines_of(asked: ComparisonSubject, rows: Sequence[Row], scores: Scores) -> list[ComparisonLine]:
     """Summarise each row, and test it against the reference; ``scores`` holds the scores of finished runs, by place.
 
     Raises ValueError if no row has the reference's name.
@@ -77,7 +77,7 @@ def lines_of(asked: Asked, rows: Sequence[Row], scores: Scores) -> list[Line]:
     return [_line(asked, row, reference, scores) for row in rows]
 
 
-def _line(asked: Asked, row: Row, reference: Row | None, scores: Scores) -> Line:
+def _line(asked: ComparisonSubject, row: Row, reference: Row | None, scores: Scores) -> ComparisonLine:
     scored = _scored(asked, row, scores)
     summary = summarise([scores[card.place][asked.metric] for card in scored])
     comparison = None
@@ -89,10 +89,10 @@ def _line(asked: Asked, row: Row, reference: Row | None, scores: Scores) -> Line
         name: summarise([scores[card.place][name] for card in scored if name in scores[card.place]])
         for name in asked.also
     }
-    return Line(row, scored, summary, confidence_interval(summary), comparison, also)
+    return ComparisonLine(row, scored, summary, confidence_interval(summary), comparison, also)
 
 
-def cells(asked: Asked, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+def cells(asked: ComparisonSubject, lines: Sequence[ComparisonLine]) -> tuple[list[str], list[list[str]]]:
     """Return heading and rows as text."""
     heading = ["row", asked.metric, "95 % interval", "n", "runs", *asked.also]
     rows = [
@@ -115,7 +115,7 @@ def cells(asked: Asked, lines: Sequence[Line]) -> tuple[list[str], list[list[str
     return heading, rows
 
 
-def notes(asked: Asked, lines: Sequence[Line]) -> list[str]:
+def notes(asked: ComparisonSubject, lines: Sequence[ComparisonLine]) -> list[str]:
     """Explain the cells: how they were computed, which runs are missing, and which rows must not be compared."""
     made = f"{asked.metric} {_JUDGED[asked.kind]}; mean ± sample deviation; 95 % interval of the mean by Student's t"
     test = "; p: Welch's t-test, two-sided, not corrected for several rows" if asked.reference is not None else ""
@@ -131,7 +131,7 @@ def notes(asked: Asked, lines: Sequence[Line]) -> list[str]:
     return said
 
 
-def comma_separated(asked: Asked, lines: Sequence[Line], scores: Scores) -> str:
+def comma_separated(asked: ComparisonSubject, lines: Sequence[ComparisonLine], scores: Scores) -> str:
     """Return one CSV line per run: row, seeds, the fields in which the runs differ, values with every digit."""
     cards = [(line, card) for line in lines for card in line.row.cards]
     fields = [f for f in differing_fields([card.params for _, card in cards]) if f not in (*SEEDS, "pretrained")]
@@ -146,11 +146,11 @@ def comma_separated(asked: Asked, lines: Sequence[Line], scores: Scores) -> str:
     return text.getvalue()
 
 
-def _scored(asked: Asked, row: Row, scores: Scores) -> tuple[Card, ...]:
+def _scored(asked: ComparisonSubject, row: Row, scores: Scores) -> tuple[Card, ...]:
     return tuple(card for card in row.cards if asked.metric in scores.get(card.place, {}))
 
 
-def _remarks(line: Line) -> Iterator[str]:
+def _remarks(line: ComparisonLine) -> Iterator[str]:
     """Explain a row: which runs are missing, why it has no p, and why its runs are not independent."""
     missing = [card for card in line.row.cards if card not in line.scored]
     for status, count in sorted(Counter(card.status for card in missing).items()):
@@ -167,18 +167,18 @@ def _remarks(line: Line) -> Iterator[str]:
         yield f"pools runs that differ in {', '.join(shortened(field, pooled) for field in pooled)}"
 
 
-def _judged_apart(asked: Asked, rows: Sequence[Row]) -> list[str]:
+def _judged_apart(asked: ComparisonSubject, rows: Sequence[Row]) -> list[str]:
     """List the settings that make a metric mean different things in different rows."""
     return [field for field in differing_fields([row.settings for row in rows]) if field in _judges(asked)]
 
 
-def _judges(asked: Asked) -> tuple[str, ...]:
+def _judges(asked: ComparisonSubject) -> tuple[str, ...]:
     if asked.kind != "pretrain":
         return _JUDGED_BY
     return ("method.name",) if asked.metric == "loss" else ()
 
 
-def _incomparable(asked: Asked, rows: Sequence[Row]) -> Iterator[str]:
+def _incomparable(asked: ComparisonSubject, rows: Sequence[Row]) -> Iterator[str]:
     differing = differing_fields([row.settings for row in rows])
     for field in differing:
         if field in (*_judges(asked), *_GIVEN):

@@ -17,7 +17,7 @@ from orchestrator.runs.run import RESULT
 from orchestrator.tracking.hindrance import FAULTS
 from orchestrator.tracking.opening import existing
 from orchestrator.tracking.outbox import OUTBOX, located, posted
-from orchestrator.tracking.pages import Known
+from orchestrator.tracking.pages import MlflowRuns
 from orchestrator.tracking.store import default_uri
 from orchestrator.tracking.tracker import Tracker
 
@@ -60,7 +60,7 @@ class Card:
         return None if key == "scratch" else key
 
 
-class Source(Protocol):
+class CardSource(Protocol):
     """A place to read runs from: folders, or an MLflow server."""
 
     def cards(self) -> list[Card]:
@@ -79,7 +79,7 @@ class Source(Protocol):
         """Log files to a run in MLflow; return the hindrance, or nothing."""
         ...
 
-    def known(self, cards: Sequence[Card]) -> Known | None:
+    def known(self, cards: Sequence[Card]) -> MlflowRuns | None:
         """Return where MLflow knows runs of one experiment; None if it does not know them or cannot be reached."""
         ...
 
@@ -115,7 +115,7 @@ class Folders:
             tracker.artifact(file, into)
         return tracker.flush(force=True) or ""
 
-    def known(self, cards: Sequence[Card]) -> Known | None:
+    def known(self, cards: Sequence[Card]) -> MlflowRuns | None:
         uri = self.uri(cards[0].place)
         run_ids = tuple(filter(None, (Tracker(Path(card.place), uri).run_id for card in cards)))
         if not run_ids:
@@ -125,7 +125,7 @@ class Folders:
             experiment = client.get_experiment_by_name(cards[0].experiment) if client else None
         except FAULTS:
             return None
-        return Known(uri, experiment.experiment_id, run_ids) if experiment else None
+        return MlflowRuns(uri, experiment.experiment_id, run_ids) if experiment else None
 
     def uri(self, place: str) -> str:
         """Return the MLflow that received a run or a table's or sweep's runs: the named one, or their home's."""

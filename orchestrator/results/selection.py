@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orchestrator.results.run_cards import Card, Folders, Source, members
+from orchestrator.results.run_cards import Card, CardSource, Folders, members
 from orchestrator.tracking.outbox import OUTBOX
 
 KINDS = ("finetune", "pretrain", "trial")
@@ -15,7 +15,7 @@ GROUPS = ("table", "sweep")
 
 
 @dataclass(frozen=True)
-class Choice:
+class RunChoice:
     """Runs to compare.
 
     cards   the runs; ``source`` also knows the runs that they belong to and start from
@@ -24,7 +24,7 @@ class Choice:
     asked   the folders that were asked for, relative to ``folder``; empty: all of it
     """
 
-    source: Source
+    source: CardSource
     cards: tuple[Card, ...]
     title: str
     folder: Path
@@ -32,7 +32,7 @@ class Choice:
     asked: tuple[str, ...] = ()
 
 
-def in_folders(folders: Sequence[Path], home: Path, experiment: str | None = None) -> Choice:
+def in_folders(folders: Sequence[Path], home: Path, experiment: str | None = None) -> RunChoice:
     """Choose the runs in the given folders, else the runs of an experiment in a home.
 
     A folder may be that of a run, a table, a sweep or an experiment, or a home. Raises ValueError if one has no runs.
@@ -51,7 +51,7 @@ def in_folders(folders: Sequence[Path], home: Path, experiment: str | None = Non
         chosen |= {card.place: card for card in [*named, *below]}
     around = _around(places[0])
     own = by_place.get(str(places[0])) if len(places) == 1 else None
-    return Choice(
+    return RunChoice(
         source=source,
         cards=tuple(chosen.values()),
         title=own.name if own else around.name,
@@ -61,7 +61,7 @@ def in_folders(folders: Sequence[Path], home: Path, experiment: str | None = Non
     )
 
 
-def select(choice: Choice, kind: str | None, names: Sequence[str]) -> tuple[str, list[Card]]:
+def select(choice: RunChoice, kind: str | None, names: Sequence[str]) -> tuple[str, list[Card]]:
     """Return the kind of run to compare (by default the kind that is judged) and its runs in order.
 
     ``names`` are patterns; a run is kept if its name, row or folder matches one of them. Raises ValueError, naming

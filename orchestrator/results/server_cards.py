@@ -13,10 +13,10 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from orchestrator.results.run_cards import STATES, STATUSES, Card, Curve, judged
-from orchestrator.results.selection import Choice
+from orchestrator.results.selection import RunChoice
 from orchestrator.tracking.hindrance import in_words
 from orchestrator.tracking.opening import existing
-from orchestrator.tracking.pages import Known
+from orchestrator.tracking.pages import MlflowRuns
 from orchestrator.tracking.store import hide_password
 
 PAGE = 1000
@@ -55,8 +55,8 @@ class Server:
             return str(error).splitlines()[0]
         return ""
 
-    def known(self, cards: Sequence[Card]) -> Known:
-        return Known(self._client.tracking_uri, self._experiment_id, tuple(card.place for card in cards))
+    def known(self, cards: Sequence[Card]) -> MlflowRuns:
+        return MlflowRuns(self._client.tracking_uri, self._experiment_id, tuple(card.place for card in cards))
 
     def _ancestors(self, run_id: str) -> tuple[str, ...]:
         line: list[str] = []
@@ -67,7 +67,7 @@ class Server:
         return tuple(line)
 
 
-def on_server(uri: str, experiment: str | None, home: Path) -> Choice:
+def on_server(uri: str, experiment: str | None, home: Path) -> RunChoice:
     """Choose the runs of an experiment of an MLflow server; comparisons are written below ``home``.
 
     Raises ValueError if the server cannot be read or has no such experiment.
@@ -83,7 +83,7 @@ def on_server(uri: str, experiment: str | None, home: Path) -> Choice:
         )
     with in_words(uri, "--uri"):
         source = Server(client, names[experiment], experiment)
-    return Choice(source, tuple(source.cards()), experiment, home / experiment)
+    return RunChoice(source, tuple(source.cards()), experiment, home / experiment)
 
 
 def _card(run: Run, experiment: str) -> Card:

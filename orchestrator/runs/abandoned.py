@@ -18,7 +18,7 @@ def closing_abandoned(experiment: Experiment) -> Iterator[None]:
     """On an interrupt in the body, end the processes that it started and close the MLflow runs they leave open."""
     try:
         yield
-    except stop.Interrupted:
+    except stop.Interruption:
         connection.leave()
         home = Path(experiment.home)
         uri = experiment.tracking.uri or default_uri(home)

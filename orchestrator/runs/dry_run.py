@@ -13,7 +13,7 @@ from orchestrator.feed import stream
 from orchestrator.feed.stream import FeedPlan
 from orchestrator.runs.course import Course, courses
 from orchestrator.runs.finetune import STAGE as FINETUNING
-from orchestrator.runs.finetune import Labelled, downstream_of, feed_of, plan_of
+from orchestrator.runs.finetune import LabelledSamples, downstream_of, feed_of, plan_of
 from orchestrator.runs.finetune import check as check_finetuning
 from orchestrator.runs.memory import Memory, finetuning_memory, stage_memory
 from orchestrator.runs.pretrain import check
@@ -84,7 +84,7 @@ def _stage_needs(course: Course) -> Needs:
     return _needs(names, course.selection, course.plan, course.feed, stage_memory(course))
 
 
-def finetuning_needs(experiment: Experiment) -> tuple[Needs, Labelled]:
+def finetuning_needs(experiment: Experiment) -> tuple[Needs, LabelledSamples]:
     """Return what the fine-tuning takes, and its samples; raise ValueError if it could not run."""
     labelled, task = check_finetuning(experiment), downstream_of(experiment)
     plan = plan_of(experiment, labelled)
@@ -104,7 +104,7 @@ def _needs(names: tuple[str, str], samples: Selection, plan: Plan, feed_plan: Fe
     )
 
 
-def _labelled(experiment: Experiment, labelled: Labelled) -> list[str]:
+def _labelled(experiment: Experiment, labelled: LabelledSamples) -> list[str]:
     """Say which labelled samples there are, and which of them judge."""
     task = downstream_of(experiment)
     sides = (("training", labelled.train), ("validation", labelled.val), ("test", labelled.test))

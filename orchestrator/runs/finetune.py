@@ -25,9 +25,9 @@ from orchestrator.judging import pictures
 from orchestrator.judging.cases import CASES, joined, to_parquet
 from orchestrator.judging.validation import CONFUSIONS, PREDICTIONS, Rhythm, Validation
 from orchestrator.runs.held_out import score_held_out
-from orchestrator.runs.labelled import Labelled, downstream_of, labelled_samples
+from orchestrator.runs.labelled import LabelledSamples, downstream_of, labelled_samples
 from orchestrator.runs.network import NETWORK, NETWORK_CARD, build_network, outline_network, prepare
-from orchestrator.runs.pretrain import Pretrained
+from orchestrator.runs.pretrain import PretrainingResult
 from orchestrator.runs.run import Caption, Run
 from orchestrator.terminal.progress import phase
 from orchestrator.training import checkpoint as checkpoints
@@ -42,7 +42,7 @@ PREVIEWED_SAMPLES = 4
 
 
 @dataclass(frozen=True)
-class Finetuned:
+class FinetuningResult:
     """A finished fine-tuning: its run's folder, its key, and the scores of its best checkpoint.
 
     ``test/...`` are those on the test split, if it has one.
@@ -54,8 +54,11 @@ class Finetuned:
 
 
 def finetune(
-    experiment: Experiment, pretrained: Pretrained | None = None, parent: Path | None = None, row: str | None = None
-) -> Finetuned:
+    experiment: Experiment,
+    pretrained: PretrainingResult | None = None,
+    parent: Path | None = None,
+    row: str | None = None,
+) -> FinetuningResult:
     """Fine-tune the encoder of a pretraining, or a new one, and return its scores on the validation split.
 
     Without a pretraining, or after one that trains nothing (``scratch``), the encoder's initial weights are drawn
@@ -71,15 +74,15 @@ def finetune(
     run = Run(folder, experiment, kind="finetune", key=key, parent=parent or (trained.folder if trained else None))
     with run.claimed():
         if (done := run.result()) is not None:
-            return Finetuned(folder, key, done["scores"])
+            return FinetuningResult(folder, key, done["scores"])
         with connection.connected():
             connection.preflight(experiment.resources_of(downstream_of(experiment)))
             with run.opened(_caption(experiment, trained, row), labelled.shards, _params(experiment, trained)):
                 scores = _train(experiment, trained.encoder if trained else None, labelled, run)
-                return Finetuned(folder, key, scores)
+                return FinetuningResult(folder, key, scores)
 
 
-def check(experiment: Experiment) -> Labelled:
+def check(experiment: Experiment) -> LabelledSamples:
     """Return the labelled samples; raise ValueError if encoder, task and samples do not fit.
 
     This needs no pretraining, so that a fine-tuning that cannot work is refused before its pretraining starts.
@@ -103,7 +106,7 @@ def check(experiment: Experiment) -> Labelled:
     return labelled
 
 
-def plan_of(experiment: Experiment, labelled: Labelled) -> Plan:
+def plan_of(experiment: Experiment, labelled: LabelledSamples) -> Plan:
     """Turn the task's budget into steps."""
     task, training = downstream_of(experiment), experiment.training
     num_samples = labelled.train.num_samples
@@ -120,7 +123,7 @@ def plan_of(experiment: Experiment, labelled: Labelled) -> Plan:
     )
 
 
-def feed_of(experiment: Experiment, labelled: Labelled, plan: Plan) -> FeedPlan:
+def feed_of(experiment: Experiment, labelled: LabelledSamples, plan: Plan) -> FeedPlan:
     """Plan the feed of labelled samples for the fine-tuning."""
     task = downstream_of(experiment)
     resources = experiment.resources_of(task)
@@ -141,7 +144,7 @@ def feed_of(experiment: Experiment, labelled: Labelled, plan: Plan) -> FeedPlan:
     )
 
 
-def _train(experiment: Experiment, encoder: str | None, labelled: Labelled, run: Run) -> dict[str, float]:
+def _train(experiment: Experiment, encoder: str | None, labelled: LabelledSamples, run: Run) -> dict[str, float]:
     plan = plan_of(experiment, labelled)
     feed_plan = feed_of(experiment, labelled, plan)
     if experiment.tracking.pictures:
@@ -197,13 +200,13 @@ def _judged(validation: Validation) -> dict[str, bytes]:
     return {**validation.drawn, **cases}
 
 
-def validation_of(experiment: Experiment, labelled: Labelled) -> Validation:
+def validation_of(experiment: Experiment, labelled: LabelledSamples) -> Validation:
     """Build the validation that the task asks for."""
     rhythm = rhythm_of(experiment, labelled)
     return Validation(labelled.shards, labelled.val.row_ids, rhythm, pictures=experiment.tracking.pictures)
 
 
-def rhythm_of(experiment: Experiment, labelled: Labelled) -> Rhythm:
+def rhythm_of(experiment: Experiment, labelled: LabelledSamples) -> Rhythm:
     """Return when the task is validated."""
     task = downstream_of(experiment)
     return Rhythm(
@@ -261,7 +264,7 @@ def _preview(experiment: Experiment, shards: ShardSet, plan: FeedPlan, run: Run)
     run.picture("views-finetune.png", pictures.draw_views(batch, views))
 
 
-def _caption(experiment: Experiment, trained: Pretrained | None, row: str | None) -> Caption:
+def _caption(experiment: Experiment, trained: PretrainingResult | None, row: str | None) -> Caption:
     task = downstream_of(experiment)
     start = "+".join(stage.method.name for stage in experiment.pretraining) if trained else "scratch"
     seeds = f"seeds {experiment.seed} (pretraining) and {task.seed}" if trained else f"seed {task.seed}"
@@ -282,7 +285,7 @@ def _validated_on(task: Downstream) -> str:
     return f"fold {task.fold} of {task.num_folds}" if task.num_folds else f"split {task.val_split}"
 
 
-def _params(experiment: Experiment, trained: Pretrained | None) -> dict[str, Any]:
+def _params(experiment: Experiment, trained: PretrainingResult | None) -> dict[str, Any]:
     # MLflow refuses to change a param; where and on what a run is continued may change.
     elsewhere = dict.fromkeys(("home", "health", "probe", "resources", "tracking"), True)
     tree = json.loads(experiment.model_dump_json(exclude={**elsewhere, "downstream": {"resources"}}))

@@ -18,7 +18,7 @@ LABEL_SEED = 0
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledSamples:
     """The labelled samples of a fine-tuning: those for training, for validation, and for the test at the end."""
 
     shards: ShardSet
@@ -35,7 +35,7 @@ def downstream_of(experiment: Experiment) -> Downstream:
     return experiment.downstream
 
 
-def labelled_samples(task: Downstream) -> Labelled:
+def labelled_samples(task: Downstream) -> LabelledSamples:
     """Select labelled samples of (a fraction of) the training patients, and those to validate and to test on."""
     shards, having = ShardSet.open(task.shards), TASKS[task.task.name].needs
     everyone = _patients(shards, task.train_split, task)
@@ -43,7 +43,7 @@ def labelled_samples(task: Downstream) -> Labelled:
     learnt = {patient: stratum for patient, stratum in everyone.items() if patient not in held_out}
     patients = tuple(sorted(label_fraction(learnt, task.label_fraction, LABEL_SEED)))
     val = tuple(sorted(held_out or _patients(shards, task.val_split, task)))
-    return Labelled(
+    return LabelledSamples(
         shards,
         task.kept(shards, task.train_split, patients, having),
         task.kept(shards, task.train_split if held_out else task.val_split, val, having),
@@ -69,6 +69,6 @@ def _selected(shards: ShardSet, split: str, task: Downstream) -> Selection:
     return selection
 
 
-def classes_of(labelled: Labelled, selection: Selection) -> Int64[np.ndarray, "n m"]:
+def classes_of(labelled: LabelledSamples, selection: Selection) -> Int64[np.ndarray, "n m"]:
     """Return the classes of some of the samples, padded with -1."""
     return pad_classes(labelled.shards.rows["classes"].take(selection.row_ids))

@@ -13,7 +13,7 @@ from orchestrator.config.optimiser import Optimiser
 from orchestrator.feed import stream
 from orchestrator.feed.stream import FeedPlan
 from orchestrator.runs.course import Course
-from orchestrator.runs.finetune import Labelled, downstream_of, outline_network
+from orchestrator.runs.finetune import LabelledSamples, downstream_of, outline_network
 from orchestrator.training.outline import outline_views
 
 # Copies of every trainable parameter in float32: weight and gradient, then what the optimiser remembers.
@@ -42,7 +42,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class _Measured:
+class _Measurement:
     """What a method takes: the bytes of its tensors, its trainable numbers, and the bytes held for each sample.
 
     held_in_chunks_bytes   bytes held if samples pass one by one; ``held_bytes`` if they do not pass in chunks
@@ -55,7 +55,7 @@ class _Measured:
 
 
 # What this process has measured: a table's rows differ mostly in seeds and budgets.
-_MEASURED: dict[Hashable, _Measured] = {}
+_MEASURED: dict[Hashable, _Measurement] = {}
 
 
 def stage_memory(course: Course) -> Memory:
@@ -66,7 +66,7 @@ def stage_memory(course: Course) -> Memory:
     return _memory(_measured(course.outline, plan, in_chunks, key), stage.optimiser)
 
 
-def finetuning_memory(experiment: Experiment, labelled: Labelled, plan: FeedPlan) -> Memory:
+def finetuning_memory(experiment: Experiment, labelled: LabelledSamples, plan: FeedPlan) -> Memory:
     """Return what the fine-tuning takes in float32."""
     task = downstream_of(experiment)
     network = (task.task.model_dump_json(), experiment.downstream_encoder, task.frozen_levels, task.frozen_epochs)
@@ -76,13 +76,13 @@ def finetuning_memory(experiment: Experiment, labelled: Labelled, plan: FeedPlan
     return _memory(_measured(outlined, plan, in_chunks, (*network, *samples)), task.optimiser)
 
 
-def _memory(measured: _Measured, optimiser: Optimiser) -> Memory:
+def _memory(measured: _Measurement, optimiser: Optimiser) -> Memory:
     copies = COPIES[optimiser.name] + optimiser.amsgrad  # the largest second moment, too
     fixed = measured.everything_bytes + (copies - 1) * 4 * measured.num_trainable
     return Memory(fixed, measured.held_bytes, measured.held_bytes - measured.held_in_chunks_bytes)
 
 
-def _measured(build: Callable[[], Method], plan: FeedPlan, in_chunks: bool, key: Hashable) -> _Measured:
+def _measured(build: Callable[[], Method], plan: FeedPlan, in_chunks: bool, key: Hashable) -> _Measurement:
     """Measure a method with the views of two real samples; methods and samples of one ``key`` take the same."""
     key = (key, in_chunks)
     if key not in _MEASURED:
@@ -96,7 +96,7 @@ def _measured(build: Callable[[], Method], plan: FeedPlan, in_chunks: bool, key:
         if in_chunks:
             method.pass_in_chunks(len(batch))
             held_in_chunks = saved_bytes(method, views) // len(batch)
-        _MEASURED[key] = _Measured(
+        _MEASURED[key] = _Measurement(
             everything_bytes=sum(t.numel() * t.element_size() for t in (*method.parameters(), *method.buffers())),
             num_trainable=sum(p.numel() for p in method.parameters() if p.requires_grad),
             held_bytes=held,

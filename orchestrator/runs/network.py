@@ -14,7 +14,7 @@ from methods.downstream import TASKS, Task
 from methods.encoders import ENCODERS, Encoder
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.parts import Downstream, EncoderConfig
-from orchestrator.runs.labelled import Labelled, classes_of, downstream_of, labelled_samples
+from orchestrator.runs.labelled import LabelledSamples, classes_of, downstream_of, labelled_samples
 from orchestrator.training import checkpoint as checkpoints
 from orchestrator.training.outline import outline, outline_of
 
@@ -34,7 +34,7 @@ def build_network(experiment: Experiment, shards: ShardSet, encoder_path: str | 
     return _network(task, encoder, shards, labelled_samples(task).train.num_samples)
 
 
-def outline_network(experiment: Experiment, labelled: Labelled) -> Task:
+def outline_network(experiment: Experiment, labelled: LabelledSamples) -> Task:
     """Return the task's network without weights, prepared for its samples, to be read."""
     task, config = downstream_of(experiment), experiment.downstream_encoder
     names = (*labelled.shards.label_names.items(), *labelled.shards.class_names.items())
@@ -74,7 +74,7 @@ def _load_encoder(folder: Path, encoder: Encoder, config: EncoderConfig) -> None
     encoder.load_state_dict({**own, **fitting})
 
 
-def prepare(network: Task, experiment: Experiment, labelled: Labelled) -> None:
+def prepare(network: Task, experiment: Experiment, labelled: LabelledSamples) -> None:
     """Show a network the classes of its samples; freeze the encoder's levels that the task names."""
     task = downstream_of(experiment)
     for judged_on in filter(None, (labelled.val, labelled.test)):

@@ -35,7 +35,7 @@ PREVIEWED_SAMPLES = 4
 
 
 @dataclass(frozen=True)
-class Pretrained:
+class PretrainingResult:
     """A finished pretraining: its run's folder, its key, and the address from which workers read its encoder."""
 
     folder: Path
@@ -43,7 +43,7 @@ class Pretrained:
     encoder: str
 
 
-def pretrain(experiment: Experiment, parent: Path | None = None, row: str | None = None) -> Pretrained:
+def pretrain(experiment: Experiment, parent: Path | None = None, row: str | None = None) -> PretrainingResult:
     """Run the stages that are not done yet and return the pretrained encoder.
 
     The same experiment on the same shards continues where it stopped, or is returned at once if it is done.
@@ -57,12 +57,12 @@ def pretrain(experiment: Experiment, parent: Path | None = None, row: str | None
     run = Run(folder, experiment, kind="pretrain", key=key, parent=parent)
     with run.claimed():
         if (done := run.result()) is not None:
-            return Pretrained(folder, key, run.located(done["encoder"]))
+            return PretrainingResult(folder, key, run.located(done["encoder"]))
         with connection.connected():
             for stage in experiment.pretraining:
                 connection.preflight(experiment.resources_of(stage))
             with run.opened(_caption(experiment, row), stages[0].shards, _params(experiment)):
-                return Pretrained(folder, key, _run_stages(stages, run))
+                return PretrainingResult(folder, key, _run_stages(stages, run))
 
 
 def folder_of(experiment: Experiment) -> Path:

@@ -10,8 +10,8 @@ from ray.train import Checkpoint
 from methods.encoders import Encoder
 from orchestrator.cluster import connection
 from orchestrator.config.experiment import Experiment
-from orchestrator.judging.probing import Probed, ProbeSet
-from orchestrator.runs.pretrain import Pretrained, build_encoder
+from orchestrator.judging.probing import ProbeResult, ProbeSet
+from orchestrator.runs.pretrain import PretrainingResult, build_encoder
 from orchestrator.runs.run import Caption, Run
 from orchestrator.terminal.progress import phase
 from orchestrator.training import checkpoint as checkpoints
@@ -26,11 +26,11 @@ class Probes:
     """The probes of a pretrained encoder, and of the same encoder with its initial weights."""
 
     folder: Path
-    pretrained: Probed
-    initial: Probed
+    pretrained: ProbeResult
+    initial: ProbeResult
 
 
-def probe(experiment: Experiment, pretrained: Pretrained) -> Probes:
+def probe(experiment: Experiment, pretrained: PretrainingResult) -> Probes:
     """Probe a pretraining's encoder and the initial one; log both as a child run of the pretraining.
 
     The same probe is returned at once if it is done. Raises ValueError if the experiment has no probe, or if samples
@@ -41,7 +41,7 @@ def probe(experiment: Experiment, pretrained: Pretrained) -> Probes:
     folder = Path(experiment.home) / experiment.name / f"probe-{key}"
     run = Run(folder, experiment, kind="probe", key=key, parent=pretrained.folder)
     if (done := run.result()) is not None:
-        return Probes(folder, *(Probed(done[name]["metrics"], tuple(done[name]["remarks"])) for name in _NAMES))
+        return Probes(folder, *(ProbeResult(done[name]["metrics"], tuple(done[name]["remarks"])) for name in _NAMES))
     world = World(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     with connection.connected(), run.opened(_caption(experiment), samples.shards, _params(experiment, pretrained)):
         initial, encoder = build_encoder(experiment), build_encoder(experiment)
@@ -84,6 +84,6 @@ def _caption(experiment: Experiment) -> Caption:
     )
 
 
-def _params(experiment: Experiment, pretrained: Pretrained) -> dict[str, object]:
+def _params(experiment: Experiment, pretrained: PretrainingResult) -> dict[str, object]:
     tree = json.loads(experiment.model_dump_json(exclude={"home", "downstream", "health", "resources", "tracking"}))
     return {**tree, "pretrained": pretrained.key}

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from methods.base import Frozen
+from methods.base import FrozenConfig
 
 DIGITS = 10  # 0.1 + 0.2 is 0.3
 Scalar = str | float | int | bool | None
@@ -25,7 +25,7 @@ class Suggests(Protocol):
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
 
 
-class Knob(Frozen, ABC):
+class Knob(FrozenConfig, ABC):
     """One field's values. ``when`` gives the values that other fields must have: {"method.name": "voco"}."""
 
     when: dict[str, Any] = Field(default_factory=dict)

@@ -16,7 +16,7 @@ from orchestrator.runs.run import RESULT
 from orchestrator.sweeps import space, sweep
 from orchestrator.sweeps.sweep import Sweep
 from orchestrator.tables import table
-from orchestrator.tables.grid import Trial
+from orchestrator.tables.grid import TableTrial
 from orchestrator.tables.table import Table
 from orchestrator.terminal.progress import phase
 
@@ -54,7 +54,7 @@ def _absent_cohort(asked: Table) -> str:
     )
 
 
-def _row(trials: list[tuple[Trial, Experiment]]) -> tuple[str, str, str]:
+def _row(trials: list[tuple[TableTrial, Experiment]]) -> tuple[str, str, str]:
     """Return how many trials are done, and the steps and the memory of the first, which is checked."""
     trial, experiment = trials[0]
     pretraining, finetuning = pretraining_needs(experiment), finetuning_needs(experiment)[0]
@@ -66,7 +66,7 @@ def _row(trials: list[tuple[Trial, Experiment]]) -> tuple[str, str, str]:
     return str(sum(_is_done(*one) for one in trials)), steps, memory
 
 
-def _is_done(trial: Trial, experiment: Experiment) -> bool:
+def _is_done(trial: TableTrial, experiment: Experiment) -> bool:
     """Tell whether a trial's fine-tuning has ended."""
     pretrained = "scratch"
     if trial.pretrain_seed is not None and any(METHODS[stage.method.name].trains for stage in experiment.pretraining):

@@ -11,12 +11,12 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from methods.base import Frozen
+from methods.base import FrozenConfig
 
 Curve = Mapping[int, float]  # step -> value, of one trial
 
 
-class Scheduler(Frozen):
+class Scheduler(FrozenConfig):
     """When to end a trial early.
 
     name              asha: at steps grace, grace * reduction_factor, ... a trial goes on if it is among the best of

@@ -129,7 +129,7 @@ class Pruner(FIFOScheduler):
         return {}
 
 
-class Watch(tune.Callback):
+class StopRelay(tune.Callback):
     """Asks all trials to end when the sweep itself is asked to end."""
 
     def __init__(self, points: Points) -> None:
@@ -176,7 +176,7 @@ def run_trials(ledger: Ledger, hooks: Hooks, concurrent: int) -> None:
                 reuse_actors=True,  # importing everything takes a process longer than training takes many a trial
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
-            run_config=tune.RunConfig(storage_path=folder, name="tune", verbose=0, callbacks=[Watch(points)]),
+            run_config=tune.RunConfig(storage_path=folder, name="tune", verbose=0, callbacks=[StopRelay(points)]),
         ).fit()
     if points.hopeless:
         raise ValueError(points.hopeless)

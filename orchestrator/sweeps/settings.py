@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from methods.base import Frozen
+from methods.base import FrozenConfig
 from orchestrator.config.parts import Seed
 from orchestrator.config.refusal import FolderName
 from orchestrator.direction import Direction, direction_of
@@ -18,7 +18,7 @@ from orchestrator.sweeps.pruning import Scheduler
 UNSEARCHABLE = ("name", "home", "resources", "tracking")
 
 
-class Objective(Frozen):
+class Objective(FrozenConfig):
     """The number that tells trials apart: a metric of the fine-tuning, or of the pretraining's last stage.
 
     For a fine-tuning it is the best checkpoint's value. For a pretraining it is the mean over the last hundredth of
@@ -41,7 +41,7 @@ class Objective(Frozen):
         return fields
 
 
-class Search(Frozen):
+class Search(FrozenConfig):
     """How points are chosen: by Optuna's TPE (after ``startup`` random points), at random, or all in order."""
 
     name: Literal["tpe", "random", "grid"] = "tpe"
@@ -49,7 +49,7 @@ class Search(Frozen):
     startup: int = Field(default=5, ge=0)
 
 
-class SweepConfig(Frozen):
+class SweepConfig(FrozenConfig):
     """A sweep file.
 
     experiment             file of the experiment that every trial changes, relative to the sweep's file

@@ -13,7 +13,7 @@ from data.phantoms.abdomen import write_cohort
 from data.phantoms.brain import write_brains
 from data.phantoms.pictures import write_films, write_fundus
 from data.shards.index import INDEX
-from methods.base import Frozen
+from methods.base import FrozenConfig
 from orchestrator.config.files import read
 from orchestrator.config.parts import Seed
 from orchestrator.config.refusal import validated
@@ -29,7 +29,7 @@ WRITERS: dict[str, Callable[..., Any]] = {
 }
 
 
-class Cohort(Frozen):
+class Cohort(FrozenConfig):
     """The contents of a cohort's file.
 
     kind, labelled, unlabelled, seed   of the phantoms, see ``raydiology phantom``

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from data.spelling import did_you_mean
-from methods.base import Frozen
+from methods.base import FrozenConfig
 from orchestrator.config.parts import Seed
 from orchestrator.config.refusal import FolderName
 from orchestrator.results.statistics import Comparison, Summary, summarise, welch
@@ -25,7 +25,7 @@ from orchestrator.results.statistics import Comparison, Summary, summarise, welc
 Seeds = tuple[Seed, ...]
 
 
-class Printed(Frozen):
+class PaperNumbers(FrozenConfig):
     """The numbers that the paper prints for a row."""
 
     mean: float
@@ -33,7 +33,7 @@ class Printed(Frozen):
     values: tuple[float, ...] = ()
 
 
-class Row(Frozen):
+class TableRow(FrozenConfig):
     """One line of a table: changes to the base experiment (``{"method.crops.iou": [0.3, 0.6]}``).
 
     ``paper`` holds what the paper prints for the table's metric, ``paper_also`` for the metrics under ``also``.
@@ -43,11 +43,11 @@ class Row(Frozen):
     overrides: dict[str, Any] = Field(default_factory=dict)
     pretrain_seeds: Seeds | None = None
     finetune_seeds: Seeds | None = Field(default=None, min_length=1)
-    paper: Printed | None = None
+    paper: PaperNumbers | None = None
     paper_also: dict[str, float] = Field(default_factory=dict)
 
 
-class TableConfig(Frozen):
+class TableConfig(FrozenConfig):
     """A table file: its experiment, its rows, their repeats, and the comparison between them.
 
     ``experiment`` is relative to the table's file. ``reference`` names the row that the others are tested against.
@@ -63,7 +63,7 @@ class TableConfig(Frozen):
     name: FolderName
     title: str
     experiment: str
-    rows: tuple[Row, ...] = Field(min_length=1)
+    rows: tuple[TableRow, ...] = Field(min_length=1)
     reference: str
     metric: str = "score"
     also: tuple[str, ...] = ()
@@ -133,14 +133,14 @@ class TableConfig(Frozen):
         title = f"{self.title} (on cohort {name}, not the paper's data)"
         return self.model_copy(update={"name": f"{self.name}-{name}", "title": title, "rows": tuple(changed)})
 
-    def seeds(self, row: Row) -> tuple[Seeds, Seeds]:
+    def seeds(self, row: TableRow) -> tuple[Seeds, Seeds]:
         """Return a row's pretraining and fine-tuning seeds; if it gives none, the table's."""
         pretrain = self.pretrain_seeds if row.pretrain_seeds is None else row.pretrain_seeds
         return pretrain, row.finetune_seeds or self.finetune_seeds
 
 
 @dataclass(frozen=True)
-class Trial:
+class TableTrial:
     """One run of a row; ``pretrain_seed`` is None if nothing is pretrained, ``fold`` without cross-validation."""
 
     row: str
@@ -168,7 +168,7 @@ class Outcome:
     ``run`` names the folder of its fine-tuning.
     """
 
-    trial: Trial
+    trial: TableTrial
     value: float | None
     failure: str = ""
     also: dict[str, float] = field(default_factory=dict)
@@ -176,13 +176,13 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Line:
+class TableLine:
     """One aggregated row. ``comparison`` is None for the reference row itself."""
 
     name: str
     summary: Summary
     comparison: Comparison | None
-    paper: Printed | None
+    paper: PaperNumbers | None
     failures: tuple[str, ...]
     also: dict[str, Summary]
     paper_also: dict[str, float] = field(default_factory=dict)
@@ -192,7 +192,7 @@ def _matches(pattern: str, name: str) -> bool:
     return pattern == name or fnmatchcase(name, pattern)
 
 
-def trials_of(config: TableConfig) -> list[Trial]:
+def trials_of(config: TableConfig) -> list[TableTrial]:
     """List every run of the table: the first repeat of every row, then the second, and so on.
 
     In this order a table that was stopped half-way already compares all of its rows.
@@ -202,12 +202,12 @@ def trials_of(config: TableConfig) -> list[Trial]:
         pretrain, finetune = config.seeds(row)
         folds = range(config.num_folds) if config.num_folds else (None,)
         ways = product(pretrain or (None,), finetune, folds)
-        repeats.append([Trial(row.name, row.overrides, *way, config.num_folds) for way in ways])
+        repeats.append([TableTrial(row.name, row.overrides, *way, config.num_folds) for way in ways])
     longest = max(len(trials) for trials in repeats)
     return [trials[i] for i in range(longest) for trials in repeats if i < len(trials)]
 
 
-def aggregate(config: TableConfig, outcomes: Sequence[Outcome]) -> list[Line]:
+def aggregate(config: TableConfig, outcomes: Sequence[Outcome]) -> list[TableLine]:
     """Summarise each row, and test it against the reference row by Welch's t-test.
 
     Trials that failed are left out of the numbers, with all folds of their repeat, and named in ``failures``.
@@ -216,7 +216,7 @@ def aggregate(config: TableConfig, outcomes: Sequence[Outcome]) -> list[Line]:
     values = {name: [value for value, _ in found] for name, found in repeats.items()}
     reference = values[config.reference]
     return [
-        Line(
+        TableLine(
             name=row.name,
             summary=summarise(values[row.name]),
             comparison=None if row.name == config.reference else welch(values[row.name], reference),
@@ -229,7 +229,7 @@ def aggregate(config: TableConfig, outcomes: Sequence[Outcome]) -> list[Line]:
     ]
 
 
-def _repeats(config: TableConfig, row: Row, outcomes: Sequence[Outcome]) -> list[tuple[float, dict[str, float]]]:
+def _repeats(config: TableConfig, row: TableRow, outcomes: Sequence[Outcome]) -> list[tuple[float, dict[str, float]]]:
     """Return the value of each of a row's repeats and of its further metrics, as means over all of its folds."""
     repeats: dict[tuple[int | None, int], list[Outcome]] = {}
     for outcome in outcomes:

@@ -7,14 +7,14 @@ from data.shards.writer import write_atomically
 from orchestrator.history import steps
 from orchestrator.results.charts import Curve, draw_bands, draw_curves
 from orchestrator.runs import finetune
-from orchestrator.tables.grid import Line, Outcome
+from orchestrator.tables.grid import Outcome, TableLine
 from orchestrator.tables.table import Table
 from orchestrator.tables.text import comma_separated, markdown
 from orchestrator.tracking.tracker import plain
 
 
 @dataclass(frozen=True)
-class Ended:
+class EndedTrial:
     """A trial that ended.
 
     pretraining   its folder and its stages, if it is pretrained
@@ -30,7 +30,7 @@ class Ended:
 class Results:
     """The results of a table's trials so far, by their positions in the table."""
 
-    ended: dict[int, Ended] = field(default_factory=dict)
+    ended: dict[int, EndedTrial] = field(default_factory=dict)
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -55,7 +55,7 @@ class Results:
                 found.setdefault(one.outcome.trial.row, []).append(one.finetuning)
         return found
 
-    def _in_order(self) -> list[Ended]:
+    def _in_order(self) -> list[EndedTrial]:
         return [self.ended[place] for place in sorted(self.ended)]
 
     def convergence(self, row: str, metric: str) -> list[Curve]:
@@ -68,7 +68,7 @@ class Results:
         return curves
 
 
-def write(table: Table, lines: list[Line], results: Results) -> None:
+def write(table: Table, lines: list[TableLine], results: Results) -> None:
     """Write Markdown, CSV and curves."""
     write_atomically(table.folder / "table.md", markdown(table.config, lines))
     write_atomically(table.folder / "table.csv", comma_separated(table.config, results.outcomes))
@@ -97,5 +97,5 @@ def _curve(folder: Path, stages: list[str], metric: str) -> Curve:
     return places, values
 
 
-def summary(lines: list[Line]) -> dict[str, float]:
+def summary(lines: list[TableLine]) -> dict[str, float]:
     return {f"mean/{plain(line.name)}": line.summary.mean for line in lines if line.summary.mean is not None}

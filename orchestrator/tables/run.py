@@ -18,11 +18,11 @@ from orchestrator.config.parts import Resources
 from orchestrator.lock import claimed
 from orchestrator.runs import finetune, identity, pool, pretrain
 from orchestrator.runs.abandoned import closing_abandoned
-from orchestrator.runs.pretrain import Pretrained
+from orchestrator.runs.pretrain import PretrainingResult
 from orchestrator.runs.run import git_commit
 from orchestrator.stop import RunError
-from orchestrator.tables.grid import Line, Outcome, TableConfig, Trial, aggregate
-from orchestrator.tables.results import Ended, Results, summary, write
+from orchestrator.tables.grid import Outcome, TableConfig, TableLine, TableTrial, aggregate
+from orchestrator.tables.results import EndedTrial, Results, summary, write
 from orchestrator.tables.table import Table, check, described
 from orchestrator.terminal import progress
 from orchestrator.terminal.phase import Phase
@@ -32,7 +32,7 @@ from orchestrator.tracking.tracker import DESCRIPTION, Tracker
 Say = Callable[[str], None]
 
 
-def run(table: Table, say: Say) -> list[Line]:
+def run(table: Table, say: Say) -> list[TableLine]:
     """Run the trials that are not done yet and return the rows; the table is rewritten after each trial.
 
     A trial that fails is named in its row, and the others go on. Raises ValueError before anything is run if a row
@@ -62,8 +62,8 @@ def _resources(table: Table) -> list[Resources]:
     return [one.resources_of(training) for one in experiments for training in one.trainings]
 
 
-def _run_trials(table: Table, concurrent: int, tracker: Tracker, say: Say) -> list[Line]:
-    results, lines, total = Results(), list[Line](), len(table.experiments)
+def _run_trials(table: Table, concurrent: int, tracker: Tracker, say: Say) -> list[TableLine]:
+    results, lines, total = Results(), list[TableLine](), len(table.experiments)
     rows = [row.name for row in table.config.rows]
     jobs = []
     for number, (trial, experiment) in enumerate(table.experiments, 1):
@@ -77,7 +77,9 @@ def _run_trials(table: Table, concurrent: int, tracker: Tracker, say: Say) -> li
     with progress.phase(f"table {table.config.name}", total, "trial") as phase:
         for number, (place, ended) in enumerate(pool.results(jobs, concurrent, table.folder, say), 1):
             trial = table.experiments[place][0]
-            results.ended[place] = ended if isinstance(ended, Ended) else Ended(Outcome(trial, None, str(ended)))
+            results.ended[place] = (
+                ended if isinstance(ended, EndedTrial) else EndedTrial(Outcome(trial, None, str(ended)))
+            )
             outcome = results.ended[place].outcome
             how = f"failed: {outcome.failure}"
             if outcome.value is not None:
@@ -96,18 +98,18 @@ def _run_trial(
     config: TableConfig,
     folder: Path,
     shown: Callable[[], AbstractContextManager[Phase]],
-    trial: Trial,
+    trial: TableTrial,
     experiment: Experiment,
-) -> Ended:
+) -> EndedTrial:
     """Run the missing trainings of a trial; return failures as outcomes; raise ValueError for an unknown metric."""
     with shown():
         return _trained(config, folder, trial, experiment)
 
 
-def _trained(config: TableConfig, folder: Path, trial: Trial, experiment: Experiment) -> Ended:
+def _trained(config: TableConfig, folder: Path, trial: TableTrial, experiment: Experiment) -> EndedTrial:
     pretraining: tuple[Path, list[str]] | None = None
     try:
-        pretrained: Pretrained | None = None
+        pretrained: PretrainingResult | None = None
         if trial.pretrain_seed is not None and any(METHODS[s.method.name].trains for s in experiment.pretraining):
             pretrained = pretrain.pretrain(experiment, folder, trial.row)
             pretraining = pretrained.folder, [stage.name for stage in experiment.pretraining]
@@ -115,7 +117,7 @@ def _trained(config: TableConfig, folder: Path, trial: Trial, experiment: Experi
     except (RunError, ValueError) as error:
         # Trials that cannot work were refused before the first trial; a refusal now, as for a lost shard, is a
         # failure.
-        return Ended(Outcome(trial, None, " ".join(str(error).split())), pretraining)
+        return EndedTrial(Outcome(trial, None, " ".join(str(error).split())), pretraining)
     for metric in (config.metric, *config.also):
         if metric not in done.scores:
             raise ValueError(
@@ -125,7 +127,7 @@ def _trained(config: TableConfig, folder: Path, trial: Trial, experiment: Experi
     also = {name: done.scores[name] for name in config.also}
     task = finetune.downstream_of(experiment)
     steps_per_epoch = finetune.labelled_samples(task).train.num_samples / task.budget.batch_size
-    return Ended(
+    return EndedTrial(
         Outcome(trial, done.scores[config.metric], also=also, run=done.folder.name),
         pretraining,
         (done.folder, steps_per_epoch),

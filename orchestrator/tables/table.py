@@ -16,7 +16,7 @@ from orchestrator.results.run_cards import TEST
 from orchestrator.runs import finetune, identity, pretrain
 from orchestrator.tables import cohort as cohorts
 from orchestrator.tables.cohort import Cohort
-from orchestrator.tables.grid import Row, TableConfig, Trial, trials_of
+from orchestrator.tables.grid import TableConfig, TableRow, TableTrial, trials_of
 from orchestrator.terminal import progress
 
 
@@ -29,7 +29,7 @@ class Table:
 
     config: TableConfig
     base: Experiment
-    experiments: tuple[tuple[Trial, Experiment], ...]
+    experiments: tuple[tuple[TableTrial, Experiment], ...]
     source: str
     cohort: Cohort | None = None
 
@@ -96,7 +96,7 @@ def check(table: Table) -> None:
             _check_row(table, row)
 
 
-def _check_row(table: Table, row: Row) -> None:
+def _check_row(table: Table, row: TableRow) -> None:
     experiment = next(experiment for trial, experiment in table.experiments if trial.row == row.name)
     with refusing_row(table, row):
         pretrain.check(experiment)
@@ -110,7 +110,7 @@ def _check_row(table: Table, row: Row) -> None:
 
 
 @contextmanager
-def refusing_row(table: Table, row: Row) -> Iterator[None]:
+def refusing_row(table: Table, row: TableRow) -> Iterator[None]:
     """Name the row in a ValueError of the body."""
     try:
         yield
@@ -135,7 +135,7 @@ def refuse_another(table: Table) -> None:
     )
 
 
-def described(trial: Trial) -> str:
+def described(trial: TableTrial) -> str:
     """Name a trial for people."""
     start = "not pretrained" if trial.pretrain_seed is None else f"pretraining seed {trial.pretrain_seed}"
     fold = "" if trial.fold is None else f", fold {trial.fold} of {trial.num_folds}"

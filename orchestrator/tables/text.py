@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from orchestrator.results.text import NOTHING, as_markdown, as_ranked, significance, spread
-from orchestrator.tables.grid import Line, Outcome, Printed, TableConfig
+from orchestrator.tables.grid import Outcome, PaperNumbers, TableConfig, TableLine
 
 
-def cells(config: TableConfig, lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+def cells(config: TableConfig, lines: Sequence[TableLine]) -> tuple[list[str], list[list[str]]]:
     """Return the heading and the rows of a table as text; with the paper's columns only if the paper has numbers."""
     heading = ["row", config.metric, "n", "runs", f"p against {config.reference}", *config.also]
     rows = [
@@ -36,7 +36,7 @@ def cells(config: TableConfig, lines: Sequence[Line]) -> tuple[list[str], list[l
     return heading, rows
 
 
-def notes(config: TableConfig, lines: Sequence[Line]) -> list[str]:
+def notes(config: TableConfig, lines: Sequence[TableLine]) -> list[str]:
     """Explain the cells: what a run is, how p was computed, why it is missing, and which trials failed."""
     said = [f"a run is the mean over {config.num_folds} folds"] if config.num_folds else []
     said += ["mean ± sample deviation over the runs; p: Welch's t-test, two-sided, not corrected for several rows"]
@@ -47,7 +47,7 @@ def notes(config: TableConfig, lines: Sequence[Line]) -> list[str]:
     return [*said, *config.notes]
 
 
-def markdown(config: TableConfig, lines: Sequence[Line]) -> str:
+def markdown(config: TableConfig, lines: Sequence[TableLine]) -> str:
     """Return the table in Markdown, with its title and notes."""
     heading, rows = cells(config, lines)
     return as_markdown(config.title, heading, rows, notes(config, lines))
@@ -68,12 +68,12 @@ def comma_separated(config: TableConfig, outcomes: Sequence[Outcome]) -> str:
     return text.getvalue()
 
 
-def terminal(config: TableConfig, lines: Sequence[Line]) -> Table:
+def terminal(config: TableConfig, lines: Sequence[TableLine]) -> Table:
     """Return the table for the console, the best row first and marked; files keep the order of the rows."""
     heading, rows = cells(config, lines)
     means = [line.summary.mean for line in lines]
     return as_ranked(config.title, heading, rows, notes(config, lines), config.metric, means)
 
 
-def _printed(paper: Printed | None, decimals: int) -> str:
+def _printed(paper: PaperNumbers | None, decimals: int) -> str:
     return NOTHING if paper is None else spread(paper.mean, paper.deviation, decimals)

@@ -24,7 +24,7 @@ SECTION = "raydiology"
 
 
 @dataclass(frozen=True)
-class Known:
+class MlflowRuns:
     """Where MLflow holds some runs: its address or store, and the ids of their experiment and of the runs."""
 
     uri: str
@@ -43,14 +43,14 @@ class Known:
         return file.parent if file else None
 
 
-def publish(known: Known, key: str, view: dict[str, Any]) -> str:
+def publish(known: MlflowRuns, key: str, view: dict[str, Any]) -> str:
     """Store a view in MLflow, whose page finds it by its key; return the page's address."""
     MlflowClient(known.uri).set_experiment_tag(known.experiment_id, f"{SHARED_VIEW}{key}", json.dumps(view))
     runs = f"{known.server}/#/experiments/{known.experiment_id}/runs"
     return f"{runs}?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={key}"
 
 
-def view_of(known: Known, kind: str, metric: str, curve: str, fields: Sequence[str]) -> dict[str, Any]:
+def view_of(known: MlflowRuns, kind: str, metric: str, curve: str, fields: Sequence[str]) -> dict[str, Any]:
     """Describe charts of runs as MLflow's page stores them: bars of a metric, its curve, parallel coordinates.
 
     The runs are listed from best to worst. ``curve`` is the metric's name while a run trains, and ``fields`` are the
@@ -87,6 +87,6 @@ def is_served(address: str) -> bool:
         return False
 
 
-def _runs(known: Known) -> str:
+def _runs(known: MlflowRuns) -> str:
     ids = ", ".join(f"'{run_id}'" for run_id in known.run_ids)
     return f"attributes.run_id IN ({ids})"

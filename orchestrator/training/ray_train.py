@@ -32,7 +32,7 @@ from orchestrator.feed.stream import FeedPlan
 from orchestrator.history import HISTORY, HistoryWriter, Tail, steps
 from orchestrator.stop import RunError
 from orchestrator.training.loop import NonFiniteError, Plan, Trainee, train
-from orchestrator.training.resume import Saved, StageCheckpoints, name_of, remaining
+from orchestrator.training.resume import SavedCheckpoint, StageCheckpoints, name_of, remaining
 from orchestrator.training.world import World
 
 CONTROLLER_FAILURES = 3
@@ -67,7 +67,7 @@ class Job:
         return join(self.storage, self.stage)
 
 
-def launch(job: Job, follow: Follow, say: Say) -> Saved:
+def launch(job: Job, follow: Follow, say: Say) -> SavedCheckpoint:
     """Train a stage and return its checkpoint: the best by score if ``keep_best``, else the newest.
 
     ``follow`` gets the history as it grows. A stage that was interrupted continues from its last whole checkpoint,
@@ -105,7 +105,7 @@ def _fetch_history(job: Job) -> None:
         write_atomically(path, read_bytes(kept))
 
 
-def _resume(job: Job, progress: StageCheckpoints, say: Say) -> Saved | None:
+def _resume(job: Job, progress: StageCheckpoints, say: Say) -> SavedCheckpoint | None:
     """Return the checkpoint from which a stage continues, if any, once the history holds every step up to it."""
     found = progress.find()
     for damage in found.damages:
@@ -209,7 +209,7 @@ def _fit_followed(job: Job, progress: StageCheckpoints, follow: Callable[[], Non
                     say(stop.asked())
                     stop.mark(job.uri)
                     marked = True
-        except stop.Interrupted:
+        except stop.Interruption:
             connection.leave()  # so that nothing is trained after the history is followed for the last time
             follow()
             raise

@@ -28,7 +28,7 @@ class DamageError(ValueError):
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedCheckpoint:
     """A whole checkpoint: its address, and the contents of its ``state.json``.
 
     history  the steps that were reported with the checkpoint
@@ -49,10 +49,10 @@ class Saved:
 
 
 @dataclass(frozen=True)
-class Found:
+class CheckpointSearch:
     """The checkpoints of a stage: the newest whole one, and the damage of newer ones, the newest first."""
 
-    newest: Saved | None
+    newest: SavedCheckpoint | None
     damages: tuple[DamageError, ...]
 
 
@@ -62,12 +62,12 @@ class StageCheckpoints:
 
     uri: str
 
-    def find(self) -> Found:
+    def find(self) -> CheckpointSearch:
         """Find the newest whole checkpoint; raise DamageError if there are checkpoints but none is whole."""
         damages: list[DamageError] = []
         for name in reversed(self._names()):
             try:
-                return Found(read(join(self.uri, name)), tuple(damages))
+                return CheckpointSearch(read(join(self.uri, name)), tuple(damages))
             except DamageError as damage:
                 damages.append(damage)
         if damages and self._listed():
@@ -75,14 +75,14 @@ class StageCheckpoints:
                 f"no checkpoint in {shown(self.uri)} is whole: {damages[0]}; expected one to go on from; put its "
                 "files back, or delete that folder to begin again"
             )
-        return Found(None, tuple(damages))
+        return CheckpointSearch(None, tuple(damages))
 
     def step(self) -> int:
         """Return the number of steps that are done."""
         newest = self.find().newest
         return newest.step if newest else 0
 
-    def best(self, newest: Saved) -> Saved:
+    def best(self, newest: SavedCheckpoint) -> SavedCheckpoint:
         """Return the checkpoint with the best score up to the newest."""
         return read(join(self.uri, name_of(newest.state["best_step"])))
 
@@ -120,7 +120,7 @@ def name_of(step: int) -> str:
     return f"step_{step:09d}"
 
 
-def read(uri: str) -> Saved:
+def read(uri: str) -> SavedCheckpoint:
     """Read a checkpoint's ``state.json``; raise DamageError if the checkpoint is not whole."""
     filesystem, path = locate(uri)
     name = uri.partition("?")[0].rsplit("/", 1)[1]
@@ -130,7 +130,7 @@ def read(uri: str) -> Saved:
         raise DamageError(f"checkpoint {name}: {STATE} is missing") from None
     try:
         card = json.loads(text)
-        saved, sizes = Saved(uri, card["state"], card["history"]), card["files"]
+        saved, sizes = SavedCheckpoint(uri, card["state"], card["history"]), card["files"]
     except (ValueError, KeyError):
         raise DamageError(f"checkpoint {name}: {STATE} is cut off after {len(text)} bytes") from None
     with reaching(uri):

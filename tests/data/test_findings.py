@@ -15,7 +15,7 @@ from data.boxes import Boxes
 from data.recipes import Recipe, apply
 from data.scan import Scan
 from data.shards import bundles
-from data.shards.bundles import Bundle, Job, run_bundle
+from data.shards.bundles import Bundle, BundleJob, run_bundle
 from data.shards.check import describe
 from data.shards.index import IndexCard, ShardSet, write_index
 from data.shards.reader import ShardReader
@@ -216,7 +216,7 @@ def test_an_ingest_writes_the_boxes_of_its_scans(tmp_path: Path, monkeypatch: py
     scan = scan_of(np.random.default_rng(3), affine_of(AXES[5], (1.0, 1.0, 1.0)), (8, 12, 10), 3, least=2)
     monkeypatch.setattr(bundles, "read_study", lambda study: scan)
     recipe = PLAIN.with_fields(kind="slices")
-    job = Job(str(tmp_path), recipe, bytes(range(32)), seed=0, rows_per_group=1)
+    job = BundleJob(str(tmp_path), recipe, bytes(range(32)), seed=0, rows_per_group=1)
     manifest = run_bundle(job, Bundle(0, (Study("a", "volume", ("a.nii",), "a", "set"),), ("train",)))
     write_index(str(tmp_path), manifest.files, IndexCard({}))
     shards = ShardSet.open(str(tmp_path))

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from data.views.batch import Batch
 from data.views.rng import SampleRng
 from methods import METHODS as REGISTERED
-from methods.base import Frozen, Method, Progress, Views
+from methods.base import FrozenConfig, Method, Progress, Views
 from methods.downstream import TASKS, Task
 from methods.downstream.class_losses import Kind
 from methods.downstream.networks import segmentation_network
@@ -63,7 +63,7 @@ TINY_PATCHES = {"patch_location": ((1, 1, 3), 8), "jigsaw": ((1, 1, 3), 8), "cpc
 EXTENTS = {2: [(40, 72), (52, 66)], 3: [(36, 40, 66), (33, 38, 70)]}
 
 
-def tiny_config(case: str, dims: int, stride: int) -> Frozen:
+def tiny_config(case: str, dims: int, stride: int) -> FrozenConfig:
     name, *variant = case.split()
     config = METHODS[name].Config
     # Instance norm cannot take a coarsest map of a single voxel.

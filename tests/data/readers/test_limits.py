@@ -12,7 +12,7 @@ from data.limits import limited
 from data.phantoms.abdomen import write_cohort
 from data.quarantine import BadStudy
 from data.recipes import RECIPES
-from data.shards.bundles import Bundle, Job, preprocess, run_bundle, volume_id
+from data.shards.bundles import Bundle, BundleJob, preprocess, run_bundle, volume_id
 from data.sources import Study, find_studies
 
 RECIPE = RECIPES["ct_abdomen_slices"].with_fields(spacing_mm=(16.0, 8.0, 8.0), pad_to=(1, 16, 16))
@@ -36,7 +36,7 @@ def test_a_study_that_is_read_without_end_is_quarantined_and_its_neighbours_are_
     studies = find_studies(str(cohort), "nnunet")
     preprocess(RECIPE, studies[0])  # what reads is imported at the first study
     studies[1] = Endless(**studies[1].__dict__)
-    job = Job(str(tmp_path / "out"), RECIPE, bytes(range(32)), seed=0, rows_per_group=8, seconds_per_study=5.0)
+    job = BundleJob(str(tmp_path / "out"), RECIPE, bytes(range(32)), seed=0, rows_per_group=8, seconds_per_study=5.0)
     manifest = run_bundle(job, Bundle(0, tuple(studies), ("train",) * 3))
     names = [volume_id(job.key, study) for study in studies]
     assert [(reject.study, reject.found) for reject in manifest.rejects] == [(names[1], "more than 5 s of reading")]

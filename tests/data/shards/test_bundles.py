@@ -10,7 +10,7 @@ from data.phantoms.abdomen import write_cohort
 from data.quarantine import BadStudy
 from data.recipes import RECIPES
 from data.shards import bundles
-from data.shards.bundles import Bundle, Job, join_rests, run_bundle
+from data.shards.bundles import Bundle, BundleJob, join_rests, run_bundle
 from data.shards.index import IndexCard, ShardSet, write_index
 from data.shards.manifest import duplicates, read_manifest
 from data.shards.reader import ShardReader
@@ -28,8 +28,8 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, ...]:
     return tuple(find_studies(str(folder), "nnunet"))
 
 
-def job(folder: Path, recipe=SLICES, rows_per_group: int = 8) -> Job:
-    return Job(str(folder), recipe, KEY, seed=0, rows_per_group=rows_per_group)
+def job(folder: Path, recipe=SLICES, rows_per_group: int = 8) -> BundleJob:
+    return BundleJob(str(folder), recipe, KEY, seed=0, rows_per_group=rows_per_group)
 
 
 def all_train(studies: tuple[Study, ...], number: int = 0, **excluded: str) -> Bundle:

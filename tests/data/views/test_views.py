@@ -13,7 +13,7 @@ from scipy.stats import binom, kstest
 from torch.nn.functional import grid_sample
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from data.views.augmentation import Augmentation, Drawn, augment, cut, draw, move, move_labels, smooth
+from data.views.augmentation import Augmentation, ViewParams, augment, cut, draw, move, move_labels, smooth
 from data.views.batch import Batch
 from data.views.boxes import boxes_at
 from data.views.rng import SampleRng
@@ -42,7 +42,7 @@ def images_of(size: tuple[int, ...], count: int = 6, channels: int = 2) -> torch
     return torch.rand((count, channels, *size), generator=torch.Generator().manual_seed(0))
 
 
-def nothing(count: int, dims: int) -> Drawn:
+def nothing(count: int, dims: int) -> ViewParams:
     drawn = draw(Augmentation(), (8,) * dims, streams(count))
     assert not drawn.flip.any()
     return drawn
@@ -173,8 +173,8 @@ def test_labels_move_with_their_image_and_keep_their_values():
     assert torch.equal(same.long(), moved[still])
 
 
-def replace_rows(drawn: Drawn, rows: np.ndarray) -> Drawn:
-    return Drawn(
+def replace_rows(drawn: ViewParams, rows: np.ndarray) -> ViewParams:
+    return ViewParams(
         drawn.zoom[rows],
         drawn.flip[rows],
         drawn.quarter_turns[rows],

@@ -121,7 +121,7 @@ def test_a_job_knows_the_commit_that_it_was_submitted_from(monkeypatch: pytest.M
     [("SUCCEEDED", 0, 0), ("FAILED", 2, 2), ("FAILED", None, 1), ("STOPPED", None, 143)],
 )
 def test_a_job_s_exit_code_is_its_command_s(status: str, exit_code: int | None, code: int) -> None:
-    assert jobs.Job("id", status, "pretrain x.yaml", None, None, exit_code, "").code == code
+    assert jobs.ClusterJob("id", status, "pretrain x.yaml", None, None, exit_code, "").code == code
 
 
 def experiment(shards: str, home: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from methods.base import ADDED, Frozen, decisive
+from methods.base import ADDED, FrozenConfig, decisive
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import expand, merge, resolve
 from orchestrator.config.refusal import ConfigError
@@ -170,12 +170,12 @@ def test_what_is_listed_as_changing_no_result_exists() -> None:
         at(EXPERIMENT, listed)
 
 
-class Part(Frozen):
+class Part(FrozenConfig):
     old: int = 1
     new: Annotated[int, ADDED] = 2
 
 
-class Whole(Frozen):
+class Whole(FrozenConfig):
     part: Part = Part()
     parts: tuple[Part, ...] = (Part(),)
 

@@ -18,7 +18,7 @@ from data.shards.index import ShardSet
 from data.shards.writer import ShardError
 from data.views.batch import Batch
 from orchestrator.feed.backpressure import MOST_WAITING
-from orchestrator.feed.plan import BlockReader, FeedPlan, Source
+from orchestrator.feed.plan import BlockReader, FeedPlan, OpenedPlan
 from orchestrator.feed.stream import FeedError, batches, build_dataset, bytes_in_flight, data_config, local_batches
 from tests.shardsets import write_slices
 
@@ -113,12 +113,12 @@ def test_shards_without_classes_give_none(plan):
 )
 def test_blocks_are_whole_steps_or_equal_parts_of_one(plan, per_step, block_samples, size):
     cut = replace(plan, batch_size=per_step, block_bytes=block_samples * SLICE_BYTES)
-    assert Source.open(cut).block_size == size
+    assert OpenedPlan.open(cut).block_size == size
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_a_round_has_equal_blocks_for_all_ranks(plan, world):
-    source = Source.open(replace(plan, world=world, block_bytes=5 * SLICE_BYTES))
+    source = OpenedPlan.open(replace(plan, world=world, block_bytes=5 * SLICE_BYTES))
     sizes = [len(source.numbers(block)) for block in range(source.num_blocks)]
     assert all(len(set(sizes[i : i + world])) == 1 for i in range(0, len(sizes), world))
     assert sum(sizes) == 7 * 12
@@ -205,7 +205,7 @@ def test_ray_data_delivers_the_voxels_and_labels_that_are_stored(ray_cluster, pl
 @pytest.mark.timeout(TIMEOUT_S)
 def test_a_budget_of_a_million_steps_starts_at_once_and_makes_few_numbers_ahead(ray_cluster, plan):
     long = replace(plan, last_step=10**6, block_bytes=12 * SLICE_BYTES)
-    assert Source.open(long).num_blocks == 10**6
+    assert OpenedPlan.open(long).num_blocks == 10**6
     (iterator,) = build_dataset(long).streaming_split(1, equal=True)
     stream = batches(iterator, long, 0, "cpu")
     assert ids(islice(stream, 7)) == expected_ids(plan)

@@ -135,7 +135,7 @@ def test_an_ingest_that_is_ended_or_killed_leaves_no_half_shard_and_continues_to
     program = (
         "import sys\nfrom orchestrator import stop\nfrom tests.orchestrator.ingest.test_ingest import run, Path\n"
         f"try:\n    with stop.heard():\n        run(Path({str(cohort)!r}), Path({str(out)!r}), readers=1)\n"
-        "except stop.Interrupted:\n    sys.exit(stop.exit_code())"
+        "except stop.Interruption:\n    sys.exit(stop.exit_code())"
     )
     for bundle, number, code in ((0, signal.SIGTERM, 143), (1, signal.SIGKILL, -signal.SIGKILL)):
         with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL) as victim:

@@ -8,7 +8,7 @@ import pytest
 
 from data.phantoms.abdomen import write_cohort
 from data.recipes import RECIPES
-from data.shards.bundles import Bundle, Job, volume_id
+from data.shards.bundles import Bundle, BundleJob, volume_id
 from data.shards.manifest import read_manifest
 from data.sources import Study, find_studies
 from orchestrator.ingest.tasks import find_fatal, run_bundles
@@ -63,7 +63,7 @@ def test_a_study_that_ends_its_reader_is_quarantined_and_its_neighbours_are_writ
     studies = find_studies(str(cohort), "nnunet")
     deadly = Deadly(**{**studies[3].__dict__, "num_channels": 1})
     together = (*studies[:3], deadly, studies[4])
-    job = Job(str(tmp_path / "out"), RECIPE, bytes(range(32)), seed=0, rows_per_group=8)
+    job = BundleJob(str(tmp_path / "out"), RECIPE, bytes(range(32)), seed=0, rows_per_group=8)
     bundle = Bundle(0, together, ("train",) * len(together))
     assert list(run_bundles(job, [bundle], readers=1)) == [0]
     manifest = read_manifest(job.work, 0)

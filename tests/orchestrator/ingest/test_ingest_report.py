@@ -4,11 +4,11 @@ from pathlib import Path
 
 from data.shards.index import ShardSet
 from data.shards.manifest import Reject
-from data.sources import LeftOut
+from data.sources import LeftOutFiles
 from orchestrator.ingest.run import IngestConfig, IngestReport
 from tests.shardsets import write_pictures
 
-LEFT_OUT = LeftOut(".txt", 2, "Ada/notes.txt", "no scan")
+LEFT_OUT = LeftOutFiles(".txt", 2, "Ada/notes.txt", "no scan")
 
 
 def report_of(shards: ShardSet | None, *rejects: Reject, **fields) -> IngestReport:

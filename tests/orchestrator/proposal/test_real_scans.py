@@ -12,7 +12,7 @@ from orchestrator.ingest.request import load
 from orchestrator.ingest.run import ingest
 from orchestrator.proposal import files as initial
 from orchestrator.proposal.fingerprint import Machine
-from orchestrator.runs.finetune import Finetuned, finetune
+from orchestrator.runs.finetune import FinetuningResult, finetune
 from orchestrator.runs.pretrain import pretrain
 from tests.clusters import ROOT
 
@@ -119,7 +119,7 @@ def test_grades_of_fundus_photographs_are_told(ingested: Ingested, tmp_path: Pat
 
 def _pretrained_and_finetuned(
     name: str, images: ShardSet, labelled: ShardSet, home: Path, small: list[str]
-) -> Finetuned:
+) -> FinetuningResult:
     places = [f"data.shards={images.uri}", f"downstream.shards={labelled.uri}", f"home={home}"]
     experiment = load(str(FOLDER / f"{name}.yaml"), [*places, *small, *QUICK])
     return finetune(experiment, pretrain(experiment))

@@ -18,14 +18,14 @@ from orchestrator.cluster import connection
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import resolve
 from orchestrator.history import HistoryWriter
-from orchestrator.results.compare import Compared, Request, compare, log, page, write
+from orchestrator.results.compare import ComparisonResult, Request, compare, log, page, write
 from orchestrator.results.comparison import comma_separated
 from orchestrator.results.run_cards import Folders
 from orchestrator.results.selection import in_folders
 from orchestrator.results.server_cards import on_server
 from orchestrator.results.statistics import confidence_interval, summarise, welch
 from orchestrator.runs import finetune, pretrain
-from orchestrator.runs.pretrain import Pretrained
+from orchestrator.runs.pretrain import PretrainingResult
 from orchestrator.runs.run import Run
 from orchestrator.stop import RunError, StoppedError
 from orchestrator.sweeps.settings import Objective
@@ -78,7 +78,7 @@ class Runs:
 
     def pretrained(
         self, experiment: Experiment, parent: Path | None = None, row: str | None = None, loss: float = -0.5
-    ) -> Pretrained:
+    ) -> PretrainingResult:
         shards = ShardSet.open(experiment.data.shards)
         key = experiment.pretrain_key(shards.digest)
         run = Run(self.home / experiment.name / f"pretrain-{key}", experiment, "pretrain", key, parent)
@@ -86,13 +86,13 @@ class Runs:
             steps = [{"step": step, "loss": loss, "collapse": step / 100} for step in range(100)]
             HistoryWriter(run.folder, "pretrain").after_report(None, [{"history": steps}], None)
             run.finish({"encoder": "encoder"}, {}, [])
-        return Pretrained(run.folder, key, "encoder")
+        return PretrainingResult(run.folder, key, "encoder")
 
     def finetuned(
         self,
         experiment: Experiment,
         score: float,
-        start: Pretrained | None = None,
+        start: PretrainingResult | None = None,
         parent: Path | None = None,
         row: str | None = None,
         ends: str = END,
@@ -139,7 +139,7 @@ class Runs:
         tracker.finish("FINISHED")
         return folder
 
-    def compare(self, *folders: Path, **request: Any) -> Compared:
+    def compare(self, *folders: Path, **request: Any) -> ComparisonResult:
         return compare(in_folders(folders, self.home), Request(**request))
 
 
@@ -150,11 +150,11 @@ def runs(tmp_path: Path, shards: str, monkeypatch: pytest.MonkeyPatch) -> Runs:
     return Runs(tmp_path / "runs", shards)
 
 
-def names(compared: Compared) -> list[str]:
+def names(compared: ComparisonResult) -> list[str]:
     return [line.name for line in compared.lines]
 
 
-def notes(compared: Compared) -> list[str]:
+def notes(compared: ComparisonResult) -> list[str]:
     return compared.text[3][1:]
 
 

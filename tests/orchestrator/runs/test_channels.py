@@ -12,7 +12,7 @@ from PIL import Image
 from data.phantoms.brain import make_brain, write_brains
 from data.readers import read_study
 from data.recipes import RECIPES, apply
-from data.shards.bundles import Bundle, Job, join_rests, run_bundle
+from data.shards.bundles import Bundle, BundleJob, join_rests, run_bundle
 from data.shards.index import IndexCard, ShardSet, write_index
 from data.shards.reader import ShardReader
 from data.sources import find_studies
@@ -36,7 +36,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     """Three brains of four sequences as shards, written without Ray."""
     scans, out = tmp_path_factory.mktemp("scans"), tmp_path_factory.mktemp("shards")
     studies = tuple(find_studies(str(write_brains(scans, 3, seed=2, spacing_mm=SPACING_MM)), "nnunet"))
-    job = Job(str(out), RECIPE, bytes(32), seed=0, rows_per_group=1)
+    job = BundleJob(str(out), RECIPE, bytes(32), seed=0, rows_per_group=1)
     manifest = run_bundle(job, Bundle(0, studies, ("train",) * len(studies), {}))
     rest = join_rests(job, "train", list(manifest.rests.values()))
     files = [*manifest.files, *([rest] if rest else [])]

@@ -137,10 +137,10 @@ def test_runs_that_an_interruption_leaves_open_are_closed_but_not_those_that_ano
         tracker.flush(force=True)
     with (
         claimed(tmp_path / "ends" / "taken"),
-        pytest.raises(stop.Interrupted),
+        pytest.raises(stop.Interruption),
         closing_abandoned(experiment),
     ):
-        raise stop.Interrupted
+        raise stop.Interruption
     client = MlflowClient(uri)
     status = {name: client.get_run(str(tracker.run_id)).info.status for name, tracker in trackers.items()}
     assert status == {"open": "KILLED", "done": "FINISHED", "taken": "RUNNING"}

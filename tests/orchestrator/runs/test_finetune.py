@@ -61,7 +61,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_slices(tmp_path_factory.mktemp("slices"), num_patients=8, size=40)
 
 
-def labelled_of(experiment: Experiment) -> finetune.Labelled:
+def labelled_of(experiment: Experiment) -> finetune.LabelledSamples:
     return finetune.labelled_samples(finetune.downstream_of(experiment))
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from data.shards.index import ShardSet
 from methods import METHODS
-from methods.base import Frozen, Losses, Method, Views
+from methods.base import FrozenConfig, Losses, Method, Views
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import resolve
 from orchestrator.feed import stream
@@ -22,7 +22,7 @@ from tests.shardsets import write_slices
 class Two(Method):
     """Two layers and a square."""
 
-    Config = Frozen
+    Config = FrozenConfig
 
     def __init__(self) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ import pytest
 from ray.tune.search import Searcher
 
 from orchestrator import stop
-from orchestrator.sweeps.ray_tune import Hooks, Points, Pruner, Watch
+from orchestrator.sweeps.ray_tune import Hooks, Points, Pruner, StopRelay
 from orchestrator.sweeps.settings import SweepConfig
 from orchestrator.sweeps.study import Ending, Ledger
 
@@ -104,7 +104,7 @@ def test_a_sweep_that_is_asked_to_stop_asks_its_trials_and_hands_out_no_more(
 ) -> None:
     points.suggest("a")
     monkeypatch.setattr(stop, "requested", lambda: True)
-    watch = Watch(points)
+    watch = StopRelay(points)
     watch.on_step_begin(0, [])
     watch.on_step_begin(1, [])
     assert (desk.asked, desk.said) == ([(0, "stopped")] * 2, [stop.asked()])

@@ -14,7 +14,7 @@ from torch import nn
 
 from data.views.batch import Batch
 from data.views.rng import SampleRng
-from methods.base import Frozen, Losses, Method, Progress, Views
+from methods.base import FrozenConfig, Losses, Method, Progress, Views
 from orchestrator.config.optimiser import Optimiser
 from orchestrator.training.checkpoint import CheckpointError, State, Stream
 from orchestrator.training.loop import NonFiniteError, Plan, Trainee, train
@@ -27,7 +27,7 @@ TOTAL = 8
 class Denoise(Method):
     """Predict a sample from its noisy self, with dropout: touches views' and the network's random numbers."""
 
-    Config = Frozen
+    Config = FrozenConfig
 
     def __init__(self) -> None:
         super().__init__()

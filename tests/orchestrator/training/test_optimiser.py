@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from methods.base import Frozen, Losses, Method, ParamGroup, Views, split_decay
+from methods.base import FrozenConfig, Losses, Method, ParamGroup, Views, split_decay
 from orchestrator.config.optimiser import Optimiser
 from orchestrator.training.optimiser import Schedule, build, set_rates
 from tests.references import optimisers as reference
@@ -22,7 +22,7 @@ FALLING: dict[str, Any] = {"lr": 0.3, "momentum": 0.8, "weight_decay": 0.05, "tr
 class Weights(Method):
     """Nothing but weights, whose gradients a test sets."""
 
-    Config = Frozen
+    Config = FrozenConfig
 
     def __init__(self, apart: bool = False) -> None:
         super().__init__()
