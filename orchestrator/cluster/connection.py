@@ -18,7 +18,7 @@ from ray._private import worker
 from data.files import check_writable
 from orchestrator import stop
 from orchestrator.cluster import launcher_file, startup
-from orchestrator.config.parts import Resources
+from orchestrator.config.computing import Resources
 from orchestrator.terminal import progress
 
 # For the tasks with which Ray Data itself lists and splits, beside the readers.

@@ -11,21 +11,18 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from methods.base import ADDED, FrozenConfig, decisive
+from orchestrator.config.computing import Health, Resources, Tracking, Training
 from orchestrator.config.parts import (
     Budget,
     Data,
     Downstream,
     EncoderConfig,
-    Health,
     MethodConfig,
     Optimiser,
     Probe,
-    Resources,
     Seed,
     Stage,
     Start,
-    Tracking,
-    Training,
     WeightsFile,
 )
 from orchestrator.config.paths import LocalPath

@@ -19,7 +19,7 @@ from orchestrator.proposal.yaml_text import comment, flow, named, one_line, scal
 
 
 @dataclass(frozen=True)
-class Head:
+class FileHead:
     """The decisions from which the parts of the file are written.
 
     lacking   why nothing judges the encoder, where ``labels`` is None
@@ -38,12 +38,12 @@ class Head:
         return self.path.stem
 
 
-def experiment(head: Head, first: Pretraining, batch: ReasonedValue) -> str:
+def experiment(head: FileHead, first: Pretraining, batch: ReasonedValue) -> str:
     """Return the text of the experiment, whose pretraining is the first one."""
     return "".join((_opening(head), _pretraining(head, first, batch), _downstream(head), _resources(head)))
 
 
-def _opening(head: Head) -> str:
+def _opening(head: FileHead) -> str:
     fingerprint, labels = head.fingerprint, head.labels
     large = ON_GPU[fingerprint.spatial_dims]
     lines = [
@@ -74,7 +74,7 @@ def _said(labels: LabelFacts) -> str:
     return f"{what[labels.task]} ({names}) of {labels.num_train:,} samples to train on, {held}"
 
 
-def _pretraining(head: Head, first: Pretraining, batch: ReasonedValue) -> str:
+def _pretraining(head: FileHead, first: Pretraining, batch: ReasonedValue) -> str:
     fingerprint, size = head.fingerprint, head.size
     split = f"train # {fingerprint.num_samples:,} samples; nothing is pretrained on those that are held back"
     if fingerprint.split is None:
@@ -104,7 +104,7 @@ health: {{times: 4, samples: 64}} # how often, and of how many samples, the feat
 """
 
 
-def _downstream(head: Head) -> str:
+def _downstream(head: FileHead) -> str:
     labels, size, machine = head.labels, head.size, head.machine
     if labels is None:
         return comment(
@@ -136,7 +136,7 @@ def _downstream(head: Head) -> str:
 """
 
 
-def _segmentation(head: Head, labels: LabelFacts) -> str:
+def _segmentation(head: FileHead, labels: LabelFacts) -> str:
     crop = task_crop_of(labels, head.size.task_crop)
     values = "\n".join(f"      - {value} # {one_line(name)}" for value, name in labels.names.items())
     crops = 2 if len(crop.value) == 2 else 1
@@ -149,7 +149,7 @@ def _segmentation(head: Head, labels: LabelFacts) -> str:
 """
 
 
-def _classification(head: Head, labels: LabelFacts) -> str:
+def _classification(head: FileHead, labels: LabelFacts) -> str:
     size = task_size_of(labels, 128 if len(labels.median) == 2 else 48)
     several = labels.task == "several classes"
     names = ", ".join(
@@ -171,7 +171,7 @@ def _classification(head: Head, labels: LabelFacts) -> str:
 """
 
 
-def _resources(head: Head) -> str:
+def _resources(head: FileHead) -> str:
     machine = head.machine
     if machine.gpus:
         cpus, readers = max(1, min(8, machine.cores // machine.gpus - 1)), max(1, min(4, machine.cores // 8))

@@ -16,7 +16,7 @@ from data.shards.index import ShardSet
 from orchestrator.config.files import merge, resolve
 from orchestrator.config.paths import absolute
 from orchestrator.proposal import experiment_text, table_text
-from orchestrator.proposal.experiment_text import Head
+from orchestrator.proposal.experiment_text import FileHead
 from orchestrator.proposal.fingerprint import Fingerprint, LabelFacts, Machine, TooFewLabelsError, by
 from orchestrator.proposal.numbers import (
     Pretraining,
@@ -100,7 +100,7 @@ def propose(shards: str, labelled: str | None, path: Path, machine: Machine) -> 
     fingerprint = without_outliers(fingerprint, size.crop)
     first, second = pretrainings(fingerprint, size)
     places = {"shards": shards, "labelled": labelled or shards}
-    head = Head(path, fingerprint, labels, lacking, machine, size, places)
+    head = FileHead(path, fingerprint, labels, lacking, machine, size, places)
     batch = _batch(head, (first, second))
     experiment = experiment_text.experiment(head, first, batch)
     table = table_text.table(head, (first, second)) if labels else None
@@ -108,7 +108,7 @@ def propose(shards: str, labelled: str | None, path: Path, machine: Machine) -> 
     return Initial(experiment, table)
 
 
-def _batch(head: Head, rows: Sequence[Pretraining]) -> ReasonedValue:
+def _batch(head: FileHead, rows: Sequence[Pretraining]) -> ReasonedValue:
     """Choose the batch by the memory that two real samples need under the hungrier method."""
     machine, fingerprint = head.machine, head.fingerprint
     kind = "gpu" if machine.gpus else "cpu"
@@ -137,7 +137,7 @@ def _batch(head: Head, rows: Sequence[Pretraining]) -> ReasonedValue:
     return batch_of(head.size.batch, fingerprint.num_samples, min(fits), machine)
 
 
-def _encoder(head: Head) -> dict[str, Any]:
+def _encoder(head: FileHead) -> dict[str, Any]:
     fingerprint = head.fingerprint
     return {
         "name": "unet",

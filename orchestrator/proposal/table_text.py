@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from orchestrator.proposal.experiment_text import Head
+from orchestrator.proposal.experiment_text import FileHead
 from orchestrator.proposal.numbers import Pretraining
 from orchestrator.proposal.yaml_text import comment, flow, scalar, sentence
 
 
-def table(head: Head, rows: Sequence[Pretraining]) -> str:
+def table(head: FileHead, rows: Sequence[Pretraining]) -> str:
     """Return the text of the table, which compares the pretrainings with none; there must be labels."""
     labels = head.labels
     assert labels is not None

@@ -18,9 +18,9 @@ from data.shards.writer import write_atomically
 from data.spelling import did_you_mean
 from orchestrator import stop
 from orchestrator.cluster import connection
+from orchestrator.config.computing import Resources
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import read, resolve
-from orchestrator.config.parts import Resources
 from orchestrator.config.refusal import ConfigError, validated
 from orchestrator.lock import claimed
 from orchestrator.runs import finetune, identity, pretrain

@@ -13,8 +13,8 @@ from data.files import check_writable
 from data.spelling import did_you_mean
 from methods import METHODS
 from orchestrator.cluster import connection
+from orchestrator.config.computing import Resources
 from orchestrator.config.experiment import Experiment
-from orchestrator.config.parts import Resources
 from orchestrator.lock import claimed
 from orchestrator.runs import finetune, identity, pool, pretrain
 from orchestrator.runs.abandoned import closing_abandoned

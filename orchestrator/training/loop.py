@@ -15,7 +15,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from data.views.batch import Batch
@@ -24,8 +23,9 @@ from methods.base import Losses, Method, Progress, Views
 from methods.parts.sync_batch_norm import convert_sync_batch_norm
 from orchestrator.training import optimiser as optimisers
 from orchestrator.training.checkpoint import State, Stream, restore, save, whole_state
+from orchestrator.training.finite import refuse_non_finite
 from orchestrator.training.optimiser import Schedule
-from orchestrator.training.world import World
+from orchestrator.training.world import World, any_rank, mean_over_ranks
 
 
 class Evaluation(Protocol):
@@ -102,10 +102,6 @@ class Report(Protocol):
     def __call__(self, metrics: dict[str, Any], checkpoint: Path | None = None) -> None: ...
 
 
-class NonFiniteError(ArithmeticError):
-    """A loss or gradient that is not finite; the optimiser has not moved."""
-
-
 def train(
     trainee: Trainee,
     plan: Plan,
@@ -128,31 +124,23 @@ def train(
     step_ended, reported = time.perf_counter(), float("-inf")
     batches, history = feed(state.step), []
     exhausted = trainee.evaluation.exhausted if trainee.evaluation else lambda state: False
-    stop = exhausted(state) or _any_rank(asked_to_stop(), world)
+    stop = exhausted(state) or any_rank(asked_to_stop(), world)
     while state.step < plan.total_steps and not stop:
         entry = _step(model, method, optimiser, plan, world, batches, state.step, step_ended)
         step_ended = time.perf_counter()
         history.append(entry)
         state = replace(state, step=state.step + 1)
         _after_step(method, plan, state.step)
-        for watch in trainee.watches:
-            if watch.due(state.step):
-                method.eval()
-                entry.update(watch.run(method, world))
+        _watch(trainee, state.step, entry, world)
         last = state.step == plan.total_steps
         evaluate = trainee.evaluation is not None and (last or trainee.evaluation.due(state.step))
         if evaluate:
             state = _evaluate(trainee, method, world, state, entry)
         checkpoint_due = evaluate or last or state.step % plan.checkpoint_every_steps == 0
         report_due = checkpoint_due or _report_due(plan, state.step, reported, world)
-        stop = report_due and _any_rank(asked_to_stop(), world)
+        stop = report_due and any_rank(asked_to_stop(), world)
         if checkpoint_due or stop:
-            weights = whole_state(method, world)
-            with TemporaryDirectory() as folder:
-                if world.rank == 0:
-                    trainee.export(Path(folder), method)
-                    save(Path(folder), weights, optimiser, state, plan.stream, history)
-                report(_metrics(history, state), Path(folder) if world.rank == 0 else None)
+            _save(trainee, optimiser, state, plan, history, world, report)
             history = []
         elif report_due:
             report(_metrics(history, state))
@@ -161,6 +149,32 @@ def train(
             reported = time.perf_counter()
         stop = stop or (evaluate and exhausted(state))
     return state
+
+
+def _watch(trainee: Trainee, step: int, entry: dict[str, Any], world: World) -> None:
+    """Add what the watches that are due measure to the step's entry."""
+    for watch in trainee.watches:
+        if watch.due(step):
+            trainee.method.eval()
+            entry.update(watch.run(trainee.method, world))
+
+
+def _save(
+    trainee: Trainee,
+    optimiser: torch.optim.Optimizer,
+    state: State,
+    plan: Plan,
+    history: list[dict[str, Any]],
+    world: World,
+    report: Report,
+) -> None:
+    """Report a checkpoint; rank 0 writes it, with the parts of a state that other ranks hold."""
+    weights = whole_state(trainee.method, world)
+    with TemporaryDirectory() as folder:
+        if world.rank == 0:
+            trainee.export(Path(folder), trainee.method)
+            save(Path(folder), weights, optimiser, state, plan.stream, history)
+        report(_metrics(history, state), Path(folder) if world.rank == 0 else None)
 
 
 def _distribute(method: Method, plan: Plan, world: World) -> Callable[[Views], Losses]:
@@ -206,15 +220,15 @@ def _step(
         views = replace(method.views(batch, rng), rows=torch.tensor(batch.rows, device=world.device))
     with torch.autocast(world.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
         losses = model(views)
-    values = _mean_over_ranks({"loss": losses.total, **losses.parts}, world)
-    _refuse_non_finite(values, step, batch, world)
+    values = mean_over_ranks({"loss": losses.total, **losses.parts}, world)
+    refuse_non_finite(values, step, batch, world)
     rate = optimisers.set_rates(optimiser, plan.schedule, step)
     optimiser.zero_grad(set_to_none=True)
     losses.total.backward()
     optimisers.hold(optimiser, step / plan.total_steps)
     clip = plan.schedule.config.clip_norm
     norm = torch.nn.utils.clip_grad_norm_(method.parameters(), clip if clip else float("inf")).item()
-    _refuse_non_finite({"gradient norm": norm}, step, batch, world)
+    refuse_non_finite({"gradient norm": norm}, step, batch, world)
     optimiser.step()
     elapsed = time.perf_counter() - since
     return {
@@ -246,29 +260,11 @@ def _metrics(history: list[dict[str, Any]], state: State) -> dict[str, Any]:
     return {"history": history, **best}
 
 
-def _mean_over_ranks(scalars: dict[str, Tensor], world: World) -> dict[str, float]:
-    """Average named scalars over the ranks; one non-finite value makes the mean non-finite on every rank."""
-    stacked = torch.stack([value.detach().float().reshape(()) for value in scalars.values()])
-    if world.size > 1:
-        dist.all_reduce(stacked)
-        stacked /= world.size
-    return dict(zip(scalars, stacked.tolist(), strict=True))
-
-
 def _report_due(plan: Plan, step: int, reported: float, world: World) -> bool:
     """Tell whether a report is due after ``step`` steps; rank 0's clock decides for all ranks."""
     if step % plan.report_every_steps:
         return False
-    return _any_rank(world.rank == 0 and time.perf_counter() - reported >= plan.report_every_s, world)
-
-
-def _any_rank(flag: bool, world: World) -> bool:
-    """Tell every rank whether the flag is set on any rank."""
-    if world.size == 1:
-        return flag
-    total = torch.tensor(int(flag), device=world.device)
-    dist.all_reduce(total)
-    return bool(total)
+    return any_rank(world.rank == 0 and time.perf_counter() - reported >= plan.report_every_s, world)
 
 
 def _samples_seen(rng: SampleRng, world: World) -> str:
@@ -277,21 +273,6 @@ def _samples_seen(rng: SampleRng, world: World) -> str:
     if world.size > 1:
         dist.all_reduce(total)
     return f"{int(total) % 2**64:016x}"
-
-
-def _refuse_non_finite(values: dict[str, float], step: int, batch: Batch, world: World) -> None:
-    bad = [name for name, value in values.items() if not abs(value) < float("inf")]
-    if not bad:
-        return
-    ids = [list(batch.sample_ids)] * world.size
-    if world.size > 1:
-        dist.all_gather_object(ids, list(batch.sample_ids))
-    named = [sample for part in ids for sample in part]
-    shown = ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
-    raise NonFiniteError(
-        f"step {step}: {bad[0]} is {values[bad[0]]}; the optimiser has not moved. The batch held samples {shown}. "
-        "Lower optimiser.lr, or set optimiser.clip_norm"
-    )
 
 
 def _seed_step(seed: int, step: int, rank: int) -> None:

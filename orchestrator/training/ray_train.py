@@ -26,12 +26,13 @@ from data.shards.writer import write_atomically
 from data.views.batch import Batch
 from orchestrator import stop
 from orchestrator.cluster import connection
-from orchestrator.config.parts import Resources
+from orchestrator.config.computing import Resources
 from orchestrator.feed import stream
 from orchestrator.feed.stream import FeedPlan
 from orchestrator.history import HISTORY, HistoryWriter, Tail, steps
 from orchestrator.stop import RunError
-from orchestrator.training.loop import NonFiniteError, Plan, Trainee, train
+from orchestrator.training.finite import NonFiniteError
+from orchestrator.training.loop import Plan, Trainee, train
 from orchestrator.training.resume import SavedCheckpoint, StageCheckpoints, name_of, remaining
 from orchestrator.training.world import World
 

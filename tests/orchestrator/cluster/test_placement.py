@@ -4,7 +4,7 @@ import pytest
 
 from orchestrator.cluster import connection
 from orchestrator.cluster.connection import PlacementError
-from orchestrator.config.parts import Resources
+from orchestrator.config.computing import Resources
 
 ON_GPUS = Resources(workers=2, gpu=True)
 

@@ -17,7 +17,8 @@ from data.views.rng import SampleRng
 from methods.base import FrozenConfig, Losses, Method, Progress, Views
 from orchestrator.config.optimiser import Optimiser
 from orchestrator.training.checkpoint import CheckpointError, State, Stream
-from orchestrator.training.loop import NonFiniteError, Plan, Trainee, train
+from orchestrator.training.finite import NonFiniteError
+from orchestrator.training.loop import Plan, Trainee, train
 from orchestrator.training.optimiser import Schedule
 from orchestrator.training.world import World
 

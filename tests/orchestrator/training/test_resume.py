@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from data.files import join, read_bytes
+from orchestrator.config.computing import Resources
 from orchestrator.config.optimiser import Optimiser
-from orchestrator.config.parts import Resources
 from orchestrator.feed.stream import FeedPlan
 from orchestrator.history import HISTORY, append, steps
 from orchestrator.training.checkpoint import METHOD, OPTIMISER, State, Stream, restore, save
