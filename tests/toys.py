@@ -3,7 +3,7 @@
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from data.views.augmentation import cut
@@ -13,6 +13,7 @@ from data.views.rng import SampleRng
 from methods.base import Facts, FrozenConfig, Losses, Method, Progress, Views
 from methods.encoders import Encoder
 from methods.parts.flat_map import mean_features
+from methods.parts.precision import LinearHead, full_precision
 from methods.parts.ranks import rows_of_all_ranks, share_of
 
 SIDE, DIM, NUM_CLUSTERS, ROUNDS = 32, 8, 3, 4
@@ -34,7 +35,7 @@ class ToyClusters(Method):
     def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()
         self.encoder: Encoder = encoder
-        self.head = nn.Linear(encoder.channels[-1], DIM)
+        self.head = LinearHead(encoder.channels[-1], DIM)
         self.share = share_of(facts.num_samples)
         self.register_buffer("centres", F.normalize(torch.randn(NUM_CLUSTERS, DIM), dim=1))
         self.register_buffer("clusters", torch.arange(facts.num_samples) % NUM_CLUSTERS)
@@ -49,7 +50,8 @@ class ToyClusters(Method):
         z = self.head(mean_features(self.encoder, views.images[0]))
         assert views.rows is not None
         self._seen = views.rows, z.detach()
-        return Losses(F.cross_entropy(z @ self.centres.to(z).T, self.clusters[views.rows]))
+        with full_precision():
+            return Losses(F.cross_entropy(z @ self.centres.to(z).T, self.clusters[views.rows]))
 
     def after_step(self, progress: Progress) -> None:
         assert self._seen is not None

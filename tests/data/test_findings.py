@@ -165,7 +165,7 @@ def batch_of(samples: list[Scan], folder: Path) -> Batch:
     write_index(str(folder), [file], IndexCard({"name": "test"}, box_names={FIRST_CLASS: "nodule"}))
     table = ShardReader(ShardSet.open(str(folder))).read(np.arange(len(rows)))
     zeros = [np.zeros(len(rows), np.int64)]
-    return collate(table.append_column("number", zeros).append_column("epoch", zeros))
+    return collate(table.append_column("number", zeros).append_column("epoch", zeros).append_column("row", zeros))
 
 
 @settings(deadline=None, max_examples=15)

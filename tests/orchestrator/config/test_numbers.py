@@ -29,6 +29,8 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "Experiment": {"name": "a", "data": SHARDS, "encoder": ENCODER, "method": {"name": "simsiam"}},
     "IngestConfig": {"source": "a", "layout": "volumes", "recipe": "ct_volume", "out": "b"},
     "Integer": {"integer": [1, 2]},
+    "Ramp": {"start": 0.5, "end": 1},
+    "WeightsFile": {"weights": "encoder.safetensors"},
     "Interval": {"interval": [0, 1]},
     "LogUniform": {"log_uniform": [0.1, 1]},
     "Objective": {"metric": "score"},

@@ -6,15 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from data.shards.index import ShardSet
-from methods import METHODS
 from methods.base import FrozenConfig, Losses, Method, Views
-from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import resolve
 from orchestrator.feed import stream
-from orchestrator.feed.stream import FeedPlan
+from orchestrator.runs.course import Course
 from orchestrator.runs.memory import OVERHEAD, Memory, saved_bytes, stage_memory
-from orchestrator.runs.pretrain import build_encoder, stage_feed, stage_plan
 from tests.experiments import tiny_experiment
 from tests.shardsets import write_slices
 
@@ -52,30 +48,25 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_slices(tmp_path_factory.mktemp("slices"))
 
 
-def planned(shards: str, *overrides: str) -> tuple[Experiment, FeedPlan]:
-    experiment = resolve(tiny_experiment("memory", shards, Path("runs"), 4), overrides)
-    opened = ShardSet.open(shards)
-    (stage,) = experiment.pretraining
-    return experiment, stage_feed(experiment, stage, opened, stage_plan(experiment, stage, opened, 36))
+def planned(shards: str, *overrides: str) -> Course:
+    return Course.open(resolve(tiny_experiment("memory", shards, Path("runs"), 4), overrides))
 
 
 @pytest.mark.parametrize(("optimiser", "kept"), [("sgd", 1), ("adam", 2), ("adamw", 2)])
 def test_a_stage_takes_its_weights_gradients_and_what_its_optimiser_keeps_for_each(
     shards: str, optimiser: str, kept: int
 ) -> None:
-    experiment, feed = planned(shards, f"optimiser={{name: {optimiser}, lr: 0.05}}")
-    (stage,) = experiment.pretraining
-    method = METHODS[stage.method.name](stage.method, build_encoder(experiment))
+    course = planned(shards, f"optimiser={{name: {optimiser}, lr: 0.05}}")
+    method = course.build()
     weights = sum(4 * p.numel() for p in method.parameters() if p.requires_grad)
     others = sum(tensor.numel() * tensor.element_size() for tensor in method.buffers())
     assert all(p.requires_grad and p.dtype == torch.float32 for p in method.parameters())
-    assert stage_memory(experiment, stage, feed).fixed_bytes == weights * (1 + 1 + kept) + others
+    assert stage_memory(course).fixed_bytes == weights * (1 + 1 + kept) + others
 
 
 def test_a_stage_takes_for_each_sample_what_a_real_pass_holds_for_it(shards: str) -> None:
-    experiment, feed = planned(shards)
-    (stage,) = experiment.pretraining
-    method = METHODS[stage.method.name](stage.method, build_encoder(experiment))
+    course = planned(shards)
+    method = course.build()
     weights = {tensor.data_ptr() for tensor in (*method.parameters(), *method.buffers())}
     held: dict[int, torch.Tensor] = {}
 
@@ -84,11 +75,11 @@ def test_a_stage_takes_for_each_sample_what_a_real_pass_holds_for_it(shards: str
             held[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    batch = next(stream.local_batches(feed, rank=0))
+    batch = next(stream.local_batches(course.feed, rank=0))
     views = method.views(batch, batch.rng(0))
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         method.loss(views)
     real = sum(tensor.untyped_storage().nbytes() for tensor in held.values())
-    forecast = stage_memory(experiment, stage, feed).per_sample_bytes
+    forecast = stage_memory(course).per_sample_bytes
     assert forecast * len(batch) == pytest.approx(real, rel=0.02)
     assert forecast > 10_000

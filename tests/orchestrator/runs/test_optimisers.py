@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from data.shards.index import ShardSet
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import resolve
 from orchestrator.runs import finetune, pretrain
+from orchestrator.runs.course import Course
 from orchestrator.runs.memory import stage_memory
 from tests.experiments import tiny_experiment
 from tests.shardsets import write_pictures
@@ -34,17 +34,15 @@ def stepped(milestone: float, at: str = "") -> str:
 
 
 def test_milestones_in_epochs_become_steps_of_the_pretraining_and_those_beyond_it_are_refused(shards: str) -> None:
-    opened = ShardSet.open(shards)
     for milestone, said in ((2, None), (3, r"optimiser\.milestone_epochs 3: the milestone is at step 4, .* 4 steps")):
         asked = experiment(shards, stepped(milestone))
-        selection = asked.data.selected(opened)
         if said is None:
-            pretrain.check(asked, opened, selection)
-            plan = pretrain.stage_plan(asked, asked.pretraining[0], opened, selection.num_samples)
+            pretrain.check(asked)
+            plan = Course.open(asked).plan
             assert [plan.schedule.rate(step) for step in range(4)] == pytest.approx([0.1, 0.1, 0.1, 0.01])
         else:
             with pytest.raises(ValueError, match=said):
-                pretrain.check(asked, opened, selection)
+                pretrain.check(asked)
 
 
 def test_milestones_in_epochs_become_steps_of_the_fine_tuning_and_those_beyond_it_are_refused(shards: str) -> None:
@@ -56,13 +54,9 @@ def test_milestones_in_epochs_become_steps_of_the_fine_tuning_and_those_beyond_i
 
 
 def test_memory_counts_what_each_optimiser_remembers_of_a_parameter(shards: str) -> None:
-    opened = ShardSet.open(shards)
-
     def fixed_bytes(fields: str) -> int:
         asked = experiment(shards, f"optimiser={{lr: 0.1, {fields}}}")
-        stage = asked.pretraining[0]
-        plan = pretrain.stage_plan(asked, stage, opened, 12)
-        return stage_memory(asked, stage, pretrain.stage_feed(asked, stage, opened, plan)).fixed_bytes
+        return stage_memory(Course.open(asked)).fixed_bytes
 
     one, two, three = fixed_bytes("name: sgd"), fixed_bytes("name: adamw"), fixed_bytes("name: adamw, amsgrad: true")
     assert fixed_bytes("name: lars") == fixed_bytes("name: larc") == one
