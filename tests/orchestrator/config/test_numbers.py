@@ -57,6 +57,8 @@ SIGNED = {
     "Augmentation.shift",
     "Integer.integer",
     "Interval.interval",
+    "Ramp.start",
+    "Ramp.end",
     "PaperNumbers.mean",
     "PaperNumbers.values",
     "Recipe.window",
