@@ -26,6 +26,7 @@ from orchestrator.runs.labelled import downstream_of, labelled_samples
 from orchestrator.runs.network import NETWORK, build_network
 from orchestrator.runs.run import RESULT
 from orchestrator.tables import table as tables
+from orchestrator.tables.run import run as run_table
 from orchestrator.tracking.outbox import posted
 from orchestrator.training.loop import World, train
 from tests.experiments import UNET, tiny_experiment, tiny_segmentation
@@ -157,7 +158,7 @@ def test_a_fine_tuning_is_tested_once_at_its_end_and_a_table_and_a_comparison_sh
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     table = tables.load(write_table(tmp_path, shards))
-    (line,) = tables.run(table, lambda text: None)
+    (line,) = run_table(table, lambda text: None)
     assert line.failures == ()
     (run,) = (tmp_path / "runs" / "held").glob("finetune-*")
     scores = json.loads((run / RESULT).read_text())["scores"]
@@ -182,7 +183,7 @@ def test_a_fine_tuning_is_tested_once_at_its_end_and_a_table_and_a_comparison_sh
     assert held_out._score(experiment, str(run / "network")).metrics["score"] == pytest.approx(scores["test/score"])
 
     monkeypatch.setattr(finetune, "score_held_out", None)
-    assert tables.run(table, lambda text: None)[0].summary.values == line.summary.values
+    assert run_table(table, lambda text: None)[0].summary.values == line.summary.values
     with (table.folder / "table.csv").open(newline="") as file:
         assert next(csv.DictReader(file))["test/score"] == str(scores["test/score"])
     capsys.readouterr()
