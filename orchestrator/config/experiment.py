@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from methods.base import ADDED, FrozenConfig, decisive
 from orchestrator.config.computing import Health, Resources, Tracking, Training
 from orchestrator.config.parts import (
+    TRAINABLE,
     Budget,
     Data,
     Downstream,
@@ -70,6 +71,9 @@ class Experiment(FrozenConfig):
             raise ValueError("with stages, optimiser and budget are fields of each stage, not of the experiment")
         if self.stages and self.start:
             raise ValueError("with stages, start is a field of each stage, not of the experiment")
+        idle = [stage.name for stage in self.stages if not TRAINABLE[stage.method.name].trains]
+        if idle and len(self.stages) > 1:
+            raise ValueError(f"stage {idle[0]}: its method trains nothing; leave it out")
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"stages are named {', '.join(names)}; give each a name of its own (stages: name)")
@@ -150,6 +154,11 @@ class Experiment(FrozenConfig):
         assert self.method is not None, "held by _one_form"
         given = {"optimiser": self.optimiser, "budget": self.budget, "start": self.start}
         return (Stage(method=self.method, **{name: value for name, value in given.items() if value is not None}),)
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is pretrained: ``scratch`` trains nothing."""
+        return any(TRAINABLE[stage.method.name].trains for stage in self.pretraining)
 
     @property
     def trainings(self) -> tuple[Stage | Downstream, ...]:

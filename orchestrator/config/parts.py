@@ -13,13 +13,16 @@ from data.exact import exact
 from data.shards.index import Having, Selection, ShardSet
 from data.shards.keep import Keep
 from methods import METHODS
-from methods.base import ADDED, FrozenConfig
+from methods.base import ADDED, FrozenConfig, Method
 from methods.downstream import TASKS
 from methods.encoders import ENCODERS
 from orchestrator.config.computing import Resources
 from orchestrator.config.optimiser import Optimiser
 from orchestrator.config.paths import AbsolutePath
 from orchestrator.config.refusal import FolderName
+
+TRAINABLE: dict[str, type[Method]] = {**METHODS, **TASKS}
+"""What a stage can train: a downstream task is a supervised pretraining."""
 
 if TYPE_CHECKING:
 
@@ -48,7 +51,7 @@ else:
     EncoderConfig = Annotated[reduce(or_, (kind.Config for kind in ENCODERS.values())), Field(discriminator="name")]
     TaskConfig = Annotated[reduce(or_, (kind.Config for kind in TASKS.values())), Field(discriminator="name")]
     StageMethodConfig = Annotated[
-        reduce(or_, (kind.Config for kind in (METHODS | TASKS).values())), Field(discriminator="name")
+        reduce(or_, (kind.Config for kind in TRAINABLE.values())), Field(discriminator="name")
     ]
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +15,12 @@ from data.shards.index import Selection, ShardSet
 from methods.base import Facts, Method
 from methods.encoders import ENCODERS, Encoder
 from orchestrator.config.experiment import Experiment
-from orchestrator.config.parts import Data, EncoderConfig, Stage, WeightsFile
+from orchestrator.config.parts import TRAINABLE, Data, EncoderConfig, Stage, WeightsFile
 from orchestrator.feed.plan import FeedPlan
 from orchestrator.training.checkpoint import Stream, load_encoder, weights_file
 from orchestrator.training.loop import Plan
 from orchestrator.training.optimiser import Schedule
-from orchestrator.training.outline import METHODS_AND_TASKS, outline_method
+from orchestrator.training.outline import outline_method
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Course:
     selection: Selection
 
     @classmethod
-    def open(cls, experiment: Experiment, index: int = 0) -> "Course":
-        """Open a stage's shards; raise ValueError if it has no samples."""
+    def open(cls, experiment: Experiment, index: int = 0, opened: Mapping[str, ShardSet] | None = None) -> "Course":
+        """Open a stage's shards, if they are not opened yet; raise ValueError if it has no samples."""
         stage = experiment.pretraining[index]
         data = experiment.data_of(stage)
-        shards = ShardSet.open(data.shards)
-        return cls(experiment, index, shards, data.selected(shards, METHODS_AND_TASKS[stage.method.name].needs))
+        shards = opened[data.shards] if opened else ShardSet.open(data.shards)
+        return cls(experiment, index, shards, data.selected(shards, TRAINABLE[stage.method.name].needs))
 
     @property
     def stage(self) -> Stage:
@@ -54,7 +54,7 @@ class Course:
 
     @property
     def trains(self) -> bool:
-        return METHODS_AND_TASKS[self.stage.method.name].trains
+        return TRAINABLE[self.stage.method.name].trains
 
     @property
     def facts(self) -> Facts:
@@ -86,7 +86,7 @@ class Course:
     @cached_property
     def feed(self) -> FeedPlan:
         """The feed of the stage's samples, from its first step to its last."""
-        resources, needs = self.experiment.resources_of(self.stage), METHODS_AND_TASKS[self.stage.method.name].needs
+        resources, needs = self.experiment.resources_of(self.stage), TRAINABLE[self.stage.method.name].needs
         return FeedPlan(
             shards=self.shards.uri,
             digest=self.shards.digest,
@@ -119,7 +119,7 @@ class Course:
                     load_encoder(Path(folder), part_of(encoder, part))
             if isinstance(start := self.stage.start, WeightsFile):
                 load_encoder(Path(start.weights), part_of(encoder, start.part))
-        return METHODS_AND_TASKS[self.stage.method.name](self.stage.method, encoder, self.facts)
+        return TRAINABLE[self.stage.method.name](self.stage.method, encoder, self.facts)
 
     def starts(self, before: Mapping[str, str]) -> dict[str, str]:
         """Return the addresses of the weights that the encoder's parts start from, by part; "" is the whole."""
@@ -130,8 +130,10 @@ class Course:
 
 
 def courses(experiment: Experiment) -> list[Course]:
-    """Open all stages of an experiment; raise ValueError if one has no samples."""
-    return [Course.open(experiment, index) for index in range(len(experiment.pretraining))]
+    """Open all stages of an experiment, and shared shards once; raise ValueError if a stage has no samples."""
+    addresses = {experiment.data_of(stage).shards for stage in experiment.pretraining}
+    opened = {uri: ShardSet.open(uri) for uri in addresses}
+    return [Course.open(experiment, index, opened) for index in range(len(experiment.pretraining))]
 
 
 def initial_encoder(experiment: Experiment, config: EncoderConfig) -> Encoder:
@@ -141,18 +143,20 @@ def initial_encoder(experiment: Experiment, config: EncoderConfig) -> Encoder:
 
 
 def part_of(encoder: Encoder, part: str) -> Encoder:
-    """Return an encoder's part of this name, itself an encoder; "" is the whole."""
-    found = encoder.get_submodule(part)
-    assert isinstance(found, Encoder), "checked before anything starts"
-    return found
+    """Return an encoder's part of this name, itself an encoder; "" is the whole. Raises ValueError for no part."""
+    parts = {name: module for name, module in encoder.named_modules() if isinstance(module, Encoder)}
+    if part not in parts:
+        known = ", ".join(name for name in parts if name) or "it has none"
+        raise ValueError(f"start: the encoder has no part {part!r} that is an encoder ({known}); name another")
+    return parts[part]
 
 
-def digest_of(experiment: Experiment) -> str:
+def digest_of(stages: Sequence[Course]) -> str:
     """Return one digest of all that a pretraining reads: its shards, and the weights that it starts from."""
-    read = [ShardSet.open(experiment.data_of(stage).shards).digest for stage in experiment.pretraining]
-    for stage in experiment.pretraining:
-        if isinstance(stage.start, WeightsFile):
-            read.append(hashlib.sha256(read_bytes(str(weights_file(Path(stage.start.weights))))).hexdigest())
+    read = [course.shards.digest for course in stages]
+    for course in stages:
+        if isinstance(start := course.stage.start, WeightsFile):
+            read.append(hashlib.sha256(read_bytes(str(weights_file(Path(start.weights))))).hexdigest())
     if len(set(read)) == 1:
         return read[0]
     return hashlib.sha256(json.dumps(read).encode()).hexdigest()

@@ -9,6 +9,7 @@ from rich.table import Table
 from data.shards.index import Selection, ShardSet
 from data.shards.keep import Keep
 from orchestrator.config.experiment import Experiment
+from orchestrator.config.parts import TRAINABLE
 from orchestrator.feed import stream
 from orchestrator.feed.stream import FeedPlan
 from orchestrator.runs.course import Course, courses
@@ -18,7 +19,7 @@ from orchestrator.runs.finetune import check as check_finetuning
 from orchestrator.runs.memory import Memory, finetuning_memory, stage_memory
 from orchestrator.runs.pretrain import check
 from orchestrator.training.loop import Plan
-from orchestrator.training.outline import METHODS_AND_TASKS, outline_of
+from orchestrator.training.outline import outline_of
 
 COLUMNS = ("stage", "method", "samples", "epochs", "steps", "GPU memory per worker", "held for reading")
 
@@ -147,5 +148,5 @@ def _doubts(experiment: Experiment) -> list[str]:
         f"images after the instance norm of encoder {experiment.encoder_of(stage).name}: it will hardly learn; "
         "set encoder.norm=batch"
         for stage in experiment.pretraining
-        if METHODS_AND_TASKS[stage.method.name].averages and not outline_of(experiment.encoder_of(stage)).means_differ
+        if TRAINABLE[stage.method.name].averages and not outline_of(experiment.encoder_of(stage)).means_differ
     ]

@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 
 from data.shards.index import ShardSet
 from data.shards.writer import write_atomically
-from methods import METHODS
 from methods.base import Method
 from methods.downstream import TASKS, Task
 from orchestrator.cluster import connection
@@ -66,7 +65,7 @@ def finetune(
     ``parent`` is the folder of the run that it belongs to, by default the pretraining's; ``row`` is the row of the
     table that it is run for. Raises ValueError if it cannot work (before anything starts) and RunError if it failed.
     """
-    trained = pretrained if any(METHODS[stage.method.name].trains for stage in experiment.pretraining) else None
+    trained = pretrained if experiment.trains else None
     with phase("checking that encoder, task and labelled samples fit"):
         labelled = check(experiment)
     key = experiment.finetune_key(trained.key if trained else "scratch", labelled.shards.digest)

@@ -52,8 +52,7 @@ def pretrain(experiment: Experiment, parent: Path | None = None, row: str | None
     """
     with phase("checking that encoder, method and shards fit"):
         stages = check(experiment)
-        key = experiment.pretrain_key(digest_of(experiment))
-    folder = folder_of(experiment)
+    key, folder = experiment.pretrain_key(digest_of(stages)), _folder(stages)
     run = Run(folder, experiment, kind="pretrain", key=key, parent=parent)
     with run.claimed():
         if (done := run.result()) is not None:
@@ -67,13 +66,18 @@ def pretrain(experiment: Experiment, parent: Path | None = None, row: str | None
 
 def folder_of(experiment: Experiment) -> Path:
     """Return the folder of an experiment's pretraining on its shards as they are."""
-    key = experiment.pretrain_key(digest_of(experiment))
-    return Path(experiment.home) / experiment.name / f"pretrain-{key}"
+    return _folder(courses(experiment))
+
+
+def _folder(stages: Sequence[Course]) -> Path:
+    experiment = stages[0].experiment
+    return Path(experiment.home) / experiment.name / f"pretrain-{experiment.pretrain_key(digest_of(stages))}"
 
 
 def check(experiment: Experiment) -> list[Course]:
     """Open the stages; raise ValueError if encoders, methods and shards do not fit one another."""
-    stages, is_done = courses(experiment), (folder_of(experiment) / RESULT).exists()
+    stages = courses(experiment)
+    is_done = (_folder(stages) / RESULT).exists()
     for course in stages:
         _check_stage(course)
         if not is_done:

@@ -7,9 +7,8 @@ from rich.console import Group
 from rich.table import Table as Printed
 
 from data.shards.index import INDEX, ShardSet
-from methods import METHODS
 from orchestrator.config.experiment import Experiment
-from orchestrator.runs.course import digest_of
+from orchestrator.runs.course import courses, digest_of
 from orchestrator.runs.dry_run import Needs, finetuning_needs, pretraining_needs
 from orchestrator.runs.finetune import downstream_of
 from orchestrator.runs.run import RESULT
@@ -69,8 +68,8 @@ def _row(trials: list[tuple[TableTrial, Experiment]]) -> tuple[str, str, str]:
 def _is_done(trial: TableTrial, experiment: Experiment) -> bool:
     """Tell whether a trial's fine-tuning has ended."""
     pretrained = "scratch"
-    if trial.pretrain_seed is not None and any(METHODS[stage.method.name].trains for stage in experiment.pretraining):
-        pretrained = experiment.pretrain_key(digest_of(experiment))
+    if trial.pretrain_seed is not None and experiment.trains:
+        pretrained = experiment.pretrain_key(digest_of(courses(experiment)))
     key = experiment.finetune_key(pretrained, ShardSet.open(downstream_of(experiment).shards).digest)
     return (Path(experiment.home) / experiment.name / f"finetune-{key}" / RESULT).exists()
 

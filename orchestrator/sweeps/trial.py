@@ -10,7 +10,6 @@ from ray import tune
 from data.shards.index import ShardSet
 from data.shards.writer import write_atomically
 from data.spelling import did_you_mean
-from methods import METHODS
 from orchestrator import stop
 from orchestrator.config.experiment import Experiment
 from orchestrator.history import HISTORY, Tail
@@ -49,11 +48,6 @@ class Trial:
     folder: Path
     label: str
     params: dict[str, Scalar]
-
-    @property
-    def trains(self) -> bool:
-        """Return whether anything is pretrained."""
-        return any(METHODS[stage.method.name].trains for stage in self.experiment.pretraining)
 
 
 def ask_to_end(folder: Path, state: State) -> None:
@@ -128,7 +122,7 @@ def closed(trial: Trial, tracker: Tracker, ending: Ending) -> None:
 def _train(trial: Trial) -> float | None:
     """Run the missing trainings of the trial; return a fine-tuning's score."""
     pretrained = None
-    if trial.trains:
+    if trial.experiment.trains:
         pretrained = pretrain.pretrain(trial.experiment, trial.folder, trial.label)
     if trial.objective.of == "pretrain":
         return None
@@ -178,7 +172,7 @@ def _watched(trial: Trial) -> Path:
     if trial.objective.of == "pretrain":
         return _pretraining(trial.experiment)
     experiment = trial.experiment
-    start = _pretraining(experiment).name.removeprefix("pretrain-") if trial.trains else "scratch"
+    start = _pretraining(experiment).name.removeprefix("pretrain-") if trial.experiment.trains else "scratch"
     key = experiment.finetune_key(start, ShardSet.open(finetune.downstream_of(experiment).shards).digest)
     return Path(experiment.home) / experiment.name / f"finetune-{key}"
 

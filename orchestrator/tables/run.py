@@ -11,7 +11,6 @@ from pathlib import Path
 
 from data.files import check_writable
 from data.spelling import did_you_mean
-from methods import METHODS
 from orchestrator.cluster import connection
 from orchestrator.config.computing import Resources
 from orchestrator.config.experiment import Experiment
@@ -110,7 +109,7 @@ def _trained(config: TableConfig, folder: Path, trial: TableTrial, experiment: E
     pretraining: tuple[Path, list[str]] | None = None
     try:
         pretrained: PretrainingResult | None = None
-        if trial.pretrain_seed is not None and any(METHODS[s.method.name].trains for s in experiment.pretraining):
+        if trial.pretrain_seed is not None and experiment.trains:
             pretrained = pretrain.pretrain(experiment, folder, trial.row)
             pretraining = pretrained.folder, [stage.name for stage in experiment.pretraining]
         done = finetune.finetune(experiment, pretrained, None if pretrained else folder, trial.row)

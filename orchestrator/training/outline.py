@@ -9,14 +9,9 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from methods import METHODS
 from methods.base import Facts, Method, Views
-from methods.downstream import TASKS
 from methods.encoders import ENCODERS, Encoder
-from orchestrator.config.parts import EncoderConfig, StageMethodConfig
-
-METHODS_AND_TASKS: dict[str, type[Method]] = {**METHODS, **TASKS}
-"""What a stage can train: a downstream task is a supervised pretraining."""
+from orchestrator.config.parts import TRAINABLE, EncoderConfig, StageMethodConfig
 
 MOST_KEPT = 64
 # Networks without weights that this process has built: rows of a table have few different ones.
@@ -48,7 +43,7 @@ def outline_of(config: EncoderConfig) -> Encoder:
 def outline_method(config: StageMethodConfig, encoder: EncoderConfig, facts: Facts) -> Method:
     """Return a method without weights on an encoder without weights, to be read."""
     key = ("method", config.model_dump_json(), encoder, repr(facts))
-    return outline(key, lambda: METHODS_AND_TASKS[config.name](config, deepcopy(outline_of(encoder)), facts))
+    return outline(key, lambda: TRAINABLE[config.name](config, deepcopy(outline_of(encoder)), facts))
 
 
 def outline(key: Hashable, build: Callable[[], Network]) -> Network:

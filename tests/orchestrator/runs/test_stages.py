@@ -15,7 +15,7 @@ from orchestrator.config.files import resolve
 from orchestrator.config.refusal import ConfigError
 from orchestrator.history import steps
 from orchestrator.runs import pretrain
-from orchestrator.runs.course import Course, digest_of, initial_encoder
+from orchestrator.runs.course import Course, courses, digest_of, initial_encoder
 from orchestrator.training.checkpoint import ENCODER, CheckpointError, export_encoder, load_encoder
 from tests.experiments import UNET, tiny_experiment
 from tests.shardsets import write_pictures, write_slices
@@ -100,7 +100,7 @@ def test_a_pretraining_begins_with_the_weights_of_a_file_which_its_key_holds(sli
         (course,) = pretrain.check(asked)
         found = course.build({}).encoder.state_dict()
         assert all(torch.equal(found[key], value) for key, value in state.items())
-    assert digest_of(plain) == ShardSet.open(slices).digest != digest_of(asked)
+    assert digest_of(courses(plain)) == ShardSet.open(slices).digest != digest_of(courses(asked))
     before = pretrain.folder_of(asked)
     torch.save({key: value + 1 for key, value in state.items()}, other)
     assert pretrain.folder_of(asked) != before
@@ -138,6 +138,10 @@ def test_weights_that_do_not_fit_or_could_run_code_are_refused(slices: str, tmp_
             [{"name": "a", "method": SIMSIAM, "start": {"encoder": "b"}}, {"name": "b", "method": SIMSIAM}],
             r"stage a: start names 'b', which is no stage before it; expected one of none: it is the first",
         ),
+        (
+            [{"name": "a", "method": SIMSIAM}, {"name": "b", "method": {"name": "scratch"}}],
+            r"stage b: its method trains nothing; leave it out",
+        ),
     ],
 )
 def test_a_start_that_cannot_be_is_refused(
@@ -166,6 +170,17 @@ def test_a_supervised_stage_asks_for_labels(slices: str, films: str, tmp_path: P
         ValueError, match=r"0 samples with a label map in shards .*, expected at least 1; name labelled"
     ):
         pretrain.check(experiment(films, tmp_path, {"method": SEGMENTATION}))
+
+
+def test_a_part_that_the_encoder_does_not_have_is_refused_by_name(slices: str, tmp_path: Path) -> None:
+    stages = [{"name": "a", "method": SIMSIAM}, {"name": "b", "method": SIMSIAM, "start": {"slices": "a"}}]
+    with pytest.raises(ValueError, match=r"the encoder has no part 'slices' that is an encoder"):
+        pretrain.check(experiment(slices, tmp_path, *stages))
+
+
+def test_a_supervised_pretraining_counts_as_one_that_trains(slices: str, tmp_path: Path) -> None:
+    assert experiment(slices, tmp_path, {"method": SEGMENTATION}).trains
+    assert not experiment(slices, tmp_path, {"method": {"name": "scratch"}}).trains
 
 
 @pytest.mark.slow
