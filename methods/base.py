@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
@@ -51,7 +52,7 @@ class Views:
     """The cut and augmented inputs of ``loss``.
 
     images   tensors (B, C, *size) float32
-    rows     (B,) int64 each sample's place among all samples of the training, set by the loop
+    rows     (B,) int64 each sample's place among all samples of the training, set by ``Method.drawn``
     boxes    one (B, 2, n) int64 host array per image: low and high corners in the stored sample, to draw pictures
     targets  tensors that a pretext task or a downstream task has to predict
     """
@@ -151,6 +152,10 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def loss(self, views: Views) -> Losses:
         """Compute the loss: tensors in, tensors out."""
+
+    def drawn(self, batch: Batch, rng: SampleRng) -> Views:
+        """Return ``views`` with the rows of their samples."""
+        return replace(self.views(batch, rng), rows=torch.tensor(batch.rows, device=batch.voxels.device))
 
     def check_extent(self, extent: tuple[int, ...]) -> None:
         """Raise ValueError where samples of this spatial size cannot be trained on."""

@@ -90,7 +90,7 @@ def _measured(build: Callable[[], Method], plan: FeedPlan, in_chunks: bool, key:
         # Not the share of one worker: that may be a single sample, of which some losses cannot be taken.
         batch = next(stream.local_batches(replace(plan, world=1), rank=0)).take(MEASURED_SAMPLES)
         with torch.no_grad():
-            views = outline_views(method.views(batch, batch.rng(plan.seed)))
+            views = outline_views(method, batch, plan.seed)
         method.to("meta")
         held = held_in_chunks = saved_bytes(method, views) // len(batch)
         if in_chunks:

@@ -53,7 +53,7 @@ def _passes_alone(method: Method, plan: FeedPlan) -> bool:
     """Tell whether a single sample passes the method, by sizes alone."""
     batch = next(stream.local_batches(plan, rank=0)).take(1)
     with torch.no_grad():
-        views = outline_views(method.views(batch, batch.rng(plan.seed)))
+        views = outline_views(method, batch, plan.seed)
         try:
             deepcopy(method).to("meta").loss(views)
         except ValueError as error:

@@ -217,7 +217,7 @@ def _step(
     _seed_step(plan.stream.seed, step, world.rank)
     rng = batch.rng(plan.stream.seed)
     with torch.no_grad():
-        views = replace(method.views(batch, rng), rows=torch.tensor(batch.rows, device=world.device))
+        views = method.drawn(batch, rng)
     with torch.autocast(world.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
         losses = model(views)
     values = mean_over_ranks({"loss": losses.total, **losses.parts}, world)

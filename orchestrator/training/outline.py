@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from data.views.batch import Batch
 from methods.base import Facts, Method, Views
 from methods.encoders import ENCODERS, Encoder
 from orchestrator.config.parts import TRAINABLE, EncoderConfig, StageMethodConfig
@@ -56,10 +57,12 @@ def outline(key: Hashable, build: Callable[[], Network]) -> Network:
     return _BUILT[key]
 
 
-def outline_views(views: Views) -> Views:
-    """Return views of the same sizes without values."""
+def outline_views(method: Method, batch: Batch, seed: int) -> Views:
+    """Return a batch's views without values."""
+    views = method.drawn(batch, batch.rng(seed))
     return replace(
         views,
         images=tuple(image.to("meta") for image in views.images),
         targets={name: target.to("meta") for name, target in views.targets.items()},
+        rows=None if views.rows is None else views.rows.to("meta"),
     )

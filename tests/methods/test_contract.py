@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from data.views.batch import Batch
-from data.views.rng import SampleRng
 from methods import METHODS as REGISTERED
 from methods.base import FrozenConfig, Method, Progress, Views
 from methods.downstream import TASKS, Task
@@ -129,11 +128,6 @@ def part_of(batch: Batch, rows: slice) -> Batch:
     )
 
 
-def views_of(method: Method, batch: Batch, rng: SampleRng) -> Views:
-    """Return views with the rows of their samples, as the loop does."""
-    return replace(method.views(batch, rng), rows=torch.tensor(batch.rows))
-
-
 def tensors(views: Views) -> Iterator[Tensor]:
     yield from views.images
     yield from (views.targets[key] for key in sorted(views.targets))
@@ -143,7 +137,7 @@ def take_steps(method: Method, optimiser: torch.optim.Optimizer, batch: Batch, s
     losses = []
     for step in steps:
         # The run's seed stands in for the epoch: every step sees other views of the same samples.
-        views = views_of(method, batch, batch.rng(step))
+        views = method.drawn(batch, batch.rng(step))
         torch.manual_seed(step)
         loss = method.loss(views).total
         optimiser.zero_grad()
@@ -173,7 +167,7 @@ def test_config_carries_its_registry_name_and_refuses_unknown_fields(name):
 def test_loss_is_finite_and_its_gradient_reaches_every_trainable_parameter_and_no_frozen_one(name, encoder, dims):
     method, batch = tiny_method(name, dims, encoder), batch_of(dims, 3)
     frozen = next(method.encoder.parameters()).requires_grad_(False)
-    losses = method.loss(views_of(method, batch, batch.rng(0)))
+    losses = method.loss(method.drawn(batch, batch.rng(0)))
     losses.total.backward()
 
     assert losses.total.shape == ()
@@ -192,10 +186,10 @@ def test_loss_is_finite_and_its_gradient_reaches_every_trainable_parameter_and_n
 @pytest.mark.parametrize("name", TRAINED)
 def test_same_seed_gives_the_same_views_on_any_batch_split(name, dims):
     method, batch = tiny_method(name, dims), batch_of(dims, 4)
-    whole = list(tensors(views_of(method, batch, batch.rng(7))))
-    again = list(tensors(views_of(method, batch, batch.rng(7))))
+    whole = list(tensors(method.drawn(batch, batch.rng(7))))
+    again = list(tensors(method.drawn(batch, batch.rng(7))))
     parts = [part_of(batch, rows) for rows in (slice(0, 1), slice(1, 4))]
-    split = [list(tensors(views_of(method, part, part.rng(7)))) for part in parts]
+    split = [list(tensors(method.drawn(part, part.rng(7)))) for part in parts]
     for one, same, *pieces in zip(whole, again, *split, strict=True):
         assert torch.equal(one, same)
         torch.testing.assert_close(torch.cat(pieces), one, rtol=0, atol=1e-6)
@@ -205,9 +199,9 @@ def test_same_seed_gives_the_same_views_on_any_batch_split(name, dims):
 def test_another_seed_and_another_epoch_give_other_views(name):
     method, batch = tiny_method(name, 2), batch_of(2, 3)
     later = Batch(**{**vars(batch), "epochs": batch.epochs + 1})
-    first = next(tensors(views_of(method, batch, batch.rng(0))))
+    first = next(tensors(method.drawn(batch, batch.rng(0))))
     for rng in (batch.rng(1), later.rng(0)):
-        other = next(tensors(views_of(method, batch, rng)))
+        other = next(tensors(method.drawn(batch, rng)))
         assert all(not torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
@@ -244,7 +238,7 @@ def effective_rank(features: Tensor) -> float:
 def test_features_of_different_phantoms_stay_apart_through_a_short_run(name):
     method, batch = tiny_method(name, 2), batch_of(2, 16)
     take_steps(method, sgd(method, lr=0.01), batch, range(20))
-    views = views_of(method, batch, batch.rng(99))
+    views = method.drawn(batch, batch.rng(99))
     with torch.no_grad():
         losses = method.loss(views)
         features = method.encoder.features(views.images[0])[-1].flatten(2).mean(2)
@@ -286,7 +280,7 @@ def losses_and_gradients(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Take loss and parts, and gradients, over a rank's rows of one batch's views, in float64."""
     batch = batch_of(method.encoder.spatial_dims, BATCH[method.encoder.spatial_dims])
-    views = views_of(method, batch, batch.rng(5))
+    views = method.drawn(batch, batch.rng(5))
     share = len(batch) // ranks
     rows = slice(rank * share, (rank + 1) * share)
     images = tuple(image[rows].double() for image in views.images)
@@ -328,7 +322,7 @@ def test_samples_that_pass_a_task_s_network_in_chunks_change_neither_loss_nor_gr
         task = tiny_task(case, 2, "unet").train().double()
         task.pass_in_chunks(num_chunks)
         batch = labelled_batch(2)
-        views = views_of(task, batch, batch.rng(0))
+        views = task.drawn(batch, batch.rng(0))
         torch.manual_seed(0)  # of the head's dropout
         task.loss(replace(views, images=tuple(image.double() for image in views.images))).total.backward()
         found.append({name: p.grad for name, p in task.named_parameters()})
@@ -346,7 +340,7 @@ def train_frozen(encoder: str, rank: int) -> list[str]:
     before = {name: value.clone() for name, value in task.encoder.state_dict().items()}
     batch = labelled_batch(2, first=2 * rank)
     optimiser = sgd(task)
-    model(views_of(task, batch, batch.rng(0))).total.backward()
+    model(task.drawn(batch, batch.rng(0))).total.backward()
     optimiser.step()
     return [name for name, value in task.encoder.state_dict().items() if not torch.equal(value, before[name])]
 

@@ -18,7 +18,7 @@ from methods.parts.collapse import collapse_coefficient
 from methods.parts.health import alignment, effective_rank, uniformity
 from methods.parts.precision import InFloat32
 from tests.batches import facts_of
-from tests.methods.test_contract import TRAINED, batch_of, tiny_encoder, tiny_method, views_of
+from tests.methods.test_contract import TRAINED, batch_of, tiny_encoder, tiny_method
 
 # How far from float32's loss the loss may be, as a share of it or, where it is below 1, in all: the encoder's doing.
 BOUND = 0.05
@@ -106,7 +106,7 @@ def followers_in(method: Method) -> list[nn.Module]:
 @pytest.mark.parametrize("name", TRAINED)
 def test_heads_and_losses_of_a_method_compute_in_float32_under_autocast(name):
     method, batch = tiny_method(name, 2), batch_of(2, 12)
-    views, followers = views_of(method, batch, batch.rng(0)), followers_in(method)
+    views, followers = method.drawn(batch, batch.rng(0)), followers_in(method)
     computed = hold(method, views, followers)
     loss, _ = loss_of(method, views, followers, autocast=True, replay=[*computed.outputs])
     in_float32, _ = loss_of(method, views, followers, autocast=False, replay=[*computed.outputs])

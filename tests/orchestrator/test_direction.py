@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from orchestrator.direction import best, best_first, direction_of
 from orchestrator.sweeps.settings import Objective
 from orchestrator.tracking.pages import MlflowRuns, is_served, view_of
-from tests.methods.test_contract import TRAINED, batch_of, tiny_method, views_of
+from tests.methods.test_contract import TRAINED, batch_of, tiny_method
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -17,7 +17,7 @@ def test_it_is_known_of_every_number_that_a_method_logs_whether_lower_is_better(
     method = tiny_method(name, 3 if name.split()[0] in ("rotation", "cpc") else 2)
     batch = batch_of(method.encoder.spatial_dims, 2)
     with torch.no_grad():
-        losses = method.loss(views_of(method, batch, batch.rng(0)))
+        losses = method.loss(method.drawn(batch, batch.rng(0)))
     assert {part: direction_of(part) for part in losses.parts if direction_of(part) is None} == {}
 
 
