@@ -121,5 +121,5 @@ def _pretrained_and_finetuned(
     name: str, images: ShardSet, labelled: ShardSet, home: Path, small: list[str]
 ) -> FinetuningResult:
     places = [f"data.shards={images.uri}", f"downstream.shards={labelled.uri}", f"home={home}"]
-    experiment = load(str(FOLDER / f"{name}.yaml"), [*places, *small, *QUICK])
+    experiment = configs.load(str(FOLDER / f"{name}.yaml"), [*places, *small, *QUICK])
     return finetune(experiment, pretrain(experiment))
