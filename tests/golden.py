@@ -1,6 +1,6 @@
 """Golden curves: the losses of every method and task over 20 steps on phantoms, as they were before a change.
 
-``python -m tests.golden`` writes golden_curves.json anew; do so only where CHANGELOG says that numbers change.
+`make golden` writes golden_curves.json anew; do so only where CHANGELOG says that numbers change.
 """
 
 import json
