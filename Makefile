@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup fmt check test fast mutations demo bench clean
+.PHONY: setup fmt check test fast golden mutations demo bench clean
 
 # Compiles on all cores (pip uses one), and here, so that PYTHONDONTWRITEBYTECODE does not make every process compile anew.
 setup: .venv/ready
@@ -32,6 +32,10 @@ test: .venv/ready
 
 fast: .venv/ready
 	$(PYTEST) -m "not slow"
+
+# The golden curves anew; do so only where CHANGELOG says that numbers change.
+golden: .venv/ready
+	$(BIN)/python -m tests.golden
 
 # 20,000 mutated files of every format and layout, in processes that may die of them (about an hour).
 mutations: .venv/ready

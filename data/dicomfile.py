@@ -1,5 +1,6 @@
 """DICOM files as they lie on disk: with or without a preamble, gzipped or not, plain or enhanced with one frame."""
 
+import logging
 import re
 import zlib
 from gzip import GzipFile
@@ -23,6 +24,8 @@ _FIRST_GROUPS = (0x0002, 0x0008)
 GEOMETRY = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 FRAME_GROUPS = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
 _OF_A_FRAME = (*GEOMETRY, "SliceThickness", "RescaleSlope", "RescaleIntercept")
+
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it also logs its warnings, with values of tags
 
 
 def read_data_set(uri: str, **options: Any) -> FileDataset:

@@ -8,11 +8,14 @@ world millimetres in RAS+ (x to the patient's right, y to anterior, z to superio
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Float64
+
+from data.boxes import Boxes
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A volume or an image with its geometry and, where known, its label.
+    """A volume or an image with its geometry and, where known, its label map and the boxes of its findings.
 
     A stored intensity ``v`` means ``v * scale + offset`` (HU for CT as read; [0, 1] after a recipe's window).
     ``affine`` is None for pictures, whose ``spacing_mm`` is then all ones and means pixels.
@@ -27,6 +30,7 @@ class Scan:
     scale: float = 1.0
     offset: float = 0.0
     slice_index: int | None = None
+    boxes: Boxes | None = None
 
     def __post_init__(self) -> None:
         if self.voxels.ndim not in (3, 4):
@@ -40,6 +44,8 @@ class Scan:
             )
         if self.label is not None and self.label.shape != self.size:
             raise ValueError(f"scan: label shape {self.label.shape} differs from image shape {self.size}")
+        if self.boxes is not None:
+            self._check_boxes(self.boxes)
 
     @property
     def spatial_dims(self) -> int:
@@ -50,6 +56,32 @@ class Scan:
         """Spatial shape: (D, H, W) or (H, W)."""
         return self.voxels.shape[1:]
 
+    def _check_boxes(self, boxes: Boxes) -> None:
+        if boxes.spatial_dims != self.spatial_dims:
+            raise ValueError(f"scan: boxes with {boxes.spatial_dims} axes for {self.spatial_dims} spatial axes")
+        outside = ((boxes.corners < 0) | (boxes.corners > self.size)).any(axis=(1, 2))
+        if outside.any():
+            low, high = boxes.corners[outside.argmax()].tolist()
+            raise ValueError(
+                f"scan: box {outside.argmax()} from {low} to {high} (exclusive) leaves the image of size "
+                f"{self.size}; expected corners in its voxels, in the order of its axes; clip the box, or correct "
+                "its axes"
+            )
+
     def with_(self, **changes: object) -> "Scan":
         """Return a copy with some fields replaced."""
         return replace(self, **changes)  # type: ignore[arg-type]  # checked by __post_init__
+
+
+def spacing_of(affine: Float64[np.ndarray, "4 4"]) -> tuple[float, float, float]:
+    """Return the voxel size along D, H and W in mm."""
+    with np.errstate(over="ignore", invalid="ignore"):  # a damaged header may hold any number; see check_affine
+        d, h, w = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(d), float(h), float(w)
+
+
+def is_sheared(affine: Float64[np.ndarray, "4 4"], tolerance: float = 1e-3) -> bool:
+    """Tell whether the axes are not at right angles (a gantry tilt); ``tolerance`` is the largest cosine allowed."""
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    cosines = directions.T @ directions
+    return bool(np.abs(cosines - np.diag(np.diag(cosines))).max() > tolerance)

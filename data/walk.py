@@ -19,7 +19,7 @@ OddKind = Literal[
 
 
 @dataclass(frozen=True)
-class Entry:
+class FileEntry:
     """A file: its path below the folder, its size and the time of its last change."""
 
     path: str
@@ -35,13 +35,13 @@ class Oddity:
     kind: OddKind
 
 
-def walk(base: str) -> tuple[list[Entry], list[Oddity]]:
+def walk(base: str) -> tuple[list[FileEntry], list[Oddity]]:
     """List a folder; hidden files and folders (``._x``, ``.git``) are left out.
 
     Raises OSError where the folder itself cannot be listed.
     """
     root = Path(base)
-    files: list[Entry] = []
+    files: list[FileEntry] = []
     odd: list[Oddity] = []
     visited = {_identity(folder.stat()) for folder in (root.resolve(), *root.resolve().parents)}
     real, linked = deque([""]), deque[str]()
@@ -68,7 +68,7 @@ def walk(base: str) -> tuple[list[Entry], list[Oddity]]:
             elif stat.S_ISDIR(found.st_mode):
                 (linked if entry.is_symlink() else real).append(path)
             else:
-                files.append(Entry(path, found.st_size, found.st_mtime_ns))
+                files.append(FileEntry(path, found.st_size, found.st_mtime_ns))
     return files, odd
 
 

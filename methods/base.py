@@ -1,23 +1,50 @@
 """Method: the contract between a pretraining (or a downstream task) and the training loop."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from data.batch import Batch
-from data.rng import SampleRng
+from data.views.batch import Batch
+from data.views.rng import SampleRng
 from methods.parts.chunks import InChunks
 
+if TYPE_CHECKING:
+    from methods.encoders.base import Encoder
 
-class Frozen(BaseModel):
-    """A config: immutable, and unknown fields are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class FrozenConfig(BaseModel):
+    """A config: immutable; unknown fields and numbers that are not finite are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Addition:
+    """Marks a field that a config gained later: at its default it is no part of a run key, so old keys stay."""
+
+
+ADDED = Addition()
+
+
+def decisive(config: BaseModel, exclude: set[str] | None = None) -> dict[str, Any]:
+    """Return, as JSON values, the fields of a config that decide a result: all but additions at their defaults."""
+    tree = config.model_dump(mode="json", exclude=exclude)
+    for name, field_ in type(config).model_fields.items():
+        value = getattr(config, name)
+        if name not in tree:
+            continue
+        if ADDED in field_.metadata and value == field_.get_default(call_default_factory=True):
+            del tree[name]
+        elif isinstance(value, BaseModel):
+            tree[name] = decisive(value)
+        elif isinstance(value, tuple) and value and all(isinstance(part, BaseModel) for part in value):
+            tree[name] = [decisive(part) for part in value]
+    return tree
 
 
 @dataclass(frozen=True)
@@ -25,6 +52,7 @@ class Views:
     """The cut and augmented inputs of ``loss``.
 
     images   tensors (B, C, *size) float32
+    rows     (B,) int64 each sample's place among all samples of the training, set by ``Method.drawn``
     boxes    one (B, 2, n) int64 host array per image: low and high corners in the stored sample, to draw pictures
     targets  tensors that a pretext task or a downstream task has to predict
     """
@@ -32,6 +60,38 @@ class Views:
     images: tuple[Tensor, ...]
     boxes: tuple[np.ndarray, ...] = ()
     targets: dict[str, Tensor] = field(default_factory=dict)
+    rows: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is fixed before a training starts.
+
+    num_samples    N samples are trained on; ``Views.rows`` are below it
+    steps          optimiser steps of the whole budget
+    batch_size     samples of a step, over all ranks
+    label_names, class_names   names of the values of label maps and of the classes that the samples have
+    """
+
+    num_samples: int
+    steps: int
+    batch_size: int
+    label_names: Mapping[int, str] = field(default_factory=dict)
+    class_names: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is: ``step`` of ``steps`` are done, and ``epoch`` whole passes over the samples."""
+
+    step: int
+    steps: int
+    epoch: int
+
+    @property
+    def share(self) -> float:
+        """The share of the budget that is spent, in [0, 1]."""
+        return self.step / self.steps
 
 
 @dataclass(frozen=True)
@@ -60,17 +120,30 @@ class Method(nn.Module, ABC):
     embeddings, logits or voxels; the head of a dense network is its last layer, which computes the logits. Heads are
     built from ``parts/precision.py``, losses are functions under its ``full_precision``.
 
-    State that must survive a restart (queue, memory bank, teacher) is registered as buffers or modules.
-    ``trains`` is False for ``scratch``, which has nothing to optimise. ``positives`` says that the first two images
-    of ``views`` are two views of a sample, whose features should be alike. ``averages`` says that the loss sees only
-    the mean over space of an encoder's map.
+    It is built from its config, the encoder and the ``Facts`` of the training.
+
+    State that must survive a restart (queue, memory bank, teacher) is registered as buffers or modules. State of
+    which each rank holds a part is registered by ``register_share``: data-parallel training leaves it alone, a
+    checkpoint holds all parts, and a resumed training divides them among the ranks that it has.
+
+    ``needs`` says which labels the loss wants: samples without them are left out. ``trains`` is False for
+    ``scratch``, which has nothing to optimise. ``positives`` says that the first two images of ``views`` are two
+    views of a sample, whose features should be alike. ``averages`` says that the loss sees only the mean over space
+    of an encoder's map.
     """
 
-    Config: ClassVar[type[Frozen]]
+    Config: ClassVar[type[FrozenConfig]]
     trains: ClassVar[bool] = True
     positives: ClassVar[bool] = False
     averages: ClassVar[bool] = False
+    needs: ClassVar[Literal["label_map", "class"] | None] = None
+    shares: tuple[str, ...] = ()
     encoder: nn.Module
+
+    @classmethod
+    def takes(cls, encoder: "Encoder") -> tuple[int, int]:
+        """Return spatial dimensions and channels of the samples that are fed; by default the encoder's own."""
+        return encoder.spatial_dims, encoder.in_channels
 
     @abstractmethod
     def views(self, batch: Batch, rng: SampleRng) -> Views:
@@ -79,6 +152,10 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def loss(self, views: Views) -> Losses:
         """Compute the loss: tensors in, tensors out."""
+
+    def drawn(self, batch: Batch, rng: SampleRng) -> Views:
+        """Return ``views`` with the rows of their samples."""
+        return replace(self.views(batch, rng), rows=torch.tensor(batch.rows, device=batch.voxels.device))
 
     def check_extent(self, extent: tuple[int, ...]) -> None:
         """Raise ValueError where samples of this spatial size cannot be trained on."""
@@ -101,8 +178,19 @@ class Method(nn.Module, ABC):
         """Yield the modules of the network that images pass in chunks."""
         return self.chunked().modules()
 
-    def after_step(self, progress: float) -> None:
-        """Update what no gradient trains, such as a teacher; ``progress`` in [0, 1] is the budget spent."""
+    def register_share(self, name: str, rows: Tensor) -> None:
+        """Register a buffer (n, ...) that is this rank's part of a state: the ranks' rows in order are the whole."""
+        self.register_buffer(name, rows)
+        self.shares = (*self.shares, name)
+
+    def after_step(self, progress: Progress) -> None:
+        """Update what no gradient trains, such as a teacher."""
+
+    def after_epoch(self, progress: Progress) -> None:
+        """Update what needs all samples, such as clusters.
+
+        Called after the step in which an epoch's last sample was seen, on all ranks at the same step.
+        """
 
     def forward(self, views: Views) -> Losses:
         """Call ``loss``: torch's data-parallel wrapper hooks ``forward``."""

@@ -27,19 +27,19 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.batch import Batch
-from data.rng import SampleRng
-from methods.base import Frozen, Losses, Method, Views
+from data.views.batch import Batch
+from data.views.rng import SampleRng
+from methods.base import Facts, FrozenConfig, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.flat_map import flat_dim, flat_features
 from methods.parts.patches import Patches
 from methods.parts.precision import LinearHead, full_precision
 from methods.parts.pyramid import Border, Pyramid
-from methods.parts.variants import with_flags
+from methods.parts.variants import completed_by
 
 _GRID: dict[str, Any] = {"grid": 4, "jitter": 4, "span": 0.95}
 _PAPER: dict[str, Any] = {"loss": "infonce", "skip_rows": 1, "patches": {**_GRID, "overlap": 0.5, "gap": 1}}
@@ -72,7 +72,7 @@ def binary_loss(
 class CPC(Method):
     """An encoder of single patches, a code for each, a GRU over a context, and a predictor for each row below."""
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """``variant`` fills in the flags that are not given; the completed config is kept.
 
         flip_prob     probability, for each patch, of mirroring it along the first axis
@@ -93,15 +93,12 @@ class CPC(Method):
         projector_dim: PositiveInt = 1024
         context_dim: PositiveInt = 256
 
-        @model_validator(mode="before")
-        @classmethod
-        def _resolve(cls, fields: Any) -> Any:
-            return with_flags(fields, VARIANTS)
+        _completed = completed_by(VARIANTS)
 
     contexts: Tensor
     rows: Tensor
 
-    def __init__(self, config: Config, encoder: Encoder) -> None:
+    def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()
         self.config = config
         self.size = config.patches.sized(encoder)

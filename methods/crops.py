@@ -1,26 +1,22 @@
 """Crops: where the two views of a two-view method are cut; any such method can set the interval of their IoU."""
 
-from typing import Annotated
-
 import numpy as np
 from jaxtyping import Int
-from pydantic import Field, field_validator
+from pydantic import PositiveInt, field_validator
 
-from data.boxes import BoxPairs
-from data.rng import SampleRng
-from methods.base import Frozen
+from data.views.boxes import BoxPairs
+from data.views.rng import SampleRng
+from methods.base import FrozenConfig
 from methods.parts.sizes import check_stride, per_axis
 
-Size = Annotated[int, Field(gt=0)]
 
-
-class Crops(Frozen):
+class Crops(FrozenConfig):
     """Two crops per sample, of one size, whose IoU lies in a closed interval; [0, 1] is plain random cropping.
 
     size   voxels per spatial axis, or one number for all axes
     """
 
-    size: Size | tuple[Size, ...] = 96
+    size: PositiveInt | tuple[PositiveInt, ...] = 96
     iou: tuple[float, float] = (0.0, 1.0)
 
     @field_validator("iou")

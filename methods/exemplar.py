@@ -23,15 +23,15 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.batch import Batch
-from data.boxes import check_fits, uniform_boxes
-from data.rng import SampleRng
-from data.views import Augmentation, augment, cut, draw
-from methods.base import Frozen, Losses, Method, Views
+from data.views.augmentation import Augmentation, augment, cut, draw
+from data.views.batch import Batch
+from data.views.boxes import check_fits, uniform_boxes
+from data.views.rng import SampleRng
+from methods.base import Facts, FrozenConfig, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.flat_map import flat_dim, flat_features
 from methods.parts.precision import Head, full_precision
@@ -39,7 +39,7 @@ from methods.parts.ranks import from_next_sample
 from methods.parts.sizes import check_stride
 from methods.parts.standardise import standardise
 from methods.parts.turns import TURNS, turn
-from methods.parts.variants import with_flags
+from methods.parts.variants import completed_by
 
 Distance = Literal["l2", "mean_square"]
 _AUGMENT: dict[str, Any] = {
@@ -75,7 +75,7 @@ class Exemplar(Method):
 
     positives: ClassVar[bool] = True
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """``variant`` fills in the flags that are not given; the completed config is kept.
 
         side        voxels per axis of the cube (the square) that is cut out of a sample, anywhere
@@ -96,12 +96,9 @@ class Exemplar(Method):
         projector_dim: PositiveInt = 1024
         normalise: bool = False
 
-        @model_validator(mode="before")
-        @classmethod
-        def _resolve(cls, fields: Any) -> Any:
-            return with_flags(fields, VARIANTS)
+        _completed = completed_by(VARIANTS)
 
-    def __init__(self, config: Config, encoder: Encoder) -> None:
+    def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()
         self.config = config
         self.size = (config.side,) * encoder.spatial_dims

@@ -20,18 +20,18 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from data.batch import Batch
-from data.rng import SampleRng
-from methods.base import Frozen, Losses, Method, Views
+from data.views.batch import Batch
+from data.views.rng import SampleRng
+from methods.base import Facts, FrozenConfig, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.classification import classification_losses, classifier
 from methods.parts.flat_map import flat_dim, flat_features
 from methods.parts.patches import Patches
 from methods.parts.permutations import greedy_permutations, random_permutations
-from methods.parts.variants import with_flags
+from methods.parts.variants import completed_by
 
 PERMUTATIONS = {"greedy": greedy_permutations, "random": random_permutations}
 _PAPER: dict[str, Any] = {"permutations": "greedy", "patches": {"gap": 1}}
@@ -41,7 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {"paper": _PAPER, "released": {"permutatio
 class Jigsaw(Method):
     """An encoder of single patches, and a classifier of their last maps, in the shuffled order."""
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """``variant`` fills in the flags that are not given; the completed config is kept.
 
         permutation_seed   seed of the set of permutations, which does not change with the run's seed
@@ -57,14 +57,11 @@ class Jigsaw(Method):
         hidden_dims: tuple[PositiveInt, ...] = (2048, 1024)
         dropout: float = Field(default=0.5, ge=0, lt=1)
 
-        @model_validator(mode="before")
-        @classmethod
-        def _resolve(cls, fields: Any) -> Any:
-            return with_flags(fields, VARIANTS)
+        _completed = completed_by(VARIANTS)
 
     permutations: Tensor
 
-    def __init__(self, config: Config, encoder: Encoder) -> None:
+    def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()
         self.config = config
         self.size = config.patches.sized(encoder)

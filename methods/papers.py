@@ -6,7 +6,7 @@ They are stated only here: `raydiology methods` counts parameters from them. Oth
 from dataclasses import dataclass, field
 from typing import Any
 
-from methods.base import Frozen
+from methods.base import FrozenConfig
 from methods.encoders import DenseNetEncoder, PooledUNetEncoder, SwinEncoder
 
 
@@ -18,7 +18,7 @@ class PaperSize:
     """
 
     images: str
-    encoder: Frozen
+    encoder: FrozenConfig
     fields: dict[str, Any] = field(default_factory=dict)
 
 

@@ -20,14 +20,14 @@ import torch
 from jaxtyping import Int
 from pydantic import Field, PositiveInt, model_validator
 
-from data.batch import Batch
-from data.rng import SampleRng
-from methods.base import Frozen, Losses, Method, Views
+from data.views.batch import Batch
+from data.views.rng import SampleRng
+from methods.base import Facts, FrozenConfig, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.classification import classification_losses, classifier
 from methods.parts.flat_map import flat_dim, flat_features
 from methods.parts.patches import Patches
-from methods.parts.variants import with_flags
+from methods.parts.variants import completed_by
 
 _PAPER: dict[str, Any] = {"patches": {"span": 0.95, "gap": 1}}
 VARIANTS: dict[str, dict[str, Any]] = {"paper": _PAPER, "released": {"patches": {"span": 1.0, "gap": 0}}}
@@ -42,7 +42,7 @@ def draw_queries(num_cells: int, rng: SampleRng) -> tuple[Int[np.ndarray, " b"],
 class PatchLocation(Method):
     """An encoder of single patches, and a classifier of the two last maps, concatenated."""
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """``variant`` fills in the flags that are not given; the completed config is kept.
 
         hidden_dims   widths of the classifier's hidden layers
@@ -54,10 +54,7 @@ class PatchLocation(Method):
         hidden_dims: tuple[PositiveInt, ...] = (2048, 1024)
         dropout: float = Field(default=0.5, ge=0, lt=1)
 
-        @model_validator(mode="before")
-        @classmethod
-        def _resolve(cls, fields: Any) -> Any:
-            return with_flags(fields, VARIANTS)
+        _completed = completed_by(VARIANTS)
 
         @model_validator(mode="after")
         def _has_a_middle(self) -> "PatchLocation.Config":
@@ -67,7 +64,7 @@ class PatchLocation(Method):
                 raise ValueError(f"patches.grid {grid} has no middle cell among others; give odd numbers, such as 3")
             return self
 
-    def __init__(self, config: Config, encoder: Encoder) -> None:
+    def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()
         self.config = config
         self.size = config.patches.sized(encoder)

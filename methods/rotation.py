@@ -21,19 +21,19 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Int
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 
-from data.batch import Batch
-from data.boxes import check_fits, uniform_boxes
-from data.rng import SampleRng
-from data.views import cut
-from methods.base import Frozen, Losses, Method, Views
+from data.views.augmentation import cut
+from data.views.batch import Batch
+from data.views.boxes import check_fits, uniform_boxes
+from data.views.rng import SampleRng
+from methods.base import Facts, FrozenConfig, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.classification import classification_losses, classifier
 from methods.parts.flat_map import flat_dim, flat_features
 from methods.parts.sizes import check_stride
 from methods.parts.turns import TURNS, turn
-from methods.parts.variants import with_flags
+from methods.parts.variants import completed_by
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {"num_versions": 2, "last_turned": True},
@@ -49,7 +49,7 @@ def draw_labels(num_turns: int, num_versions: int, rng: SampleRng) -> Int[np.nda
 class Rotation(Method):
     """An encoder, whose last map is flattened, and a classifier."""
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """``variant`` fills in the flags that are not given; the completed config is kept.
 
         side          voxels per axis of the cube (the square) that is cut out of a sample, anywhere, and turned
@@ -64,12 +64,9 @@ class Rotation(Method):
         hidden_dims: tuple[PositiveInt, ...] = (2048, 1024)
         dropout: float = Field(default=0.5, ge=0, lt=1)
 
-        @model_validator(mode="before")
-        @classmethod
-        def _resolve(cls, fields: Any) -> Any:
-            return with_flags(fields, VARIANTS)
+        _completed = completed_by(VARIANTS)
 
-    def __init__(self, config: Config, encoder: Encoder) -> None:
+    def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()
         self.size = (config.side,) * encoder.spatial_dims
         self.num_turns = len(TURNS[encoder.spatial_dims])

@@ -8,20 +8,20 @@ from typing import Literal
 
 from torch import nn
 
-from data.batch import Batch
-from data.rng import SampleRng
-from methods.base import Frozen, Losses, Method, Views
+from data.views.batch import Batch
+from data.views.rng import SampleRng
+from methods.base import Facts, FrozenConfig, Losses, Method, Views
 
 
 class Scratch(Method):
     """Leaves the encoder at its random initial weights; the loop is not entered."""
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         name: Literal["scratch"] = "scratch"
 
     trains = False
 
-    def __init__(self, config: Config, encoder: nn.Module) -> None:
+    def __init__(self, config: Config, encoder: nn.Module, facts: Facts) -> None:
         super().__init__()
         self.config = config
         self.encoder = encoder

@@ -20,19 +20,19 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from data.batch import Batch
-from data.boxes import check_fits, uniform_boxes
 from data.exact import exact
-from data.rng import SampleRng
-from data.views import Augmentation, augment, cut, draw
-from methods.base import Frozen, Losses, Method, Views
+from data.views.augmentation import Augmentation, augment, cut, draw
+from data.views.batch import Batch
+from data.views.boxes import check_fits, uniform_boxes
+from data.views.rng import SampleRng
+from methods.base import Facts, FrozenConfig, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.precision import LinearHead, full_precision
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
-from methods.parts.variants import with_flags
+from methods.parts.variants import completed_by
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {"mask_ratio": 0.6, "block": 32},
@@ -82,7 +82,7 @@ class Pixels(nn.Module):
 class SimMIM(Method):
     """An encoder, a learnt value that replaces hidden voxels, and a linear layer."""
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """``variant`` fills in the flags that are not given; the completed config is kept.
 
         crop_size    voxels per axis of a crop at a random place, or one number for all axes
@@ -97,12 +97,9 @@ class SimMIM(Method):
         block: PositiveInt | tuple[PositiveInt, ...] = 32
         augment: Augmentation = Augmentation(flip_axes=("W",), flip_prob=0.5)
 
-        @model_validator(mode="before")
-        @classmethod
-        def _resolve(cls, fields: Any) -> Any:
-            return with_flags(fields, VARIANTS)
+        _completed = completed_by(VARIANTS)
 
-    def __init__(self, config: Config, encoder: Encoder) -> None:
+    def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()
         self.config = config
         self.size = per_axis(config.crop_size, encoder.spatial_dims, "method.crop_size")

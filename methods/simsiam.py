@@ -13,21 +13,21 @@ Shapes:    B samples, C channels, *s spatial axes, d dimensions of projector and
 from typing import Any, ClassVar, Literal
 
 from jaxtyping import Float
-from pydantic import Field, model_validator
+from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.batch import Batch
-from data.rng import SampleRng
-from data.views import Augmentation, augment, cut, draw
-from methods.base import Frozen, Losses, Method, ParamGroup, Views, split_decay
+from data.views.augmentation import Augmentation, augment, cut, draw
+from data.views.batch import Batch
+from data.views.rng import SampleRng
+from methods.base import Facts, FrozenConfig, Losses, Method, ParamGroup, Views, split_decay
 from methods.crops import Crops
 from methods.encoders import Encoder
 from methods.parts.collapse import collapse_part
 from methods.parts.flat_map import mean_features
 from methods.parts.mlp import predictor, projector
 from methods.parts.precision import full_precision
-from methods.parts.variants import with_flags
+from methods.parts.variants import completed_by
 
 _PAPER: dict[str, Any] = {
     "zoom_prob": 0.75,
@@ -64,22 +64,19 @@ class SimSiam(Method):
     positives: ClassVar[bool] = True
     averages: ClassVar[bool] = True
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """``variant`` fills in the fields of ``augment`` that are not given; the completed config is kept."""
 
         name: Literal["simsiam"] = "simsiam"
         variant: Literal["paper", "released"] = "paper"
         crops: Crops = Crops()
         augment: Augmentation = Augmentation(**_PAPER)
-        projector_dim: int = Field(default=2048, gt=0)
-        predictor_dim: int = Field(default=512, gt=0)
+        projector_dim: PositiveInt = 2048
+        predictor_dim: PositiveInt = 512
 
-        @model_validator(mode="before")
-        @classmethod
-        def _resolve(cls, fields: Any) -> Any:
-            return with_flags(fields, VARIANTS)
+        _completed = completed_by(VARIANTS)
 
-    def __init__(self, config: Config, encoder: Encoder) -> None:
+    def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()
         config.crops.check_encoder(encoder.spatial_dims, encoder.stride)
         self.config = config

@@ -35,10 +35,10 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.batch import Batch
-from data.rng import SampleRng
-from data.views import Augmentation, augment, draw
-from methods.base import Frozen, Losses, Method, Views
+from data.views.augmentation import Augmentation, augment, draw
+from data.views.batch import Batch
+from data.views.rng import SampleRng
+from methods.base import Facts, FrozenConfig, Losses, Method, Progress, Views
 from methods.encoders import Encoder
 from methods.parts.collapse import collapse_part
 from methods.parts.grid import check_tiles, overlap_shares, tiles, uniform_tiles
@@ -46,10 +46,11 @@ from methods.parts.mlp import plain_projector
 from methods.parts.precision import at_least_float32, full_precision
 from methods.parts.ranks import share_over_ranks
 from methods.parts.resized_crops import cut_resized
+from methods.parts.schedule import value_at
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
 from methods.parts.skip_blocks import SkipBlocks
-from methods.parts.teacher import follow, frozen_copy, redraw
-from methods.parts.variants import with_flags
+from methods.parts.teacher import Decay, follow, frozen_copy, redraw
+from methods.parts.variants import completed_by
 
 FLOOR = 1e-6
 Prediction = Literal["split", "weighted", "entropy"]
@@ -156,12 +157,13 @@ class VoCo(Method):
 
     averages: ClassVar[bool] = True
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """``variant`` fills in the flags that are not given; the completed config is kept.
 
         grid            bases along D, H and W; the paper's 4 x 4 x 1 is (1, 4, 4). An image takes the last two
         crop_size       voxels per axis that every crop is resized to, or one number for all axes
         lambda_reg      the paper's lambda
+        teacher_decay   a number, or its schedule, such as {start: 0.996, end: 1}; see ``Ramp``
         teacher_start   random weights, as released, or a copy of the student
         """
 
@@ -179,13 +181,10 @@ class VoCo(Method):
         one_sided: bool = False
         features: Literal["last", "levels"] = "last"
         pool: Literal["before", "after"] = "before"
-        teacher_decay: float | None = Field(default=None, ge=0, lt=1)
+        teacher_decay: Decay | None = None
         teacher_start: Literal["random", "copy"] = "random"
 
-        @model_validator(mode="before")
-        @classmethod
-        def _resolve(cls, fields: Any) -> Any:
-            return with_flags(fields, VARIANTS, default="cvpr")
+        _completed = completed_by(VARIANTS, default="cvpr")
 
         @model_validator(mode="after")
         def _agree(self) -> "VoCo.Config":
@@ -210,7 +209,7 @@ class VoCo(Method):
                 )
             return grid
 
-    def __init__(self, config: Config, encoder: Encoder) -> None:
+    def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()
         self.config = config
         self.grid = config.gridded(encoder.spatial_dims)
@@ -223,7 +222,7 @@ class VoCo(Method):
         self.teacher = Teacher(encoder, self.head) if config.teacher_decay is not None else None
         if self.teacher is not None and config.teacher_start == "random":
             redraw(self.teacher)
-            self.after_step(0.0)  # the released code, too, moves the teacher before its first use
+            self._move_teacher(0.0)  # the released code, too, moves the teacher before its first use
 
     def check_extent(self, extent: tuple[int, ...]) -> None:
         """Raise ValueError where the grid does not cut samples of this size into equal bases."""
@@ -264,12 +263,16 @@ class VoCo(Method):
         }
         return Losses(prediction + config.lambda_reg * regularisation, parts)
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: Progress) -> None:
         """Move the teacher, as the released code does before it uses the teacher in the next step."""
+        self._move_teacher(progress.share)
+
+    def _move_teacher(self, share: float) -> None:
         if self.teacher is not None:
             assert self.config.teacher_decay is not None
-            follow(self.teacher.encoder, self.encoder, self.config.teacher_decay)
-            follow(self.teacher.head, self.head, self.config.teacher_decay)
+            decay = value_at(self.config.teacher_decay, share)
+            follow(self.teacher.encoder, self.encoder, decay)
+            follow(self.teacher.head, self.head, decay)
 
     def _embed(
         self, encoder: Encoder, head: Embedding, views: Views

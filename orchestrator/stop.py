@@ -27,7 +27,11 @@ class StoppedError(RuntimeError):
     """A training that ended early because it was asked to; the message says how far it got."""
 
 
-class Interrupted(KeyboardInterrupt):
+class RunError(RuntimeError):
+    """A run that ended without its result; the message says why."""
+
+
+class Interruption(KeyboardInterrupt):
     """A signal that ends the command at once."""
 
 
@@ -75,9 +79,9 @@ def exit_code() -> int:
 
 
 def raise_if_insisted() -> None:
-    """Raise Interrupted if Ctrl-C was pressed after the request."""
+    """Raise Interruption if Ctrl-C was pressed after the request."""
     if _request.insisted:
-        raise Interrupted
+        raise Interruption
 
 
 @contextmanager
@@ -124,7 +128,7 @@ def _hear(number: int, frame: FrameType | None) -> None:
         _request.insisted += 1
     looked_for = _request.awaited and _request.insisted < 2
     if not looked_for and (first or number == signal.SIGINT):
-        raise Interrupted
+        raise Interruption
 
 
 def _leave_terminal() -> None:

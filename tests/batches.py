@@ -1,11 +1,20 @@
 """Batches of 8-bit samples, as the feed hands them to a method."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from data.batch import Batch
+from data.views.batch import Batch
+from methods.base import Facts
+
+FACTS = Facts(num_samples=16, steps=20, batch_size=4)
+
+
+def facts_of(names: Mapping[int, str]) -> Facts:
+    """Return facts of a training on samples whose label values, or classes, have these names."""
+    return replace(FACTS, label_names=names, class_names=names)
 
 
 def eight_bit_batch(
@@ -26,6 +35,7 @@ def eight_bit_batch(
         sample_ids=sample_ids,
         volumes=sample_ids,
         numbers=np.arange(first, first + count),
+        rows=np.arange(first, first + count),
         epochs=np.full(count, epoch),
     )
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import merge
+from orchestrator.config.files import merge
 
 # Without MONAI, whose import takes longer than the steps.
 POOLED_UNET = {"name": "pooled_unet", "spatial_dims": 2, "features": [4, 4, 8, 8, 8], "dropout": 0}

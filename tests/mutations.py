@@ -204,9 +204,9 @@ def _stem(path: Path) -> tuple[Path, str]:
 
 def _results(root: Path, folder: Folder, is_planned: Callable[[], None] = lambda: None) -> Results:
     """Plan a folder and preprocess its studies; return each one's outcome and files by its key."""
-    from data.bundles import preprocess
     from data.quarantine import BadStudy
     from data.recipes import RECIPES
+    from data.shards.bundles import preprocess
     from data.sources import SourceOptions, find_studies
 
     volumes = RECIPES["mri_volume"].with_fields(spacing_mm=(2, 2, 2), modality=None, min_slices=1)

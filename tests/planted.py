@@ -15,7 +15,7 @@ from nibabel.nifti1 import Nifti1Extension
 from PIL import Image
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from data.phantom import write_cohort
+from data.phantoms.abdomen import write_cohort
 
 NAME, PATIENT_ID, BIRTH_DATE, STUDY_DATE = "Lovelace^Augusta", "PAT-70431-X", "18151210", "20190317"
 PHYSICIAN, ACCESSION = "Babbage^Charles", "ACC5503817"

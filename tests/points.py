@@ -8,7 +8,8 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from orchestrator.history import HISTORY
-from orchestrator.tracking import CURSOR, default_uri
+from orchestrator.tracking.outbox import CURSOR
+from orchestrator.tracking.store import default_uri
 
 Points = Mapping[str, Sequence[tuple[int, float]]]
 SUMMARY = "best/"

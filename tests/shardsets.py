@@ -6,19 +6,27 @@ from pathlib import Path
 import numpy as np
 
 from data.scan import Scan
-from data.shards import Sample, to_row, write_shard
-from data.shardset import IndexCard, write_index
+from data.shards.index import IndexCard, write_index
+from data.shards.writer import Sample, to_row, write_shard
 
 SLICES_PER_VOLUME = 6
 ROWS_PER_GROUP = 4
 
 
-def write_slices(folder: Path | str, num_patients: int = 8, size: int = 48, seed: int = 0) -> str:
-    """Write labelled slices of some patients, the last quarter of them as ``val``; return the folder."""
+def write_slices(
+    folder: Path | str, num_patients: int = 8, size: int = 48, seed: int = 0, num_tested: int = 0
+) -> str:
+    """Write labelled slices of some patients, the last quarter of them as ``val``; return the folder.
+
+    ``num_tested`` is how many more patients there are in split ``test``.
+    """
     rng = np.random.default_rng(seed)
     files = []
     num_train = num_patients - num_patients // 4
-    for split, patients in (("train", range(num_train)), ("val", range(num_train, num_patients))):
+    splits = {"train": range(num_train), "val": range(num_train, num_patients)}
+    if num_tested:
+        splits["test"] = range(num_patients, num_patients + num_tested)
+    for split, patients in splits.items():
         rows = [
             to_row(_slice(rng, patient, index, size, split))
             for patient in patients
@@ -33,8 +41,13 @@ def write_slices(folder: Path | str, num_patients: int = 8, size: int = 48, seed
     return str(folder)
 
 
-def write_pictures(folder: Path | str, num_patients: int = 24, size: int = 40, num_classes: int = 2) -> str:
-    """Write pictures whose class is how bright their middle is, the last quarter of them as ``val``."""
+def write_pictures(
+    folder: Path | str, num_patients: int = 24, size: int = 40, num_classes: int = 2, tested: tuple[int, ...] = ()
+) -> str:
+    """Write pictures whose class is how bright their middle is, the last quarter of them as ``val``.
+
+    ``tested`` are the classes of further pictures in split ``test``.
+    """
     rng = np.random.default_rng(0)
     num_train = num_patients - num_patients // 4
     files = []
@@ -42,6 +55,10 @@ def write_pictures(folder: Path | str, num_patients: int = 24, size: int = 40, n
         rows = [to_row(_picture(rng, patient, patient % num_classes, size, split)) for patient in patients]
         groups = [rows[at : at + ROWS_PER_GROUP] for at in range(0, len(rows), ROWS_PER_GROUP)]
         if file := write_shard(str(folder), f"{split}-00000", groups):
+            files.append(file)
+    if tested:
+        rows = [to_row(_picture(rng, num_patients + n, number, size, "test")) for n, number in enumerate(tested)]
+        if file := write_shard(str(folder), "test-00000", [rows]):
             files.append(file)
     names = {number: f"grade {number}" for number in range(num_classes)}
     write_index(str(folder), files, IndexCard({"name": "test"}, class_names=names))

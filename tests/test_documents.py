@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator import cli, clusterfile, config, initial
-from orchestrator.cli import parse
+from orchestrator import cli
+from orchestrator.cluster import launcher_file
 from orchestrator.commands import jobs
-from orchestrator.fingerprint import Machine
+from orchestrator.commands.parser import parse
+from orchestrator.config.files import load
+from orchestrator.proposal import files
+from orchestrator.proposal.fingerprint import Machine
 from orchestrator.provenance import as_in_job
 from tests.documents import ROOT, Block, Told, blocks, commands, is_command
 from tests.shardsets import write_slices
@@ -40,7 +43,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for name in ("experiments", "cluster", "cluster.yaml", "Makefile"):
         (folder / name).symlink_to(ROOT / name)
     shards = write_slices(folder / "shards" / "scans")
-    initial.write(shards, None, str(folder), Machine(cores=2, free_bytes=8 * 2**30))
+    files.write(shards, None, str(folder), Machine(cores=2, free_bytes=8 * 2**30))
     shutil.rmtree(shards)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -111,10 +114,10 @@ def check_verb(words: list[str]) -> None:
 
 def check_job(job: list[str]) -> None:
     """Check a job as `submit` does before it uploads anything, and that no worker which it asks for stays idle."""
-    jobs._check_job(job, ROOT)
     asked = parse(job)[1]
+    jobs._check_job(job[0], asked, ROOT)
     with as_in_job():
-        experiment = config.load(ROOT / asked.experiment, asked.overrides)
+        experiment = load(ROOT / asked.experiment, asked.overrides)
     assert [experiment.idle_workers(stage) for stage in experiment.pretraining] == [None]
 
 
@@ -152,7 +155,7 @@ def test_ray_takes_the_command(told: Told) -> None:
         command.make_context(verb, rest, parent=context)
     for name in rest:
         if name.endswith(".yaml"):
-            clusterfile.check(ROOT / name)
+            launcher_file.check(ROOT / name)
 
 
 @pytest.mark.parametrize("told", of_program("kubectl"), ids=str)

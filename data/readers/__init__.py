@@ -9,15 +9,15 @@ import numpy as np
 
 from data.quarantine import BadStudy
 from data.readers.array import read_array_image
-from data.readers.checks import check_affine, check_no_label_map, check_voxels, spacing_of
+from data.readers.checks import check_affine, check_no_label_map, check_voxels
 from data.readers.dicom import read_dicom
-from data.readers.itk import ITK_SUFFIXES, read_itk
+from data.readers.itk import read_itk
 from data.readers.labels import align_label
-from data.readers.neuro import NEURO_SUFFIXES, read_neuro
+from data.readers.neuro import read_neuro
 from data.readers.nifti import read_nifti
 from data.readers.picture import read_picture
-from data.scan import Scan
-from data.sources.study import Study, suffix_of
+from data.scan import Scan, spacing_of
+from data.sources.study import ITK_SUFFIXES, NEURO_SUFFIXES, Study, suffix_of
 
 __all__ = ["content_digest", "read_study", "read_volume"]
 

@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Float64, Num
 
 from data.quarantine import BadStudy, unpaired_label
+from data.scan import spacing_of
 
 SPACING_RANGE_MM = (0.005, 200.0)
 _SINGULAR = 1e-6
@@ -12,13 +13,6 @@ _FEW_IDS, _MOST_IDS = 6, 256
 _ALIKE = 0.6
 _SAMPLE = 20_000
 _ROUNDING = 1e-3
-
-
-def spacing_of(affine: Float64[np.ndarray, "4 4"]) -> tuple[float, float, float]:
-    """Return the voxel size along D, H and W in mm."""
-    with np.errstate(over="ignore", invalid="ignore"):  # a damaged header may hold any number; see check_affine
-        d, h, w = np.linalg.norm(affine[:3, :3], axis=0)
-    return float(d), float(h), float(w)
 
 
 def check_affine(affine: Float64[np.ndarray, "4 4"]) -> None:
@@ -45,13 +39,6 @@ def check_affine(affine: Float64[np.ndarray, "4 4"]) -> None:
             "three axes that span space",
             "correct the header's sform or qform",
         )
-
-
-def is_sheared(affine: Float64[np.ndarray, "4 4"], tolerance: float = 1e-3) -> bool:
-    """Tell whether the axes are not at right angles (a gantry tilt); ``tolerance`` is the largest cosine allowed."""
-    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    cosines = directions.T @ directions
-    return bool(np.abs(cosines - np.diag(np.diag(cosines))).max() > tolerance)
 
 
 def check_voxels(voxels: Num[np.ndarray, "..."], scale: float = 1.0, offset: float = 0.0) -> None:

@@ -8,9 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, Num
 
 from data.quarantine import EXPORT_SERIES, SPLIT_SERIES, BadStudy
-from data.readers.checks import spacing_of
 from data.readers.dicom_slice import DicomSlice, read_slice
-from data.scan import Scan
+from data.scan import Scan, spacing_of
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _GAP_TOLERANCE = 0.02

@@ -9,12 +9,10 @@ from jaxtyping import Float64
 
 from data.files import local_path, locate, open_file
 from data.quarantine import GIVE_PICTURE, SPLIT_VOLUMES, BadStudy, damaged, foreign
-from data.readers.checks import spacing_of
 from data.readers.metaimage import check_metaimage, parse_metaimage
 from data.readers.nrrd import check_nrrd, parse_nrrd
-from data.scan import Scan
+from data.scan import Scan, spacing_of
 
-ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 _WHOLE = "a whole NRRD or MetaImage file"
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _HEADER_BYTES = 65536

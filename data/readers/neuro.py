@@ -9,11 +9,9 @@ from nibabel.spatialimages import HeaderDataError
 
 from data.files import local_path, read_bytes
 from data.quarantine import SPLIT_VOLUMES, BadStudy, damaged, foreign
-from data.readers.checks import spacing_of
 from data.readers.gzipped import inflate
-from data.scan import Scan
+from data.scan import Scan, spacing_of
 
-NEURO_SUFFIXES = (".mgz", ".mgh", ".mnc")
 _DAMAGE = (
     ArithmeticError, AssertionError, AttributeError, HeaderDataError, ImageFileError, LookupError, OSError, TypeError,
     ValueError, struct.error,

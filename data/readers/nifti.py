@@ -22,9 +22,8 @@ from data.quarantine import (
     damaged,
     foreign,
 )
-from data.readers.checks import is_sheared, spacing_of
 from data.readers.gzipped import inflate
-from data.scan import Scan
+from data.scan import Scan, is_sheared, spacing_of
 
 _HEADERS = {348: (nib.Nifti1Header, (b"n+1", b"ni1")), 540: (nib.Nifti2Header, (b"n+2", b"ni2"))}
 _TYPES = {

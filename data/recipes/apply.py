@@ -6,13 +6,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64, Integer
 from torch import Tensor
 
+from data.boxes import Boxes
 from data.quarantine import BadStudy
-from data.readers.checks import spacing_of
 from data.recipes.geometry import orient, resample, resize
 from data.recipes.nearest import resample_label
 from data.recipes.recipe import Recipe
 from data.recipes.window import window
-from data.scan import Scan
+from data.scan import Scan, spacing_of
 
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -20,9 +20,9 @@ _LUMA = (0.299, 0.587, 0.114)
 def apply(recipe: Recipe, scan: Scan) -> list[Scan]:
     """Preprocess a scan: orient, resample, window, crop, resize, pad, store; slices of a volume come in order of D.
 
-    Voxels are stored so that ``voxel * scale + offset`` is the intensity in [0, 1]. Labels keep their values. A
-    slice's ``affine`` is its volume's: it takes (slice_index, h, w, 1). Raises BadStudy for a scan that does
-    not fit the recipe.
+    Voxels are stored so that ``voxel * scale + offset`` is the intensity in [0, 1]. Labels keep their values,
+    boxes go where their voxels go, and a slice has those that cut it. A slice's ``affine`` is its volume's: it takes
+    (slice_index, h, w, 1). Raises BadStudy for a scan that does not fit the recipe.
     """
     _check_fit(recipe, scan)
     if recipe.kind == "image":
@@ -70,13 +70,18 @@ def _image(recipe: Recipe, scan: Scan) -> Scan:
     box = _box(recipe, values.numpy())
     _check_contrast(recipe, values)
     values = values[(slice(None), *box)]
-    size = _picture_size(recipe, tuple(values.shape[1:]))
-    if size != tuple(values.shape[1:]):
+    cropped = tuple(values.shape[1:])
+    size = _picture_size(recipe, cropped)
+    if size != cropped:
         values = F.interpolate(values[None], size, mode="bilinear", antialias=True)[0].clamp_(0, 1)
     before, after = _padding(recipe, tuple(values.shape[1:]))
     stored, scale = _store(recipe, values.numpy())
     padded = np.pad(stored, [(0, 0), *zip(before, after, strict=True)])
-    return Scan(padded, (1.0, 1.0), scan.modality or recipe.modality or "", scale=scale)
+    boxes = None
+    if scan.boxes is not None:
+        low, high = ([part.start for part in box], [part.stop for part in box])
+        boxes = _padded(scan.boxes.cropped(np.array(low), np.array(high)).resized(cropped, size), size, before, after)
+    return Scan(padded, (1.0, 1.0), scan.modality or recipe.modality or "", scale=scale, boxes=boxes)
 
 
 def _picture_size(recipe: Recipe, size: tuple[int, ...]) -> tuple[int, ...]:
@@ -105,8 +110,12 @@ def _volume(recipe: Recipe, scan: Scan) -> Scan:
     voxels, affine = voxels[(slice(None), *box)], _moved(affine, [part.start for part in box])
     if recipe.resize_to:
         voxels, affine = resize(voxels, affine, recipe.resize_to)
-    label = None if scan.label is None else _label_on(scan, affine, tuple(voxels.shape[1:]))
-    before, after = _padding(recipe, tuple(voxels.shape[1:]))
+    size = tuple(voxels.shape[1:])
+    label = None if scan.label is None else _label_on(scan, affine, size)
+    before, after = _padding(recipe, size)
+    boxes = None
+    if scan.boxes is not None:
+        boxes = _padded(scan.boxes.moved(np.linalg.inv(affine) @ scan.affine, size), size, before, after)
     affine = _moved(affine, [-pad for pad in before])
     widths = list(zip(before, after, strict=True))
     stored, scale = _store(recipe, voxels.numpy())
@@ -117,6 +126,7 @@ def _volume(recipe: Recipe, scan: Scan) -> Scan:
         affine=affine,
         label=None if label is None else np.pad(label, widths),
         scale=scale,
+        boxes=boxes,
     )
 
 
@@ -169,6 +179,11 @@ def _padding(recipe: Recipe, size: tuple[int, ...]) -> tuple[tuple[int, ...], tu
     return tuple(gap // 2 for gap in missing), tuple(gap - gap // 2 for gap in missing)
 
 
+def _padded(boxes: Boxes, size: tuple[int, ...], before: tuple[int, ...], after: tuple[int, ...]) -> Boxes:
+    """Return the boxes of an array that gets voxels before and after each axis."""
+    return boxes.cropped(-np.array(before), np.add(size, after))
+
+
 def _store(recipe: Recipe, values: Float[np.ndarray, "C *S"]) -> tuple[np.ndarray, float]:
     """Return intensities in [0, 1] as the recipe stores them, and the scale that restores them."""
     if recipe.levels is None:
@@ -190,6 +205,7 @@ def _slices(volume: Scan) -> list[Scan]:
             scale=volume.scale,
             offset=volume.offset,
             slice_index=d,
+            boxes=None if volume.boxes is None else volume.boxes.of_plane(d),
         )
         for d in range(volume.size[0])
     ]

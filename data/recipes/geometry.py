@@ -13,8 +13,8 @@ from jaxtyping import Float, Float64, Num
 from torch import Tensor
 
 from data.quarantine import BadStudy
-from data.readers.checks import is_sheared, spacing_of
 from data.recipes.grid import straight_grid, upright_grid, wanted_spacing
+from data.scan import is_sheared, spacing_of
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from data.quarantine import BadStudy
-from data.readers.checks import spacing_of
+from data.scan import spacing_of
 
 _SAME_MM = 1e-3  # a voxel size that close to the one asked for is kept
 _ON_THE_EDGE = 3e-4  # of a new voxel: headers hold float32, DICOM positions are rounded

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 
 class Recipe(BaseModel):
@@ -30,7 +30,7 @@ class Recipe(BaseModel):
     version          raised when the meaning of the fields changes
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     kind: Literal["volume", "slices", "image"]
@@ -38,9 +38,9 @@ class Recipe(BaseModel):
     spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     window: tuple[float, float]
     window_kind: Literal["hu", "value", "percentile"]
-    crop_above: float | None = None
+    crop_above: Annotated[float, Field(ge=0, lt=1)] | None = None
     resize_to: tuple[PositiveInt, ...] = ()
-    pad_to: tuple[int, ...] = ()
+    pad_to: tuple[PositiveInt, ...] = ()
     short_side: PositiveInt | None = None
     num_channels: Literal[1, 3] | None = None
     min_slices: PositiveInt = 1

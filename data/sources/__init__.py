@@ -11,20 +11,27 @@ from data.files import File, Tree, folder_of, is_file, join, shown, state_of, su
 from data.quarantine import BadStudy
 from data.sources.arrays import find_npz
 from data.sources.description import DESCRIPTION
-from data.sources.leftout import LeftOut, companions, describe_tree, left_out, may_be_scan
+from data.sources.leftout import LeftOutFiles, companions, describe_tree, left_out, may_be_scan
 from data.sources.nnunet import find_nnunet, label_names
 from data.sources.pictures import find_class_folders
-from data.sources.series import find_dicom
 from data.sources.study import SourceOptions, Study
 from data.sources.table import find_table
 from data.sources.tabular import describe_table, find_csv
 from data.sources.volumes import find_volumes
 from data.spelling import did_you_mean
 
+
+def _find_dicom(source: str, dataset: str, options: SourceOptions) -> list[Study]:
+    """Find DICOM series; pydicom is imported only here, because every command line imports the names of layouts."""
+    from data.sources.series import find_dicom
+
+    return find_dicom(source, dataset, options)
+
+
 LAYOUTS = {
     "volumes": find_volumes,
     "nnunet": find_nnunet,
-    "dicom": find_dicom,
+    "dicom": _find_dicom,
     "class_folders": find_class_folders,
     "csv": find_csv,
     "npz": find_npz,
@@ -46,7 +53,7 @@ _UNREACHABLE = {
 
 __all__ = [
     "LAYOUTS",
-    "LeftOut",
+    "LeftOutFiles",
     "SourceOptions",
     "Study",
     "companions",
@@ -93,7 +100,7 @@ def survey_of(source: str, layout: str) -> Tree:
     return survey(folder_of(source) if layout == "csv" and is_file(source) else source)
 
 
-def left_out_of(source: str, layout: str, studies: Iterable[Study]) -> list[LeftOut]:
+def left_out_of(source: str, layout: str, studies: Iterable[Study]) -> list[LeftOutFiles]:
     """List what of a source is neither read nor one of its studies, good or bad."""
     used = {uri for study in studies for uri in (*study.image, study.label) if uri}
     if layout == "nnunet":

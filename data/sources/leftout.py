@@ -38,7 +38,7 @@ _HEADERS = {".hdr": (".img", ".img.gz"), ".mhd": (".raw", ".zraw", ".raw.gz"), "
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class LeftOutFiles:
     """Files of one suffix that are neither read nor quarantined: their number, the path of one, and what to do."""
 
     kind: str
@@ -54,14 +54,14 @@ class LeftOut:
         return f"{self.count} {self.kind}, such as {example}: {self.remedy}"
 
 
-def left_out(tree: Tree, used: Collection[str], layout: str) -> list[LeftOut]:
+def left_out(tree: Tree, used: Collection[str], layout: str) -> list[LeftOutFiles]:
     """Group the files of a source whose addresses are not ``used``, and the odd places, by kind."""
     used = {*used, *companions(tree.files, used)}
     places = [(_kind(file.path), file.path) for file in tree.files if file.uri not in used]
     found: dict[str, list[str]] = {}
     for kind, path in (*places, *((odd.kind, odd.path) for odd in tree.odd)):
         found.setdefault(kind, []).append(path)
-    return [LeftOut(kind, len(found[kind]), found[kind][0], _remedy(kind, layout)) for kind in sorted(found)]
+    return [LeftOutFiles(kind, len(found[kind]), found[kind][0], _remedy(kind, layout)) for kind in sorted(found)]
 
 
 def companions(files: Iterable[File], used: Collection[str]) -> dict[str, str]:

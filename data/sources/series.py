@@ -3,7 +3,6 @@
 A series is one patient's, of one modality and one geometry: what an exporter put under one UID is taken apart.
 """
 
-import logging
 import warnings
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -16,6 +15,7 @@ from data.files import File, StorageError, join, list_tree
 from data.quarantine import BadStudy, NoScan
 from data.sources.pairing import Pattern, check_pair
 from data.sources.study import (
+    DICOM_SUFFIXES,
     PICTURE_SUFFIXES,
     PROJECTIONS,
     VOLUME_SUFFIXES,
@@ -47,10 +47,8 @@ _SCREENS = frozenset(
 )
 _PARALLEL, _AXIAL = 0.9, 0.5  # cosines: of planes that are parallel, and of one that a tilted gantry can take
 _MOST_PLANES = 3  # a localizer has a few planes in each direction
-_SUFFIXES = (".dcm", ".ima", ".dicom", ".dcm.gz", ".ima.gz", ".dicom.gz")
+_SUFFIXES = (*DICOM_SUFFIXES, *(f"{suffix}.gz" for suffix in DICOM_SUFFIXES))
 _SCAN = "the slices of a scan"
-
-logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it also logs its warnings, with values of tags
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, field_validator, model_validator
 
 from data.quarantine import BadStudy
 
@@ -27,7 +27,9 @@ OTHER_SPLITS = frozenset(
         *("eval", "evaluation", "tune", "tuning", "calibration", "internal", "external", "unlabeled", "unlabelled"),
     )
 )
-VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".mnc", ".hdr")
+ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+NEURO_SUFFIXES = (".mgz", ".mgh", ".mnc")
+VOLUME_SUFFIXES = (".nii.gz", ".nii", *ITK_SUFFIXES, *NEURO_SUFFIXES, ".hdr")
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 PROJECTIONS = ("CR", "DX", "IO", "MG", "PX", "RG", "XR")
@@ -82,7 +84,7 @@ def _option(default: Any, layouts: tuple[str, ...], description: str) -> Any:
 class SourceOptions(BaseModel):
     """How to find studies. An option that its layout does not take is refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     dataset: str | None = _option(
         None,
@@ -121,7 +123,7 @@ class SourceOptions(BaseModel):
         "a regular expression that is searched in the path of a study; its groups, or else its whole match, name the "
         "patient: 'sub-[0-9]+'; by default each study is a patient of its own (DICOM: the PatientID)",
     )
-    label_names: dict[int, str] | None = _option(
+    label_names: dict[NonNegativeInt, str] | None = _option(
         None,
         LABEL_MAPS,
         "what the values of label maps mean, such as '{1: liver}'; these names replace those of a dataset.json, and "
@@ -203,6 +205,13 @@ class SourceOptions(BaseModel):
                 "names the patients; give one of the two"
             )
         return self
+
+    @field_validator("rescale")
+    @classmethod
+    def _keeps_differences(cls, rescale: tuple[float, float] | None) -> tuple[float, float] | None:
+        if rescale is not None and rescale[0] == 0:
+            raise ValueError(f"rescale {list(rescale)}: slope 0 makes all intensities alike; give the file's slope")
+        return rescale
 
     @field_validator("modality")
     @classmethod

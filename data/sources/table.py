@@ -29,7 +29,7 @@ _SAVE = "save it as CSV in UTF-8 (Excel: 'CSV UTF-8')"
 
 
 @dataclass(frozen=True)
-class Table:
+class SourceTable:
     """A table: the names in its heading, its rows, the fault of each row or None, and the folder of its paths."""
 
     heading: list[str]
@@ -38,7 +38,7 @@ class Table:
     folder: str
 
 
-def read_table(source: str, wanted: Sequence[str]) -> Table:
+def read_table(source: str, wanted: Sequence[str]) -> SourceTable:
     """Read the CSV file that a source is, or the only one in its folder.
 
     The separator is the one under which the heading has most of the ``wanted`` columns. A row shorter than the
@@ -61,7 +61,7 @@ def read_table(source: str, wanted: Sequence[str]) -> Table:
             faults.append(_fault(record, texts[len(heading) :], len(heading)))
     if not rows:
         raise ValueError(f"table {_name(uri)}: a heading and no rows; expected a row for each image; add the rows")
-    return Table(heading, rows, faults, folder)
+    return SourceTable(heading, rows, faults, folder)
 
 
 def _fault(record: Record, more: Sequence[str], num_columns: int) -> BadStudy | None:

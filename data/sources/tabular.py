@@ -18,7 +18,7 @@ from data.sources.study import (
     Study,
     suffix_of,
 )
-from data.sources.table import Row, Table, read_table
+from data.sources.table import Row, SourceTable, read_table
 
 _SUFFIXES = (*PICTURE_SUFFIXES, *VOLUME_SUFFIXES, *DICOM_SUFFIXES)
 _NO_READER = BadStudy(
@@ -29,7 +29,7 @@ _NO_READER = BadStudy(
 
 
 @dataclass(frozen=True)
-class _Said:
+class _Statements:
     """The statements of one row about its image; ``patient`` and ``split`` are None where it says nothing."""
 
     found: Found
@@ -51,19 +51,19 @@ def find_csv(source: str, dataset: str, options: SourceOptions) -> list[Study]:
     paths = [row[columns.image] for row in table.rows]
     files = find_image_files(paths, list_tree(table.folder), _SUFFIXES, table.folder)
     classes = read_classes(_sure(table, columns), columns.labels, options)
-    rows_of: dict[str, list[_Said]] = {}
+    rows_of: dict[str, list[_Statements]] = {}
     lines = zip(table.rows, table.faults, paths, files, classes, strict=True)
     for number, (row, fault, path, found, labels) in enumerate(lines, 1):
         key = found.path if isinstance(found, File) else path or f"row {number}"
         if isinstance(labels, BadStudy):
             fault, labels = fault or labels, (None, ())
         fault = fault or columns.fault_of(row)
-        said = _Said(found, labels, columns.patient_of(row), columns.split_of(row), fault)
+        said = _Statements(found, labels, columns.patient_of(row), columns.split_of(row), fault)
         rows_of.setdefault(key, []).append(said)
     return [_study(key, rows, dataset, options) for key, rows in rows_of.items()]
 
 
-def _sure(table: Table, columns: Columns) -> list[Row]:
+def _sure(table: SourceTable, columns: Columns) -> list[Row]:
     """Return the rows, without the labels of those that are faulty: such a label would become a class."""
     blank = dict.fromkeys(columns.labels, "")
     return [row if fault is None else row | blank for row, fault in zip(table.rows, table.faults, strict=True)]
@@ -75,12 +75,12 @@ def describe_table(source: str, options: SourceOptions) -> str:
     return choose_columns(table.heading, table.rows, options).describe(table.rows, options.patient_pattern)
 
 
-def _read(source: str, options: SourceOptions) -> Table:
+def _read(source: str, options: SourceOptions) -> SourceTable:
     labels = options.label_columns or (options.label_column,)
     return read_table(source, [options.image_column, *labels])
 
 
-def _study(key: str, rows: Sequence[_Said], dataset: str, options: SourceOptions) -> Study:
+def _study(key: str, rows: Sequence[_Statements], dataset: str, options: SourceOptions) -> Study:
     found = rows[0].found
     is_file = isinstance(found, File)
     blank = study_of_file(found if is_file else File(key, "", 0), dataset, options)

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -10,16 +10,18 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from data.batch import Batch
-from methods.base import Method, ParamGroup
+from data.views.batch import Batch
+from methods.base import Method, ParamGroup, Progress
 from methods.encoders import Encoder
 
 Evidence = dict[str, np.ndarray]
 """What was counted or predicted of each unit that is scored (a volume, a slice, a picture), by its id."""
+Cases = dict[str, list[str] | np.ndarray]
+"""Columns of equal length: text, truth values, or numbers that are NaN where they are not defined."""
 
 
 @dataclass(frozen=True)
-class Judged:
+class Judgement:
     """The judgement of a batch: evidence, and for pictures (index in the batch, truth, prediction) of each sample."""
 
     evidence: Evidence
@@ -28,10 +30,14 @@ class Judged:
 
 @dataclass(frozen=True)
 class TaskScores:
-    """Metrics by name, ``score`` among them (higher is better), and remarks on them."""
+    """Metrics by name, ``score`` among them (higher is better), and remarks on them.
+
+    ``cases`` holds what the metrics are means of: the column ``case`` has the ids of the evidence's units.
+    """
 
     metrics: dict[str, float]
     remarks: tuple[str, ...] = ()
+    cases: Cases = field(default_factory=dict)
 
 
 def merge(parts: Iterable[Evidence]) -> Evidence:
@@ -69,7 +75,7 @@ class Task(Method):
         return self._encoder[0]
 
     @abstractmethod
-    def judge(self, batch: Batch) -> Judged:
+    def judge(self, batch: Batch) -> Judgement:
         """Predict a batch of whole samples, without gradients."""
 
     @abstractmethod
@@ -81,6 +87,9 @@ class Task(Method):
 
         Raises ValueError where the classes do not fit the task.
         """
+
+    def check_volumes(self, sliced: bool) -> None:
+        """Raise ValueError where the task needs whole volumes and some samples are slices of them."""
 
     def confusions(self, evidence: Evidence) -> Int[np.ndarray, "true predicted"] | None:
         """Count samples by true and predicted class; None where such counts have no meaning."""
@@ -137,6 +146,6 @@ class Task(Method):
                     groups.append(ParamGroup(params, group.decay, group.schedule, start))
         return groups
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: Progress) -> None:
         """Record the progress: it is saved with the weights, and a restart resumes from it."""
-        self.progress.fill_(progress)
+        self.progress.fill_(progress.share)

@@ -12,21 +12,20 @@ Shapes:    B samples, K classes, C channels, *s spatial axes (D, H, W) or (H, W)
 """
 
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
-from pydantic import Field, model_validator
+from jaxtyping import Bool, Float, Int, Shaped
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.batch import Batch
-from data.rng import SampleRng
-from data.views import Augmentation, augment, draw
-from methods.base import Frozen, Losses, Views
-from methods.downstream.base import Evidence, Judged, Task, TaskScores
+from data.views.augmentation import Augmentation, augment, draw
+from data.views.batch import Batch
+from data.views.rng import SampleRng
+from methods.base import Facts, FrozenConfig, Losses, Views
+from methods.downstream.base import Cases, Evidence, Judgement, Task, TaskScores
 from methods.downstream.class_losses import (
     Kind,
     balanced_weights,
@@ -47,7 +46,6 @@ from methods.parts.variants import with_flags
 Metric = Literal[
     "accuracy", "label_accuracy", "auc", "f1", "precision", "recall", "specificity", "kappa", "kappa_quadratic"
 ]
-Length = Annotated[int, Field(gt=0)]
 VARIANTS: dict[str, dict[str, Any]] = {"paper": {"kind": "single"}, "released": {"kind": "ordinal"}}
 
 
@@ -68,7 +66,7 @@ class Classifier(nn.Module):
 class Classification(Task):
     """A classifier that is trained on augmented samples, whole or crops of them, and judged on their middle."""
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """``variant`` fills in the flag that is not given.
 
         kind           single: each sample has one class; ordinal: each has one, and classes are grades in order of
@@ -91,11 +89,11 @@ class Classification(Task):
         variant: Literal["paper", "released"] = "paper"
         kind: Kind = "single"
         grades: bool = False
-        size: Length | tuple[Length, ...] = 224
-        resize_to: Length | tuple[Length | None, ...] | None = None
+        size: PositiveInt | tuple[PositiveInt, ...] = 224
+        resize_to: PositiveInt | tuple[PositiveInt | None, ...] | None = None
         augment: Augmentation = Augmentation(zoom=(0.85, 1.15), zoom_prob=1.0, flip_prob=0.5)
         feature: Literal["pooled", "flattened"] = "pooled"
-        hidden_dims: tuple[Length, ...] = (1024,)
+        hidden_dims: tuple[PositiveInt, ...] = (1024,)
         dropout: float = Field(default=0.5, ge=0, lt=1)
         class_weights: Literal["balanced"] | tuple[Annotated[float, Field(gt=0)], ...] | None = None
         score: Metric = "auc"
@@ -134,11 +132,11 @@ class Classification(Task):
     numbers: Tensor
     weights: Tensor
 
-    def __init__(self, config: Config, encoder: Encoder, class_names: Mapping[int, str]) -> None:
+    def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__(encoder)
         self.config = config
-        self.class_numbers = tuple(sorted(class_names))
-        self.class_names = tuple(class_names[number] for number in self.class_numbers)
+        self.class_numbers = tuple(sorted(facts.class_names))
+        self.class_names = tuple(facts.class_names[number] for number in self.class_numbers)
         _check_classes(config, self.class_names)
         self.fitting = Fitting.of(config.size, config.resize_to, encoder.spatial_dims, "downstream.task")
         check_stride(self.fitting.size, encoder.stride, "downstream.task.size")
@@ -204,7 +202,7 @@ class Classification(Task):
         return Losses(total, {"training_accuracy": (predicted == classes).to(logits).mean()})
 
     @torch.no_grad()
-    def judge(self, batch: Batch) -> Judged:
+    def judge(self, batch: Batch) -> Judgement:
         """Predict each sample from its middle.
 
         To be shown are the true classes (K,), and the predicted classes with their probabilities (2, K). A sample's
@@ -226,25 +224,33 @@ class Classification(Task):
             rows = torch.cat([chosen.double(), probabilities], dim=1)
         evidence = dict(zip(batch.sample_ids, rows.cpu().numpy(), strict=True))
         predictions = torch.stack([told.double(), probabilities], dim=1)
-        return Judged(evidence, list(zip(range(len(batch)), has, predictions, strict=True)))
+        return Judgement(evidence, list(zip(range(len(batch)), has, predictions, strict=True)))
 
     def scores(self, evidence: Evidence) -> TaskScores:
         """Return ``score`` and all metrics defined on the samples; characters that MLflow refuses become underscores.
-
-        Raises ValueError where ``score`` is not defined on these samples.
+        Cases have ``true``, ``predicted`` and ``probability/<class>``, or for several classes each ``true/<class>``
+        and so on. Raises ValueError where ``score`` is not defined.
         """
-        rows = np.stack(list(evidence.values()))
-        names = [re.sub(r"[^\w. -]", "_", name) for name in self.class_names]
-        num_classes = len(names)
+        names, rows = [re.sub(r"[^\w. -]", "_", name) for name in self.class_names], np.stack([*evidence.values()])
+        probabilities = rows[:, -len(names) :]
+        cases: Cases = {"case": list(evidence)}
         if self.config.kind == "multi_label":
-            found = score_multi_label(rows[:, :num_classes] > 0, rows[:, num_classes:], names)
+            has = rows[:, : len(names)] > 0
+            found = score_multi_label(has, probabilities, names)
+            cases |= self._by_class("true", has) | self._by_class("predicted", probabilities > THRESHOLD)
         else:
             truth, predicted = rows[:, :2].astype(np.int64).T
             grades = self.class_numbers if self.config.grades else None
-            found = score_single(truth, rows[:, 2:], names, predicted, grades)
+            found = score_single(truth, probabilities, names, predicted, grades)
+            called = np.array(self.class_names)
+            cases |= {"true": called[truth].tolist(), "predicted": called[predicted].tolist()}
         if self.config.score not in found.metrics:
             raise _undefined(self.config.score, len(rows), found.remarks)
-        return TaskScores({"score": found.metrics[self.config.score], **found.metrics}, found.remarks)
+        metrics = {"score": found.metrics[self.config.score], **found.metrics}
+        return TaskScores(metrics, found.remarks, cases | self._by_class("probability", probabilities))
+
+    def _by_class(self, column: str, values: Shaped[np.ndarray, "n k"]) -> Cases:
+        return {f"{column}/{name}": own for name, own in zip(self.class_names, values.T, strict=True)}
 
     def confusions(self, evidence: Evidence) -> Int[np.ndarray, "true predicted"] | None:
         """Count samples by true and predicted class; None where a sample may have several."""

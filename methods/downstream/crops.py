@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Int, Num
 from torch import Tensor
 
-from data.boxes import boxes_at
-from data.rng import SampleRng
+from data.views.boxes import boxes_at
+from data.views.rng import SampleRng
 
 Centre = Literal["voxel", "label"]
 

@@ -55,7 +55,8 @@ class Scores:
     """Dice and IoU in [0, 1]: a value per label that could be scored, and their means.
 
     ``num_units`` counts the volumes or slices behind each label's value. ``remarks`` names the labels that
-    have no score, or a score of 0 by false alarms alone.
+    have no score, or a score of 0 by false alarms alone. ``unit_dice`` and ``unit_iou`` are what is averaged: a value
+    for each unit and each of ``labels``, NaN where the pair is skipped.
     """
 
     mean_dice: float
@@ -64,6 +65,9 @@ class Scores:
     iou: dict[str, float]
     num_units: dict[str, int]
     remarks: tuple[str, ...]
+    labels: tuple[str, ...]
+    unit_dice: Float[np.ndarray, "units labels"]
+    unit_iou: Float[np.ndarray, "units labels"]
 
 
 def count_confusions(
@@ -156,6 +160,9 @@ def _scores(
         iou=_by_label(iou, names),
         num_units={name: int(n) for name, n in zip(names, num_scored, strict=True) if n},
         remarks=_remarks(true, num_scored, names, rules),
+        labels=tuple(names),
+        unit_dice=dice,
+        unit_iou=iou,
     )
 
 

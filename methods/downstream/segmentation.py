@@ -11,29 +11,31 @@ Shapes: B samples, n crops of each, C channels, *s spatial axes (D, H, W) or (H,
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from math import prod
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from data.batch import Batch
-from data.rng import SampleRng
-from data.views import Augmentation, augment, draw, move_labels
-from methods.base import Frozen, Losses, Views
-from methods.downstream.base import Evidence, Judged, Task, TaskScores, merge
+from data.views.augmentation import Augmentation, augment, draw, move_labels
+from data.views.batch import Batch
+from data.views.rng import SampleRng
+from methods.base import ADDED, Facts, FrozenConfig, Losses, Views
+from methods.downstream.base import Cases, Evidence, Judgement, Task, TaskScores, merge
 from methods.downstream.crops import Centre, cut_padded, draw_centred_boxes
 from methods.downstream.metrics import CONVENTIONS, ConventionName
 from methods.downstream.networks import SegmentationEncoder, segmentation_network
-from methods.downstream.targets import Classes, Regions
+from methods.downstream.surfaces import surface_distance
+from methods.downstream.targets import target_of
 from methods.parts.chunks import in_chunks
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
-from methods.parts.variants import with_flags
+from methods.parts.variants import completed_by
 
-Length = Annotated[int, Field(gt=0)]
+Overlap = Annotated[float, Field(ge=0, lt=1)]
 STORED_LABEL_VALUES = 2**16  # shards hold labels as uint8 or uint16
 _PAPER: dict[str, Any] = {
     "flip_axes": ("H",),
@@ -54,7 +56,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 class Segmentation(Task):
     """A network on an encoder, trained on crops of labelled samples and applied by a sliding window."""
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """Settings of fine-tuning; the defaults are the thesis'. ``variant`` fills in what ``augment`` does not say.
 
         crop_size            voxels per axis, or one number for all axes; also the sliding window's. Samples that are
@@ -64,28 +66,40 @@ class Segmentation(Task):
         labels               label values to learn as classes, the others count as background; None: all values that
                              the shards name
         regions              name -> label values: regions to learn instead of classes; they may overlap
+        window_overlap       share of a window that the next one covers too, for all axes or for each
         convention           how Dice and IoU are averaged, see ``metrics.py``
+        dice_weight, cross_entropy_weight  factors of the two terms of the loss
+        largest_component    of each predicted label or region, keep a whole sample's largest connected part
+        surface_distance     whether cases have ``surface_distance_mm``, see ``surfaces.py``: null where truth or
+                             prediction has no voxel, and where a case is not one sample, as a volume of many slices
         """
 
         name: Literal["segmentation"] = "segmentation"
         variant: Literal["paper", "released"] = "paper"
-        crop_size: Length | tuple[Length, ...] = 96
-        crops_per_sample: int = Field(default=2, gt=0)
+        crop_size: PositiveInt | tuple[PositiveInt, ...] = 96
+        crops_per_sample: PositiveInt = 2
         organ_prob: float = Field(default=0.5, ge=0, le=1)
         centre: Centre = "voxel"
         augment: Augmentation = Augmentation(**_PAPER)
         background_in_loss: bool = True
-        labels: tuple[int, ...] | None = None
-        regions: dict[str, tuple[int, ...]] | None = Field(default=None, min_length=1)
-        window_overlap: float = Field(default=0.25, ge=0, lt=1)
+        labels: tuple[NonNegativeInt, ...] | None = None
+        regions: dict[str, tuple[NonNegativeInt, ...]] | None = Field(default=None, min_length=1)
+        window_overlap: Overlap | tuple[Overlap, ...] = 0.25
         window_blend: Literal["constant", "gaussian"] = "constant"
-        window_batch: int = Field(default=16, gt=0)
+        window_batch: PositiveInt = 16
         convention: ConventionName = "volume"
+        dice_weight: Annotated[float, Field(ge=0), ADDED] = 1.0
+        cross_entropy_weight: Annotated[float, Field(ge=0), ADDED] = 1.0
+        largest_component: Annotated[bool, ADDED] = False
+        surface_distance: Annotated[bool, ADDED] = False
 
-        @model_validator(mode="before")
-        @classmethod
-        def _resolve(cls, fields: Any) -> Any:
-            return with_flags(fields, VARIANTS)
+        _completed = completed_by(VARIANTS)
+
+        @model_validator(mode="after")
+        def _learns(self) -> "Segmentation.Config":
+            if self.dice_weight == self.cross_entropy_weight == 0:
+                raise ValueError("dice_weight and cross_entropy_weight are both 0: nothing is learnt; raise one")
+            return self
 
         @model_validator(mode="after")
         def _classes_or_regions(self) -> "Segmentation.Config":
@@ -113,15 +127,16 @@ class Segmentation(Task):
     needs: ClassVar[Literal["label_map", "class"]] = "label_map"
     class_of: Tensor
 
-    def __init__(self, config: Config, encoder: SegmentationEncoder, names: Mapping[int, str]) -> None:
+    def __init__(self, config: Config, encoder: SegmentationEncoder, facts: Facts) -> None:
         super().__init__(encoder)
         self.config = config
-        self.target = _target(config, names)
+        self.target = target_of(facts.label_names, config.labels, config.regions, config.background_in_loss)
         self.class_names = self.target.names
         self.network = segmentation_network(encoder, self.target.num_outputs)
         self.crop_size = per_axis(config.crop_size, encoder.spatial_dims, "downstream.task.crop_size")
         check_stride(self.crop_size, encoder.stride, "downstream.task.crop_size")
         check_coarsest(self.crop_size, encoder.stride, "downstream.task.crop_size")
+        self.overlap = per_axis(config.window_overlap, encoder.spatial_dims, "downstream.task.window_overlap")
         self._num_chunks = 1
         class_of = torch.zeros(STORED_LABEL_VALUES, dtype=torch.int32)  # gloo broadcasts no int16
         values = torch.tensor(self.target.values)
@@ -148,6 +163,14 @@ class Segmentation(Task):
                 f"of size {extent} have {len(extent)}; give one number per spatial axis"
             )
 
+    def check_volumes(self, sliced: bool) -> None:
+        """Raise ValueError where a volume's largest parts are asked for, and samples are slices."""
+        if sliced and self.config.largest_component and CONVENTIONS[self.config.convention].unit == "volume":
+            raise ValueError(
+                "downstream.task.largest_component: the samples are slices, so that a volume's largest part is not "
+                "known; fine-tune on volumes, or set largest_component=false"
+            )
+
     def views(self, batch: Batch, rng: SampleRng) -> Views:
         """Cut and augment ``crops_per_sample`` crops of every sample; ``targets["classes"]`` is (n, B, *crop)."""
         intensities, classes = self._decode(batch)
@@ -165,9 +188,10 @@ class Segmentation(Task):
         return Views(tuple(images), tuple(boxes), {"classes": torch.stack(masks)})
 
     def loss(self, views: Views) -> Losses:
-        """Compute Dice loss plus cross-entropy over all crops."""
+        """Compute the weighted sum of Dice loss and cross-entropy over all crops."""
         logits = in_chunks(self.network, self.network, torch.cat(views.images), self._num_chunks)
-        return self.target.loss(logits, views.targets["classes"].flatten(0, 1))
+        weights = (self.config.dice_weight, self.config.cross_entropy_weight)
+        return self.target.loss(logits, views.targets["classes"].flatten(0, 1), weights)
 
     @torch.no_grad()
     def predict(self, images: Float[Tensor, "b c *s"]) -> Tensor:
@@ -177,28 +201,33 @@ class Segmentation(Task):
         slide = SlidingWindowInferer(
             self.crop_size,
             sw_batch_size=self.config.window_batch,
-            overlap=self.config.window_overlap,
+            overlap=self.overlap,
             mode=self.config.window_blend,
         )
         logits = slide(images, self.network)
         assert isinstance(logits, Tensor), "the network has one output"
         return self.target.decide(logits)
 
-    def judge(self, batch: Batch) -> Judged:
+    def judge(self, batch: Batch) -> Judgement:
         """Predict each sample and count its voxels; pictures hold indices of ``class_names``, without padding."""
         compared = list(self._compare(batch))
         evidence = [self._count(batch, *one) for one in compared]
         paint = self.target.paint
-        return Judged(
+        return Judgement(
             merge(evidence), [(index, paint(true), paint(predicted)) for index, true, predicted in compared]
         )
 
     def scores(self, evidence: Evidence) -> TaskScores:
         """Return ``score`` (the mean Dice), the mean Dice and IoU, and both for every label or region.
 
-        Characters of label names that MLflow refuses become underscores.
+        Characters of label names that MLflow refuses become underscores. The cases have a row for each unit of the
+        convention and each label or region: ``case``, ``label``, ``dice``, ``iou``, and perhaps
+        ``surface_distance_mm``.
         """
-        scores = self.target.score(np.stack(list(evidence.values())), self.config.convention)
+        rows = np.stack([counts.ravel() for counts in evidence.values()])
+        size = prod(self.target.shape)
+        counts = rows[:, :size].astype(np.int64).reshape(-1, *self.target.shape)
+        scores = self.target.score(counts, self.config.convention)
         named = {name: re.sub(r"[^\w. -]", "_", name) for name in scores.dice}
         metrics = {
             "score": scores.mean_dice,
@@ -207,7 +236,18 @@ class Segmentation(Task):
             **{f"dice/{named[name]}": value for name, value in scores.dice.items()},
             **{f"iou/{named[name]}": value for name, value in scores.iou.items()},
         }
-        return TaskScores(metrics, scores.remarks)
+        num_units, num_labels = scores.unit_dice.shape
+        cases: Cases = {
+            "case": [unit for unit in evidence for _ in range(num_labels)],
+            "label": list(scores.labels) * num_units,
+            "dice": scores.unit_dice.flatten(),
+            "iou": scores.unit_iou.flatten(),
+        }
+        if self.config.surface_distance:
+            distances = np.full(scores.unit_dice.shape, np.nan)  # the background, if it is scored, has none
+            distances[:, num_labels - len(self.target.names) + 1 :] = rows[:, size:]
+            cases["surface_distance_mm"] = distances.flatten()
+        return TaskScores(metrics, scores.remarks, cases)
 
     def _compare(self, batch: Batch) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Predict each sample of a batch; yield its index, its truth and its prediction, without padding."""
@@ -217,16 +257,29 @@ class Segmentation(Task):
             indices = np.flatnonzero(group.reshape(-1) == number)
             inside = (..., *(slice(0, length) for length in size))
             predictions = self.predict(intensities[indices][inside])
+            if self.config.largest_component:
+                predictions = torch.stack([self.target.keep_largest(one) for one in predictions])
             yield from zip(indices.tolist(), self.target.true(classes[indices][inside]), predictions, strict=True)
 
     def _count(self, batch: Batch, index: int, true: Tensor, predicted: Tensor) -> Evidence:
-        """Count a sample's voxels under the id of its volume or of its slice, whichever the convention scores."""
-        counts = self.target.count(true, predicted)
+        """Count a sample's voxels under the id of its volume or of its slice, whichever the convention scores.
+
+        If surface distances are asked for, counts are flat, and the distances follow them.
+        """
+        counts, sample = self.target.count(true, predicted), batch.sample_ids[index]
         if CONVENTIONS[self.config.convention].unit == "volume":
-            return {batch.volumes[index]: counts.sum(0)}
-        if len(counts) == 1:
-            return {batch.sample_ids[index]: counts[0]}
-        return {f"{batch.sample_ids[index]}/{number:05d}": plane for number, plane in enumerate(counts)}
+            units, whole = {batch.volumes[index]: counts.sum(0)}, batch.volumes[index] == sample
+        elif whole := len(counts) == 1:
+            units = {sample: counts[0]}
+        else:
+            units = {f"{sample}/{number:05d}": plane for number, plane in enumerate(counts)}
+        if not self.config.surface_distance:
+            return units
+        distances = np.full(len(self.target.names) - 1, np.nan)
+        if whole:
+            pairs = zip(*(self.target.masks(one).cpu().numpy() for one in (true, predicted)), strict=True)
+            distances[:] = [surface_distance(one, other, batch.spacing_mm[index]) for one, other in pairs]
+        return {unit: np.concatenate([own.ravel(), distances]) for unit, own in units.items()}
 
     def _decode(self, batch: Batch) -> tuple[Float[Tensor, "b c *s"], Int[Tensor, "b *s"]]:
         """Return the intensities of a batch and the class indices of its labels."""
@@ -238,27 +291,3 @@ class Segmentation(Task):
         per_sample = (-1, *[1] * (batch.voxels.ndim - 1))
         intensities = batch.voxels.float() * batch.scale.view(per_sample) + batch.offset.view(per_sample)
         return intensities, self.class_of[batch.labels.int()]
-
-
-def _target(config: Segmentation.Config, label_names: Mapping[int, str]) -> Classes | Regions:
-    """Return the classes or regions to learn; raise ValueError where the shards' labels lack them."""
-    known = sorted(value for value in label_names if value != 0)
-    if not known:
-        raise ValueError(
-            "segmentation: 0 labels to learn, expected at least one; ingest scans together with label maps"
-        )
-    if config.regions is not None:
-        for name, values in config.regions.items():
-            _check_known(values, known, f"downstream.task.regions.{name}")
-        return Regions(config.regions)
-    wanted = known if config.labels is None else sorted(set(config.labels) - {0})
-    _check_known(wanted, known, "downstream.task.labels")
-    return Classes(label_names, wanted, config.background_in_loss)
-
-
-def _check_known(wanted: Sequence[int], known: list[int], field: str) -> None:
-    """Raise ValueError where there is no label to learn, or a wanted label value is unknown."""
-    unknown = sorted(set(wanted) - set(known))
-    if unknown or not wanted:
-        subject = f"value {unknown[0]}" if unknown else f"{list(wanted)}"
-        raise ValueError(f"{field}: {subject} is not among the shards' labels {known}; name some of them")

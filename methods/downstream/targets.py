@@ -1,7 +1,7 @@
 """Targets: the meaning of a segmentation's outputs: classes, one per voxel, or regions, which may overlap.
 
 A target knows the label values to learn (``values``; the i-th is class index i + 1, all other values are 0), the
-``names`` in pictures (the background first), and the number of outputs per voxel.
+``names`` in pictures (the background first), the number of outputs per voxel, and the ``shape`` of a unit's counts.
 Shapes: B samples, K classes (0 is background), R regions, *s spatial axes (D, H, W) or (H, W).
 """
 
@@ -44,6 +44,18 @@ def dice_bce_loss(
     return DiceLoss(sigmoid=True)(logits, truth), F.binary_cross_entropy_with_logits(logits, truth)
 
 
+def largest_component(mask: Bool[Tensor, "*s"]) -> Bool[Tensor, "*s"]:
+    """Return the largest connected part of a mask, the first of equal ones; voxels that share a corner touch."""
+    from scipy import ndimage
+
+    parts = np.empty(mask.shape, np.int32)
+    ndimage.label(mask.cpu().numpy(), np.ones((3,) * mask.ndim), output=parts)
+    sizes = np.bincount(parts.ravel())[1:]
+    if len(sizes) < 2:
+        return mask
+    return torch.from_numpy(parts == 1 + sizes.argmax()).to(mask.device)
+
+
 class Classes(nn.Module):
     """Label values that exclude each other: softmax, and the class of the largest output."""
 
@@ -52,15 +64,18 @@ class Classes(nn.Module):
         self.values = tuple(values)
         self.names = ("background", *(label_names[value] for value in values))
         self.num_outputs = len(self.names)
+        self.shape = (self.num_outputs, self.num_outputs)
         self.background_in_loss = background_in_loss
 
     def card(self) -> dict[str, Any]:
         """Describe the label value that each output stands for; the first output is the background."""
         return {"class_names": list(self.names), "label_values": list(self.values)}
 
-    def loss(self, logits: Float[Tensor, "b k *s"], classes: Int[Tensor, "b *s"]) -> Losses:
-        """Return Dice loss plus cross-entropy."""
-        return _sum(*dice_ce_loss(logits, classes, self.background_in_loss))
+    def loss(
+        self, logits: Float[Tensor, "b k *s"], classes: Int[Tensor, "b *s"], weights: tuple[float, float] = (1.0, 1.0)
+    ) -> Losses:
+        """Return the weighted sum of Dice loss and cross-entropy."""
+        return _sum(*dice_ce_loss(logits, classes, self.background_in_loss), weights)
 
     def decide(self, logits: Float[Tensor, "b k *s"]) -> Int[Tensor, "b *s"]:
         """Return the class of every voxel."""
@@ -69,6 +84,17 @@ class Classes(nn.Module):
     def true(self, classes: Int[Tensor, "b *s"]) -> Int[Tensor, "b *s"]:
         """Return the correct result of ``decide``."""
         return classes
+
+    def keep_largest(self, classes: Int[Tensor, "*s"]) -> Int[Tensor, "*s"]:
+        """Return a sample's classes with only the largest connected part of each; the rest is background."""
+        kept = torch.zeros_like(classes)
+        for number in range(1, self.num_outputs):
+            kept[largest_component(classes == number)] = number
+        return kept
+
+    def masks(self, classes: Int[Tensor, "*s"]) -> Bool[Tensor, "labels *s"]:
+        """Return the voxels of each label of a sample."""
+        return torch.stack([classes == number for number in range(1, self.num_outputs)])
 
     def paint(self, classes: Int[Tensor, "*s"]) -> Int[Tensor, "*s"]:
         """Return an index of ``names`` for each voxel of a sample."""
@@ -101,6 +127,7 @@ class Regions(nn.Module):
         self.values = tuple(sorted({value for values in regions.values() for value in values}))
         self.names = ("background", *self.regions)
         self.num_outputs = len(self.regions)
+        self.shape = (self.num_outputs, 2, 2)
         members = [[value in values for value in (0, *self.values)] for values in self.regions.values()]
         self.register_buffer("members", torch.tensor(members), persistent=False)
 
@@ -109,9 +136,11 @@ class Regions(nn.Module):
         regions = {name: sorted(set(values)) for name, values in self.regions.items()}
         return {"class_names": list(self.regions), "regions": regions}
 
-    def loss(self, logits: Float[Tensor, "b r *s"], classes: Int[Tensor, "b *s"]) -> Losses:
-        """Return Dice loss plus binary cross-entropy."""
-        return _sum(*dice_bce_loss(logits, self.true(classes)))
+    def loss(
+        self, logits: Float[Tensor, "b r *s"], classes: Int[Tensor, "b *s"], weights: tuple[float, float] = (1.0, 1.0)
+    ) -> Losses:
+        """Return the weighted sum of Dice loss and binary cross-entropy."""
+        return _sum(*dice_bce_loss(logits, self.true(classes)), weights)
 
     def decide(self, logits: Float[Tensor, "b r *s"]) -> Bool[Tensor, "b r *s"]:
         """Tell for every voxel and region whether the voxel lies inside: whether its probability exceeds one half."""
@@ -120,6 +149,14 @@ class Regions(nn.Module):
     def true(self, classes: Int[Tensor, "b *s"]) -> Bool[Tensor, "b r *s"]:
         """Return the correct result of ``decide``."""
         return self.members[:, classes.long()].movedim(0, 1)
+
+    def keep_largest(self, regions: Bool[Tensor, "r *s"]) -> Bool[Tensor, "r *s"]:
+        """Return a sample's regions, of each only the largest connected part."""
+        return torch.stack([largest_component(region) for region in regions])
+
+    def masks(self, regions: Bool[Tensor, "r *s"]) -> Bool[Tensor, "r *s"]:
+        """Return the voxels of each region of a sample."""
+        return regions
 
     def paint(self, regions: Bool[Tensor, "r *s"]) -> Int[Tensor, "*s"]:
         """Return an index of ``names`` for each voxel of a sample: that of the last region that contains it."""
@@ -137,5 +174,36 @@ class Regions(nn.Module):
         return score_regions(counts, self.names[1:], convention)
 
 
-def _sum(dice: Float[Tensor, ""], cross_entropy: Float[Tensor, ""]) -> Losses:
-    return Losses(dice + cross_entropy, {"dice_loss": dice.detach(), "cross_entropy": cross_entropy.detach()})
+def target_of(
+    label_names: Mapping[int, str],
+    labels: Sequence[int] | None,
+    regions: Mapping[str, Sequence[int]] | None,
+    background_in_loss: bool,
+) -> Classes | Regions:
+    """Return the classes or regions to learn; raise ValueError where the shards' labels lack them."""
+    known = sorted(value for value in label_names if value != 0)
+    if not known:
+        raise ValueError(
+            "segmentation: 0 labels to learn, expected at least one; ingest scans together with label maps"
+        )
+    if regions is not None:
+        for name, values in regions.items():
+            _check_known(values, known, f"downstream.task.regions.{name}")
+        return Regions(regions)
+    wanted = known if labels is None else sorted(set(labels) - {0})
+    _check_known(wanted, known, "downstream.task.labels")
+    return Classes(label_names, wanted, background_in_loss)
+
+
+def _check_known(wanted: Sequence[int], known: list[int], field: str) -> None:
+    """Raise ValueError where there is no label to learn, or a wanted label value is unknown."""
+    unknown = sorted(set(wanted) - set(known))
+    if unknown or not wanted:
+        subject = f"value {unknown[0]}" if unknown else f"{list(wanted)}"
+        raise ValueError(f"{field}: {subject} is not among the shards' labels {known}; name some of them")
+
+
+def _sum(dice: Float[Tensor, ""], cross_entropy: Float[Tensor, ""], weights: tuple[float, float]) -> Losses:
+    """Return the weighted sum, and the two terms without their weights."""
+    total = weights[0] * dice + weights[1] * cross_entropy
+    return Losses(total, {"dice_loss": dice.detach(), "cross_entropy": cross_entropy.detach()})

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from methods.base import Frozen
+from methods.base import FrozenConfig
 from methods.encoders.base import Encoder
 
 # From one ReLU to the next, across MONAI's transitions. The last ReLU is the class layers' and has no weights.
@@ -27,7 +27,7 @@ LEVELS = (
 class DenseNetEncoder(Encoder):
     """Five feature maps at strides 2, 4, ... 32, each normalised and rectified as the next layer takes it."""
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """Defaults are DenseNet-121's.
 
         growth_rate     channels that each layer of a block adds

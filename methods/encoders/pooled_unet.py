@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from methods.base import Frozen
+from methods.base import FrozenConfig
 from methods.encoders.base import Encoder
 
 
@@ -36,7 +36,7 @@ class TwoConvolutions(nn.Sequential):
 class PooledUNetEncoder(Encoder):
     """Six feature maps at strides 1, 2, ... 32; the last is the one before it, pooled."""
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """Defaults are the paper's.
 
         dropout  probability of a value, before the second convolution. Dropout shifts averaged features between
@@ -46,7 +46,7 @@ class PooledUNetEncoder(Encoder):
 
         name: Literal["pooled_unet"] = "pooled_unet"
         spatial_dims: Literal[2, 3]
-        in_channels: int = Field(default=1, gt=0)
+        in_channels: PositiveInt = 1
         features: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (16, 32, 64, 128, 256)
         dropout: float = Field(default=0.5, ge=0, lt=1)
 

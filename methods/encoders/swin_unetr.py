@@ -13,14 +13,14 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from methods.base import Frozen
+from methods.base import FrozenConfig
 from methods.encoders.base import Encoder
 
 
 class SwinEncoder(Encoder):
     """Five feature maps at strides 2, 4, ... 32 with ``feature_size`` x 1, 2, ... 16 channels."""
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """Defaults are those of both papers; the rest are MONAI's.
 
         drop_path   largest rate of stochastic depth; the thesis pretrains with 0.1 and fine-tunes with 0
@@ -28,8 +28,8 @@ class SwinEncoder(Encoder):
 
         name: Literal["swin_unetr"] = "swin_unetr"
         spatial_dims: Literal[2, 3]
-        in_channels: int = Field(default=1, gt=0)
-        feature_size: int = Field(default=48, gt=0)
+        in_channels: PositiveInt = 1
+        feature_size: PositiveInt = 48
         depths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (2, 2, 2, 2)
         num_heads: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (3, 6, 12, 24)
         window_size: int = Field(default=7, gt=1)

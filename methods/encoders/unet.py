@@ -10,7 +10,7 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from methods.base import Frozen
+from methods.base import FrozenConfig
 from methods.encoders.base import Encoder
 
 ACTIVATION = ("LeakyReLU", {"negative_slope": 0.1, "inplace": True})
@@ -24,7 +24,7 @@ def norm_layer(kind: str) -> tuple[str, dict[str, bool]]:
 class UNetEncoder(Encoder):
     """Five feature maps at strides 1, 2, ... 16."""
 
-    class Config(Frozen):
+    class Config(FrozenConfig):
         """``features`` are BasicUNet's six: five levels of the encoder, and the decoder's last map.
 
         norm   batch works with every method. instance, BasicUNet's default, leaves each channel of a map with nearly
@@ -34,7 +34,7 @@ class UNetEncoder(Encoder):
 
         name: Literal["unet"] = "unet"
         spatial_dims: Literal[2, 3]
-        in_channels: int = Field(default=1, gt=0)
+        in_channels: PositiveInt = 1
         features: Annotated[tuple[PositiveInt, ...], Field(min_length=6, max_length=6)] = (32, 32, 64, 128, 256, 32)
         norm: Literal["instance", "batch"] = "batch"
 

@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.batch import Batch
-from data.boxes import boxes_at
-from data.rng import SampleRng
+from data.views.batch import Batch
+from data.views.boxes import boxes_at
+from data.views.rng import SampleRng
 from methods.parts.sizes import per_axis
 
 
@@ -62,7 +62,7 @@ class Fitting:
         images = torch.zeros((*batch.voxels.shape[:2], *self.size), device=batch.voxels.device)
         for index, image in enumerate(images):
             inside = (..., *(slice(0, extent) for extent in batch.extents[index].tolist()))
-            sample = batch.voxels[index][inside].float() * batch.scale[index] + batch.offset[index]
+            sample = batch.intensities(batch.voxels[index][inside].to(torch.float32, copy=True), index)
             _paste(image, resize(sample, tuple(lengths[index].tolist())), low[index].tolist())
         shown = np.clip(windows, 0, lengths[:, None]) * (batch.extents / lengths)[:, None]
         return images, np.stack([np.floor(shown[:, 0]), np.ceil(shown[:, 1])], axis=1).astype(np.int64)

@@ -7,7 +7,7 @@ the boxes tile it; samples of a batch may differ in size, and then so do their b
 import numpy as np
 from jaxtyping import Float, Int
 
-from data.rng import SampleRng
+from data.views.rng import SampleRng
 
 
 def check_tiles(grid: tuple[int, ...], extent: tuple[int, ...]) -> None:

@@ -9,16 +9,16 @@ from jaxtyping import Float, Int
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
-from data.batch import Batch
-from data.rng import SampleRng, scale_words
-from methods.base import Frozen
+from data.views.batch import Batch
+from data.views.rng import SampleRng, scale_words
+from methods.base import FrozenConfig
 from methods.encoders import Encoder
 from methods.parts.resized_crops import cut_resized
 from methods.parts.sizes import check_stride, per_axis
 from methods.parts.standardise import standardise
 
 
-class Patches(Frozen):
+class Patches(FrozenConfig):
     """A grid of equal cells at a random place of a sample, with a patch in each; sample sizes may differ.
 
     grid        cells per axis, or one number for all axes

@@ -6,7 +6,7 @@ others: they are values of the whole batch, whatever the number of ranks.
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
@@ -33,7 +33,7 @@ def sum_over_ranks(summand: Tensor) -> Tensor:
     return total
 
 
-def rows_of_all_ranks(rows: Float[Tensor, "b d"]) -> Float[Tensor, "n d"]:
+def rows_of_all_ranks(rows: Shaped[Tensor, "b *d"]) -> Shaped[Tensor, "n *d"]:
     """Return the rows of all ranks, in the order of the ranks, without gradients; all ranks hold the same number."""
     rows = rows.detach()
     if not _several():
@@ -71,3 +71,11 @@ def from_next_sample(rows: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
     if len(everyone) < 2:
         raise ValueError("batch of 1 sample: it has no other sample to differ from; raise budget.batch_size to 2")
     return everyone.roll(-1, 0)[first : first + len(rows)]
+
+
+def share_of(count: int) -> slice:
+    """Return this rank's part of ``count`` rows, divided as ``torch.tensor_split`` divides them."""
+    ranks, rank = (dist.get_world_size(), dist.get_rank()) if _several() else (1, 0)
+    size, larger = divmod(count, ranks)
+    first = rank * size + min(rank, larger)
+    return slice(first, first + size + (rank < larger))

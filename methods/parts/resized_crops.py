@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.batch import Batch
+from data.views.batch import Batch
 
 
 def cut_resized(batch: Batch, boxes: Int[np.ndarray, "v b 2 n"], size: tuple[int, ...]) -> Float[Tensor, "v b c *s"]:
@@ -23,5 +23,4 @@ def cut_resized(batch: Batch, boxes: Int[np.ndarray, "v b 2 n"], size: tuple[int
         for crop, (low, high) in zip(crops, boxes[:, number].tolist(), strict=True):
             crop.copy_(voxels[(..., *(slice(a, b) for a, b in zip(low, high, strict=True)))])
         views[:, number] = crops if own == size else F.interpolate(crops, size, mode=mode, align_corners=True)
-    per_sample = (-1, *[1] * (views.ndim - 2))
-    return views.mul_(batch.scale.view(per_sample)).add_(batch.offset.view(per_sample))
+    return batch.intensities(views)

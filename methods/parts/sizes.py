@@ -1,9 +1,13 @@
 """Sizes given as one number or one per spatial axis, and whether an encoder takes them."""
 
+from typing import TypeVar
 
-def per_axis(size: int | tuple[int, ...], spatial_dims: int, field: str) -> tuple[int, ...]:
+Number = TypeVar("Number", int, float)
+
+
+def per_axis(size: Number | tuple[Number, ...], spatial_dims: int, field: str) -> tuple[Number, ...]:
     """Return a size with one number per axis; raise ValueError, naming the config's field, for other axes."""
-    sizes = (size,) * spatial_dims if isinstance(size, int) else size
+    sizes = size if isinstance(size, tuple) else (size,) * spatial_dims
     if len(sizes) != spatial_dims:
         raise ValueError(
             f"{field} {sizes} has {len(sizes)} axes, the encoder has {spatial_dims}; "

@@ -4,10 +4,18 @@ A teacher that is registered as a submodule is saved and restored with its metho
 """
 
 from copy import deepcopy
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import torch
+from pydantic import Field, Tag
 from torch import nn
+
+from methods.parts.schedule import BY_FORM, Ramp, within
+
+# How much of itself a teacher keeps at each step: a number, or its schedule.
+Decay = Annotated[
+    Annotated[float, Field(ge=0, lt=1), Tag("number")] | Annotated[Ramp, within(0.0, 1.0), Tag("ramp")], BY_FORM
+]
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from orchestrator.bench import cohort, drawing, loading, training
 from orchestrator.bench.targets import Target, reached
-from orchestrator.cluster import connected, hardware
+from orchestrator.cluster.connection import connected, hardware
 
 OUT = Path("build") / "bench.json"
 SLICES, SLICE_BATCH, SLICE_STEPS = 1536, 128, 480

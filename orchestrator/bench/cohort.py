@@ -9,8 +9,8 @@ import numpy as np
 from scipy import ndimage
 
 from data.scan import Scan
-from data.shards import Sample, to_row, write_shard
-from data.shardset import IndexCard, write_index
+from data.shards.index import IndexCard, write_index
+from data.shards.writer import Sample, to_row, write_shard
 
 AIR_HU, NOISE_HU, CONTRAST_HU = -1000.0, 12.0, 300.0
 COARSENESS = 8

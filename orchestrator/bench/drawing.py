@@ -6,8 +6,8 @@ from statistics import fmean
 
 import numpy as np
 
-from data.boxes import BoxPairs, uniform_boxes
-from data.rng import SampleRng
+from data.views.boxes import BoxPairs, uniform_boxes
+from data.views.rng import SampleRng
 
 CROP_SIZE = (96, 96)
 IOU = (0.3, 0.6)

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from data.batch import Batch
-from data.collate import collate
-from data.shards import open_shard
-from data.shardset import ShardSet
-from orchestrator import feed
-from orchestrator.blocks import BlockReader, FeedPlan, Source
+from data.shards.index import ShardSet
+from data.shards.writer import open_shard
+from data.views.batch import Batch
+from data.views.collate import collate
+from orchestrator.feed import stream as feed
+from orchestrator.feed.plan import BlockReader, FeedPlan, OpenedPlan
 
 ROUNDS = 5
 # Timed from the first to the second of these shares of the steps. At the first, files are open, buffers are as full
@@ -80,7 +80,7 @@ def compare(uri: str, batch_size: int, num_steps: int) -> dict[str, Any]:
 
 def dataloader(plan: FeedPlan, workers: int) -> Iterator[Batch]:
     """Yield the batches of a one-rank plan from torch's DataLoader."""
-    step_bytes = plan.batch_size * Source.open(plan).bytes_per_sample
+    step_bytes = plan.batch_size * OpenedPlan.open(plan).bytes_per_sample
     return iter(
         DataLoader(
             StepDataset(replace(plan, block_bytes=round(step_bytes))),

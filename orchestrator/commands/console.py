@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from data.spelling import did_you_mean
-from orchestrator import progress
-from orchestrator.progress import Phase
-from orchestrator.terminal import Terminal, as_called, typed
+from orchestrator.terminal import progress
+from orchestrator.terminal.console import Terminal, as_called, typed
+from orchestrator.terminal.phase import Phase
 
 FAILED, REFUSED = 1, 2
 

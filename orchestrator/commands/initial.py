@@ -16,8 +16,8 @@ def add(commands: Commands) -> None:
 
 def _init(arguments: argparse.Namespace) -> None:
     with loading():
-        from orchestrator import initial
-        from orchestrator.fingerprint import Machine
+        from orchestrator.proposal import files as initial
+        from orchestrator.proposal.fingerprint import Machine
 
     files = initial.write(arguments.shards, arguments.labelled, arguments.out, Machine.here())
     for path in files:

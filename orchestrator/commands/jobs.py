@@ -38,12 +38,12 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    from orchestrator import submit
-    from orchestrator.package import package_of
+    from orchestrator.cluster import jobs as submit
+    from orchestrator.cluster.package import package_of
 
     runtime_env = submit.read_runtime_env(arguments.runtime_env)
     folder = Path(arguments.working_dir)
-    package = package_of(folder, _check_job(arguments.job_command, folder))
+    package = package_of(folder, _check_job(arguments.job_command[0], arguments.job, folder))
     client = submit.connect(arguments.address)
     for remark in package.remarks():
         err.print(remark, soft_wrap=True, highlight=False, markup=False)
@@ -55,20 +55,20 @@ def _submit(arguments: argparse.Namespace) -> int:
     return _follow(client, job, arguments.address)
 
 
-def _check_job(job: list[str], folder: Path) -> list[str]:
+def _check_job(command: str, asked: argparse.Namespace, folder: Path) -> list[str]:
     """Refuse, before anything is uploaded, a command that would fail on the cluster; return the files it names."""
-    from orchestrator import config, sweep, table
-    from orchestrator.cli import parse
+    from orchestrator.config.files import load
     from orchestrator.provenance import as_in_job
+    from orchestrator.sweeps import sweep
+    from orchestrator.tables import table
 
-    asked = parse(job)[1]
-    if job[0] in ("submit", "job", "init", "ui", "doctor", "schema", "methods"):
+    if command in ("submit", "job", "init", "ui", "doctor", "schema", "methods"):
         raise ValueError(
-            f"{job[0]} is not a job; expected a command that computes, such as pretrain, table or ingest"
+            f"{command} is not a job; expected a command that computes, such as pretrain, table or ingest"
         )
     with as_in_job():
         if "experiment" in asked:
-            config.load(folder / asked.experiment, asked.overrides)
+            load(folder / asked.experiment, asked.overrides)
             return [asked.experiment]
         if "table" in asked:
             table.load(folder / asked.table, asked.overrides, asked.cohort)
@@ -76,7 +76,7 @@ def _check_job(job: list[str], folder: Path) -> list[str]:
         if "sweep" in asked:
             sweep.load(folder / asked.sweep, asked.overrides)
             return [asked.sweep]
-    if job[0] != "ingest" or asked.config is None:
+    if command != "ingest" or asked.config is None:
         return []
     if not (folder / asked.config).is_file():
         raise ValueError(f"ingest file {asked.config}: no such file in the working directory {folder}")
@@ -84,7 +84,8 @@ def _check_job(job: list[str], folder: Path) -> list[str]:
 
 
 def _follow(client: Any, job: str, address: str) -> int:
-    from orchestrator import stop, submit
+    from orchestrator import stop
+    from orchestrator.cluster import jobs as submit
 
     try:
         done = submit.follow(client, job, _write)
@@ -118,7 +119,7 @@ def _add_job(commands: Commands) -> None:
 
 
 def _job(arguments: argparse.Namespace) -> int:
-    from orchestrator import submit
+    from orchestrator.cluster import jobs as submit
 
     if (arguments.job is None) != (arguments.action == "list"):
         raise ValueError("job list takes no ID, job status, logs and stop take one; `raydiology job list` shows them")

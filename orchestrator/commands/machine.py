@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from orchestrator.commands.console import FAILED, Commands, add_command, out
-from orchestrator.terminal import as_called
+from orchestrator.terminal.console import as_called
 
 
 def add(commands: Commands) -> None:
@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from orchestrator.doctor import examine
+    from orchestrator.machine.doctor import examine
 
     findings = examine(Path(arguments.home))
     table = Table("", "subject", "found", "to do")
@@ -35,7 +35,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _methods(arguments: argparse.Namespace) -> None:
-    from orchestrator.catalogue import catalogue
+    from orchestrator.machine.catalogue import catalogue
 
     kinds = catalogue()
     if arguments.json:
@@ -67,6 +67,6 @@ def _sizes(methods: list[dict[str, Any]]) -> Table:
 
 
 def _schema(arguments: argparse.Namespace) -> None:
-    from orchestrator.config import schema
+    from orchestrator.config.files import schema
 
     sys.stdout.write(json.dumps(schema(), indent=2) + "\n")

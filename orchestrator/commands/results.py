@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from orchestrator.commands.console import Commands, add_command, loading, out, show_page
-from orchestrator.progress import phase
+from orchestrator.terminal.progress import phase
 
 
 def add(commands: Commands) -> None:
@@ -36,17 +36,17 @@ def _add_compare(commands: Commands) -> None:
 
 def _compare(arguments: argparse.Namespace) -> None:
     with loading():
-        from orchestrator import choose, compare
-        from orchestrator.typeset import as_ranked
+        from orchestrator.results import compare, selection
+        from orchestrator.results.text import as_ranked
 
     folders, home = [Path(folder) for folder in arguments.folders], Path(arguments.home)
     with phase("reading the runs"):
         if arguments.uri:
-            from orchestrator.gather_server import on_server
+            from orchestrator.results.server_cards import on_server
 
             choice = on_server(arguments.uri, arguments.experiment, home)
         else:
-            choice = choose.in_folders(folders, home, arguments.experiment)
+            choice = selection.in_folders(folders, home, arguments.experiment)
     request = compare.Request(
         kind=arguments.kind,
         names=tuple(arguments.name),
@@ -75,13 +75,13 @@ def _add_export(commands: Commands) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from orchestrator.export import export
+    from orchestrator.runs.export import export
 
     for path in export(Path(arguments.run), Path(arguments.out)):
         out.print(str(path), soft_wrap=True, highlight=False)
 
 
 def _ui(arguments: argparse.Namespace) -> int:
-    from orchestrator.ui import serve
+    from orchestrator.results.ui import serve
 
     return serve(Path(arguments.home), arguments.port)

@@ -10,8 +10,8 @@ from pydantic.fields import FieldInfo
 from rich.table import Table
 
 from data.sources import LAYOUTS, SourceOptions
-from orchestrator import progress
 from orchestrator.commands.console import FAILED, Commands, add_command, loading, out, say_next
+from orchestrator.terminal import progress
 
 _INGEST_FIELDS = ("source", "layout", "recipe", "out", "val_fraction", "test_fraction", "seed", "max_bad", "strict",
                   "overwrite", "keep_names")  # fmt: skip
@@ -64,9 +64,9 @@ def _add_phantom(commands: Commands) -> None:
 
 
 def _phantom(arguments: argparse.Namespace) -> None:
-    from data.phantom import write_cohort
-    from data.phantom_brain import write_brains
-    from data.phantom_pictures import write_films, write_fundus
+    from data.phantoms.abdomen import write_cohort
+    from data.phantoms.brain import write_brains
+    from data.phantoms.pictures import write_films, write_fundus
 
     writers = {"abdomen": write_cohort, "brain": write_brains, "fundus": write_fundus, "chest": write_films}
     with progress.phase(f"drawing {arguments.labelled + arguments.unlabelled} phantoms"):
@@ -120,8 +120,8 @@ def _option_help(name: str, field: FieldInfo) -> str:
 
 def _ingest(arguments: argparse.Namespace) -> int:
     with loading():
-        from orchestrator.ingest import ingest
-        from orchestrator.ingest_request import load
+        from orchestrator.ingest.request import load
+        from orchestrator.ingest.run import ingest
 
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     options = {name: given[name] for name in SourceOptions.model_fields if name in given}
@@ -147,17 +147,28 @@ def _assignment(text: str) -> tuple[str, object]:
 
 
 def _add_shards(commands: Commands) -> None:
-    parser = add_command(commands, "shards", "show or verify shards", _shards)
+    parser = add_command(commands, "shards", "show, verify or convert shards", _shards)
     parser.add_argument(
-        "action", choices=("show", "verify"), help="show what the shards hold, or read every byte to verify them"
+        "action",
+        choices=("show", "verify", "convert"),
+        help="show what they hold, read every byte to verify them, or copy those of the format before into --out",
     )
     parser.add_argument("shards", help="folder of the shards, or s3://bucket/folder")
+    parser.add_argument("--out", help="convert: new folder of the converted shards, or s3://bucket/folder")
 
 
 def _shards(arguments: argparse.Namespace) -> int:
-    from data.shardcheck import describe, verify
-    from data.shardset import ShardSet
+    from data.shards.check import describe, verify
+    from data.shards.index import ShardSet
 
+    if (arguments.action == "convert") != (arguments.out is not None):
+        raise ValueError(
+            f"shards {arguments.action} with --out {arguments.out}: expected a new folder for convert, and none for "
+            "show and verify; add or leave out --out"
+        )
+    if arguments.action == "convert":
+        _convert(arguments.shards, arguments.out)
+        return 0
     if arguments.action == "show":
         table = Table("", "", show_header=False, box=None)
         table.columns[1].overflow = "fold"
@@ -171,3 +182,17 @@ def _shards(arguments: argparse.Namespace) -> int:
         out.print(finding, soft_wrap=True, highlight=False, markup=False)
     out.print(f"{len(findings)} findings" if findings else "every byte is as it was written")
     return FAILED if findings else 0
+
+
+def _convert(shards: str, converted: str) -> None:
+    from data.shards.convert import Conversion
+    from data.shards.index import ShardSet
+    from orchestrator.ingest.conversion import convert
+
+    conversion = Conversion.of(shards)
+    with progress.phase("copying shards", len(conversion.files), "shard") as phase:
+        for number, _ in enumerate(convert(conversion, converted), 1):
+            progress.update(phase, done=number)
+    found = ShardSet.open(converted)
+    out.print(f"{found.num_samples:,} samples in {converted}", soft_wrap=True, highlight=False, markup=False)
+    out.print(f"digest {found.digest}, before {conversion.digest}", soft_wrap=True, highlight=False, markup=False)

@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.table import Table
 
 from orchestrator.commands.console import FAILED, Commands, add_command, loading, out, say, say_next, show_page
-from orchestrator.progress import phase
-from orchestrator.terminal import typed
+from orchestrator.terminal.console import typed
+from orchestrator.terminal.progress import phase
 
 
 def add(commands: Commands) -> None:
@@ -31,12 +31,13 @@ def _add_experiment(commands: Commands, name: str, help_: str, run: Callable) ->
 
 def _pretrain(arguments: argparse.Namespace) -> None:
     with loading():
-        from orchestrator import config, estimate
-        from orchestrator.pretrain import pretrain
+        from orchestrator.config.files import load
+        from orchestrator.runs import dry_run
+        from orchestrator.runs.pretrain import pretrain
 
-    experiment = config.load(arguments.experiment, arguments.overrides)
+    experiment = load(arguments.experiment, arguments.overrides)
     if arguments.dry_run:
-        out.print(estimate.describe(experiment))
+        out.print(dry_run.describe(experiment))
         return
     done = pretrain(experiment)
     out.print(f"encoder: {done.folder / 'encoder'}", soft_wrap=True)
@@ -44,16 +45,18 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 
 def _probe(arguments: argparse.Namespace) -> None:
     with loading():
-        from orchestrator import cluster, config, estimate
-        from orchestrator.pretrain import pretrain
-        from orchestrator.probe import probe, probe_set
+        from orchestrator.cluster import connection
+        from orchestrator.config.files import load
+        from orchestrator.runs import dry_run
+        from orchestrator.runs.pretrain import pretrain
+        from orchestrator.runs.probe import probe, probe_set
 
-    experiment = config.load(arguments.experiment, arguments.overrides)
+    experiment = load(arguments.experiment, arguments.overrides)
     if arguments.dry_run:
-        out.print(estimate.describe(experiment, probed=True))
+        out.print(dry_run.describe(experiment, probed=True))
         return
     probe_set(experiment)
-    with cluster.connected():
+    with connection.connected():
         probes = probe(experiment, pretrain(experiment))
     table = Table("probe", "pretrained", "initial weights")
     for name in sorted({*probes.pretrained.metrics, *probes.initial.metrics}):
@@ -66,16 +69,18 @@ def _probe(arguments: argparse.Namespace) -> None:
 
 def _finetune(arguments: argparse.Namespace) -> None:
     with loading():
-        from orchestrator import cluster, config, estimate
-        from orchestrator.finetune import check, finetune
-        from orchestrator.pretrain import pretrain
+        from orchestrator.cluster import connection
+        from orchestrator.config.files import load
+        from orchestrator.runs import dry_run
+        from orchestrator.runs.finetune import check, finetune
+        from orchestrator.runs.pretrain import pretrain
 
-    experiment = config.load(arguments.experiment, arguments.overrides)
+    experiment = load(arguments.experiment, arguments.overrides)
     if arguments.dry_run:
-        out.print(estimate.describe(experiment, finetuned=True))
+        out.print(dry_run.describe(experiment, finetuned=True))
         return
     check(experiment)
-    with cluster.connected():
+    with connection.connected():
         done = finetune(experiment, pretrain(experiment))
     for name, value in sorted(done.scores.items()):
         out.print(f"{name:32} {value:.4f}", highlight=False)
@@ -94,15 +99,16 @@ def _add_table(commands: Commands) -> None:
 
 def _table(arguments: argparse.Namespace) -> int:
     with loading():
-        from orchestrator import forecast
-        from orchestrator import table as tables
-        from orchestrator.typeset import terminal
+        from orchestrator.sweeps import forecast
+        from orchestrator.tables import table as tables
+        from orchestrator.tables.run import run
+        from orchestrator.tables.text import terminal
 
     table = tables.load(arguments.table, arguments.overrides, arguments.cohort)
     if arguments.dry_run:
         out.print(forecast.of_table(table))
         return 0
-    lines = tables.run(table, say)
+    lines = run(table, say)
     out.print(terminal(table.config, lines))
     _show_results(table.folder, table.base.home, table.config.metric)
     say_next(f"raydiology compare {typed(table.folder.parent)}")
@@ -122,8 +128,8 @@ def _add_sweep(commands: Commands) -> None:
 
 def _sweep(arguments: argparse.Namespace) -> int:
     with loading():
-        from orchestrator import forecast, standings
-        from orchestrator import sweep as sweeps
+        from orchestrator.sweeps import forecast, standings
+        from orchestrator.sweeps import sweep as sweeps
 
     sweep = sweeps.load(arguments.sweep, arguments.overrides)
     if arguments.dry_run:
@@ -138,7 +144,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 def _show_results(folder: Path, home: str, metric: str) -> None:
     """Print where the files of a table or a sweep are, and where MLflow shows its runs on its metric."""
-    from orchestrator.compare import page_of
+    from orchestrator.results.compare import page_of
 
     out.print(f"files:  {folder}", soft_wrap=True, highlight=False, markup=False)
     with phase("reading the runs for MLflow's page"):

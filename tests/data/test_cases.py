@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.bundles import run_bundle, volume_id
-from data.kept import kept_rows
-from data.manifest import duplicates
-from data.shards import from_row
+from data.shards.bundles import run_bundle, volume_id
+from data.shards.kept import kept_rows
+from data.shards.manifest import duplicates
+from data.shards.writer import from_row
 from data.sources import SourceOptions
 from orchestrator.commands import scans
-from orchestrator.ingest import in_stable_order
-from orchestrator.ingest_plan import make_plan
-from orchestrator.ingest_request import IngestConfig, load
+from orchestrator.ingest.plan import make_plan
+from orchestrator.ingest.request import IngestConfig, load
+from orchestrator.ingest.run import in_stable_order
 
 CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
 SOURCES = {"table-as-source": "train.csv", "chexpert-path-prefix": "CheXpert-v1.0-small"}

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from data.bundles import Bundle, Job, run_bundle
 from data.privacy import KEY_FILE, Pseudonymiser, load_key
 from data.quarantine import BadStudy
 from data.readers import read_study
 from data.recipes import RECIPES
-from data.shards import open_shard
+from data.shards.bundles import Bundle, BundleJob, run_bundle
+from data.shards.writer import open_shard
 from data.sources import SourceOptions, find_studies
 from tests import planted
 
@@ -67,7 +67,7 @@ def test_a_key_that_is_none_is_an_error(tmp_path):
 def test_a_folder_s_name_is_written_as_a_pseudonym_and_a_given_one_as_it_is(tmp_path, given, written):
     source = planted.write_dicom(tmp_path)
     studies = find_studies(str(source), "dicom", SourceOptions(dataset=given))
-    job = Job(str(tmp_path / "out"), RECIPES["ct_volume"], key=bytes(32), seed=0, rows_per_group=1)
+    job = BundleJob(str(tmp_path / "out"), RECIPES["ct_volume"], key=bytes(32), seed=0, rows_per_group=1)
     manifest = run_bundle(job, Bundle(0, tuple(studies), ("train",) * len(studies)))
     with open_shard(job.out, manifest.files[0].name) as shard:
         assert shard.read(columns=["dataset"])["dataset"].to_pylist() == [written]
@@ -119,4 +119,4 @@ def test_the_search_for_planted_texts_finds_each_of_them_in_every_kind_of_file(t
 
 def test_a_job_is_shown_without_its_key(tmp_path):
     key = b"seven planted bytes and more....."[:32]
-    assert "planted" not in repr(Job(str(tmp_path), RECIPES["ct_volume"], key, seed=0, rows_per_group=1))
+    assert "planted" not in repr(BundleJob(str(tmp_path), RECIPES["ct_volume"], key, seed=0, rows_per_group=1))

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data.batch import Batch
-from data.views import Augmentation
+from data.views.augmentation import Augmentation
+from data.views.batch import Batch
 from methods.downstream.base import merge
 from methods.downstream.class_losses import balanced_weights, read_grades
 from methods.downstream.classification import Classification
 from methods.encoders import ENCODERS, Encoder, UNetEncoder
-from tests.batches import eight_bit_batch
+from tests.batches import eight_bit_batch, facts_of
 from tests.encoders import Pixels
 from tests.references import class_losses
 
@@ -32,7 +32,7 @@ TINY: dict[str, dict[str, Any]] = {
 def task_of(encoder: Encoder | None = None, names: dict[int, str] = NAMES, **fields: Any) -> Classification:
     torch.manual_seed(0)
     config = {"size": 32, "hidden_dims": (), "augment": Augmentation(), **fields}
-    return Classification(Classification.Config(**config), encoder or Pixels(2), names)
+    return Classification(Classification.Config(**config), encoder or Pixels(2), facts_of(names))
 
 
 def batch_of(classes: list[tuple[int, ...]], size: tuple[int, ...] = (40, 36), first: int = 0) -> Batch:

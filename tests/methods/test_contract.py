@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from data.batch import Batch
-from methods import METHODS
-from methods.base import Frozen, Method, Views
+from data.views.batch import Batch
+from methods import METHODS as REGISTERED
+from methods.base import FrozenConfig, Method, Progress, Views
 from methods.downstream import TASKS, Task
 from methods.downstream.class_losses import Kind
 from methods.downstream.networks import segmentation_network
 from methods.encoders import ENCODERS, Encoder
 from methods.parts.sync_batch_norm import convert_sync_batch_norm
-from tests.batches import eight_bit_batch
+from tests.batches import FACTS, eight_bit_batch, facts_of
+from tests.toys import ToyClusters
 
 
 def variants_of(name: str) -> list[str]:
@@ -33,6 +34,8 @@ def variants_of(name: str) -> list[str]:
     return [f"{name} {variant}" for variant in get_args(field.annotation)] if field else [name]
 
 
+# A toy stands for methods to come: a bank over all samples, clusters at each epoch's end, parts of a state on ranks.
+METHODS = REGISTERED | {"toy_clusters": ToyClusters}
 TRAINED = [case for name, method in METHODS.items() if method.trains for case in variants_of(name)]
 TINY_ENCODERS = {
     "swin_unetr": {"feature_size": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 4), "window_size": 3},
@@ -59,7 +62,7 @@ TINY_PATCHES = {"patch_location": ((1, 1, 3), 8), "jigsaw": ((1, 1, 3), 8), "cpc
 EXTENTS = {2: [(40, 72), (52, 66)], 3: [(36, 40, 66), (33, 38, 70)]}
 
 
-def tiny_config(case: str, dims: int, stride: int) -> Frozen:
+def tiny_config(case: str, dims: int, stride: int) -> FrozenConfig:
     name, *variant = case.split()
     config = METHODS[name].Config
     # Instance norm cannot take a coarsest map of a single voxel.
@@ -86,7 +89,7 @@ def tiny_encoder(encoder: str, dims: int) -> Encoder:
 def tiny_method(case: str, dims: int, encoder: str = "unet", seed: int = 0) -> Method:
     torch.manual_seed(seed)
     network = tiny_encoder(encoder, dims)
-    return METHODS[case.split()[0]](tiny_config(case, dims, network.stride), network).train()
+    return METHODS[case.split()[0]](tiny_config(case, dims, network.stride), network, FACTS).train()
 
 
 def phantom(extent: tuple[int, ...], number: int) -> np.ndarray:
@@ -120,6 +123,7 @@ def part_of(batch: Batch, rows: slice) -> Batch:
         sample_ids=batch.sample_ids[rows],
         volumes=batch.volumes[rows],
         numbers=batch.numbers[rows],
+        rows=batch.rows[rows],
         epochs=batch.epochs[rows],
     )
 
@@ -133,13 +137,13 @@ def take_steps(method: Method, optimiser: torch.optim.Optimizer, batch: Batch, s
     losses = []
     for step in steps:
         # The run's seed stands in for the epoch: every step sees other views of the same samples.
-        views = method.views(batch, batch.rng(step))
+        views = method.drawn(batch, batch.rng(step))
         torch.manual_seed(step)
         loss = method.loss(views).total
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        method.after_step(step / 100)
+        method.after_step(Progress(step, 100, 0))
         losses.append(loss.item())
     return losses
 
@@ -163,7 +167,7 @@ def test_config_carries_its_registry_name_and_refuses_unknown_fields(name):
 def test_loss_is_finite_and_its_gradient_reaches_every_trainable_parameter_and_no_frozen_one(name, encoder, dims):
     method, batch = tiny_method(name, dims, encoder), batch_of(dims, 3)
     frozen = next(method.encoder.parameters()).requires_grad_(False)
-    losses = method.loss(method.views(batch, batch.rng(0)))
+    losses = method.loss(method.drawn(batch, batch.rng(0)))
     losses.total.backward()
 
     assert losses.total.shape == ()
@@ -182,10 +186,10 @@ def test_loss_is_finite_and_its_gradient_reaches_every_trainable_parameter_and_n
 @pytest.mark.parametrize("name", TRAINED)
 def test_same_seed_gives_the_same_views_on_any_batch_split(name, dims):
     method, batch = tiny_method(name, dims), batch_of(dims, 4)
-    whole = list(tensors(method.views(batch, batch.rng(7))))
-    again = list(tensors(method.views(batch, batch.rng(7))))
+    whole = list(tensors(method.drawn(batch, batch.rng(7))))
+    again = list(tensors(method.drawn(batch, batch.rng(7))))
     parts = [part_of(batch, rows) for rows in (slice(0, 1), slice(1, 4))]
-    split = [list(tensors(method.views(part, part.rng(7)))) for part in parts]
+    split = [list(tensors(method.drawn(part, part.rng(7)))) for part in parts]
     for one, same, *pieces in zip(whole, again, *split, strict=True):
         assert torch.equal(one, same)
         torch.testing.assert_close(torch.cat(pieces), one, rtol=0, atol=1e-6)
@@ -195,9 +199,9 @@ def test_same_seed_gives_the_same_views_on_any_batch_split(name, dims):
 def test_another_seed_and_another_epoch_give_other_views(name):
     method, batch = tiny_method(name, 2), batch_of(2, 3)
     later = Batch(**{**vars(batch), "epochs": batch.epochs + 1})
-    first = next(tensors(method.views(batch, batch.rng(0))))
+    first = next(tensors(method.drawn(batch, batch.rng(0))))
     for rng in (batch.rng(1), later.rng(0)):
-        other = next(tensors(method.views(batch, rng)))
+        other = next(tensors(method.drawn(batch, rng)))
         assert all(not torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
@@ -234,7 +238,7 @@ def effective_rank(features: Tensor) -> float:
 def test_features_of_different_phantoms_stay_apart_through_a_short_run(name):
     method, batch = tiny_method(name, 2), batch_of(2, 16)
     take_steps(method, sgd(method, lr=0.01), batch, range(20))
-    views = method.views(batch, batch.rng(99))
+    views = method.drawn(batch, batch.rng(99))
     with torch.no_grad():
         losses = method.loss(views)
         features = method.encoder.features(views.images[0])[-1].flatten(2).mean(2)
@@ -276,12 +280,13 @@ def losses_and_gradients(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Take loss and parts, and gradients, over a rank's rows of one batch's views, in float64."""
     batch = batch_of(method.encoder.spatial_dims, BATCH[method.encoder.spatial_dims])
-    views = method.views(batch, batch.rng(5))
+    views = method.drawn(batch, batch.rng(5))
     share = len(batch) // ranks
     rows = slice(rank * share, (rank + 1) * share)
     images = tuple(image[rows].double() for image in views.images)
     targets = {key: target[rows] for key, target in views.targets.items()}
-    losses = model(Views(images, tuple(box[rows] for box in views.boxes), targets))
+    assert views.rows is not None
+    losses = model(Views(images, tuple(box[rows] for box in views.boxes), targets, views.rows[rows]))
     losses.total.backward()
     gradients = {key: p.grad for key, p in method.named_parameters() if p.grad is not None}
     return {"loss": losses.total.detach(), **losses.parts}, gradients
@@ -296,11 +301,13 @@ def tiny_task(case: str, dims: int, encoder: str) -> Task:
     network, size = tiny_encoder(encoder, dims), tiny_config("rotation paper", dims, 32).side
     if name == "classification":
         fields = {"kind": kind, "size": size, "hidden_dims": (8,)}
-        return TASKS[name](TASKS[name].Config.model_validate(fields), network, {0: "none", 1: "some", 2: "many"})
+        return TASKS[name](
+            TASKS[name].Config.model_validate(fields), network, facts_of({0: "none", 1: "some", 2: "many"})
+        )
     fields = {"crop_size": (*[size] * (dims - 1), 2 * size)}
     if kind == "regions":
         fields["regions"] = {"organs": (1, 2), "liver": (1,)}
-    return TASKS[name](TASKS[name].Config.model_validate(fields), network, {1: "liver", 2: "kidney"})
+    return TASKS[name](TASKS[name].Config.model_validate(fields), network, facts_of({1: "liver", 2: "kidney"}))
 
 
 def labelled_batch(dims: int, first: int = 0) -> Batch:
@@ -315,9 +322,9 @@ def test_samples_that_pass_a_task_s_network_in_chunks_change_neither_loss_nor_gr
         task = tiny_task(case, 2, "unet").train().double()
         task.pass_in_chunks(num_chunks)
         batch = labelled_batch(2)
-        views = task.views(batch, batch.rng(0))
+        views = task.drawn(batch, batch.rng(0))
         torch.manual_seed(0)  # of the head's dropout
-        task.loss(Views(tuple(image.double() for image in views.images), targets=views.targets)).total.backward()
+        task.loss(replace(views, images=tuple(image.double() for image in views.images))).total.backward()
         found.append({name: p.grad for name, p in task.named_parameters()})
     torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-11)
 
@@ -333,7 +340,7 @@ def train_frozen(encoder: str, rank: int) -> list[str]:
     before = {name: value.clone() for name, value in task.encoder.state_dict().items()}
     batch = labelled_batch(2, first=2 * rank)
     optimiser = sgd(task)
-    model(task.views(batch, batch.rng(0))).total.backward()
+    model(task.drawn(batch, batch.rng(0))).total.backward()
     optimiser.step()
     return [name for name, value in task.encoder.state_dict().items() if not torch.equal(value, before[name])]
 

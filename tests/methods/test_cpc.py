@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.rng import SampleRng
+from data.views.rng import SampleRng
 from methods.base import Views
 from methods.cpc import CPC, binary_loss, draw_others, infonce_loss
 from methods.encoders import PooledUNetEncoder
-from tests.batches import eight_bit_batch, random_batch
+from tests.batches import FACTS, eight_bit_batch, random_batch
 from tests.cues import detect, edge_cues, intensity_cues, textures
 from tests.encoders import Pixels
 from tests.references import cpc as reference
@@ -21,7 +21,9 @@ def tiny(variant: str, spatial_dims: int, patches: dict[str, object] | None = No
     torch.manual_seed(0)
     given = {"size": 2, "grid": GRIDS[spatial_dims], **(patches or {})}
     small = {"projector_dim": 3, "context_dim": 2} | fields
-    return CPC(CPC.Config.model_validate({"variant": variant, "patches": given, **small}), Pixels(spatial_dims))
+    return CPC(
+        CPC.Config.model_validate({"variant": variant, "patches": given, **small}), Pixels(spatial_dims), FACTS
+    )
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -60,7 +62,7 @@ def test_every_patch_is_encoded_once():
             return [x]
 
     fields = {"variant": "released", "projector_dim": 3, "context_dim": 2, "patches": {"size": 2}}
-    method = CPC(CPC.Config.model_validate(fields), Counting(3))
+    method = CPC(CPC.Config.model_validate(fields), Counting(3), FACTS)
     batch = random_batch([(40, 40, 40)] * 2)
     method.loss(method.views(batch, batch.rng(0)))
     assert seen == [2 * 64]
@@ -149,7 +151,7 @@ def test_variants_differ_in_the_contradictions_and_in_nothing_else():
 
 def test_the_networks_of_the_paper_have_the_known_widths():
     encoder = PooledUNetEncoder(PooledUNetEncoder.Config(spatial_dims=3))
-    method = CPC(CPC.Config.model_validate({"variant": "released"}), encoder)
+    method = CPC(CPC.Config.model_validate({"variant": "released"}), encoder, FACTS)
     assert tuple(method.projector.weight.shape) == (1024, 256)
     assert sum(p.numel() for p in method.context.parameters()) == 3 * 256 * (1024 + 256) + 6 * 256
     assert [tuple(head.weight.shape) for head in method.predictors] == [(1024, 256)] * 2

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.rng import SampleRng
+from data.views.rng import SampleRng
 from methods.downstream.crops import cut_padded, draw_centred_boxes
 
 MANY = 4000

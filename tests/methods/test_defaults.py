@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.batch import Batch
+from data.views.batch import Batch
 from methods import METHODS
 from methods.base import Method, Views
 from methods.downstream import TASKS
@@ -18,7 +18,7 @@ from methods.downstream.segmentation import Segmentation
 from methods.encoders import ENCODERS, Encoder, UNetEncoder
 from methods.parts.flat_map import mean_features
 from methods.simsiam import SimSiam
-from tests.batches import eight_bit_batch
+from tests.batches import FACTS, eight_bit_batch, facts_of
 from tests.methods.test_contract import batch_of, sgd, take_steps, tiny_config
 
 EXTENTS = {2: (256, 256), 3: (192, 192, 192)}
@@ -47,7 +47,7 @@ def default_views(name: str, dims: int) -> Views:
     """Return what a method's defaults cut; it needs no real encoder, but its stride."""
     light = UNetEncoder(UNetEncoder.Config(spatial_dims=dims, features=(1, 1, 1, 1, 1, 1))).to(META)
     with META:
-        method = METHODS[name](METHODS[name].Config(), light)
+        method = METHODS[name](METHODS[name].Config(), light, FACTS)
     for key, buffer in method.named_buffers():
         if buffer.dtype == torch.int64 and "permutations" in key:  # views look at its values
             method.permutations = torch.arange(buffer.shape[1]).expand(buffer.shape)
@@ -68,7 +68,7 @@ def test_a_method_takes_an_encoder_as_both_come(name, encoder, dims, monkeypatch
     monkeypatch.setattr("methods.voco._health", lambda *given: {})  # it looks at values
     network = default_encoder(encoder, dims)
     with META:
-        method = METHODS[name](METHODS[name].Config(), network)
+        method = METHODS[name](METHODS[name].Config(), network, FACTS)
     assert loss_shape(method, default_views(name, dims)) == ()
     assert network.means_differ or not method.averages
 
@@ -79,7 +79,7 @@ def test_a_method_takes_an_encoder_as_both_come(name, encoder, dims, monkeypatch
 def test_a_task_takes_an_encoder_as_both_come(name, encoder, dims):
     # MONAI's SwinUNETR looks at values while it is built.
     with nullcontext() if (name, encoder) == ("segmentation", "swin_unetr") else META:
-        task = TASKS[name](TASKS[name].Config(), default_encoder(encoder, dims), CLASSES)
+        task = TASKS[name](TASKS[name].Config(), default_encoder(encoder, dims), facts_of(CLASSES))
     size = task.crop_size if isinstance(task, Segmentation) else task.fitting.size
     classes = torch.zeros(1, 2, *size).long() if isinstance(task, Segmentation) else torch.eye(3).bool()[:2]
     views = Views((torch.zeros(2, 1, *size),), (), {"classes": classes})
@@ -98,7 +98,7 @@ def test_means_of_a_u_net_differ_between_images_as_its_config_says(dims, seed):
     batch, spread = batch_of(dims, 8), {}
     for norm in ("instance", "batch"):
         encoder = unet(norm, dims, seed)
-        method = SimSiam(tiny_config("simsiam paper", dims, encoder.stride), encoder)
+        method = SimSiam(tiny_config("simsiam paper", dims, encoder.stride), encoder, FACTS)
         with torch.no_grad():
             means = mean_features(encoder, method.views(batch, batch.rng(0)).images[0])
         spread[norm] = float((means - means.mean(0)).norm() / means.norm())
@@ -109,6 +109,6 @@ def test_means_of_a_u_net_differ_between_images_as_its_config_says(dims, seed):
 @pytest.mark.parametrize("norm", [UNetEncoder.Config.model_fields["norm"].default, "instance"])
 def test_simsiam_learns_on_the_default_u_net_and_hardly_on_one_with_instance_norm(norm):
     encoder, batch = unet(norm, 2, seed=0), batch_of(2, 16)
-    method = SimSiam(tiny_config("simsiam paper", 2, encoder.stride), encoder)
+    method = SimSiam(tiny_config("simsiam paper", 2, encoder.stride), encoder, FACTS)
     losses = take_steps(method, sgd(method), batch, range(30))
     assert (np.mean(losses[-5:]) < -0.2) == encoder.means_differ

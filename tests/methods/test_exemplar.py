@@ -8,7 +8,7 @@ from methods.base import Views
 from methods.encoders import PooledUNetEncoder, UNetEncoder
 from methods.exemplar import Exemplar, distances, triplet_loss
 from methods.parts.turns import TURNS, turn
-from tests.batches import eight_bit_batch, random_batch
+from tests.batches import FACTS, eight_bit_batch, random_batch
 from tests.cues import intensity_cues, textures
 from tests.encoders import Pixels
 from tests.references import exemplar as reference
@@ -19,7 +19,7 @@ STILL = dict.fromkeys(("zoom_prob", "flip_prob", "scale_prob", "shift_prob"), 0.
 def tiny(variant: str, spatial_dims: int, **fields: object) -> Exemplar:
     torch.manual_seed(0)
     given = {"variant": variant, "side": 4, "projector_dim": 5} | fields
-    return Exemplar(Exemplar.Config.model_validate(given), Pixels(spatial_dims))
+    return Exemplar(Exemplar.Config.model_validate(given), Pixels(spatial_dims), FACTS)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -126,7 +126,7 @@ def test_variants_differ_in_the_three_contradictions_and_in_nothing_else():
 def test_three_heads_on_the_papers_map_have_the_known_number_of_parameters():
     with torch.device("meta"):
         encoder = PooledUNetEncoder(PooledUNetEncoder.Config(spatial_dims=3))
-        method = Exemplar(Exemplar.Config.model_validate({"variant": "released"}), encoder)
+        method = Exemplar(Exemplar.Config.model_validate({"variant": "released"}), encoder, FACTS)
     assert sum(p.numel() for p in method.heads.parameters()) == 3 * (16_384 * 1024 + 1024)
 
 
@@ -135,4 +135,4 @@ def test_what_cannot_be_cut_is_refused():
         tiny("paper", 3).check_extent((9, 3, 9))
     encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=2, features=(2, 2, 2, 2, 2, 2)))
     with pytest.raises(ValueError, match=r"side \(60, 60\): 60 is not a multiple of .* stride 16; use 64"):
-        Exemplar(Exemplar.Config(side=60), encoder)
+        Exemplar(Exemplar.Config(side=60), encoder, FACTS)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from data.batch import Batch
+from data.views.batch import Batch
 from methods.parts.fitting import Fitting, resize
 from tests.batches import eight_bit_batch, random_batch
 

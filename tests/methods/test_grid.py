@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.rng import SampleRng
+from data.views.rng import SampleRng
 from methods.parts.grid import check_tiles, overlap_shares, tiles, uniform_tiles
 from tests.references.voco import count_overlaps
 

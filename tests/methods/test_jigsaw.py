@@ -8,7 +8,7 @@ from methods.base import Views
 from methods.encoders import UNetEncoder
 from methods.jigsaw import Jigsaw
 from methods.parts.permutations import greedy_permutations, random_permutations
-from tests.batches import eight_bit_batch
+from tests.batches import FACTS, eight_bit_batch
 from tests.cues import detect, edge_cues, intensity_cues, textures
 from tests.encoders import Pixels
 from tests.references import classification
@@ -18,7 +18,9 @@ def tiny(variant: str, spatial_dims: int, num_permutations: int = 4, **patches: 
     torch.manual_seed(0)
     given = {"size": 6, "grid": (1, 2, 2)[-spatial_dims:], "jitter": 2} | patches
     small = {"hidden_dims": (5, 4), "dropout": 0.0, "num_permutations": num_permutations}
-    return Jigsaw(Jigsaw.Config.model_validate({"variant": variant, "patches": given, **small}), Pixels(spatial_dims))
+    return Jigsaw(
+        Jigsaw.Config.model_validate({"variant": variant, "patches": given, **small}), Pixels(spatial_dims), FACTS
+    )
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -115,7 +117,7 @@ def test_variants_differ_in_the_two_contradictions_and_in_nothing_else():
 def test_the_papers_puzzle_has_100_permutations_of_its_pieces(dims, pieces):
     encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=dims, features=(2, 2, 2, 2, 2, 2)))
     for variant, choose in (("paper", greedy_permutations), ("released", random_permutations)):
-        method = Jigsaw(Jigsaw.Config.model_validate({"variant": variant, "hidden_dims": (8, 4)}), encoder)
+        method = Jigsaw(Jigsaw.Config.model_validate({"variant": variant, "hidden_dims": (8, 4)}), encoder, FACTS)
         np.testing.assert_array_equal(method.permutations.numpy(), choose(100, pieces, 0))
         weights = [tuple(p.shape) for p in method.head.parameters() if p.ndim > 1]
         assert weights == [(8, pieces * 2**dims * 2), (4, 8), (100, 4)]

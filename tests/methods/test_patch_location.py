@@ -5,12 +5,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from data.batch import Batch
-from data.rng import SampleRng
+from data.views.batch import Batch
+from data.views.rng import SampleRng
 from methods.base import Views
 from methods.encoders import PooledUNetEncoder, UNetEncoder
 from methods.patch_location import PatchLocation, draw_queries
-from tests.batches import eight_bit_batch
+from tests.batches import FACTS, eight_bit_batch
 from tests.cues import detect, edge_cues, intensity_cues, textures
 from tests.encoders import Pixels
 from tests.references import classification
@@ -19,7 +19,7 @@ from tests.references import classification
 def tiny(variant: str, spatial_dims: int, **patches: object) -> PatchLocation:
     torch.manual_seed(0)
     given = {"variant": variant, "hidden_dims": (5, 4), "dropout": 0.0, "patches": {"size": 6} | patches}
-    return PatchLocation(PatchLocation.Config.model_validate(given), Pixels(spatial_dims))
+    return PatchLocation(PatchLocation.Config.model_validate(given), Pixels(spatial_dims), FACTS)
 
 
 def batch_of_textures(count: int, size: tuple[int, ...], smoothed: int = 0) -> Batch:
@@ -126,7 +126,7 @@ def test_the_paper_asks_for_one_of_26_places_of_volumes_and_of_8_of_images():
     for dims, places in ((3, 26), (2, 8)):
         with torch.device("meta"):
             encoder = PooledUNetEncoder(PooledUNetEncoder.Config(spatial_dims=dims))
-            method = PatchLocation(PatchLocation.Config(), encoder)
+            method = PatchLocation(PatchLocation.Config(), encoder, FACTS)
         weights = [tuple(p.shape) for p in method.head.parameters() if p.ndim > 1]
         assert weights == [(2048, 2 * 256), (1024, 2048), (places, 1024)]
 
@@ -139,4 +139,4 @@ def test_misfits_are_refused():
         tiny("paper", 2).check_extent((12, 30))
     encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=2, features=(2, 2, 2, 2, 2, 2)))
     with pytest.raises(ValueError, match=r"patches\.size \(39, 39\): 39 is not a multiple of .* stride 16; use 32"):
-        PatchLocation(PatchLocation.Config.model_validate({"patches": {"size": 39}}), encoder)
+        PatchLocation(PatchLocation.Config.model_validate({"patches": {"size": 39}}), encoder, FACTS)

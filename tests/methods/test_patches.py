@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from data.rng import SampleRng
+from data.views.rng import SampleRng
 from methods.parts.patches import Patches
 from tests.batches import random_batch
 

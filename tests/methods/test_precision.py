@@ -17,6 +17,7 @@ from methods.encoders import ENCODERS
 from methods.parts.collapse import collapse_coefficient
 from methods.parts.health import alignment, effective_rank, uniformity
 from methods.parts.precision import InFloat32
+from tests.batches import facts_of
 from tests.methods.test_contract import TRAINED, batch_of, tiny_encoder, tiny_method
 
 # How far from float32's loss the loss may be, as a share of it or, where it is below 1, in all: the encoder's doing.
@@ -105,7 +106,7 @@ def followers_in(method: Method) -> list[nn.Module]:
 @pytest.mark.parametrize("name", TRAINED)
 def test_heads_and_losses_of_a_method_compute_in_float32_under_autocast(name):
     method, batch = tiny_method(name, 2), batch_of(2, 12)
-    views, followers = method.views(batch, batch.rng(0)), followers_in(method)
+    views, followers = method.drawn(batch, batch.rng(0)), followers_in(method)
     computed = hold(method, views, followers)
     loss, _ = loss_of(method, views, followers, autocast=True, replay=[*computed.outputs])
     in_float32, _ = loss_of(method, views, followers, autocast=False, replay=[*computed.outputs])
@@ -115,7 +116,7 @@ def test_heads_and_losses_of_a_method_compute_in_float32_under_autocast(name):
 def segmentation(encoder: str, **fields: Any) -> Task:
     torch.manual_seed(0)
     config = Segmentation.Config.model_validate({"crop_size": (32, 64), **fields})
-    return Segmentation(config, tiny_encoder(encoder, 2), {1: "liver", 2: "spleen"}).train()
+    return Segmentation(config, tiny_encoder(encoder, 2), facts_of({1: "liver", 2: "spleen"})).train()
 
 
 @pytest.mark.parametrize("fields", [{}, {"regions": {"both": (1, 2), "liver": (1,)}}], ids=["classes", "regions"])
@@ -137,7 +138,7 @@ def test_the_last_layer_and_the_loss_of_a_segmentation_compute_in_float32_under_
 def test_head_and_loss_of_a_classification_compute_in_float32_under_autocast(kind, feature):
     torch.manual_seed(0)
     config = Classification.Config(kind=kind, feature=feature, size=32, hidden_dims=(8,), dropout=0)
-    task = Classification(config, tiny_encoder("unet", 2), {0: "a", 1: "b", 2: "c"}).train()
+    task = Classification(config, tiny_encoder("unet", 2), facts_of({0: "a", 1: "b", 2: "c"})).train()
     views = Views((torch.rand(12, 1, 32, 32),), (), {"classes": torch.eye(3).bool().repeat(4, 1)})
     hold(task, views, [task.encoder])
 

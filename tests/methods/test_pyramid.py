@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.rng import SampleRng
+from data.views.rng import SampleRng
 from methods.parts.patches import Patches
 from methods.parts.pyramid import Pyramid
 from tests.references import cpc as reference

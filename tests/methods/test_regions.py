@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from data.batch import Batch
-from data.views import Augmentation
+from data.views.augmentation import Augmentation
+from data.views.batch import Batch
 from methods.downstream.metrics import score_regions
 from methods.downstream.segmentation import Segmentation
 from methods.downstream.targets import Regions, dice_bce_loss
 from methods.encoders import UNetEncoder
-from tests.batches import eight_bit_batch
+from tests.batches import eight_bit_batch, facts_of
 from tests.references import regions as reference
 
 BRATS = {"whole tumour": (1, 2, 4), "tumour core": (1, 4), "enhancing tumour": (4,)}
@@ -29,7 +29,7 @@ def method_of(dims: int = 2, names: dict[int, str] = NAMES, **fields: Any) -> Se
     widths = (8, 8, 16, 16, 16, 8)
     encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=dims, features=widths, norm="instance"))
     config = {"crop_size": (32,) * dims, "augment": Augmentation(), "regions": BRATS, **fields}
-    return Segmentation(Segmentation.Config(**config), encoder, names)
+    return Segmentation(Segmentation.Config(**config), encoder, facts_of(names))
 
 
 def tumours(rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:

@@ -7,12 +7,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from data.rng import SampleRng
+from data.views.rng import SampleRng
 from methods.base import Views
 from methods.encoders import PooledUNetEncoder, UNetEncoder
 from methods.parts.turns import TURNS, turn
 from methods.rotation import Rotation, draw_labels
-from tests.batches import eight_bit_batch, random_batch
+from tests.batches import FACTS, eight_bit_batch, random_batch
 from tests.cues import detect, intensity_cues, textures
 from tests.encoders import Pixels
 from tests.references import classification, rotation
@@ -21,7 +21,7 @@ from tests.references import classification, rotation
 def tiny(variant: str, spatial_dims: int, **fields: object) -> Rotation:
     torch.manual_seed(0)
     given = {"variant": variant, "side": 4, "hidden_dims": (5, 4), "dropout": 0.0} | fields
-    return Rotation(Rotation.Config.model_validate(given), Pixels(spatial_dims))
+    return Rotation(Rotation.Config.model_validate(given), Pixels(spatial_dims), FACTS)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -136,7 +136,7 @@ def test_a_flag_set_on_its_own_keeps_the_others_of_its_variant():
 def test_the_classifier_of_the_paper_has_the_known_widths():
     with torch.device("meta"):
         encoder = PooledUNetEncoder(PooledUNetEncoder.Config(spatial_dims=3))
-        method = Rotation(Rotation.Config(), encoder)
+        method = Rotation(Rotation.Config(), encoder, FACTS)
     weights = [tuple(p.shape) for p in method.head.parameters() if p.ndim > 1]
     assert weights == [(2048, 16_384), (1024, 2048), (10, 1024)]
     assert [layer.p for layer in method.head if isinstance(layer, torch.nn.Dropout)] == [0.5, 0.5]
@@ -149,6 +149,6 @@ def test_what_cannot_be_cut_or_turned_is_refused():
         tiny("paper", 2, num_versions=5)
     encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=2, features=(2, 2, 2, 2, 2, 2)))
     with pytest.raises(ValueError, match=r"side \(60, 60\): 60 is not a multiple of .* stride 16; use 64"):
-        Rotation(Rotation.Config(side=60), encoder)
+        Rotation(Rotation.Config(side=60), encoder, FACTS)
     with pytest.raises(ValidationError, match="'paper' or 'released'"):
         Rotation.Config.model_validate({"variant": "printed"})

@@ -7,18 +7,20 @@ import numpy as np
 import pytest
 import torch
 from monai.losses import DiceCELoss
+from monai.metrics import compute_average_surface_distance
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from data.batch import Batch
-from data.views import Augmentation
+from data.views.augmentation import Augmentation
+from data.views.batch import Batch
 from methods.base import Views
 from methods.downstream.base import merge
 from methods.downstream.metrics import score
 from methods.downstream.segmentation import Segmentation
-from methods.downstream.targets import dice_ce_loss
+from methods.downstream.surfaces import surface_distance
+from methods.downstream.targets import Regions, dice_ce_loss
 from methods.encoders import UNetEncoder
-from tests.batches import eight_bit_batch
+from tests.batches import eight_bit_batch, facts_of
 
 RELEASED = Segmentation.Config(variant="released").augment
 NAMES = {0: "air", 3: "liver", 7: "spleen"}
@@ -29,7 +31,7 @@ def method_of(dims: int = 2, names: dict[int, str] = NAMES, **fields: Any) -> Se
     torch.manual_seed(0)
     encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=dims, features=(8, 8, 16, 16, 16, 8)))
     config = {"crop_size": (32,) * dims, "augment": Augmentation(), **fields}
-    return Segmentation(Segmentation.Config(**config), encoder, names)
+    return Segmentation(Segmentation.Config(**config), encoder, facts_of(names))
 
 
 class Oracle(nn.Module):
@@ -74,6 +76,7 @@ def part(batch: Batch, index: list[int]) -> Batch:
         sample_ids=tuple(batch.sample_ids[i] for i in index),
         volumes=tuple(batch.volumes[i] for i in index),
         numbers=batch.numbers[index],
+        rows=batch.rows[index],
         epochs=batch.epochs[index],
         labels=None if batch.labels is None else batch.labels[index],
     )
@@ -158,6 +161,127 @@ def test_loss_is_monai_s_dice_ce_loss() -> None:
     torch.testing.assert_close(losses.total.detach(), losses.parts["dice_loss"] + losses.parts["cross_entropy"])
 
 
+def test_weights_multiply_the_terms_of_the_loss_but_not_what_is_logged() -> None:
+    batch = batch_of([(50, 40), (60, 64)])
+    plain, weighted = method_of(), method_of(dice_weight=0.5, cross_entropy_weight=3)
+    views = plain.views(batch, batch.rng(0))
+    before, after = plain.loss(views), weighted.loss(views)
+    assert before.parts == after.parts
+    dice, cross_entropy = before.parts["dice_loss"], before.parts["cross_entropy"]
+    torch.testing.assert_close(after.total.detach(), 0.5 * dice + 3 * cross_entropy)
+    regions = method_of(dice_weight=0, cross_entropy_weight=2, regions={"both": (3, 7)}).loss(views)
+    torch.testing.assert_close(regions.total.detach(), 2 * regions.parts["cross_entropy"])
+    with pytest.raises(ValueError, match=r"dice_weight and cross_entropy_weight are both 0: nothing is learnt"):
+        method_of(dice_weight=0, cross_entropy_weight=0)
+
+
+def test_windows_overlap_by_a_share_of_their_own_along_each_axis() -> None:
+    class Counter(nn.Module):
+        num_windows = 0
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.num_windows += len(images)
+            return images.repeat(1, 3, 1, 1)
+
+    for overlap, expected in ((0, 2 * 2), (0.5, 3 * 3), ((0, 0.5), 2 * 3), ((0.75, 0), 5 * 2)):
+        method = method_of(window_overlap=overlap)
+        method.network = counter = Counter()
+        method.predict(torch.zeros(1, 1, 64, 64))
+        assert counter.num_windows == expected, overlap
+    with pytest.raises(ValueError, match=r"window_overlap \(0.5, 0.5, 0.5\) has 3 axes, the encoder has 2"):
+        method_of(window_overlap=(0.5, 0.5, 0.5))
+    with pytest.raises(ValueError, match=r"less than 1"):
+        method_of(window_overlap=(0.5, 1.0))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_of_each_predicted_label_the_largest_connected_part_is_scored(dims: int) -> None:
+    size = (40,) * dims
+    true = np.zeros(size, np.uint8)
+    true[(slice(2, 12),) * dims] = 3
+    true[(slice(20, 30),) * dims] = 7
+    batch = batch_of([size])
+    batch = replace(batch, labels=torch.from_numpy(true)[None])
+    shown = np.searchsorted([0, 3, 7], true)
+    shown[(slice(12, 14),) * dims] = 1  # touches the organ at a corner
+    shown[(slice(34, 38),) * dims] = 1  # lies apart
+    shown[(slice(16, 17),) * dims] = 2
+    batch = replace(batch, voxels=torch.from_numpy((shown * STORED).astype(np.uint8))[None, None])
+    kept = shown.copy()
+    kept[(slice(34, 38),) * dims] = 0
+    kept[(slice(16, 17),) * dims] = 0
+    for largest, expected in ((False, shown), (True, kept)):
+        method = method_of(dims, crop_size=(32,) * dims, largest_component=largest)
+        method.network = Oracle()
+        ((_, _, predicted),) = method.judge(batch).seen
+        np.testing.assert_array_equal(predicted.numpy(), expected)
+
+
+def test_regions_keep_their_largest_parts_each_on_its_own() -> None:
+    target = Regions({"whole": (3, 7), "core": (7,)})
+    regions = torch.zeros(2, 12, 12, dtype=torch.bool)
+    regions[0, 1:8, 1:8] = regions[1, 2:4, 2:4] = regions[1, 6:7, 6:7] = regions[0, 10, 10] = True
+    kept = target.keep_largest(regions)
+    assert [int(region.sum()) for region in kept] == [49, 4]
+    assert bool(kept[1, 3, 3])
+    assert not target.keep_largest(torch.zeros(2, 4, 4, dtype=torch.bool)).any()
+
+
+def test_a_largest_part_is_refused_where_samples_are_slices_of_volumes_that_are_scored() -> None:
+    with pytest.raises(ValueError, match=r"largest_component: the samples are slices, .*set largest_component=false"):
+        method_of(largest_component=True).check_volumes(sliced=True)
+    method_of(largest_component=True).check_volumes(sliced=False)
+    method_of(largest_component=False).check_volumes(sliced=True)
+    method_of(largest_component=True, convention="thesis").check_volumes(sliced=True)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_surface_distances_are_monai_s_in_millimetres_and_missing_where_a_mask_is_empty(dims: int) -> None:
+    rng, spacing = np.random.default_rng(dims), np.array([3.0, 0.5, 2.0])[-dims:].astype(np.float32)
+    for _ in range(5):
+        low = rng.integers(0, 6, (2, dims))
+        masks = np.zeros((2, *(16,) * dims), bool)
+        for mask, corner in zip(masks, low, strict=True):
+            mask[tuple(slice(a, a + int(rng.integers(3, 10))) for a in corner)] = True
+        one_hot = [torch.from_numpy(np.stack([~mask, mask]))[None] for mask in masks]
+        expected = compute_average_surface_distance(*one_hot, symmetric=True, spacing=spacing.tolist())
+        assert surface_distance(*masks, spacing) == pytest.approx(expected.item(), rel=1e-6)
+        assert surface_distance(masks[0], masks[0], spacing) == 0
+        assert np.isnan(surface_distance(masks[0], np.zeros_like(masks[0]), spacing))
+
+
+def test_cases_of_whole_samples_have_surface_distances_and_volumes_of_slices_have_none() -> None:
+    batch = replace(batch_of([(40, 40), (44, 40)]), spacing_mm=np.array([[2, 1], [1, 1]], np.float32))
+    assert batch.labels is not None
+    moved = batch.labels.clone()
+    moved[0, 1:] = batch.labels[0, :-1]  # the truth is one row, 2 mm, lower than what the voxels show
+    batch = replace(batch, labels=moved)
+    found = {}
+    for distances in (False, True):
+        method = method_of(surface_distance=distances)
+        method.network = Oracle()
+        found[distances] = method.scores(merge([count(method, part(batch, [0])), count(method, part(batch, [1]))]))
+    assert found[True].metrics == found[False].metrics
+    assert found[True].remarks == found[False].remarks
+    assert "surface_distance_mm" not in found[False].cases
+    cases = found[True].cases
+    assert (cases["case"], cases["label"]) == (["s-0", "s-0", "s-1", "s-1"], ["liver", "spleen"] * 2)
+    assert cases["surface_distance_mm"][2:].tolist() == [0, 0]
+    unmoved = batch_of([(40, 40), (44, 40)]).labels
+    assert unmoved is not None
+    truth, shown = (np.searchsorted([0, 3, 7], labels[0, :40, :40]) == 1 for labels in (moved, unmoved))
+    expected = surface_distance(truth, shown, np.array([2, 1], np.float32))
+    assert 0 < expected < 2
+    assert cases["surface_distance_mm"][0] == expected
+    sliced = method.scores(count(method, replace(batch, volumes=("v", "v")))).cases
+    assert np.isnan(sliced["surface_distance_mm"]).all()
+    planes = method_of(surface_distance=True, convention="thesis")
+    planes.network = Oracle()
+    by_slice = planes.scores(count(planes, batch)).cases["surface_distance_mm"].reshape(2, 3)
+    assert np.isnan(by_slice[:, 0]).all(), "the background has no surface distance"
+    np.testing.assert_array_equal(by_slice[:, 1:].flatten(), cases["surface_distance_mm"])
+
+
 def test_dice_loss_equals_a_slow_reference_with_and_without_background() -> None:
     torch.manual_seed(2)
     logits, classes = torch.randn(2, 3, 5, 4, dtype=torch.float64), torch.randint(0, 3, (2, 5, 4))
@@ -222,6 +346,7 @@ def test_a_volume_counts_the_same_as_its_slices_and_a_perfect_prediction_scores_
         sample_ids=tuple(f"s-{i}" for i in range(6)),
         volumes=("s-0",) * 6,
         numbers=np.arange(6),
+        rows=np.arange(6),
         epochs=np.zeros(6, dtype=np.int64),
         labels=volume.labels[0],
     )

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.rng import SampleRng
+from data.views.rng import SampleRng
 from methods.base import Views
 from methods.encoders import Encoder, UNetEncoder
 from methods.simmim import SimMIM, draw_hidden, enlarge
-from tests.batches import random_batch
+from tests.batches import FACTS, random_batch
 from tests.encoders import Pixels
 from tests.references import simmim as reference
 
@@ -31,7 +31,7 @@ class Means(Encoder):
 
 def tiny(encoder: Encoder, **fields: object) -> SimMIM:
     torch.manual_seed(0)
-    return SimMIM(SimMIM.Config.model_validate({"crop_size": 4, "block": 2, **fields}), encoder)
+    return SimMIM(SimMIM.Config.model_validate({"crop_size": 4, "block": 2, **fields}), encoder, FACTS)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

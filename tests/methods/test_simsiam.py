@@ -5,15 +5,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from data.boxes import box_iou
+from data.views.boxes import box_iou
 from methods.base import Views
 from methods.encoders import SwinEncoder
 from methods.parts.collapse import collapse_coefficient
-from methods.parts.schedule import WarmUp, learning_rate
 from methods.simsiam import SimSiam, simsiam_loss
-from orchestrator.config import Optimiser
-from orchestrator.optimiser import Schedule
-from tests.batches import random_batch
+from tests.batches import FACTS, random_batch
 from tests.encoders import Pixels
 from tests.references import simsiam as reference
 
@@ -21,7 +18,7 @@ from tests.references import simsiam as reference
 def tiny(spatial_dims: int = 2, channels: int = 5, **fields: object) -> SimSiam:
     torch.manual_seed(0)
     config = SimSiam.Config.model_validate({"projector_dim": 6, "predictor_dim": 4, "crops": {"size": 4}} | fields)
-    return SimSiam(config, Pixels(spatial_dims, channels))
+    return SimSiam(config, Pixels(spatial_dims, channels), FACTS)
 
 
 @pytest.mark.parametrize("size", [(3, 2), (2, 2, 2)])
@@ -77,42 +74,8 @@ def test_collapse_coefficient_is_one_for_equal_outputs_and_zero_for_spread_ones(
     assert collapse_coefficient(spread).item() < 0.01
 
 
-def test_learning_rate_of_every_step_equals_the_thesis():
-    steps = 100 * (237_449 // 128) // 50
-    expected = reference.cosine_rates(0.05 * 128 / 256, 1e-6, steps)
-    rates = [learning_rate(step, total_steps=steps, lr=0.025, final_lr=1e-6) for step in range(steps)]
-    np.testing.assert_allclose(rates, expected, rtol=0, atol=1e-15)
-    assert rates[0] == 0.025
-    assert rates[-1] < 1.1e-6
-
-
-def test_warm_up_rises_linearly_to_the_peak_and_the_cosine_follows():
-    rates = [learning_rate(step, total_steps=30, lr=0.001, final_lr=5e-5, warmup_steps=10) for step in range(30)]
-    np.testing.assert_allclose(rates[:10], np.arange(1, 11) * 1e-4, rtol=0, atol=1e-15)
-    np.testing.assert_allclose(rates[10:], reference.cosine_rates(0.001, 5e-5, 20), rtol=0, atol=1e-15)
-
-
-def test_released_warm_ups_rise_from_zero_and_the_same_cosine_follows():
-    def rates(warmup: WarmUp) -> list[float]:
-        return [learning_rate(step, 30, 0.001, 5e-5, warmup_steps=10, warmup=warmup) for step in range(30)]
-
-    thesis = np.concatenate([np.linspace(0, 0.001, 10), reference.cosine_rates(0.001, 5e-5, 20)])
-    np.testing.assert_allclose(rates("zero_to_peak"), thesis, rtol=0, atol=1e-15)
-    np.testing.assert_allclose(rates("from_zero")[:10], np.arange(10) * 1e-4, rtol=0, atol=1e-15)
-    assert rates("from_zero")[10:] == rates("zero_to_peak")[10:] == rates("above_zero")[10:]
-    assert learning_rate(0, 30, 0.001, warmup_steps=1, warmup="zero_to_peak") == 0
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "constant"])
-def test_the_optimiser_warms_up_in_the_shape_that_its_config_names(schedule: str):
-    for warmup, expected in (("above_zero", [0.5, 1]), ("from_zero", [0, 0.5]), ("zero_to_peak", [0, 1])):
-        config = Optimiser(lr=1, schedule=schedule, warmup=warmup)
-        plan = Schedule(config, total_steps=10, warmup_steps=2)
-        assert [plan.rate(step) for step in range(3)] == [*expected, 1]
-
-
 def test_heads_of_the_thesis_have_the_known_number_of_parameters():
-    method = SimSiam(SimSiam.Config(), SwinEncoder(SwinEncoder.Config(spatial_dims=2)))
+    method = SimSiam(SimSiam.Config(), SwinEncoder(SwinEncoder.Config(spatial_dims=2)), FACTS)
     assert sum(p.numel() for p in method.projector.parameters()) == 9_969_664
     assert sum(p.numel() for p in method.predictor.parameters()) == 2_100_224
 
@@ -200,9 +163,9 @@ def test_crop_larger_than_the_samples_is_refused_before_training():
 def test_crop_that_the_encoder_cannot_take_is_refused():
     encoder = SwinEncoder(SwinEncoder.Config(spatial_dims=2, feature_size=12, num_heads=(1, 1, 1, 1)))
     with pytest.raises(ValueError, match=r"crops\.size \(96, 100\): 100 is not a multiple of .* stride 32; use 96"):
-        SimSiam(SimSiam.Config.model_validate({"crops": {"size": [96, 100]}}), encoder)
+        SimSiam(SimSiam.Config.model_validate({"crops": {"size": [96, 100]}}), encoder, FACTS)
     with pytest.raises(ValueError, match=r"crops\.size \(96, 96, 96\) has 3 axes, the encoder has 2"):
-        SimSiam(SimSiam.Config.model_validate({"crops": {"size": [96, 96, 96]}}), encoder)
+        SimSiam(SimSiam.Config.model_validate({"crops": {"size": [96, 96, 96]}}), encoder, FACTS)
 
 
 def test_interval_out_of_range_is_refused_by_the_config():

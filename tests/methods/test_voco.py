@@ -10,18 +10,19 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from data.batch import Batch
-from data.rng import SampleRng
-from methods.base import Views
+from data.views.batch import Batch
+from data.views.rng import SampleRng
+from methods.base import Progress, Views
 from methods.encoders import Encoder, SwinEncoder, UNetEncoder
 from methods.parts.grid import overlap_shares, tiles, uniform_tiles
 from methods.parts.teacher import follow, frozen_copy, redraw
 from methods.voco import VARIANTS, VoCo, prediction_loss, regularisation_loss, similarities
-from orchestrator.checkpoint import Stream
-from orchestrator.config import Optimiser
-from orchestrator.loop import Plan, Trainee, World, train
-from orchestrator.optimiser import Schedule
-from tests.batches import random_batch
+from orchestrator.config.optimiser import Optimiser
+from orchestrator.training.checkpoint import Stream
+from orchestrator.training.loop import Plan, Trainee, train
+from orchestrator.training.optimiser import Schedule
+from orchestrator.training.world import World
+from tests.batches import FACTS, random_batch
 from tests.encoders import Pixels
 from tests.references import voco as reference
 
@@ -46,7 +47,7 @@ class Planes(Encoder):
 def tiny(variant: str, encoder: Encoder, **fields: Any) -> VoCo:
     torch.manual_seed(0)
     given = {"variant": variant, "grid": (1, 2, 2), "crop_size": 4, "projector_dim": 6} | fields
-    return VoCo(VoCo.Config.model_validate(given), encoder)
+    return VoCo(VoCo.Config.model_validate(given), encoder, FACTS)
 
 
 def drawn_shares(num_samples: int, num_crops: int, grid: tuple[int, ...]) -> np.ndarray:
@@ -183,7 +184,7 @@ def test_a_zero_teacher_is_a_tenth_of_the_student_after_one_step():
     with torch.no_grad():
         for parameter in method.teacher.parameters():
             parameter.zero_()
-    method.after_step(0.5)
+    method.after_step(Progress(1, 2, 0))
     student = {name: p for name, p in method.named_parameters() if not name.startswith("teacher.")}
     for name, parameter in method.teacher.named_parameters():
         torch.testing.assert_close(parameter, 0.1 * student[name])
@@ -256,6 +257,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_with_student_teacher_and_optimi
     plan = Plan(
         Schedule(Optimiser(name="adamw", lr=0.01), total_steps=6, warmup_steps=1),
         Stream(digest="d", seed=5, batch_size=3),
+        num_samples=3,
         checkpoint_every_steps=3,
     )
     whole, undisturbed = Recorder(tmp_path / "third"), tiny(variant, Planes())
@@ -293,8 +295,8 @@ def test_a_flag_set_on_its_own_keeps_the_others_of_its_variant():
 def test_the_networks_of_the_paper_have_the_known_widths():
     encoder = SwinEncoder(SwinEncoder.Config(spatial_dims=3, depths=(1, 1, 1, 1)))
     with torch.device("meta"):
-        cvpr = VoCo(VoCo.Config(), encoder)
-        released = VoCo(VoCo.Config.model_validate({"variant": "released", "teacher_decay": None}), encoder)
+        cvpr = VoCo(VoCo.Config(), encoder, FACTS)
+        released = VoCo(VoCo.Config.model_validate({"variant": "released", "teacher_decay": None}), encoder, FACTS)
     assert sum(p.numel() for p in cvpr.head.projector.parameters()) == 768 * 2048 + 2 * 2048**2 + 3 * 2048
     assert released.head.skips is not None
     assert released.head.skips.out_channels == 48 + 48 + 96 + 192 + 768

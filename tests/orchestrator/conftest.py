@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ray._private import worker
 
-from orchestrator.cluster import connected
+from orchestrator.cluster.connection import connected
 
 
 @pytest.fixture(scope="session", autouse=True)

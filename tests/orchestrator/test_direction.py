@@ -7,8 +7,8 @@ import torch
 from pydantic import ValidationError
 
 from orchestrator.direction import best, best_first, direction_of
-from orchestrator.pages import Known, is_served, view_of
-from orchestrator.search import Objective
+from orchestrator.sweeps.settings import Objective
+from orchestrator.tracking.pages import MlflowRuns, is_served, view_of
 from tests.methods.test_contract import TRAINED, batch_of, tiny_method
 
 
@@ -17,7 +17,7 @@ def test_it_is_known_of_every_number_that_a_method_logs_whether_lower_is_better(
     method = tiny_method(name, 3 if name.split()[0] in ("rotation", "cpc") else 2)
     batch = batch_of(method.encoder.spatial_dims, 2)
     with torch.no_grad():
-        losses = method.loss(method.views(batch, batch.rng(0)))
+        losses = method.loss(method.drawn(batch, batch.rng(0)))
     assert {part: direction_of(part) for part in losses.parts if direction_of(part) is None} == {}
 
 
@@ -67,7 +67,7 @@ def test_an_objective_s_mode_is_its_metric_s_unless_another_is_given() -> None:
 
 
 def test_a_view_shows_a_metric_its_curve_and_the_fields_that_differ() -> None:
-    known = Known("sqlite:////runs/my%20home/mlflow.db", "1", ("a", "b"))
+    known = MlflowRuns("sqlite:////runs/my%20home/mlflow.db", "1", ("a", "b"))
     view = view_of(known, "finetune", "best/dice_mean", "dice_mean", ["lr", "seed"])
     bars, line, parallel = view["compareRunCharts"]
     assert (bars["metricKey"], line["selectedMetricKeys"]) == ("best/dice_mean", ["dice_mean"])
@@ -77,7 +77,7 @@ def test_a_view_shows_a_metric_its_curve_and_the_fields_that_differ() -> None:
 
 
 def test_a_view_of_more_runs_than_a_tag_can_name_shows_all_runs_of_their_kind() -> None:
-    known = Known("http://mlflow:5000", "1", tuple(f"{number:032x}" for number in range(200)))
+    known = MlflowRuns("http://mlflow:5000", "1", tuple(f"{number:032x}" for number in range(200)))
     view = view_of(known, "trial", "best/collapse", "collapse", [])
     assert (view["searchFilter"], view["orderByAsc"]) == ("tags.kind = 'trial'", True)
     assert len(json.dumps(view)) < 5000

@@ -42,9 +42,9 @@ def test_ctrl_c_once_more_ends_at_once_as_soon_as_the_training_looks_and_a_third
         os.kill(os.getpid(), signal.SIGINT)
         stop.raise_if_insisted()
         os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(stop.Interrupted):
+        with pytest.raises(stop.Interruption):
             stop.raise_if_insisted()
-        with pytest.raises(stop.Interrupted):
+        with pytest.raises(stop.Interruption):
             os.kill(os.getpid(), signal.SIGINT)
     assert stop.exit_code() == 130
 
@@ -59,7 +59,7 @@ def test_sigterm_after_a_request_asks_for_nothing_more() -> None:
 
 @pytest.mark.parametrize("number", stop.SIGNALS)
 def test_a_signal_ends_at_once_what_does_not_train(number: signal.Signals) -> None:
-    with stop.heard(), pytest.raises(stop.Interrupted):
+    with stop.heard(), pytest.raises(stop.Interruption):
         os.kill(os.getpid(), number)
 
 

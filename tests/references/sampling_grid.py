@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.views import Drawn, _unzoom
+from data.views.augmentation import ViewParams, _unzoom
 
 
-def sampling_grid(size: tuple[int, ...], drawn: Drawn, moved: np.ndarray) -> Tensor:
+def sampling_grid(size: tuple[int, ...], drawn: ViewParams, moved: np.ndarray) -> Tensor:
     """Return where each voxel of the moved samples comes from, in grid_sample's coordinates (last axis first)."""
     n = len(size)
     turns = drawn.quarter_turns[moved]

@@ -1,0 +1,1 @@
+"""Seeded synthetic cohorts; nothing is downloaded."""

@@ -1,0 +1,76 @@
+"""Batch: the samples that the feed hands to a method, padded to one size; ``extents`` holds their true sizes."""
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from data.boxes import Boxes
+from data.views.rng import SampleRng
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples as stored: integers (or float16) until a view is cut.
+
+    voxels      (B, C, *S) as stored, padded at the far end to the largest sample
+    labels      (B, *S) as stored, padded with 0; None where the shards hold none
+    extents     (B, n) int64 on the host, the true spatial size of each sample
+    scale, offset   (B,) float32: intensity = voxel * scale + offset
+    spacing_mm  (B, n) float32 on the host
+    sample_ids  B strings
+    volumes     B strings: which volume a slice belongs to (equal to the sample's own for a volume)
+    numbers     (B,) int64 global sample numbers, epochs (B,) int64
+    rows        (B,) int64 each sample's place among the N samples that are trained on, 0 to N - 1; -1 where it is
+                only measured
+    classes     (B, M) int64, each sample's classes padded with -1; None where the shards hold none
+    boxes       B entries on the host: the boxes of each sample's findings, None where they are unknown
+    """
+
+    voxels: Tensor
+    extents: np.ndarray
+    scale: Tensor
+    offset: Tensor
+    spacing_mm: np.ndarray
+    sample_ids: tuple[str, ...]
+    volumes: tuple[str, ...]
+    numbers: np.ndarray
+    epochs: np.ndarray
+    rows: np.ndarray
+    labels: Tensor | None = None
+    classes: Tensor | None = None
+    boxes: tuple[Boxes | None, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    @property
+    def spatial_dims(self) -> int:
+        return self.voxels.ndim - 2
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """Return the batch with its tensors on a device; extents, boxes, ids and numbers stay on the host."""
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=non_blocking)
+            for name in ("voxels", "scale", "offset", "labels", "classes")
+            if getattr(self, name) is not None
+        }
+        return replace(self, **moved)
+
+    def intensities(self, stored: Float[Tensor, "..."], index: int | None = None) -> Float[Tensor, "..."]:
+        """Turn stored values into intensities, in place: (.., B, C, *S) of all samples, or (C, *S) of one of them."""
+        if index is not None:
+            return stored.mul_(self.scale[index]).add_(self.offset[index])
+        per_sample = (-1, *[1] * (self.voxels.ndim - 1))
+        return stored.mul_(self.scale.view(per_sample)).add_(self.offset.view(per_sample))
+
+    def take(self, count: int) -> "Batch":
+        """Return the first ``count`` samples, or all where there are fewer."""
+        return replace(self, **{part.name: value[:count] for part in fields(self)
+                                if (value := getattr(self, part.name)) is not None})  # fmt: skip
+
+    def rng(self, seed: int) -> SampleRng:
+        """Return the random streams of these samples for a run's seed."""
+        return SampleRng.for_samples(seed, self.epochs, self.sample_ids)

@@ -1,0 +1,1 @@
+"""Ray: joined or started, checked, and given jobs."""

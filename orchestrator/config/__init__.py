@@ -1,0 +1,1 @@
+"""An experiment as one frozen value, and how it is read from a file."""

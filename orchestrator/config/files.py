@@ -1,0 +1,85 @@
+"""Files of experiments: YAML in, with one ``base:`` to inherit from and ``a.b=c`` overrides; an experiment out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.config.experiment import Experiment
+from orchestrator.config.refusal import ConfigError, validated
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment file, its bases and ``a.b=c`` overrides; raise ConfigError for a mistake."""
+    return resolve(read(path), overrides, str(path))
+
+
+def resolve(tree: dict[str, Any], overrides: Sequence[str] = (), source: str = "experiment") -> Experiment:
+    """Validate a config tree after applying overrides."""
+    for override in overrides:
+        tree = merge(tree, _parse_override(override))
+    return validated(Experiment, tree, source)
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file and what it inherits from through ``base:`` (relative to the file), unvalidated."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"experiment {path}: no such file; experiments/ holds those that come with Raydiology")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"experiment {path}: not YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"experiment {path}: expected a mapping of fields, found {type(tree).__name__}")
+    base = tree.pop("base", None)
+    return merge(read(path.parent / base), tree) if base else tree
+
+
+def merge(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Overlay ``changes``: mappings merge, everything else is replaced.
+
+    A mapping whose ``name`` differs from that of the mapping below it (another method, another encoder) replaces it
+    whole, because the fields of one mean nothing to the other.
+    """
+    merged = dict(tree)
+    for key, value in changes.items():
+        old = merged.get(key)
+        if (
+            isinstance(value, dict)
+            and isinstance(old, dict)
+            and value.get("name", old.get("name")) == old.get("name")
+        ):
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def expand(dotted: dict[str, Any]) -> dict[str, Any]:
+    """Turn {"a.b": c} into {"a": {"b": c}}."""
+    tree: dict[str, Any] = {}
+    for path, value in dotted.items():
+        for part in reversed(path.split(".")):
+            value = {part: value}
+        tree = merge(tree, value)
+    return tree
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"override {text!r}: expected field.subfield=value, such as method.crops.iou='[0.3,0.6]'")
+    try:
+        return expand({path: yaml.safe_load(value)})
+    except yaml.YAMLError:
+        raise ConfigError(f"override {text!r}: {value!r} is not YAML; quote lists, such as '[0.3,0.6]'") from None
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of an experiment file, for editors."""
+    tree = Experiment.model_json_schema()
+    tree["properties"]["base"] = {"type": "string", "description": "experiment file to inherit from"}
+    tree["required"] = []  # a file may leave any field to its base or to an override
+    return tree

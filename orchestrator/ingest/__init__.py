@@ -1,0 +1,1 @@
+"""Scans become shards: planned, read in parallel, continued and completed."""

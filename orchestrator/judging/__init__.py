@@ -1,0 +1,1 @@
+"""How an encoder or a task does: validation, health, probes and pictures."""

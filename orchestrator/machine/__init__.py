@@ -1,0 +1,1 @@
+"""This installation: what it has and what it offers."""

@@ -1,0 +1,106 @@
+"""Parameters: how many a method trains in each of its variants at each of its paper's sizes.
+
+The networks have to be built to be counted, which imports MONAI and takes seconds. So the counts are recorded in
+``parameters.json``, by the settings that were counted, and what the record lacks is built. After a change of a
+method, an encoder or a paper's size, write the record anew:
+
+    python -m orchestrator.machine.parameters > orchestrator/machine/parameters.json
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import nn
+
+from methods import METHODS
+from methods.base import Facts, FrozenConfig, Method, decisive
+from methods.encoders import ENCODERS, Encoder
+from methods.papers import PAPER_SIZES, PaperSize
+
+# Facts that change no size.
+COUNTED = Facts(num_samples=1, steps=1, batch_size=1)
+RECORD = Path(__file__).with_suffix(".json")
+Counts = dict[str, int]
+
+
+def parameters(name: str) -> list[dict[str, Any]]:
+    """Count a method's parameters, of the encoder and of each head; empty if no paper trained it."""
+    return [
+        _entry(size, config, _recorded(name).get(_key(size, config)) or build(name, size, config))
+        for size, config in _trained(name)
+    ]
+
+
+def build(name: str, size: PaperSize, config: FrozenConfig) -> Counts:
+    """Count the parameters of each part of a method, by building it."""
+    encoder = _encoder(size.encoder.model_dump_json())
+    # Heads of a hundred million parameters need no memory here. MONAI's Swin cannot be built like this.
+    with torch.device("meta"):
+        method = METHODS[name](config, encoder, COUNTED)
+    counts = {part: _count(module) for part, module in method.named_children()}
+    return {part: count for part, count in counts.items() if count}
+
+
+def built() -> dict[str, dict[str, Counts]]:
+    """Build every method at all its sizes; return what the record should hold."""
+    return {
+        name: {_key(size, config): build(name, size, config) for size, config in _trained(name)}
+        for name in PAPER_SIZES
+    }
+
+
+def _trained(name: str) -> Iterator[tuple[PaperSize, FrozenConfig]]:
+    """Yield what a paper trained: each of its sizes in each variant."""
+    kind: type[Method] = METHODS[name]
+    variant = kind.Config.model_fields.get("variant")
+    for size in PAPER_SIZES.get(name, ()):
+        for chosen in get_args(variant.annotation) if variant else ():
+            yield size, kind.Config.model_validate({**size.fields, "variant": chosen})
+
+
+def _entry(size: PaperSize, config: FrozenConfig, counts: Counts) -> dict[str, Any]:
+    encoder = size.encoder.model_dump()
+    return {
+        "variant": config.model_dump()["variant"],
+        "images": size.images,
+        "spatial_dims": encoder["spatial_dims"],
+        "in_channels": encoder["in_channels"],
+        "network": encoder["name"],
+        "encoder": counts["encoder"],
+        "heads": {part: count for part, count in counts.items() if part != "encoder"},
+    }
+
+
+def _key(size: PaperSize, config: FrozenConfig) -> str:
+    """Name what is counted by the settings that decide it, so that a count is never shown for other settings."""
+    text = json.dumps([decisive(size.encoder), decisive(config)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@cache
+def _record() -> dict[str, dict[str, Counts]]:
+    return json.loads(RECORD.read_text())
+
+
+def _recorded(name: str) -> dict[str, Counts]:
+    return _record().get(name, {})
+
+
+@cache
+def _encoder(config: str) -> Encoder:
+    kind = ENCODERS[json.loads(config)["name"]]
+    return kind(kind.Config.model_validate_json(config))
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(built(), indent=2) + "\n")

@@ -1,0 +1,1 @@
+"""A first experiment for some shards: measured, decided and written."""

@@ -1,0 +1,1 @@
+"""What runs showed: read back, chosen, grouped, compared and drawn."""

@@ -1,0 +1,187 @@
+"""Comparison: rows of runs as numbers, with notes on facts that the numbers hide. Pure: nothing is read here."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from data.spelling import did_you_mean
+from orchestrator.results.grouping import DATASET, SEEDS, Row, differing_fields, shortened
+from orchestrator.results.run_cards import Card
+from orchestrator.results.statistics import Comparison, Summary, confidence_interval, summarise, welch
+from orchestrator.results.text import NOTHING, significance, spread
+
+DECIMALS = 3
+_JUDGED = {
+    "finetune": "of the best checkpoint",
+    "pretrain": "of the last hundredth of the steps",
+    "trial": "as the sweep judges it",
+}
+# If these differ, the same metric measures something else: other patients, other labels, another mean.
+_JUDGED_BY = (
+    DATASET, "downstream.val_split", "downstream.num_folds", "downstream.task.name", "downstream.task.labels",
+    "downstream.task.regions", "downstream.task.convention", "downstream.task.kind", "downstream.task.score",
+)  # fmt: skip
+# If these differ, the metric is the same but the starts are not equal.
+_GIVEN = (DATASET, "downstream.label_fraction")
+
+Scores = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class ComparisonSubject:
+    """The subject: a kind of run, its metric, further metrics, and the reference row for p, if any."""
+
+    kind: str
+    metric: str
+    also: tuple[str, ...] = ()
+    reference: str | None = None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return (self.metric, *self.also)
+
+
+@dataclass(frozen=True)
+class ComparisonLine:
+    """One row in numbers. ``scored`` holds the runs behind ``summary``; runs without a score are in ``row`` only.
+
+    comparison  Welch's test against the reference; None for the reference itself, and without a reference
+    """
+
+    row: Row
+    scored: tuple[Card, ...]
+    summary: Summary
+    interval: tuple[float, float] | None
+    comparison: Comparison | None
+    also: Mapping[str, Summary]
+
+    @property
+    def name(self) -> str:
+        return self.row.name
+
+
+def lines_of(asked: ComparisonSubject, rows: Sequence[Row], scores: Scores) -> list[ComparisonLine]:
+    """Summarise each row, and test it against the reference; ``scores`` holds the scores of finished runs, by place.
+
+    Raises ValueError if no row has the reference's name.
+    """
+    names = [row.name for row in rows]
+    if asked.reference is not None and asked.reference not in names:
+        raise ValueError(
+            f"--reference {asked.reference}: not one of the rows; they are: {', '.join(names)}"
+            f"{did_you_mean(asked.reference, names)}"
+        )
+    reference = next((row for row in rows if row.name == asked.reference), None)
+    return [_line(asked, row, reference, scores) for row in rows]
+
+
+def _line(asked: ComparisonSubject, row: Row, reference: Row | None, scores: Scores) -> ComparisonLine:
+    scored = _scored(asked, row, scores)
+    summary = summarise([scores[card.place][asked.metric] for card in scored])
+    comparison = None
+    if reference and row is not reference:
+        theirs = [scores[card.place][asked.metric] for card in _scored(asked, reference, scores)]
+        apart = _judged_apart(asked, [row, reference])
+        comparison = Comparison(None, f"judged by another {apart[0]}") if apart else welch(summary.values, theirs)
+    also = {
+        name: summarise([scores[card.place][name] for card in scored if name in scores[card.place]])
+        for name in asked.also
+    }
+    return ComparisonLine(row, scored, summary, confidence_interval(summary), comparison, also)
+
+
+def cells(asked: ComparisonSubject, lines: Sequence[ComparisonLine]) -> tuple[list[str], list[list[str]]]:
+    """Return heading and rows as text."""
+    heading = ["row", asked.metric, "95 % interval", "n", "runs", *asked.also]
+    rows = [
+        [
+            line.name,
+            spread(line.summary.mean, line.summary.deviation, DECIMALS),
+            NOTHING
+            if line.interval is None
+            else f"{line.interval[0]:.{DECIMALS}f} to {line.interval[1]:.{DECIMALS}f}",
+            str(line.summary.num_values),
+            "  ".join(f"{value:.{DECIMALS}f}" for value in line.summary.values) or NOTHING,
+            *(spread(summary.mean, summary.deviation, DECIMALS) for summary in line.also.values()),
+        ]
+        for line in lines
+    ]
+    if asked.reference is not None:
+        heading.insert(5, f"p against {asked.reference}")
+        for row, line in zip(rows, lines, strict=True):
+            row.insert(5, significance(line.comparison))
+    return heading, rows
+
+
+def notes(asked: ComparisonSubject, lines: Sequence[ComparisonLine]) -> list[str]:
+    """Explain the cells: how they were computed, which runs are missing, and which rows must not be compared."""
+    made = f"{asked.metric} {_JUDGED[asked.kind]}; mean ± sample deviation; 95 % interval of the mean by Student's t"
+    test = "; p: Welch's t-test, two-sided, not corrected for several rows" if asked.reference is not None else ""
+    said = [made + test, *_incomparable(asked, [line.row for line in lines])]
+    remarks: dict[str, list[str]] = {}
+    for line in lines:
+        for remark in _remarks(line):
+            remarks.setdefault(remark, []).append(line.name)
+    said += [f"{'; '.join(names)}: {remark}" for remark, names in remarks.items()]
+    commits = {card.tags.get("git_commit", "unknown")[:7] for line in lines for card in line.scored}
+    if len(commits) > 1:
+        said.append(f"the runs come from {len(commits)} commits of the code: {', '.join(sorted(commits))}")
+    return said
+
+
+def comma_separated(asked: ComparisonSubject, lines: Sequence[ComparisonLine], scores: Scores) -> str:
+    """Return one CSV line per run: row, seeds, the fields in which the runs differ, values with every digit."""
+    cards = [(line, card) for line in lines for card in line.row.cards]
+    fields = [f for f in differing_fields([card.params for _, card in cards]) if f not in (*SEEDS, "pretrained")]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "run", "experiment", "status", *SEEDS, "pretrained", *fields, *asked.metrics, "remark"])
+    for line, card in cards:
+        decided = [card.params.get(field, "") for field in (*SEEDS, "pretrained", *fields)]
+        values = [scores.get(card.place, {}).get(metric, "") for metric in asked.metrics]
+        run = f"{card.kind}-{card.key}"
+        writer.writerow([line.name, run, card.experiment, card.status, *decided, *values, card.remark])
+    return text.getvalue()
+
+
+def _scored(asked: ComparisonSubject, row: Row, scores: Scores) -> tuple[Card, ...]:
+    return tuple(card for card in row.cards if asked.metric in scores.get(card.place, {}))
+
+
+def _remarks(line: ComparisonLine) -> Iterator[str]:
+    """Explain a row: which runs are missing, why it has no p, and why its runs are not independent."""
+    missing = [card for card in line.row.cards if card not in line.scored]
+    for status, count in sorted(Counter(card.status for card in missing).items()):
+        ended = "finished without this metric" if status == "finished" else status
+        reasons = sorted({card.remark for card in missing if card.status == status and card.remark})
+        yield ": ".join([f"{count} {'run' if count == 1 else 'runs'} {ended}, not counted", *reasons])
+    if line.comparison and line.comparison.p is None:
+        yield f"no p: {line.comparison.remark}"
+    starts = {card.pretrained for card in line.scored if card.pretrained}
+    if 0 < len(starts) < len(line.scored) and None not in (card.pretrained for card in line.scored):
+        shared = f"{len(starts)} pretraining{'' if len(starts) == 1 else 's'}"
+        yield f"{len(line.scored)} runs share {shared}, so they are not independent: interval and p are too small"
+    if pooled := line.row.pooled:
+        yield f"pools runs that differ in {', '.join(shortened(field, pooled) for field in pooled)}"
+
+
+def _judged_apart(asked: ComparisonSubject, rows: Sequence[Row]) -> list[str]:
+    """List the settings that make a metric mean different things in different rows."""
+    return [field for field in differing_fields([row.settings for row in rows]) if field in _judges(asked)]
+
+
+def _judges(asked: ComparisonSubject) -> tuple[str, ...]:
+    if asked.kind != "pretrain":
+        return _JUDGED_BY
+    return ("method.name",) if asked.metric == "loss" else ()
+
+
+def _incomparable(asked: ComparisonSubject, rows: Sequence[Row]) -> Iterator[str]:
+    differing = differing_fields([row.settings for row in rows])
+    for field in differing:
+        if field in (*_judges(asked), *_GIVEN):
+            values = [f"{row.name}: {row.settings.get(field, 'none')}" for row in rows]
+            verdict = "not comparable" if field in _judges(asked) else "not on equal terms"
+            yield f"{verdict}: the rows differ in {shortened(field, differing)} ({'; '.join(values)})"

@@ -1,0 +1,162 @@
+"""Course: a stage of a pretraining with its samples: what it is fed, how long it trains, and what is built."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from ray.train import Checkpoint
+
+from data.files import read_bytes
+from data.shards.index import Selection, ShardSet
+from methods.base import Facts, Method
+from methods.encoders import ENCODERS, Encoder
+from orchestrator.config.experiment import Experiment
+from orchestrator.config.parts import TRAINABLE, Data, EncoderConfig, Stage, WeightsFile
+from orchestrator.feed.plan import FeedPlan
+from orchestrator.training.checkpoint import Stream, load_encoder, weights_file
+from orchestrator.training.loop import Plan
+from orchestrator.training.optimiser import Schedule
+from orchestrator.training.outline import outline_method
+
+
+@dataclass(frozen=True)
+class Course:
+    """Stage number ``index`` of an experiment; ``selection`` are the samples that it is fed."""
+
+    experiment: Experiment
+    index: int
+    shards: ShardSet
+    selection: Selection
+
+    @classmethod
+    def open(cls, experiment: Experiment, index: int = 0, opened: Mapping[str, ShardSet] | None = None) -> "Course":
+        """Open a stage's shards, if they are not opened yet; raise ValueError if it has no samples."""
+        stage = experiment.pretraining[index]
+        data = experiment.data_of(stage)
+        shards = opened[data.shards] if opened else ShardSet.open(data.shards)
+        return cls(experiment, index, shards, data.selected(shards, TRAINABLE[stage.method.name].needs))
+
+    @property
+    def stage(self) -> Stage:
+        return self.experiment.pretraining[self.index]
+
+    @property
+    def data(self) -> Data:
+        return self.experiment.data_of(self.stage)
+
+    @property
+    def encoder(self) -> EncoderConfig:
+        return self.experiment.encoder_of(self.stage)
+
+    @property
+    def trains(self) -> bool:
+        return TRAINABLE[self.stage.method.name].trains
+
+    @property
+    def facts(self) -> Facts:
+        """What the method is told of its training."""
+        return Facts(
+            num_samples=self.selection.num_samples,
+            steps=self.stage.budget.total_steps(self.selection.num_samples),
+            batch_size=self.stage.budget.batch_size,
+            label_names=self.shards.label_names,
+            class_names=self.shards.class_names,
+        )
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The stage's budget in steps, and how they are computed."""
+        stage, training, num_samples = self.stage, self.experiment.training, self.selection.num_samples
+        return Plan(
+            schedule=Schedule.of(stage.optimiser, stage.budget, num_samples),
+            stream=Stream(self.shards.digest, self.experiment.seed_of(stage), stage.budget.batch_size),
+            num_samples=num_samples,
+            precision=training.precision,
+            num_chunks=self.experiment.shares_of(stage).num_chunks,
+            sync_batch_norm=training.sync_batch_norm,
+            report_every_steps=training.report_every_steps,
+            report_every_s=training.report_every_s,
+            checkpoint_every_steps=training.checkpoint_every_steps,
+        )
+
+    @cached_property
+    def feed(self) -> FeedPlan:
+        """The feed of the stage's samples, from its first step to its last."""
+        resources, needs = self.experiment.resources_of(self.stage), TRAINABLE[self.stage.method.name].needs
+        return FeedPlan(
+            shards=self.shards.uri,
+            digest=self.shards.digest,
+            split=self.data.split,
+            having=needs,
+            keep=self.data.keep,
+            seed=self.experiment.seed_of(self.stage),
+            batch_size=self.stage.budget.batch_size,
+            world=resources.workers,
+            with_labels=needs == "label_map",
+            first_step=0,
+            last_step=self.plan.total_steps,
+            num_readers=resources.readers,
+            reader_resource=resources.reader_resource,
+        )
+
+    def outline(self) -> Method:
+        """Return the method without weights, to be read."""
+        return outline_method(self.stage.method, self.encoder, self.facts)
+
+    def build(self, before: Mapping[str, str] | None = None) -> Method:
+        """Build the method on its encoder; ``before`` holds the addresses of what earlier stages trained, by name.
+
+        Without it, the encoder has its initial weights. Raises CheckpointError for weights that do not fit.
+        """
+        encoder = initial_encoder(self.experiment, self.encoder)
+        if before is not None:
+            for part, address in self.starts(before).items():
+                with Checkpoint(address).as_directory() as folder:
+                    load_encoder(Path(folder), part_of(encoder, part))
+            if isinstance(start := self.stage.start, WeightsFile):
+                load_encoder(Path(start.weights), part_of(encoder, start.part))
+        return TRAINABLE[self.stage.method.name](self.stage.method, encoder, self.facts)
+
+    def starts(self, before: Mapping[str, str]) -> dict[str, str]:
+        """Return the addresses of the weights that the encoder's parts start from, by part; "" is the whole."""
+        start = self.experiment.start_of(self.stage)
+        if isinstance(start, WeightsFile):
+            return {}
+        return {part: before[stage] for part, stage in start.items() if stage in before}
+
+
+def courses(experiment: Experiment) -> list[Course]:
+    """Open all stages of an experiment, and shared shards once; raise ValueError if a stage has no samples."""
+    addresses = {experiment.data_of(stage).shards for stage in experiment.pretraining}
+    opened = {uri: ShardSet.open(uri) for uri in addresses}
+    return [Course.open(experiment, index, opened) for index in range(len(experiment.pretraining))]
+
+
+def initial_encoder(experiment: Experiment, config: EncoderConfig) -> Encoder:
+    """Build an encoder with its initial weights drawn from the experiment's seed."""
+    torch.manual_seed(experiment.seed)
+    return ENCODERS[config.name](config)
+
+
+def part_of(encoder: Encoder, part: str) -> Encoder:
+    """Return an encoder's part of this name, itself an encoder; "" is the whole. Raises ValueError for no part."""
+    parts = {name: module for name, module in encoder.named_modules() if isinstance(module, Encoder)}
+    if part not in parts:
+        known = ", ".join(name for name in parts if name) or "it has none"
+        raise ValueError(f"start: the encoder has no part {part!r} that is an encoder ({known}); name another")
+    return parts[part]
+
+
+def digest_of(stages: Sequence[Course]) -> str:
+    """Return one digest of all that a pretraining reads: its shards, and the weights that it starts from."""
+    read = [course.shards.digest for course in stages]
+    for course in stages:
+        if isinstance(start := course.stage.start, WeightsFile):
+            read.append(hashlib.sha256(read_bytes(str(weights_file(Path(start.weights))))).hexdigest())
+    if len(set(read)) == 1:
+        return read[0]
+    return hashlib.sha256(json.dumps(read).encode()).hexdigest()

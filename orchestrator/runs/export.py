@@ -1,0 +1,109 @@
+"""Export: weights under MONAI's own keys, with a script that loads them strictly and without this project."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from methods.encoders.unet import norm_layer
+from orchestrator.runs.finetune import NETWORK, NETWORK_CARD
+from orchestrator.runs.identity import own
+from orchestrator.training.checkpoint import ENCODER, ENCODER_CARD
+
+SCRIPT = "load.py"
+
+_SCRIPT = Template('''"""Load these weights into MONAI's own class; run it beside the weights."""
+
+from pathlib import Path
+
+from monai.networks.nets import $kind
+from safetensors.torch import load_file
+
+network = $kind($arguments)
+weights = load_file(Path(__file__).with_name("$weights"))
+$load
+print(f"loaded {len(weights)} tensors strictly into $kind")
+''')
+_STRICT = "load_state_dict(weights, strict=True)"
+
+
+@dataclass(frozen=True)
+class _Counterpart:
+    """MONAI's class that holds an encoder: its name, the config's fields that it takes, and how to load each part.
+
+    Without ``network``, the segmentation network on the encoder is not of this class.
+    """
+
+    kind: str
+    fields: tuple[str, ...]
+    encoder: str
+    network: str | None = None
+
+
+_COUNTERPARTS = {
+    "swin_unetr": _Counterpart(
+        "SwinUNETR",
+        ("feature_size", "depths", "num_heads", "window_size"),
+        encoder=f"network.swinViT.{_STRICT}",
+        network=f"network.{_STRICT}",
+    ),
+    "unet": _Counterpart(
+        "BasicUNet",
+        ("features",),
+        encoder="""for name in ("conv_0", "down_1", "down_2", "down_3", "down_4"):
+    level = {key.removeprefix(name + "."): value for key, value in weights.items() if key.startswith(name + ".")}
+    getattr(network, name).load_state_dict(level, strict=True)""",
+        network=f"network.{_STRICT}",
+    ),
+    "densenet": _Counterpart(
+        "DenseNet", ("growth_rate", "block_config", "init_features"), encoder=f"network.features.{_STRICT}"
+    ),
+}
+
+
+def export(run: Path, target: Path) -> list[Path]:
+    """Write a run's weights, its card and a loading script into a folder; return the files.
+
+    ``run`` is the folder of a pretraining (its encoder is exported) or of a fine-tuning (its whole network). Raises
+    ValueError if the folder is neither or not finished, if MONAI has no class for the weights, or if ``target`` holds
+    the export of another run.
+    """
+    for part, weights, card_name in (("encoder", ENCODER, ENCODER_CARD), ("network", NETWORK, NETWORK_CARD)):
+        source = run / part
+        if (source / weights).is_file():
+            script = _script(json.loads((source / card_name).read_text()), part, weights)
+            own(target, {"run": run.absolute().name}, "give another --out, or delete the folder")
+            (target / weights).write_bytes((source / weights).read_bytes())
+            (target / card_name).write_bytes((source / card_name).read_bytes())
+            (target / SCRIPT).write_text(script)
+            return [target / weights, target / card_name, target / SCRIPT]
+    raise ValueError(
+        f"run {run}: neither encoder/{ENCODER} nor network/{NETWORK} there; give the folder of a finished "
+        "pretraining or fine-tuning, as `raydiology pretrain` and `raydiology finetune` print it"
+    )
+
+
+def _script(card: dict[str, Any], part: str, weights: str) -> str:
+    encoder, counterpart, load = card["encoder"], _COUNTERPARTS.get(card["encoder"]["name"]), None
+    if counterpart is not None and part == "encoder":
+        load = counterpart.encoder
+    elif counterpart is not None and card["task"]["name"] == "segmentation":
+        load = counterpart.network
+    if counterpart is None or load is None:
+        subject = "" if part == "encoder" else f"network for {card['task']['name']} on "
+        raise ValueError(
+            f"{subject}encoder {encoder['name']}: MONAI has no class for it; load {part}/{weights} of the run's "
+            "folder into the classes of methods/"
+        )
+    arguments = {"spatial_dims": encoder["spatial_dims"], "in_channels": encoder["in_channels"]}
+    arguments["out_channels"] = len(card["class_names"]) if part == "network" else 2
+    arguments |= {name: encoder[name] for name in counterpart.fields}
+    if "norm" in encoder:
+        arguments["norm"] = norm_layer(encoder["norm"])
+    return _SCRIPT.substitute(
+        kind=counterpart.kind,
+        arguments=", ".join(f"{name}={value!r}" for name, value in arguments.items()),
+        weights=weights,
+        load=load,
+    )

@@ -1,0 +1,291 @@
+"""Finetune: train an encoder, pretrained or not, on one downstream task, and score it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray.train import Checkpoint
+from safetensors.torch import save_file
+
+from data.shards.index import ShardSet
+from data.shards.writer import write_atomically
+from methods.base import Method
+from methods.downstream import TASKS, Task
+from orchestrator.cluster import connection
+from orchestrator.config.experiment import Experiment
+from orchestrator.config.parts import Downstream
+from orchestrator.feed import stream
+from orchestrator.feed.stream import FeedPlan
+from orchestrator.judging import pictures
+from orchestrator.judging.cases import CASES, joined, to_parquet
+from orchestrator.judging.validation import CONFUSIONS, PREDICTIONS, Rhythm, Validation
+from orchestrator.runs.held_out import score_held_out
+from orchestrator.runs.labelled import LabelledSamples, downstream_of, labelled_samples
+from orchestrator.runs.network import NETWORK, NETWORK_CARD, build_network, outline_network, prepare
+from orchestrator.runs.pretrain import PretrainingResult
+from orchestrator.runs.run import Caption, Run
+from orchestrator.terminal.progress import phase
+from orchestrator.training import checkpoint as checkpoints
+from orchestrator.training.batch_norm import check_batch_norm
+from orchestrator.training.extents import check_extents
+from orchestrator.training.loop import Plan, Trainee
+from orchestrator.training.optimiser import Schedule
+from orchestrator.training.ray_train import Job, launch
+
+STAGE = "finetune"
+PREVIEWED_SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class FinetuningResult:
+    """A finished fine-tuning: its run's folder, its key, and the scores of its best checkpoint.
+
+    ``test/...`` are those on the test split, if it has one.
+    """
+
+    folder: Path
+    key: str
+    scores: dict[str, float]
+
+
+def finetune(
+    experiment: Experiment,
+    pretrained: PretrainingResult | None = None,
+    parent: Path | None = None,
+    row: str | None = None,
+) -> FinetuningResult:
+    """Fine-tune the encoder of a pretraining, or a new one, and return its scores on the validation split.
+
+    Without a pretraining, or after one that trains nothing (``scratch``), the encoder's initial weights are drawn
+    from ``downstream.seed``. The same fine-tuning continues where it stopped, or is returned at once if it is done.
+    ``parent`` is the folder of the run that it belongs to, by default the pretraining's; ``row`` is the row of the
+    table that it is run for. Raises ValueError if it cannot work (before anything starts) and RunError if it failed.
+    """
+    trained = pretrained if experiment.trains else None
+    with phase("checking that encoder, task and labelled samples fit"):
+        labelled = check(experiment)
+    key = experiment.finetune_key(trained.key if trained else "scratch", labelled.shards.digest)
+    folder = Path(experiment.home) / experiment.name / f"finetune-{key}"
+    run = Run(folder, experiment, kind="finetune", key=key, parent=parent or (trained.folder if trained else None))
+    with run.claimed():
+        if (done := run.result()) is not None:
+            return FinetuningResult(folder, key, done["scores"])
+        with connection.connected():
+            connection.preflight(experiment.resources_of(downstream_of(experiment)))
+            with run.opened(_caption(experiment, trained, row), labelled.shards, _params(experiment, trained)):
+                scores = _train(experiment, trained.encoder if trained else None, labelled, run)
+                return FinetuningResult(folder, key, scores)
+
+
+def check(experiment: Experiment) -> LabelledSamples:
+    """Return the labelled samples; raise ValueError if encoder, task and samples do not fit.
+
+    This needs no pretraining, so that a fine-tuning that cannot work is refused before its pretraining starts.
+    """
+    task = downstream_of(experiment)
+    labelled = labelled_samples(task)
+    shards = labelled.shards
+    for field, have in (("spatial_dims", shards.spatial_dims), ("in_channels", shards.num_channels)):
+        given = getattr(experiment.downstream_encoder, field)
+        if given != have:
+            raise ValueError(
+                f"encoder.{field} is {given}, the labelled shards have {have}; set encoder.{field}={have}, "
+                "or ingest them with the recipe of the pretraining's shards"
+            )
+    shards.check_files()
+    network = outline_network(experiment, labelled)
+    check_extents(network, labelled.train, task.part)
+    plan_of(experiment, labelled)  # refuses milestones beyond the budget
+    network.check_volumes(sliced=not shards.rows["volume"].equals(shards.rows["sample_id"]))
+    check_batch_norm(experiment, task, network, lambda: feed_of(experiment, labelled, plan_of(experiment, labelled)))
+    return labelled
+
+
+def plan_of(experiment: Experiment, labelled: LabelledSamples) -> Plan:
+    """Turn the task's budget into steps."""
+    task, training = downstream_of(experiment), experiment.training
+    num_samples = labelled.train.num_samples
+    return Plan(
+        schedule=Schedule.of(task.optimiser, task.budget, num_samples),
+        stream=checkpoints.Stream(labelled.shards.digest, task.seed, task.budget.batch_size),
+        num_samples=num_samples,
+        precision=training.precision,
+        num_chunks=experiment.shares_of(task).num_chunks,
+        sync_batch_norm=training.sync_batch_norm,
+        report_every_steps=training.report_every_steps,
+        report_every_s=training.report_every_s,
+        checkpoint_every_steps=training.checkpoint_every_steps,
+    )
+
+
+def feed_of(experiment: Experiment, labelled: LabelledSamples, plan: Plan) -> FeedPlan:
+    """Plan the feed of labelled samples for the fine-tuning."""
+    task = downstream_of(experiment)
+    resources = experiment.resources_of(task)
+    return FeedPlan(
+        shards=labelled.shards.uri,
+        digest=labelled.shards.digest,
+        split=task.train_split,
+        keep=task.keep,
+        patients=labelled.patients,
+        having=TASKS[task.task.name].needs,
+        with_labels=TASKS[task.task.name].needs == "label_map",
+        seed=task.seed,
+        batch_size=task.budget.batch_size,
+        world=resources.workers,
+        last_step=plan.total_steps,
+        num_readers=resources.readers,
+        reader_resource=resources.reader_resource,
+    )
+
+
+def _train(experiment: Experiment, encoder: str | None, labelled: LabelledSamples, run: Run) -> dict[str, float]:
+    plan = plan_of(experiment, labelled)
+    feed_plan = feed_of(experiment, labelled, plan)
+    if experiment.tracking.pictures:
+        with phase("drawing the crops of the first samples"):
+            _preview(experiment, labelled.shards, feed_plan, run)
+    job = Job(
+        folder=run.folder,
+        stage=STAGE,
+        storage=run.storage,
+        plan=plan,
+        feed=feed_plan,
+        build=partial(_build, experiment, encoder),
+        resources=experiment.resources_of(downstream_of(experiment)),
+        keep_best=True,
+    )
+    run.remark(experiment.idle_workers(downstream_of(experiment)))
+    with run.stage(STAGE, plan.total_steps, rhythm_of(experiment, labelled).due) as follow:
+        best = launch(job, follow, run.remark)
+    with phase("collecting the best network"):
+        exported = _collect(Checkpoint(best.uri), run)
+    scores = {**best.state["best"], "best_step": best.step}
+    tested = _test(experiment, best.uri, run) if labelled.test else {}
+    run.tracker.summary(tested)
+    run.finish({"scores": scores | tested}, scores, exported)
+    return scores | tested
+
+
+def _test(experiment: Experiment, best: str, run: Run) -> dict[str, float]:
+    """Score the best checkpoint on the test split, and add its cases to the run's; return ``test/...``."""
+    with phase("scoring the best network on the test split"):
+        found = score_held_out(experiment, best)
+    cases, tested = run.folder / CASES, to_parquet("test", found.cases)
+    write_atomically(cases, joined([*([cases.read_bytes()] if cases.exists() else []), tested]))
+    for remark in found.remarks:
+        run.remark(f"test: {remark}")
+    return {f"test/{name}": value for name, value in found.metrics.items()}
+
+
+def _build(experiment: Experiment, encoder: str | None) -> Trainee:
+    """Build network and validation; runs in every worker."""
+    labelled = labelled_samples(downstream_of(experiment))
+    method = build_network(experiment, labelled.shards, encoder)
+    prepare(method, experiment, labelled)
+    validation = validation_of(experiment, labelled)
+    card = _card(experiment, labelled.shards, method)
+    export = partial(_export, card, lambda: _judged(validation))
+    return Trainee(method, validation, export=export)
+
+
+def _judged(validation: Validation) -> dict[str, bytes]:
+    """Return the files of the newest validation, by name."""
+    cases = {CASES: to_parquet("validation", validation.cases)} if validation.cases else {}
+    return {**validation.drawn, **cases}
+
+
+def validation_of(experiment: Experiment, labelled: LabelledSamples) -> Validation:
+    """Build the validation that the task asks for."""
+    rhythm = rhythm_of(experiment, labelled)
+    return Validation(labelled.shards, labelled.val.row_ids, rhythm, pictures=experiment.tracking.pictures)
+
+
+def rhythm_of(experiment: Experiment, labelled: LabelledSamples) -> Rhythm:
+    """Return when the task is validated."""
+    task = downstream_of(experiment)
+    return Rhythm(
+        steps_per_epoch=task.budget.steps_per_epoch(labelled.train.num_samples),
+        every_epochs=task.evaluate_every_epochs,
+        dense_from=task.evaluate_every_epoch_from,
+        patience_epochs=task.patience_epochs,
+    )
+
+
+def _card(experiment: Experiment, shards: ShardSet, method: Task) -> dict[str, Any]:
+    task = downstream_of(experiment)
+    return {
+        "encoder": experiment.downstream_encoder.model_dump(mode="json"),
+        "task": task.task.model_dump(mode="json"),
+        **method.card(),
+        "digest": shards.digest,
+        "recipe": shards.recipe,
+        "seed": task.seed,
+    }
+
+
+def _export(card: dict[str, Any], judged: Callable[[], dict[str, bytes]], folder: Path, method: Method) -> None:
+    """Add encoder, network and the validation's files; the network's keys are those of MONAI's own class."""
+    assert isinstance(method, Task)
+    checkpoints.export_encoder(folder, method.encoder, card)
+    weights = {name: value.detach().cpu().contiguous() for name, value in method.network.state_dict().items()}
+    save_file(weights, folder / NETWORK)
+    (folder / NETWORK_CARD).write_text(json.dumps(card, indent=2, sort_keys=True))
+    for name, content in judged().items():
+        (folder / name).write_bytes(content)
+
+
+def _collect(best: Checkpoint, run: Run) -> list[Path]:
+    """Copy the best checkpoint's network and cases into the run's folder, and log its pictures; return the others."""
+    target, cases = run.folder / "network", run.folder / CASES
+    target.mkdir(exist_ok=True)
+    with best.as_directory() as folder:
+        for name in (NETWORK, NETWORK_CARD):
+            write_atomically(target / name, (Path(folder) / name).read_bytes())
+        for name in (PREDICTIONS, CONFUSIONS):
+            if (Path(folder) / name).exists():
+                run.picture(name, (Path(folder) / name).read_bytes())
+        if (Path(folder) / CASES).exists():  # a run that an older version began may have a best checkpoint without
+            write_atomically(cases, (Path(folder) / CASES).read_bytes())
+    return [target, *([cases] if cases.exists() else [])]
+
+
+def _preview(experiment: Experiment, shards: ShardSet, plan: FeedPlan, run: Run) -> None:
+    """Log a picture of the first samples' crops, drawn over the stored samples."""
+    method = build_network(experiment, shards, None)
+    batch = next(stream.local_batches(replace(plan, batch_size=PREVIEWED_SAMPLES, world=1, last_step=1), rank=0))
+    with torch.no_grad():
+        views = method.views(batch, batch.rng(plan.seed))
+    run.picture("views-finetune.png", pictures.draw_views(batch, views))
+
+
+def _caption(experiment: Experiment, trained: PretrainingResult | None, row: str | None) -> Caption:
+    task = downstream_of(experiment)
+    start = "+".join(stage.method.name for stage in experiment.pretraining) if trained else "scratch"
+    seeds = f"seeds {experiment.seed} (pretraining) and {task.seed}" if trained else f"seed {task.seed}"
+    return Caption(
+        title=f"finetune {row or start}, {seeds}",
+        description=(
+            f"{task.task.name.capitalize()}, {f'pretrained by {start}' if trained else 'not pretrained'}. `best/...` "
+            f"are the metrics of the best checkpoint on {_validated_on(task)}"
+            f"{f', `test/...` on split {task.test_split}' if task.test_split else ''}. Artifacts: "
+            "`pictures/predictions.png` shows truth and prediction, `pictures/views-finetune.png` what it was "
+            "trained on; `network/` is the best checkpoint's network, `cases.parquet` its score on each case."
+        ),
+        row=row,
+    )
+
+
+def _validated_on(task: Downstream) -> str:
+    return f"fold {task.fold} of {task.num_folds}" if task.num_folds else f"split {task.val_split}"
+
+
+def _params(experiment: Experiment, trained: PretrainingResult | None) -> dict[str, Any]:
+    # MLflow refuses to change a param; where and on what a run is continued may change.
+    elsewhere = dict.fromkeys(("home", "health", "probe", "resources", "tracking"), True)
+    tree = json.loads(experiment.model_dump_json(exclude={**elsewhere, "downstream": {"resources"}}))
+    return {**tree, "pretrained": trained.key if trained else "scratch"}

@@ -1,0 +1,48 @@
+"""Held out: score a fine-tuned network on its test split, by which nothing was chosen."""
+
+from pathlib import Path
+
+import ray
+import torch
+from ray.exceptions import RayError, RayTaskError
+from ray.train import Checkpoint
+from safetensors.torch import load_file
+
+from methods.downstream.base import TaskScores
+from orchestrator.config.experiment import Experiment
+from orchestrator.judging.validation import evidence_of
+from orchestrator.runs.labelled import downstream_of, labelled_samples
+from orchestrator.runs.network import NETWORK, build_network
+from orchestrator.stop import RunError
+from orchestrator.training.loop import World
+
+
+def score_held_out(experiment: Experiment, checkpoint: str) -> TaskScores:
+    """Score a checkpoint of the fine-tuning on the test split, with the resources of one of its workers.
+
+    Raises RunError if the process that scores dies, and ValueError where the score is not defined on the test split.
+    """
+    resources = experiment.resources_of(downstream_of(experiment))
+    place = {"num_cpus": resources.cpus_per_worker, "num_gpus": int(resources.gpu)}
+    scoring = ray.remote(max_retries=resources.max_failures, **place)(_score)
+    try:
+        return ray.get(scoring.remote(experiment, checkpoint))
+    except RayTaskError as error:
+        raise error.cause from None
+    except RayError as error:
+        raise RunError(
+            f"test split: the process that scores it died: {str(error).splitlines()[0]} The same command goes on "
+            "from there"
+        ) from error
+
+
+def _score(experiment: Experiment, checkpoint: str) -> TaskScores:
+    task = downstream_of(experiment)
+    labelled = labelled_samples(task)
+    assert labelled.test is not None, "there is a test split to score"
+    method = build_network(experiment, labelled.shards, None)
+    with Checkpoint(checkpoint).as_directory() as folder:
+        method.network.load_state_dict(load_file(Path(folder) / NETWORK))
+    world = World(device=torch.device("cuda" if experiment.resources_of(task).gpu else "cpu"))
+    method = method.to(world.device).eval()
+    return method.scores(evidence_of(method, labelled.shards, labelled.test.row_ids, world))

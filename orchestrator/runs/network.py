@@ -1,0 +1,92 @@
+"""Network: a downstream task's network, built for training, or outlined to be read."""
+
+import hashlib
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray.train import Checkpoint
+
+from data.shards.index import ShardSet
+from methods.base import Facts
+from methods.downstream import TASKS, Task
+from methods.encoders import ENCODERS, Encoder
+from orchestrator.config.experiment import Experiment
+from orchestrator.config.parts import Downstream, EncoderConfig
+from orchestrator.runs.labelled import LabelledSamples, classes_of, downstream_of, labelled_samples
+from orchestrator.training import checkpoint as checkpoints
+from orchestrator.training.outline import outline, outline_of
+
+NETWORK, NETWORK_CARD = "network.safetensors", "network.json"
+
+
+def build_network(experiment: Experiment, shards: ShardSet, encoder_path: str | None) -> Task:
+    """Build the task's network: initial weights from ``downstream.seed``, the encoder's from its saved weights."""
+    task = downstream_of(experiment)
+    torch.manual_seed(task.seed)
+    config = experiment.downstream_encoder
+    encoder = ENCODERS[config.name](config)
+    if encoder_path is not None:
+        with Checkpoint(encoder_path).as_directory() as folder:
+            pretrained = config.model_copy(update={"in_channels": experiment.pretrained_encoder.in_channels})
+            _load_encoder(Path(folder), encoder, pretrained)
+    return _network(task, encoder, shards, labelled_samples(task).train.num_samples)
+
+
+def outline_network(experiment: Experiment, labelled: LabelledSamples) -> Task:
+    """Return the task's network without weights, prepared for its samples, to be read."""
+    task, config = downstream_of(experiment), experiment.downstream_encoder
+    names = (*labelled.shards.label_names.items(), *labelled.shards.class_names.items())
+    held = (task.frozen_levels, _held_until(task, labelled.train.num_samples))
+    parts = (labelled.train, labelled.val, labelled.test)
+    seen = [hashlib.sha256(classes_of(labelled, part).tobytes()).hexdigest() for part in parts if part]
+
+    def build() -> Task:
+        network = _network(task, deepcopy(outline_of(config)), labelled.shards, labelled.train.num_samples)
+        prepare(network, experiment, labelled)
+        return network
+
+    return outline(("task", task.task.model_dump_json(), config, names, held, *seen), build)
+
+
+def _network(task: Downstream, encoder: Encoder, shards: ShardSet, num_samples: int) -> Task:
+    facts = Facts(
+        num_samples,
+        steps=task.budget.total_steps(num_samples),
+        batch_size=task.budget.batch_size,
+        label_names=shards.label_names,
+        class_names=shards.class_names,
+    )
+    kind: Any = TASKS[task.task.name]
+    return kind(task.task, encoder, facts)
+
+
+def _load_encoder(folder: Path, encoder: Encoder, config: EncoderConfig) -> None:
+    """Load the weights of an encoder of ``config``; weights whose channels differ keep their initial values."""
+    if encoder.in_channels == config.in_channels:
+        checkpoints.load_encoder(folder, encoder)
+        return
+    pretrained = ENCODERS[config.name](config)
+    checkpoints.load_encoder(folder, pretrained)
+    own = encoder.state_dict()
+    fitting = {name: value for name, value in pretrained.state_dict().items() if value.shape == own[name].shape}
+    encoder.load_state_dict({**own, **fitting})
+
+
+def prepare(network: Task, experiment: Experiment, labelled: LabelledSamples) -> None:
+    """Show a network the classes of its samples; freeze the encoder's levels that the task names."""
+    task = downstream_of(experiment)
+    for judged_on in filter(None, (labelled.val, labelled.test)):
+        network.see_classes(classes_of(labelled, labelled.train), classes_of(labelled, judged_on))
+    if task.frozen_levels != 0:
+        levels = None if task.frozen_levels == "all" else task.frozen_levels
+        network.freeze(levels, _held_until(task, labelled.train.num_samples))
+
+
+def _held_until(task: Downstream, num_samples: int) -> float:
+    """Return the progress in [0, 1] until which levels are frozen."""
+    if task.frozen_epochs is None:
+        return 1.0
+    steps = task.budget.epochs_to_steps(task.frozen_epochs, num_samples)
+    return min(1.0, steps / task.budget.total_steps(num_samples))

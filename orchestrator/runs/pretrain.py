@@ -1,0 +1,249 @@
+"""Pretrain: run the stages of an experiment, one after the other, and keep the resulting encoder."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray.train import Checkpoint
+
+from data.shards.classes import pad_classes
+from data.shards.writer import write_atomically
+from methods.base import Method
+from methods.downstream import Task
+from methods.encoders import Encoder
+from orchestrator.cluster import connection
+from orchestrator.config.experiment import Experiment
+from orchestrator.config.parts import WeightsFile
+from orchestrator.feed import stream
+from orchestrator.judging import pictures
+from orchestrator.judging.health import Evenly, HealthWatch, spread_out
+from orchestrator.runs.course import Course, courses, digest_of, initial_encoder, part_of
+from orchestrator.runs.run import RESULT, Caption, Run
+from orchestrator.terminal.progress import phase
+from orchestrator.training import checkpoint as checkpoints
+from orchestrator.training.batch_norm import check_batch_norm
+from orchestrator.training.extents import check_extents
+from orchestrator.training.loop import Trainee, Watch
+from orchestrator.training.outline import outline_of
+from orchestrator.training.ray_train import Job, launch
+
+PREVIEWED_SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class PretrainingResult:
+    """A finished pretraining: its run's folder, its key, and the address from which workers read its encoder."""
+
+    folder: Path
+    key: str
+    encoder: str
+
+
+def pretrain(experiment: Experiment, parent: Path | None = None, row: str | None = None) -> PretrainingResult:
+    """Run the stages that are not done yet and return the pretrained encoder.
+
+    The same experiment on the same shards continues where it stopped, or is returned at once if it is done.
+    ``parent`` is the folder of the run that it belongs to, and ``row`` is the row of the table that it is run for.
+    Raises ValueError if it cannot work (before anything starts) and RunError if it failed.
+    """
+    with phase("checking that encoder, method and shards fit"):
+        stages = check(experiment)
+    key, folder = experiment.pretrain_key(digest_of(stages)), _folder(stages)
+    run = Run(folder, experiment, kind="pretrain", key=key, parent=parent)
+    with run.claimed():
+        if (done := run.result()) is not None:
+            return PretrainingResult(folder, key, run.located(done["encoder"]))
+        with connection.connected():
+            for stage in experiment.pretraining:
+                connection.preflight(experiment.resources_of(stage))
+            with run.opened(_caption(experiment, row), stages[0].shards, _params(experiment)):
+                return PretrainingResult(folder, key, _run_stages(stages, run))
+
+
+def folder_of(experiment: Experiment) -> Path:
+    """Return the folder of an experiment's pretraining on its shards as they are."""
+    return _folder(courses(experiment))
+
+
+def _folder(stages: Sequence[Course]) -> Path:
+    experiment = stages[0].experiment
+    return Path(experiment.home) / experiment.name / f"pretrain-{experiment.pretrain_key(digest_of(stages))}"
+
+
+def check(experiment: Experiment) -> list[Course]:
+    """Open the stages; raise ValueError if encoders, methods and shards do not fit one another."""
+    stages = courses(experiment)
+    is_done = (_folder(stages) / RESULT).exists()
+    for course in stages:
+        _check_stage(course)
+        if not is_done:
+            course.shards.check_files()
+    if experiment.probe:
+        from orchestrator.judging.probing import ProbeSet
+
+        probed = ProbeSet.open(experiment.probe)
+        probed.check(outline_of(experiment.pretrained_encoder))
+        probed.shards.check_files()
+    return stages
+
+
+def _check_stage(course: Course) -> None:
+    experiment, stage, method = course.experiment, course.stage, course.outline()
+    _check_samples(course, *method.takes(outline_of(course.encoder)))
+    _check_start(course)
+    check_extents(method, course.selection, course.data.part)
+    _see_classes(course, method)
+    if method.trains:
+        assert course.plan, "refuses milestones beyond the budget"
+        check_batch_norm(experiment, stage, method, lambda: course.feed)
+
+
+def _see_classes(course: Course, method: Method) -> None:
+    """Let a supervised pretraining see the classes of its samples; nothing is judged by others."""
+    if isinstance(method, Task):
+        classes = pad_classes(course.shards.rows["classes"].take(course.selection.row_ids))
+        method.see_classes(classes, classes)
+
+
+def _check_samples(course: Course, spatial_dims: int, in_channels: int) -> None:
+    shards = course.shards
+    if spatial_dims != shards.spatial_dims:
+        raise ValueError(
+            f"encoder.spatial_dims is {spatial_dims}, the shards hold {shards.spatial_dims}D samples; set "
+            f"encoder.spatial_dims={shards.spatial_dims}, or ingest with a recipe for {spatial_dims}D"
+        )
+    if in_channels != shards.num_channels:
+        raise ValueError(
+            f"encoder.in_channels is {in_channels}, the shards hold {shards.num_channels} channels; "
+            f"set encoder.in_channels={shards.num_channels}"
+        )
+
+
+def _check_start(course: Course) -> None:
+    """Raise ValueError where what a stage takes over does not fit the encoder, or the part of it, that takes it."""
+    experiment, own = course.experiment, outline_of(course.encoder)
+    start = experiment.start_of(course.stage)
+    if isinstance(start, WeightsFile):
+        path = Path(start.weights)
+        checkpoints.refuse_unmatched(checkpoints.read_weights(path), part_of(own, start.part), f"weights {path.name}")
+        return
+    trained = {stage.name: experiment.encoder_of(stage) for stage in experiment.pretraining}
+    for part, name in start.items():
+        given = outline_of(trained[name]).state_dict()
+        checkpoints.refuse_unmatched(given, part_of(own, part), f"stage {course.stage.name}, start from {name}")
+
+
+def build_encoder(experiment: Experiment) -> Encoder:
+    """Build the encoder that the pretraining exports, with its initial weights."""
+    return initial_encoder(experiment, experiment.pretrained_encoder)
+
+
+def _run_stages(stages: Sequence[Course], run: Run) -> str:
+    experiment, trained = stages[0].experiment, dict[str, str]()
+    for course in stages:
+        stage = course.stage
+        if not course.trains:
+            continue
+        if experiment.tracking.pictures:
+            with phase("drawing the views of the first samples"):
+                _preview(course, run)
+        job = Job(
+            folder=run.folder,
+            stage=stage.name,
+            storage=run.storage,
+            plan=course.plan,
+            feed=course.feed,
+            build=partial(_build, experiment, course.index, dict(trained)),
+            resources=experiment.resources_of(stage),
+        )
+        run.remark(experiment.idle_workers(stage))
+        with run.stage(stage.name, course.plan.total_steps) as follow:
+            trained[stage.name] = launch(job, follow, run.remark).uri
+    encoder = trained.get(stages[-1].stage.name)
+    with phase("collecting the encoder"):
+        exported = _export(stages[-1], encoder, run.folder)
+    run.finish({"encoder": run.recorded(encoder or str(exported))}, {}, [exported])
+    return encoder or str(exported)
+
+
+def _build(experiment: Experiment, index: int, before: Mapping[str, str]) -> Trainee:
+    """Build a stage's method on its encoder, and its watches; runs in every worker."""
+    course = Course.open(experiment, index)
+    method = course.build(before)
+    _see_classes(course, method)
+    return Trainee(method, watches=watches_of(course), export=partial(_export_from, encoder_card(course)))
+
+
+def watches_of(course: Course) -> tuple[Watch, ...]:
+    """Return the watches that measure the encoder while a stage trains it."""
+    health, probe = course.experiment.health, course.experiment.probe
+    shards, total_steps = course.shards, course.plan.total_steps
+    rows = spread_out(course.selection.row_ids, health.samples)
+    watches: list[Watch] = []
+    if health.times and len(rows) > 1:
+        watches.append(HealthWatch(shards, rows, Evenly(health.times, total_steps)))
+    if probe and probe.times:
+        from orchestrator.judging.probing import ProbeSet, ProbeWatch  # imports scikit-learn, which few workers need
+
+        watches.append(ProbeWatch(ProbeSet.open(probe), Evenly(probe.times, total_steps)))
+    return tuple(watches)
+
+
+def encoder_card(course: Course) -> dict[str, Any]:
+    """Describe an exported encoder: its architecture, its training data and its training."""
+    return {
+        "encoder": course.encoder.model_dump(mode="json"),
+        "stages": [stage.model_dump(mode="json") for stage in course.experiment.pretraining],
+        "seed": course.experiment.seed,
+        "digest": course.shards.digest,
+        "recipe": course.shards.recipe,
+    }
+
+
+def _export_from(card: dict[str, Any], folder: Path, method: Method) -> None:
+    checkpoints.export_encoder(folder, method.encoder, card)
+
+
+def _export(course: Course, encoder: str | None, folder: Path) -> Path:
+    """Copy the encoder of the last stage into the run's folder; for scratch, write the initial encoder."""
+    target = folder / "encoder"
+    target.mkdir(exist_ok=True)
+    if encoder is None:
+        checkpoints.export_encoder(target, build_encoder(course.experiment), encoder_card(course))
+        return target
+    with Checkpoint(encoder).as_directory() as source:
+        for name in (checkpoints.ENCODER, checkpoints.ENCODER_CARD):
+            write_atomically(target / name, (Path(source) / name).read_bytes())
+    return target
+
+
+def _preview(course: Course, run: Run) -> None:
+    """Log a picture of the first samples' views, with the views' boxes drawn over the stored samples."""
+    method, seed = course.build(), course.feed.seed
+    batch = next(stream.local_batches(course.feed, rank=0)).take(PREVIEWED_SAMPLES)
+    with torch.no_grad():
+        views = method.views(batch, batch.rng(seed))
+    run.picture(f"views-{course.stage.name}.png", pictures.draw_views(batch, views))
+
+
+def _params(experiment: Experiment) -> dict[str, Any]:
+    """Return the settings that decide the result: MLflow's params never change, other settings may."""
+    return json.loads(
+        experiment.model_dump_json(exclude={"home", "downstream", "health", "probe", "resources", "tracking"})
+    )
+
+
+def _caption(experiment: Experiment, row: str | None) -> Caption:
+    methods = "+".join(stage.method.name for stage in experiment.pretraining)
+    return Caption(
+        title=f"pretrain {row or methods}, seed {experiment.seed}",
+        description=(
+            f"Pretraining by {methods}. Its fine-tunings are its child runs. Artifacts: `pictures/` shows the first "
+            "samples with the boxes of their views; `encoder/` is the pretrained encoder."
+        ),
+        row=row,
+    )

@@ -1,0 +1,171 @@
+"""Ledger: every trial of a sweep in an Optuna study on disk, which is the sweep's only memory.
+
+What is not in the study did not happen. A sweep that was killed opens the study again, hands out first the trials
+that were begun and not ended, and repeats none that ended.
+"""
+
+import hashlib
+import math
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from orchestrator.sweeps.pruning import Curve
+from orchestrator.sweeps.settings import Search, SweepConfig
+from orchestrator.sweeps.space import Point, draw, first, grid, params
+from orchestrator.sweeps.standings import Standing, State
+from orchestrator.tracking.store import sqlite_address
+
+STORE = "optuna.db"
+STATE, REASON, POINT, RUN = "state", "reason", "point", "run"
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a trial ended.
+
+    Trials that failed while they ran, or were stopped, are handed out again by the next ledger; a trial whose point
+    is ``impossible`` is not. ``hopeless`` says that every other trial would fail in the same way. ``run`` is the
+    folder of the run by which the trial is judged.
+    """
+
+    state: State
+    value: float | None = None
+    reason: str = ""
+    impossible: bool = False
+    hopeless: bool = False
+    run: str = ""
+
+
+class Ledger:
+    """The study of one sweep in its folder; only one process may write it.
+
+    Only ``take`` decides. The next point depends on the seed, the trial's number and the trials before it, so that a
+    sweep that was killed chooses the same points as one that was not.
+    """
+
+    def __init__(self, folder: Path, config: SweepConfig, base: dict[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config = config
+        self.base = base
+        self.study = optuna.create_study(
+            storage=sqlite_address(folder / STORE),
+            study_name=folder.name,
+            direction="maximize" if config.objective.mode == "max" else "minimize",
+            load_if_exists=True,
+        )
+        self._given = given(config, base)
+        self._unfinished = [trial.number for trial in self._trials() if trial.state == TrialState.RUNNING]
+
+    @property
+    def total(self) -> int:
+        """Return how many trials the sweep has."""
+        return self.config.trials or len(self._given)
+
+    def take(self) -> tuple[int, Point] | None:
+        """Hand out a trial that was begun but not ended, else a new trial; None if all trials have ended."""
+        while self._unfinished:
+            number = self._unfinished.pop(0)
+            if number < self.total:
+                return number, self._draw(self._trial(number))
+        trials = self._trials()
+        number = sum(trial.state != TrialState.WAITING for trial in trials)
+        if number >= self.total:
+            return None
+        if number < len(self._given) and number == len(trials):
+            self.study.enqueue_trial(params(self.config.space, self._given[number]))
+        self.study.sampler = sampler(self.config.search, number)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            trial = self.study.ask()
+        assert trial.number == number, "one process writes the study"
+        return number, self._draw(trial)
+
+    def observe(self, number: int, step: int, value: float) -> None:
+        """Record a point of a trial's curve unless it is already recorded or is not a number."""
+        trial = self._trial(number)
+        if math.isfinite(value) and step not in self._frozen(number).intermediate_values:
+            trial.report(value, step)
+
+    def end(self, number: int, ending: Ending) -> None:
+        """Record how a trial ended."""
+        trial = self._trial(number)
+        trial.set_user_attr(REASON, ending.reason)
+        trial.set_user_attr(RUN, ending.run)
+        trial.set_user_attr(STATE, ending.state)
+        if ending.state == "done":
+            self.study.tell(trial, ending.value)
+        elif ending.state == "pruned":
+            self.study.tell(trial, state=TrialState.PRUNED)
+        elif ending.impossible:
+            self.study.tell(trial, state=TrialState.FAIL)
+
+    def curve(self, number: int, until: int) -> Curve:
+        """Return a trial's curve up to a step, with higher values better."""
+        return {step: value for step, value in self._curve(self._frozen(number)).items() if step <= until}
+
+    def other_curves(self, number: int) -> list[Curve]:
+        """Return the curves of all other trials, with higher values better."""
+        return [self._curve(trial) for trial in self._trials() if trial.number != number]
+
+    def standings(self) -> list[Standing]:
+        """Return the standing of every trial that was begun."""
+        return [self._standing(trial) for trial in self._trials() if trial.state != TrialState.WAITING]
+
+    def _standing(self, trial: FrozenTrial) -> Standing:
+        curve = trial.intermediate_values
+        steps = max(curve, default=0)
+        value = trial.value if trial.state == TrialState.COMPLETE else curve.get(steps)
+        attributes = trial.user_attrs
+        return Standing(
+            trial.number,
+            attributes.get(POINT, {}),
+            attributes.get(STATE, "running"),
+            value,
+            steps,
+            attributes.get(REASON, ""),
+            attributes.get(RUN, ""),
+        )
+
+    def _draw(self, trial: Trial) -> Point:
+        self.study.sampler = sampler(self.config.search, trial.number)
+        point = draw(self.config.space, trial, self.base)
+        trial.set_user_attr(POINT, point)
+        trial.set_user_attr(STATE, "running")
+        return point
+
+    def _curve(self, trial: FrozenTrial) -> Curve:
+        sign = 1 if self.config.objective.mode == "max" else -1
+        return {step: sign * value for step, value in trial.intermediate_values.items()}
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self._trials()[number]
+
+    def _trial(self, number: int) -> Trial:
+        return Trial(self.study, self._frozen(number)._trial_id)
+
+
+def given(config: SweepConfig, base: dict[str, Any]) -> list[Point]:
+    """Return the points that are given, not searched: a grid's points, or the experiment's own point."""
+    if config.search.name == "grid":
+        return grid(config.space, base)
+    return [first(config.space, base)] if config.start_from_experiment else []
+
+
+def sampler(search: Search, number: int) -> BaseSampler:
+    """Return Optuna's sampler for one trial: the same whether the process has drawn others before it or not."""
+    digest = hashlib.blake2b(f"{search.seed}/{number}".encode(), digest_size=4).digest()
+    seed = int.from_bytes(digest, "little")
+    if search.name == "tpe":
+        return TPESampler(seed=seed, n_startup_trials=search.startup)
+    return RandomSampler(seed=seed)

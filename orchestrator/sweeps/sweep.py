@@ -1,0 +1,265 @@
+"""Sweep: search an experiment's fields for their best values, with Ray Tune over trainings that have run keys.
+
+The file gives the space, the search, the objective, and what ends a trial early. Every trial is the experiment with a
+point of the space, so that what a table or another sweep has trained is not trained again. All that a sweep remembers
+is the Optuna study in its folder, so the same command continues however it ended.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from data.files import check_writable
+from data.shards.writer import write_atomically
+from data.spelling import did_you_mean
+from orchestrator import stop
+from orchestrator.cluster import connection
+from orchestrator.config.computing import Resources
+from orchestrator.config.experiment import Experiment
+from orchestrator.config.files import read, resolve
+from orchestrator.config.refusal import ConfigError, validated
+from orchestrator.lock import claimed
+from orchestrator.runs import finetune, identity, pretrain
+from orchestrator.runs.abandoned import closing_abandoned
+from orchestrator.runs.run import git_commit
+from orchestrator.sweeps import space, trial
+from orchestrator.sweeps.ray_tune import Hooks, run_trials
+from orchestrator.sweeps.settings import SweepConfig
+from orchestrator.sweeps.space import Point, extremes, lookup, params
+from orchestrator.sweeps.standings import (
+    Standing,
+    State,
+    best,
+    comma_separated,
+    experiment_file,
+    markdown,
+    named,
+    sentence,
+)
+from orchestrator.sweeps.study import Ending, Ledger, given
+from orchestrator.sweeps.trial import Trial
+from orchestrator.terminal import progress
+from orchestrator.terminal.phase import Phase
+from orchestrator.tracking.store import default_uri
+from orchestrator.tracking.tracker import DESCRIPTION, Tracker, flatten
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file, its base experiment, and the tree with overrides that a point changes."""
+
+    config: SweepConfig
+    base: Experiment
+    tree: dict[str, Any]
+    overrides: tuple[str, ...]
+    source: str
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder of the sweep; another space or other shards have another folder."""
+        shards = [self.base.data.shards]
+        if self.config.objective.of == "finetune":
+            shards.append(finetune.downstream_of(self.base).shards)
+        key = self.config.key(*identity.settings(self.base, shards))
+        return Path(self.base.home) / self.base.name / f"sweep-{self.config.name}-{key}"
+
+    def experiment(self, point: Point) -> Experiment:
+        """Return the experiment of a point; raise ConfigError if it is not valid."""
+        changes = [f"{field}={json.dumps(value)}" for field, value in point.items()]
+        source = f"{self.source}, {space.describe(self.config.space, point)}"
+        return resolve(self.tree, [*self.overrides, *changes], source)
+
+    def trial_folder(self, number: int) -> Path:
+        """Return the folder of a trial's outbox to MLflow and of requests to the trial."""
+        return self.folder / "trials" / f"{number:03d}"
+
+    def trial(self, number: int, point: Point, experiment: Experiment | None = None) -> Trial:
+        """Return a point as a trial; ``experiment`` replaces the point's own experiment if that is not valid."""
+        return Trial(
+            number=number,
+            point=point,
+            experiment=experiment or self.experiment(point),
+            objective=self.config.objective,
+            folder=self.trial_folder(number),
+            label=named(self.config, number, point),
+            params=params(self.config.space, point),
+        )
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
+    """Read a sweep file and its experiment; overrides change the experiment of every trial.
+
+    Raises ConfigError if one of them is not valid.
+    """
+    path = Path(path)
+    sweep = validated(SweepConfig, read(path), str(path))
+    tree = read(path.parent / sweep.experiment)
+    base = resolve(tree, overrides, str(path))
+    return Sweep(sweep, base, tree, tuple(overrides), str(path))
+
+
+def check(sweep: Sweep) -> list[Point]:
+    """Return the points that are given rather than searched; raise ValueError if the sweep cannot work."""
+    base = sweep.base.model_dump(mode="json")
+    for field, knob in sweep.config.space.items():
+        for other in knob.when:
+            if other not in sweep.config.space and lookup(base, other) is None:
+                raise ConfigError(
+                    f"{sweep.source}, space, {field}: when names {other}, which neither the space nor the experiment "
+                    f"has{did_you_mean(other, [*sweep.config.space, *flatten(base)])}"
+                )
+    for point in extremes(sweep.config.space, base):
+        sweep.experiment(point)
+    points = given(sweep.config, base)
+    if sweep.config.objective.of == "finetune":
+        finetune.labelled_samples(finetune.downstream_of(sweep.base))
+    if points and sweep.config.search.name != "grid":
+        check_point(sweep, points[0])
+    return points
+
+
+def describe(sweep: Sweep) -> list[str]:
+    """Describe the search; raise ValueError if it cannot run."""
+    points, config_ = check(sweep), sweep.config
+    how = {"tpe": "Optuna's TPE", "random": "random points", "grid": "every point"}[config_.search.name]
+    of = {"finetune": "fine-tuning", "pretrain": "pretraining"}[config_.objective.of]
+    scheduler = config_.scheduler
+    early = "none" if scheduler.name == "none" else f"{scheduler.name}, from step {scheduler.grace} on"
+    lines = [f"{field}: {_knob(config_, field)}" for field in config_.space]
+    lines += [
+        f"search: {how}, {config_.trials or len(points)} trials",
+        f"objective: {config_.objective.mode} {config_.objective.metric} of the {of}",
+        f"ended early: {early}",
+        f"folder: {sweep.folder}" + (" (there; goes on)" if sweep.folder.exists() else ""),
+    ]
+    return lines + [f"given: {space.describe(config_.space, point)}" for point in points]
+
+
+def _knob(sweep: SweepConfig, field: str) -> str:
+    return json.dumps(sweep.space[field].model_dump(mode="json", exclude_defaults=True))
+
+
+def check_point(sweep: Sweep, point: Point) -> None:
+    """Raise ValueError if a point's encoder, method, task and shards do not fit together."""
+    experiment = sweep.experiment(point)
+    pretrain.check(experiment)
+    if sweep.config.objective.of == "finetune":
+        finetune.check(experiment)
+
+
+def run(sweep: Sweep, say: Say) -> list[Standing]:
+    """Run the unfinished trials and return the standing of all; files are rewritten after each trial.
+
+    A trial that fails is named, and the others go on. Raises ValueError before anything is run if the sweep cannot
+    work, and StoppedError if it was asked to end; the same sweep continues from there.
+    """
+    with progress.phase(f"checking sweep {sweep.config.name}"):
+        check(sweep)
+    check_writable(sweep.base.home, "home")
+    with (
+        stop.awaited(),
+        claimed(sweep.folder, say),
+        connection.connected(),
+        closing_abandoned(sweep.base),
+        _tracked(sweep) as tracker,
+    ):
+        needed = _resources(sweep)
+        for resources in needed:
+            connection.preflight(resources)
+        ledger = Ledger(sweep.folder, sweep.config, sweep.base.model_dump(mode="json"))
+        concurrent = min(connection.concurrency(resources, sweep.config.concurrent) for resources in needed)
+        ended = _ended(ledger.standings())
+        with (
+            progress.phase(f"sweep {sweep.config.name}", ledger.total, "trial", ended) as phase,
+            progress.others(sweep.folder, f"trials/*/{trial.NOTE}"),
+        ):
+            run_trials(ledger, _hooks(sweep, ledger, phase, say), concurrent)
+        standings = ledger.standings()
+        _write(sweep, standings)
+        _log(sweep, standings, tracker)
+        if stop.requested():
+            raise stop.StoppedError(
+                f"sweep {sweep.config.name}: stopped with {_ended(standings)} of {ledger.total} trials ended, as "
+                "asked; the same command goes on from there"
+            )
+    return standings
+
+
+def _resources(sweep: Sweep) -> list[Resources]:
+    """Return the resources of a trial's trainings, which run one after the other."""
+    base = sweep.base
+    return [base.resources_of(one) for one in (base.trainings if _finetunes(sweep) else base.pretraining)]
+
+
+def _finetunes(sweep: Sweep) -> bool:
+    return sweep.config.objective.of == "finetune"
+
+
+def _ended(standings: Sequence[Standing]) -> int:
+    return sum(standing.state in ("done", "pruned", "failed") for standing in standings)
+
+
+def _hooks(sweep: Sweep, ledger: Ledger, phase: Phase, say: Say) -> Hooks:
+    def refusal(point: Point) -> str | None:
+        try:
+            check_point(sweep, point)
+        except ValueError as error:
+            return " ".join(str(error).split())
+        return None
+
+    def ask_to_end(number: int, state: State) -> None:
+        trial.ask_to_end(sweep.trial_folder(number), state)
+
+    def ended(number: int, ending: Ending, told: bool) -> None:
+        standings = ledger.standings()
+        if not told:
+            failed = sweep.trial(number, standings[number].point, sweep.base)
+            trial.closed(failed, trial.opened(failed), ending)
+        progress.update(phase, _ended(standings))
+        say(f"{_ended(standings)} of {ledger.total}: {sentence(sweep.config, standings[number])}")
+        _write(sweep, standings)
+
+    return Hooks(lambda number, point: trial.run(sweep.trial(number, point)), refusal, ask_to_end, ended, say)
+
+
+@contextmanager
+def _tracked(sweep: Sweep) -> Iterator[Tracker]:
+    """Open the MLflow run that the trials are children of."""
+    base, objective = sweep.base, sweep.config.objective
+    tracker = Tracker(sweep.folder, base.tracking.uri or default_uri(Path(base.home)))
+    fields = "\n".join(f"- `{field}`" for field in sweep.config.space)
+    description = (
+        "The artifact `sweep.md` lists its trials, and `best.yaml` is the experiment of the best trial. The trials "
+        f"are the child runs: compare their `{objective.metric}` in parallel coordinates.\n\nSearched:\n{fields}"
+    )
+    tags = {"kind": "sweep", "objective": objective.metric, "git_commit": git_commit(), DESCRIPTION: description}
+    tracker.start(base.name, sweep.config.title, sweep.folder.name, tags)
+    tracker.flush(force=True)
+    try:
+        with tracker.closing():
+            yield tracker
+    finally:
+        tracker.flush(force=True)
+
+
+def _write(sweep: Sweep, standings: Sequence[Standing]) -> None:
+    """Write the standings for people and for programs, and the best trial's experiment."""
+    write_atomically(sweep.folder / "sweep.md", markdown(sweep.config, standings))
+    write_atomically(sweep.folder / "sweep.csv", comma_separated(sweep.config, standings))
+    if winner := best(sweep.config, standings):
+        tree = sweep.experiment(winner.point).model_dump(mode="json")
+        write_atomically(sweep.folder / "best.yaml", experiment_file(sweep.config, winner, tree))
+
+
+def _log(sweep: Sweep, standings: Sequence[Standing], tracker: Tracker) -> None:
+    if (winner := best(sweep.config, standings)) and winner.value is not None:
+        tracker.summary({f"best/{sweep.config.objective.metric}": winner.value})
+    for name in ("sweep.md", "sweep.csv", "best.yaml"):
+        if (sweep.folder / name).exists():
+            tracker.artifact(sweep.folder / name)

@@ -1,0 +1,1 @@
+"""Tables: rows of trials side by side, on real shards or on a cohort of phantoms."""

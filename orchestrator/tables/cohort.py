@@ -1,0 +1,95 @@
+"""Cohort: synthetic scans that stand in for a paper's data, so that its tables run anywhere without a download."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from data.phantoms.abdomen import write_cohort
+from data.phantoms.brain import write_brains
+from data.phantoms.pictures import write_films, write_fundus
+from data.shards.index import INDEX
+from methods.base import FrozenConfig
+from orchestrator.config.files import read
+from orchestrator.config.parts import Seed
+from orchestrator.config.refusal import validated
+from orchestrator.ingest.request import IngestConfig
+from orchestrator.ingest.run import ingest
+from orchestrator.tables.grid import Seeds
+
+WRITERS: dict[str, Callable[..., Any]] = {
+    "abdomen": write_cohort,
+    "brain": write_brains,
+    "fundus": write_fundus,
+    "chest": write_films,
+}
+
+
+class Cohort(FrozenConfig):
+    """The contents of a cohort's file.
+
+    kind, labelled, unlabelled, seed   of the phantoms, see ``raydiology phantom``
+    ingest      an ingest's fields except ``source`` and ``out``; its shards replace all shards that a table names
+    also        further ingests, each under the name of the shards that it replaces: ``shards/brats-slices``
+    overrides   changes to a table's experiment: networks and budgets that fit the phantoms
+    rows        further changes to single rows by name, or to several rows: ``2D-*``
+    seeds       seeds of pretraining and of fine-tuning, in place of the table's
+    """
+
+    kind: Literal["abdomen", "brain", "fundus", "chest"]
+    labelled: int = Field(gt=0)
+    unlabelled: int = Field(ge=0)
+    seed: Seed = 0
+    ingest: dict[str, Any]
+    also: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    rows: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    seeds: Seeds | None = Field(default=None, min_length=1)
+
+    def folder(self, home: str) -> Path:
+        """Return the folder of its scans and shards, named by the settings that they depend on."""
+        core = self.model_dump(mode="json", exclude={"overrides", "rows", "seeds"})
+        digest = hashlib.sha256(json.dumps(core, sort_keys=True).encode()).hexdigest()[:12]
+        return Path(home) / "cohorts" / f"{self.kind}-{digest}"
+
+    def place(self, home: str, shards: str) -> str:
+        """Return the cohort's shards that replace the given shards of a table."""
+        return str(_out(self.folder(home), shards if shards in self.also else ""))
+
+    def changes(self, home: str) -> dict[str, Any]:
+        """Return the changes to a table's experiment by dotted names: the cohort's overrides and its shards."""
+        shards = self.place(home, "")
+        return {**self.overrides, "data.shards": shards, "downstream.shards": shards}
+
+    def prepare(self, home: str) -> None:
+        """Write and ingest the phantoms, unless that is done already."""
+        folder = self.folder(home)
+        missing = [request for request in self.requests(folder) if not (Path(request.out) / INDEX).is_file()]
+        if missing:
+            WRITERS[self.kind](folder / "scans", self.labelled, self.unlabelled, seed=self.seed)
+        for request in missing:
+            ingest(request)
+
+    def requests(self, folder: Path) -> list[IngestConfig]:
+        """Return the request of each ingest; raise ConfigError if the file names something that does not exist."""
+        asked = []
+        for name, fields in {"": self.ingest, **self.also}.items():
+            tree = {"source": str(folder / "scans"), "out": str(_out(folder, name)), **fields}
+            where = f"also.{name}" if name else "ingest"
+            asked.append(validated(IngestConfig, tree, f"cohort {self.kind}, {where}"))
+        return asked
+
+
+def _out(folder: Path, name: str) -> Path:
+    return folder / ("shards" + re.sub(r"[^\w.-]+", "-", f"-{name}" if name else ""))
+
+
+def load(path: Path) -> Cohort:
+    """Read a cohort's file; raise ConfigError if it is not valid."""
+    cohort = validated(Cohort, read(path), str(path))
+    cohort.requests(Path())
+    return cohort

@@ -1,0 +1,101 @@
+"""Results: how a table's trials ended so far, and its files: Markdown, CSV, curves."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data.shards.writer import write_atomically
+from orchestrator.history import steps
+from orchestrator.results.charts import Curve, draw_bands, draw_curves
+from orchestrator.runs import finetune
+from orchestrator.tables.grid import Outcome, TableLine
+from orchestrator.tables.table import Table
+from orchestrator.tables.text import comma_separated, markdown
+from orchestrator.tracking.tracker import plain
+
+
+@dataclass(frozen=True)
+class EndedTrial:
+    """A trial that ended.
+
+    pretraining   its folder and its stages, if it is pretrained
+    finetuning    its folder and the steps of an epoch, if it did not fail
+    """
+
+    outcome: Outcome
+    pretraining: tuple[Path, list[str]] | None = None
+    finetuning: tuple[Path, float] | None = None
+
+
+@dataclass
+class Results:
+    """The results of a table's trials so far, by their positions in the table."""
+
+    ended: dict[int, EndedTrial] = field(default_factory=dict)
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """How the trials ended, in the table's order."""
+        return [one.outcome for one in self._in_order()]
+
+    @property
+    def pretrainings(self) -> dict[str, tuple[Path, list[str]]]:
+        """The first pretraining of each row."""
+        found: dict[str, tuple[Path, list[str]]] = {}
+        for one in self._in_order():
+            if one.pretraining:
+                found.setdefault(one.outcome.trial.row, one.pretraining)
+        return found
+
+    @property
+    def finetunings(self) -> dict[str, list[tuple[Path, float]]]:
+        """The fine-tunings of each row."""
+        found: dict[str, list[tuple[Path, float]]] = {}
+        for one in self._in_order():
+            if one.finetuning:
+                found.setdefault(one.outcome.trial.row, []).append(one.finetuning)
+        return found
+
+    def _in_order(self) -> list[EndedTrial]:
+        return [self.ended[place] for place in sorted(self.ended)]
+
+    def convergence(self, row: str, metric: str) -> list[Curve]:
+        """Return a metric of each of a row's fine-tunings over its epochs."""
+        curves = []
+        for folder, steps_per_epoch in self.finetunings.get(row, []):
+            found = [entry for entry in steps(folder, finetune.STAGE) if metric in entry]
+            places = [(entry["step"] + 1) / steps_per_epoch for entry in found]
+            curves.append((places, [float(entry[metric]) for entry in found]))
+        return curves
+
+
+def write(table: Table, lines: list[TableLine], results: Results) -> None:
+    """Write Markdown, CSV and curves."""
+    write_atomically(table.folder / "table.md", markdown(table.config, lines))
+    write_atomically(table.folder / "table.csv", comma_separated(table.config, results.outcomes))
+    for metric in table.config.curves:
+        curves = {row: _curve(*place, metric) for row, place in results.pretrainings.items()}
+        if any(len(x) for x, _ in curves.values()):
+            png = draw_curves(curves, f"{metric} while pretraining", "step", metric)
+            write_atomically(table.folder / f"curve-{plain(metric)}.png", png)
+    for metric in table.config.convergence:
+        repeats = {row: results.convergence(row, metric) for row in results.finetunings}
+        png = draw_bands(repeats, f"{metric} while fine-tuning", "epoch", metric)
+        write_atomically(table.folder / f"curve-finetune-{plain(metric)}.png", png)
+
+
+def _curve(folder: Path, stages: list[str], metric: str) -> Curve:
+    """Return a metric of a pretraining over its steps, all stages one after the other."""
+    places: list[float] = []
+    values: list[float] = []
+    before = 0
+    for stage in stages:
+        entries = steps(folder, stage)
+        found = [entry for entry in entries if metric in entry]
+        places += [before + entry["step"] + 1 for entry in found]
+        values += [float(entry[metric]) for entry in found]
+        before += len(entries)
+    return places, values
+
+
+def summary(lines: list[TableLine]) -> dict[str, float]:
+    return {f"mean/{plain(line.name)}": line.summary.mean for line in lines if line.summary.mean is not None}

@@ -1,0 +1,142 @@
+"""Table: read a table's file, resolve the experiment of every trial, and check them before anything runs."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from data.spelling import did_you_mean
+from orchestrator.config.experiment import Experiment
+from orchestrator.config.files import read, resolve
+from orchestrator.config.refusal import ConfigError, validated
+from orchestrator.results.run_cards import TEST
+from orchestrator.runs import finetune, identity, pretrain
+from orchestrator.tables import cohort as cohorts
+from orchestrator.tables.cohort import Cohort
+from orchestrator.tables.grid import TableConfig, TableRow, TableTrial, trials_of
+from orchestrator.terminal import progress
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table file, the experiment that its rows change, and the experiment of each trial.
+
+    source  the name of the table's file
+    """
+
+    config: TableConfig
+    base: Experiment
+    experiments: tuple[tuple[TableTrial, Experiment], ...]
+    source: str
+    cohort: Cohort | None = None
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder of the table; another base experiment or other shards have another folder."""
+        used = {uri for _, one in self.experiments for uri in _shards(one)}
+        key = identity.key(self.base, used)
+        return Path(self.base.home) / self.base.name / f"table-{self.config.name}-{key}"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The identity of the table: its file, and its rows with their changes."""
+        return {"file": self.source, "rows": {row.name: row.overrides for row in self.config.rows}}
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), cohort: str | None = None) -> Table:
+    """Read a table file and resolve the experiment of every trial; overrides change the base experiment.
+
+    With ``cohort``, the table is run on that cohort of its own. Raises ConfigError before anything is run.
+    """
+    path = Path(path)
+    table = validated(TableConfig, read(path), str(path))
+    base = read(path.parent / table.experiment)
+    chosen = None
+    if cohort is not None:
+        chosen = _cohort(path, table, cohort)
+        home = resolve(base, overrides, str(path)).home
+        table = table.on_cohort(cohort, chosen.rows, partial(chosen.place, home), chosen.seeds)
+        overrides = [*_assigned({**chosen.changes(home), "name": f"{base.get('name')}-{cohort}"}), *overrides]
+    experiments = []
+    for trial in trials_of(table):
+        # The row comes last: overrides on the command line are for all rows, and must not undo a row's own changes.
+        changes = [*overrides, *_assigned(trial.changes)]
+        experiments.append((trial, resolve(base, changes, f"{path}, row {trial.row}")))
+    resolved = resolve(base, overrides, str(path))
+    return Table(table, resolved, tuple(experiments), path.name, chosen)
+
+
+def _cohort(path: Path, table: TableConfig, name: str) -> Cohort:
+    if name not in table.cohorts:
+        known = f"it has {', '.join(table.cohorts)}" if table.cohorts else "it has none"
+        near = did_you_mean(name, table.cohorts)
+        raise ConfigError(f"{path}: no cohort {name!r}; {known}{near}; name one, or run the table without --cohort")
+    return cohorts.load(path.parent / table.cohorts[name])
+
+
+def _shards(experiment: Experiment) -> list[str]:
+    pretrained_on = [experiment.data_of(stage).shards for stage in experiment.pretraining]
+    return [*pretrained_on, *([experiment.downstream.shards] if experiment.downstream else [])]
+
+
+def _assigned(changes: Mapping[str, Any]) -> list[str]:
+    return [f"{name}={json.dumps(value)}" for name, value in changes.items()]
+
+
+def check(table: Table) -> None:
+    """Raise ValueError if a row's parts do not fit together, or the folder holds another table."""
+    refuse_another(table)
+    rows = table.config.rows
+    with progress.phase(f"checking table {table.config.name}", len(rows), "row") as phase:
+        for number, row in enumerate(rows):
+            progress.update(phase, number, row.name)
+            _check_row(table, row)
+
+
+def _check_row(table: Table, row: TableRow) -> None:
+    experiment = next(experiment for trial, experiment in table.experiments if trial.row == row.name)
+    with refusing_row(table, row):
+        pretrain.check(experiment)
+        finetune.check(experiment)
+        tested = [name for name in (table.config.metric, *table.config.also) if name.startswith(TEST)]
+        if tested and finetune.downstream_of(experiment).test_split is None:
+            raise ValueError(
+                f"metric {tested[0]!r}: nothing is tested; set downstream.test_split, or name a metric of the "
+                "validation"
+            )
+
+
+@contextmanager
+def refusing_row(table: Table, row: TableRow) -> Iterator[None]:
+    """Name the row in a ValueError of the body."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"table {table.config.name}, row {row.name}: {error}") from error
+
+
+def refuse_another(table: Table) -> None:
+    """Raise ValueError if the table's folder holds another file's table, or a table that shares no row with it."""
+    found = identity.held(table.folder)
+    if found is None:
+        return
+    mine = table.identity
+    kept = [name for name, changes in mine["rows"].items() if found["rows"].get(name) == changes]
+    if found["file"] == mine["file"] and kept:
+        return
+    rows = ", ".join(found["rows"])
+    raise ValueError(
+        f"table {table.config.name} of {mine['file']}: its folder {table.folder} holds another table, that of "
+        f"{found['file']} with rows {rows}, which would be overwritten; give one of them another name: in its file, "
+        "or, if the other is not needed, delete the folder: it holds no training"
+    )
+
+
+def described(trial: TableTrial) -> str:
+    """Name a trial for people."""
+    start = "not pretrained" if trial.pretrain_seed is None else f"pretraining seed {trial.pretrain_seed}"
+    fold = "" if trial.fold is None else f", fold {trial.fold} of {trial.num_folds}"
+    return f"{trial.row}, {start}, fine-tuning seed {trial.finetune_seed}{fold}"

@@ -1,0 +1,79 @@
+"""Text of a table: its lines for people (terminal, Markdown), and its trials for programs (CSV)."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from orchestrator.results.text import NOTHING, as_markdown, as_ranked, significance, spread
+from orchestrator.tables.grid import Outcome, PaperNumbers, TableConfig, TableLine
+
+
+def cells(config: TableConfig, lines: Sequence[TableLine]) -> tuple[list[str], list[list[str]]]:
+    """Return the heading and the rows of a table as text; with the paper's columns only if the paper has numbers."""
+    heading = ["row", config.metric, "n", "runs", f"p against {config.reference}", *config.also]
+    rows = [
+        [
+            line.name,
+            spread(line.summary.mean, line.summary.deviation, config.decimals),
+            str(line.summary.num_values),
+            "  ".join(f"{value:.{config.decimals}f}" for value in line.summary.values) or NOTHING,
+            significance(line.comparison),
+            *(spread(summary.mean, summary.deviation, config.decimals) for summary in line.also.values()),
+        ]
+        for line in lines
+    ]
+    if any(line.paper for line in lines):
+        heading.append("paper")
+        for row, line in zip(rows, lines, strict=True):
+            row.append(_printed(line.paper, config.decimals))
+    for name in config.also:
+        if any(name in line.paper_also for line in lines):
+            heading.append(f"{name}, paper")
+            for row, line in zip(rows, lines, strict=True):
+                row.append(spread(line.paper_also.get(name), None, config.decimals))
+    return heading, rows
+
+
+def notes(config: TableConfig, lines: Sequence[TableLine]) -> list[str]:
+    """Explain the cells: what a run is, how p was computed, why it is missing, and which trials failed."""
+    said = [f"a run is the mean over {config.num_folds} folds"] if config.num_folds else []
+    said += ["mean ± sample deviation over the runs; p: Welch's t-test, two-sided, not corrected for several rows"]
+    for line in lines:
+        if line.comparison and line.comparison.p is None:
+            said.append(f"{line.name}: no p: {line.comparison.remark}")
+        said += [f"{line.name}: a run failed: {failure}" for failure in line.failures]
+    return [*said, *config.notes]
+
+
+def markdown(config: TableConfig, lines: Sequence[TableLine]) -> str:
+    """Return the table in Markdown, with its title and notes."""
+    heading, rows = cells(config, lines)
+    return as_markdown(config.title, heading, rows, notes(config, lines))
+
+
+def comma_separated(config: TableConfig, outcomes: Sequence[Outcome]) -> str:
+    """Return one CSV line per trial: row, seeds, fold if any, values with every digit, the run's folder, failure."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    folds = ["fold"] if config.num_folds else []
+    names = ["row", "pretrain_seed", "finetune_seed", *folds, config.metric, *config.also, "run", "failure"]
+    writer.writerow(names)
+    for outcome in outcomes:
+        trial = outcome.trial
+        values = [outcome.value, *(outcome.also.get(name) for name in config.also)]
+        seeds = (trial.pretrain_seed, trial.finetune_seed, *([trial.fold] if folds else []))
+        writer.writerow([trial.row, *seeds, *values, outcome.run, outcome.failure])
+    return text.getvalue()
+
+
+def terminal(config: TableConfig, lines: Sequence[TableLine]) -> Table:
+    """Return the table for the console, the best row first and marked; files keep the order of the rows."""
+    heading, rows = cells(config, lines)
+    means = [line.summary.mean for line in lines]
+    return as_ranked(config.title, heading, rows, notes(config, lines), config.metric, means)
+
+
+def _printed(paper: PaperNumbers | None, decimals: int) -> str:
+    return NOTHING if paper is None else spread(paper.mean, paper.deviation, decimals)

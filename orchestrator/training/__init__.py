@@ -1,0 +1,1 @@
+"""One training: the loop, its optimiser, checkpoints and place on Ray Train."""

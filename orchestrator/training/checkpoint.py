@@ -1,0 +1,181 @@
+"""Checkpoint: the state that a restart needs, and the exported encoder for other tools.
+
+A checkpoint is a folder: ``method.safetensors`` (weights and buffers), ``optimiser.pt`` (read back with
+``weights_only``), ``encoder.safetensors`` with ``encoder.json``, and ``state.json``: how far training is, the steps
+that were reported with it, and the sizes of the other files, so that a truncated file is noticed. No file can run
+code when it is read.
+"""
+
+import json
+import pickle
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from data.order import ORDER_VERSION
+from methods.base import Method
+from orchestrator.training.resume import STATE
+from orchestrator.training.world import World
+
+METHOD, OPTIMISER = "method.safetensors", "optimiser.pt"
+ENCODER, ENCODER_CARD = "encoder.safetensors", "encoder.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint or encoder does not fit; the message names the value found, the value expected, and a remedy."""
+
+
+@dataclass(frozen=True)
+class State:
+    """How far training is: steps done, the metrics of the best evaluation, and the step after which it was taken.
+
+    Random numbers need no state: views are keyed by sample and epoch, and the generator for drop-path and the like is
+    seeded anew at each step.
+    """
+
+    step: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    best_step: int = 0
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The sample stream that a checkpoint belongs to; continuing on another would repeat or skip samples."""
+
+    digest: str
+    seed: int
+    batch_size: int
+    order_version: int = ORDER_VERSION
+
+
+def save(
+    folder: Path,
+    weights: dict[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    state: State,
+    stream: Stream,
+    history: Sequence[dict[str, Any]] = (),
+) -> None:
+    """Write a checkpoint into a folder that holds nothing but other files of the same checkpoint."""
+    save_file(_contiguous(weights), folder / METHOD)
+    torch.save(optimiser.state_dict(), folder / OPTIMISER)
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    card = {"state": asdict(state), "stream": asdict(stream), "history": list(history), "files": sizes}
+    (folder / STATE).write_text(json.dumps(card))
+
+
+def whole_state(method: Method, world: World) -> dict[str, Tensor]:
+    """Return a method's weights and buffers; of shares, the parts of all ranks in the order of the ranks."""
+    state = dict(method.state_dict())
+    for name in method.shares:
+        parts = [state[name].cpu()] * world.size
+        if world.size > 1:
+            dist.all_gather_object(parts, state[name].cpu())
+        state[name] = torch.cat(parts)
+    return state
+
+
+def _load_whole(method: Method, state: dict[str, Tensor], world: World) -> None:
+    """Load weights and buffers; of shares, this rank's part, whatever the number of ranks that saved them."""
+    for name in method.shares:
+        own = method.get_buffer(name)
+        part = state[name].tensor_split(world.size)[world.rank].to(own)
+        setattr(method, name, part.clone())
+        state[name] = part
+    method.load_state_dict(state)
+
+
+def restore(folder: Path, method: Method, optimiser: torch.optim.Optimizer, stream: Stream, world: World) -> State:
+    """Load a checkpoint into a method and its optimiser; raise CheckpointError if the stream differs."""
+    saved = json.loads((folder / STATE).read_text())
+    if saved["stream"] != asdict(stream):
+        differing = [name for name, value in asdict(stream).items() if saved["stream"].get(name) != value]
+        raise CheckpointError(
+            f"checkpoint {folder.name}: saved for {_listed(saved['stream'], differing)}, this run has "
+            f"{_listed(asdict(stream), differing)}; give the run another name or home, or restore the old shards"
+        )
+    _load_whole(method, load_file(folder / METHOD), world)
+    optimiser.load_state_dict(_read_optimiser(folder))
+    return State(**saved["state"])
+
+
+def _read_optimiser(folder: Path) -> dict[str, Any]:
+    """Read an optimiser's state onto the CPU: the GPU that wrote it may be missing, or belong to another rank."""
+    return torch.load(folder / OPTIMISER, map_location="cpu", weights_only=True)
+
+
+def export_encoder(folder: Path, encoder: nn.Module, card: dict[str, Any]) -> None:
+    """Write the encoder's weights under its own names, and a card that describes them.
+
+    ``card`` holds at least the encoder's config; the recipe and digest tell a later user how to prepare scans.
+    """
+    save_file(_contiguous(encoder.state_dict()), folder / ENCODER)
+    full = {"raydiology": _own_version(), "torch": torch.__version__, **card}
+    (folder / ENCODER_CARD).write_text(json.dumps(full, indent=2, sort_keys=True))
+
+
+def _own_version() -> str:
+    """Return the installed version, or pyproject's: in a job our packages are uploaded, not installed."""
+    try:
+        return version("raydiology")
+    except PackageNotFoundError:
+        return tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["version"]
+
+
+def weights_file(path: Path) -> Path:
+    """Return the file of weights that a path names: itself, or that of an export's or a run's folder.
+
+    Raises CheckpointError if there is none.
+    """
+    found = [file for file in (path, path / ENCODER, path / "encoder" / ENCODER) if file.is_file()]
+    if not found:
+        raise CheckpointError(f"encoder {path.name}: no {ENCODER} there; expected what a pretraining exports")
+    return found[0]
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read exported weights from a file or folder; raise CheckpointError if it holds none, or more than tensors."""
+    file = weights_file(path)
+    try:
+        return load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CheckpointError(
+            f"weights {file.name}: cannot be read ({' '.join(str(error).split())[:200]}); expected a whole "
+            "safetensors file, or a file of torch that holds nothing but tensors"
+        ) from None
+
+
+def load_encoder(path: Path, encoder: nn.Module) -> None:
+    """Load exported weights into an encoder; raise CheckpointError if a key is missing, left or of another shape."""
+    weights = read_weights(path)
+    refuse_unmatched(weights, encoder, f"encoder {path.name}")
+    encoder.load_state_dict(weights)
+
+
+def refuse_unmatched(weights: Mapping[str, Tensor], encoder: nn.Module, what: str) -> None:
+    """Raise CheckpointError with the keys that weights and an encoder do not share, or share in another shape."""
+    own = encoder.state_dict()
+    differing = {key for key in weights.keys() & own.keys() if weights[key].shape != own[key].shape}
+    if unmatched := sorted((weights.keys() ^ own.keys()) | differing):
+        shown = ", ".join(unmatched[:5]) + (", ..." if len(unmatched) > 5 else "")
+        raise CheckpointError(
+            f"{what}: {len(unmatched)} of {len(own)} keys do not match ({shown}); use the encoder config of "
+            f"{ENCODER_CARD} beside the weights"
+        )
+
+
+def _contiguous(state: dict[str, Any]) -> dict[str, Any]:
+    return {key: value.detach().cpu().contiguous() for key, value in state.items()}
+
+
+def _listed(fields: dict[str, Any], names: list[str]) -> str:
+    return ", ".join(f"{name}={fields.get(name)}" for name in names)

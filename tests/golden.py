@@ -1,0 +1,72 @@
+"""Golden curves: the losses of every method and task over 20 steps on phantoms, as they were before a change.
+
+`make golden` writes golden_curves.json anew; do so only where CHANGELOG says that numbers change.
+"""
+
+import json
+import platform
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.views.batch import Batch
+from methods.base import Method
+from orchestrator.config.optimiser import Optimiser
+from orchestrator.training.checkpoint import Stream
+from orchestrator.training.loop import Plan, Trainee, train
+from orchestrator.training.optimiser import Schedule
+from orchestrator.training.world import World
+from tests.methods.test_contract import TASK_CASES, TRAINED, labelled_batch, tiny_method, tiny_task
+
+CURVES = Path(__file__).with_name("golden_curves.json")
+STEPS = 20
+CASES = [f"{case}, {dims}D" for case in (*TRAINED, *TASK_CASES) for dims in (2, 3) if not case.startswith("toy")]
+
+
+def curve(case: str) -> list[float]:
+    """Train a tiny method or task on phantoms through the real loop; return its losses to six digits."""
+    name, _, dims = case.partition(", ")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more of them add in another order
+    try:
+        return [float(f"{entry['loss']:.6g}") for entry in _trained(name, int(dims[0]))]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def machine() -> str:
+    """Name what the last digit depends on: the processor, whose kernels add in an order of their own, and torch."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else platform.processor()}, torch {torch.__version__}"
+
+
+def _trained(name: str, dims: int) -> list[dict[str, Any]]:
+    method: Method = tiny_task(name, dims, "unet") if name in TASK_CASES else tiny_method(name, dims)
+    optimiser = Optimiser(name="adamw", lr=2e-3, weight_decay=0.05, clip_norm=1.0)
+    plan = Plan(Schedule(optimiser, STEPS, warmup_steps=4), Stream("golden", seed=0, batch_size=2), num_samples=4)
+    entries: list[dict[str, Any]] = []
+    train(
+        Trainee(method),
+        plan,
+        lambda first: islice(_batches(dims), first, None),
+        World(),
+        lambda metrics, folder=None: entries.extend(metrics["history"]),
+    )
+    return entries
+
+
+def _batches(dims: int) -> Iterator[Batch]:
+    """Four labelled phantoms, two at a time, an epoch after another."""
+    pairs = [labelled_batch(dims, first) for first in (0, 2)]
+    for step in range(STEPS):
+        yield replace(pairs[step % 2], epochs=pairs[step % 2].epochs + step // 2)
+
+
+if __name__ == "__main__":
+    lines = ",\n".join(f"{json.dumps(case)}: {curve(case)}" for case in CASES)
+    CURVES.write_text(f'{{\n"machine": {json.dumps(machine())},\n{lines}\n}}\n')

@@ -1,0 +1,228 @@
+"""Ranks get the samples in order, whatever the number of ranks, the size of blocks and the first step."""
+
+import json
+import re
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.order import Order
+from data.shards.index import ShardSet
+from data.shards.writer import ShardError
+from data.views.batch import Batch
+from orchestrator.feed.backpressure import MOST_WAITING
+from orchestrator.feed.plan import BlockReader, FeedPlan, OpenedPlan
+from orchestrator.feed.stream import FeedError, batches, build_dataset, bytes_in_flight, data_config, local_batches
+from tests.shardsets import write_slices
+
+SLICE_BYTES = 48 * 48
+NUM_TRAIN = 36
+TIMEOUT_S = 400
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_slices(tmp_path_factory.mktemp("feed") / "shards")
+
+
+@pytest.fixture(scope="module")
+def plan(uri: str) -> FeedPlan:
+    """Seven steps of 12 samples over 36: two epochs and a third of one."""
+    return FeedPlan(uri, ShardSet.open(uri).digest, seed=5, batch_size=12, last_step=7, split="train")
+
+
+def expected_ids(plan: FeedPlan) -> list[list[str]]:
+    """Return the sample ids of every step of a plan, by the order alone."""
+    shards = ShardSet.open(plan.shards)
+    selection = shards.select(plan.split, plan.patients, plan.having)
+    names = np.array(shards.rows["sample_id"].to_pylist())[selection.row_ids]
+    order = Order(selection.group_sizes, plan.seed)
+    G = plan.batch_size
+    return [names[order.positions(s * G, (s + 1) * G)].tolist() for s in range(plan.first_step, plan.last_step)]
+
+
+def ids(stream) -> list[list[str]]:
+    return [list(batch.sample_ids) for batch in stream]
+
+
+def merged(per_rank: list[list[list[str]]]) -> list[list[str]]:
+    """Join what the ranks were fed, step by step."""
+    return [[name for part in parts for name in part] for parts in zip(*per_rank, strict=True)]
+
+
+def through_ray(plan: FeedPlan) -> list[list[Batch]]:
+    """Feed all ranks by Ray Data as Train does, each consumed in a thread of its own."""
+    configured = data_config().configure({"train": build_dataset(plan)}, plan.world, None, None)
+    with ThreadPoolExecutor(plan.world) as pool:
+        streams = [batches(configured[rank]["train"], plan, rank, "cpu") for rank in range(plan.world)]
+        return list(pool.map(list, streams, timeout=TIMEOUT_S))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("block_samples", [1, 3, 5, 12, 30, 1000])
+def test_ranks_together_get_the_order(plan, world, block_samples):
+    cut = replace(plan, world=world, block_bytes=block_samples * SLICE_BYTES)
+    assert merged([ids(local_batches(cut, rank)) for rank in range(world)]) == expected_ids(plan)
+
+
+def test_every_sample_of_an_epoch_is_delivered_once(plan):
+    delivered = Counter(name for step in ids(local_batches(replace(plan, last_step=6), 0)) for name in step)
+    assert set(delivered.values()) == {2}
+    assert len(delivered) == NUM_TRAIN
+
+
+def test_a_feed_from_a_middle_step_is_the_tail_of_the_whole(plan):
+    whole = ids(local_batches(plan, 0))
+    assert ids(local_batches(replace(plan, first_step=4), 0)) == whole[4:]
+
+
+def test_batches_say_their_numbers_and_epochs(plan):
+    last = list(local_batches(replace(plan, world=2), 1))[-1]
+    assert last.numbers.tolist() == [78, 79, 80, 81, 82, 83]
+    assert last.epochs.tolist() == [2] * 6
+
+
+def test_label_maps_come_only_where_they_are_asked_for(plan):
+    batch = next(local_batches(replace(plan, with_labels=True, having="label_map"), 0))
+    assert batch.labels is not None
+    assert batch.labels.shape == (12, 48, 48)
+    assert torch.equal(batch.labels.unique(), torch.tensor([0, 1, 2], dtype=torch.uint8))
+    assert next(local_batches(plan, 0)).labels is None
+
+
+def test_only_the_chosen_patients_are_fed(plan):
+    chosen = replace(plan, patients=("p000", "p003"), batch_size=6, last_step=2)
+    fed = {name[:4] for step in ids(local_batches(chosen, 0)) for name in step}
+    assert fed == {"v000", "v003"}
+
+
+def test_shards_without_classes_give_none(plan):
+    assert next(local_batches(plan, 0)).classes is None
+
+
+@pytest.mark.parametrize(
+    ("per_step", "block_samples", "size"),
+    [(12, 1000, 996), (12, 30, 24), (12, 12, 12), (12, 11, 6), (7, 3, 3), (7, 1, 1)],
+)
+def test_blocks_are_whole_steps_or_equal_parts_of_one(plan, per_step, block_samples, size):
+    cut = replace(plan, batch_size=per_step, block_bytes=block_samples * SLICE_BYTES)
+    assert OpenedPlan.open(cut).block_size == size
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_a_round_has_equal_blocks_for_all_ranks(plan, world):
+    source = OpenedPlan.open(replace(plan, world=world, block_bytes=5 * SLICE_BYTES))
+    sizes = [len(source.numbers(block)) for block in range(source.num_blocks)]
+    assert all(len(set(sizes[i : i + world])) == 1 for i in range(0, len(sizes), world))
+    assert sum(sizes) == 7 * 12
+
+
+def test_a_plan_survives_json(plan):
+    assert FeedPlan(**json.loads(json.dumps(asdict(plan)))) == plan
+
+
+def test_bytes_in_flight_are_counted_in_blocks_and_batches(plan):
+    small = replace(plan, block_bytes=24 * SLICE_BYTES)
+    assert bytes_in_flight(small) == ((4 + 3) * 24 + 4 * 12) * SLICE_BYTES
+
+
+def test_a_batch_that_ranks_cannot_share_is_an_error(plan):
+    with pytest.raises(ValueError, match=r"over 5 workers; set budget.batch_size to a multiple of 5, or take 4"):
+        replace(plan, world=5)
+
+
+def test_other_shards_than_the_run_began_with_are_an_error(plan):
+    with pytest.raises(ShardError, match=r"the run began with 0123456789ab; restore the shards"):
+        next(local_batches(replace(plan, digest="0123456789abcdef"), 0))
+
+
+def test_a_missing_shard_is_an_error_with_a_remedy(tmp_path):
+    plan = without_a_shard(tmp_path)
+    with pytest.raises(ShardError, match=r"shard train-00000-[0-9a-f]+.parquet: missing.*shards verify"):
+        next(local_batches(plan, 0))
+
+
+def without_a_shard(folder: Path) -> FeedPlan:
+    uri = write_slices(folder / "shards")
+    (train,) = Path(uri).glob("train-*.parquet")
+    train.unlink()
+    return FeedPlan(uri, ShardSet.open(uri).digest, seed=5, batch_size=12, last_step=3, split="train")
+
+
+class Blocks:
+    """Some blocks of a plan in the shape of Ray's iterator."""
+
+    def __init__(self, plan: FeedPlan, numbers: list[int]) -> None:
+        self.reader, self.numbers = BlockReader(plan), numbers
+
+    def iter_batches(self, **_: object):
+        return map(self.reader.read, self.numbers)
+
+
+def test_samples_of_another_step_are_refused(plan):
+    steps = replace(plan, block_bytes=12 * SLICE_BYTES)
+    stream = batches(Blocks(steps, [0, 2]), steps, 0, "cpu")
+    assert next(stream).numbers[0] == 0
+    with pytest.raises(
+        FeedError, match=r"got samples 24, 25, 26, 27, ... \(12\) for step 1, expected 12, 13, 14, 15"
+    ):
+        next(stream)
+
+
+def test_a_feed_that_ends_early_is_refused(plan):
+    steps = replace(plan, block_bytes=12 * SLICE_BYTES)
+    with pytest.raises(FeedError, match=r"got no more samples for step 2, expected 24, 25"):
+        list(batches(Blocks(steps, [0, 1]), steps, 0, "cpu"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(TIMEOUT_S)
+@pytest.mark.parametrize(("world", "first_step"), [(1, 0), (2, 0), (2, 4)])
+def test_ray_data_delivers_the_order_to_every_rank(ray_cluster, plan, world, first_step):
+    cut = replace(plan, world=world, first_step=first_step, num_readers=2, block_bytes=12 * SLICE_BYTES)
+    fed = through_ray(cut)
+    assert merged([ids(stream) for stream in fed]) == expected_ids(cut)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(TIMEOUT_S)
+def test_ray_data_delivers_the_voxels_and_labels_that_are_stored(ray_cluster, plan):
+    labelled = replace(plan, with_labels=True, block_bytes=5 * SLICE_BYTES)
+    (fed,) = through_ray(labelled)
+    for got, direct in zip(fed, local_batches(labelled, 0), strict=True):
+        assert torch.equal(got.voxels, direct.voxels)
+        assert torch.equal(got.labels, direct.labels)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(TIMEOUT_S)
+def test_a_budget_of_a_million_steps_starts_at_once_and_makes_few_numbers_ahead(ray_cluster, plan):
+    long = replace(plan, last_step=10**6, block_bytes=12 * SLICE_BYTES)
+    assert OpenedPlan.open(long).num_blocks == 10**6
+    (iterator,) = build_dataset(long).streaming_split(1, equal=True)
+    stream = batches(iterator, long, 0, "cpu")
+    assert ids(islice(stream, 7)) == expected_ids(plan)
+    time.sleep(2)
+    stats = iterator.stats()
+    stream.close()
+    made, read = (
+        int(count)
+        for name in ("StreamingRepartition", "BlockReader")
+        for count in re.findall(rf"{name}.*? (\d+) blocks produced", stats)
+    )
+    # How far ahead blocks are read depends on the memory that there is; their numbers are made just before.
+    assert 7 <= read <= made <= read + 3 * MOST_WAITING
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(TIMEOUT_S)
+def test_a_missing_shard_ends_the_feed_in_its_own_words(ray_cluster, tmp_path):
+    with pytest.raises(ShardError, match=r"shard train-00000-[0-9a-f]+.parquet: missing.*shards verify"):
+        through_ray(without_a_shard(tmp_path))

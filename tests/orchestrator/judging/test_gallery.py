@@ -1,0 +1,74 @@
+"""Galleries: which judged samples of a classification are pictured, and what the pictures show."""
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+
+from data.views.batch import Batch
+from orchestrator.judging.gallery import PICTURED_PER_CLASS, PICTURED_SAMPLES, ClassGallery
+from tests.batches import eight_bit_batch
+
+NAMES = ("normal", "mild", "severe")
+
+
+def batch_of(ids: list[str], size: tuple[int, ...] = (6, 8)) -> Batch:
+    voxels = torch.arange(len(ids) * 2 * int(np.prod(size))).reshape(len(ids), 2, *size)
+    return eight_bit_batch(voxels, [tuple(s - 1 for s in size)] * len(ids), tuple(ids))
+
+
+def offer(gallery: ClassGallery, batch: Batch, truths: list[tuple[int, ...]]) -> None:
+    told = torch.tensor([[0.0, 1.0, 0.0], [0.2, 0.7, 0.1]])
+    for index, truth in enumerate(truths):
+        gallery.offer(batch, index, torch.tensor([k in truth for k in range(3)]), told)
+
+
+def test_a_few_samples_of_each_class_are_kept_the_same_ones_in_any_order() -> None:
+    ids = [f"s-{n:02d}" for n in range(20)]
+    truths = [(n % 2,) if n < 18 else () for n in range(20)]
+    forward, backward = ClassGallery(), ClassGallery()
+    offer(forward, batch_of(ids), truths)
+    offer(backward, batch_of(ids[::-1]), truths[::-1])
+    for gallery in (forward, backward):
+        assert {number: sorted(alike) for number, alike in gallery.kept.items()} == {
+            0: ["s-00", "s-02", "s-04"],
+            1: ["s-01", "s-03", "s-05"],
+            -1: ["s-18", "s-19"],
+        }
+
+
+def test_what_is_kept_says_truth_prediction_and_probabilities_without_the_batch_s_padding() -> None:
+    gallery, batch = ClassGallery(), batch_of(["s-1"])
+    offer(gallery, batch, [(0, 2)])
+    shown = gallery.kept[0]["s-1"]
+    assert (shown.title, shown.truth, shown.predicted, shown.upright) == ("s-1", (0, 2), (1,), True)
+    np.testing.assert_allclose(shown.probabilities, [0.2, 0.7, 0.1], rtol=1e-6)
+    np.testing.assert_array_equal(shown.image, batch.voxels[0, :, :5, :7])
+
+
+def test_a_volume_is_shown_by_its_middle_axial_plane() -> None:
+    gallery, batch = ClassGallery(), batch_of(["v-1"], (6, 7, 8))
+    offer(gallery, batch, [(1,)])
+    shown = gallery.kept[1]["v-1"]
+    np.testing.assert_array_equal(shown.image, batch.voxels[0, :, 2, :6, :7])
+    assert not shown.upright
+
+
+def test_every_class_is_chosen_before_a_second_sample_of_any() -> None:
+    num_classes = PICTURED_SAMPLES - 1
+    gallery = ClassGallery()
+    batch = batch_of([f"s-{n:02d}" for n in range(num_classes * PICTURED_PER_CLASS)])
+    for index in range(len(batch)):
+        true = torch.arange(num_classes) == index // PICTURED_PER_CLASS
+        gallery.offer(batch, index, true, torch.stack([true.float(), true.float()]))
+    assert [image.truth[0] for image in gallery.chosen()] == [*range(num_classes), 0]
+
+
+def test_what_is_chosen_becomes_a_png() -> None:
+    gallery = ClassGallery()
+    assert gallery.draw(NAMES) is None
+    offer(gallery, batch_of(["s-1", "s-2"]), [(0,), ()])
+    png = gallery.draw(NAMES)
+    assert png is not None
+    assert Image.open(io.BytesIO(png)).format == "PNG"

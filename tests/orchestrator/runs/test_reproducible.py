@@ -1,0 +1,236 @@
+"""The same samples and losses however a run is killed, spread or stored (CPU, fp32): real Ray, kills and S3."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+import pytest
+import requests
+import yaml
+
+from orchestrator.cli import main
+from orchestrator.config.experiment import Experiment
+from orchestrator.config.files import resolve
+from orchestrator.history import HISTORY, Tail, steps
+from orchestrator.results.ui import SERVER
+from orchestrator.runs.pretrain import pretrain
+from orchestrator.tracking.outbox import waiting
+from orchestrator.tracking.tracker import Tracker
+from tests import clusters
+from tests.buckets import served
+from tests.experiments import tiny_experiment
+from tests.full_disk import train_on_full_disk
+from tests.points import assert_points_equal_history
+from tests.shardsets import write_slices
+from tests.waiting import kill_tree, wait_for, wait_for_step
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+# 36 training slices in batches of 8: epochs end in the middle of a step, checkpoints in the middle of an epoch.
+TOTAL_STEPS = 24
+KILL_AFTER_STEP = 9
+# They do not fit on a node of four CPUs. Each trains with three threads, which round differently from one.
+TWO = {"workers": 2, "cpus_per_worker": 3}
+
+
+def experiment_tree(shards: str, home: Path) -> dict[str, Any]:
+    training = {"report_every_steps": 1, "checkpoint_every_steps": 4}
+    return tiny_experiment("restart", shards, home, TOTAL_STEPS, training=training)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_slices(tmp_path_factory.mktemp("slices"))
+
+
+def run(shards: str, home: Path, *overrides: str) -> list[dict[str, Any]]:
+    """Run the pretraining to its end and return its steps."""
+    done = pretrain(experiment(shards, home, *overrides))
+    return steps(done.folder, "pretrain")
+
+
+def experiment(shards: str, home: Path, *overrides: str) -> Experiment:
+    return resolve(experiment_tree(shards, home), overrides)
+
+
+def trace(entries: list[dict[str, Any]]) -> list[tuple[int, str, float]]:
+    return [(entry["step"], entry["samples"], entry["loss"]) for entry in entries]
+
+
+@pytest.fixture(scope="module")
+def finished(shards: str, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
+    """The home of a run that nothing disturbed."""
+    home = tmp_path_factory.mktemp("undisturbed")
+    run(shards, home)
+    return home
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards: str, finished: Path) -> list[dict[str, Any]]:
+    return run(shards, finished)
+
+
+@pytest.fixture(scope="module")
+def two_workers(shards: str, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> list[dict[str, Any]]:
+    return run(shards, tmp_path_factory.mktemp("two"), *(f"resources.{name}={value}" for name, value in TWO.items()))
+
+
+def kill_a_train_worker() -> int:
+    """Send SIGKILL to one Ray Train worker among this process's own descendants; return its process id."""
+    workers = [
+        process
+        for process in psutil.process_iter(["name", "cmdline"])
+        if "RayTrainWorker" in " ".join(process.info["cmdline"] or [process.info["name"] or ""])
+    ]
+    own = [process for process in workers if is_descendant(process)]
+    assert own, "a worker trains at this moment"
+    own[0].kill()
+    return own[0].pid
+
+
+def is_descendant(process: psutil.Process) -> bool:
+    """Tell whether this test's Ray started a process: other clusters on the machine are left alone."""
+    try:
+        return os.getpid() in [parent.pid for parent in process.parents()]
+    except psutil.NoSuchProcess:
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@contextmanager
+def mlflow_server(uri: str, folder: Path) -> Iterator[None]:
+    """Run MLflow's server at an address while the body runs."""
+    folder.mkdir()
+    command = [sys.executable, "-m", "mlflow", "server", "--port", uri.rpartition(":")[2], "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder)]
+    with (folder / "log").open("w") as log:
+        environment = {**os.environ, **SERVER}
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for(lambda: answers(uri), server)
+        yield
+    finally:
+        kill_tree(server)
+
+
+def answers(uri: str) -> bool:
+    try:
+        return requests.get(f"{uri}/health", timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+def test_a_killed_worker_and_an_absent_server_leave_no_trace_in_samples_losses_or_mlflow(
+    shards: str, undisturbed: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    result: list[list[dict[str, Any]]] = []
+    absent = f"http://127.0.0.1:{free_port()}"
+    thread = threading.Thread(
+        target=lambda: result.append(run(shards, tmp_path, f"tracking.uri={absent}")), daemon=True
+    )
+    thread.start()
+    history = wait_for_step(tmp_path, KILL_AFTER_STEP)
+    kill_a_train_worker()
+    thread.join(timeout=500)
+    assert not thread.is_alive()
+    assert trace(result[0]) == trace(undisturbed)
+    lines = Tail(history).read()
+    assert len(lines) > TOTAL_STEPS, "the steps since the checkpoint were trained twice"
+    assert set(trace(lines)) == set(trace(undisturbed))
+    assert waiting(tmp_path) == [history.parent]
+    with mlflow_server(absent, tmp_path / "server"):
+        assert Tracker(history.parent, absent).flush(force=True) is None
+        assert_points_equal_history(history.parent, absent, steps=TOTAL_STEPS)
+
+
+def test_a_killed_job_started_again_leaves_no_trace_though_its_newest_checkpoint_and_its_history_are_cut_off(
+    shards: str, undisturbed: list[dict[str, Any]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "restart.yaml"
+    file.write_text(yaml.safe_dump(experiment_tree(shards, tmp_path / "home")))
+    command = [sys.executable, "-m", "orchestrator.cli", "pretrain", str(file)]
+    job = subprocess.Popen(command, start_new_session=True)
+    history = wait_for_step(tmp_path / "home", KILL_AFTER_STEP, job)
+    kill_tree(job)
+    assert len(steps(history.parent, "pretrain")) < TOTAL_STEPS
+    *_, before, newest = sorted((history.parent / "checkpoints" / "pretrain").glob("step_*"))
+    os.truncate(newest / "method.safetensors", 1000)
+    with history.open("a") as torn:
+        torn.write('{"stage": "pre')
+    done = int(before.name.removeprefix("step_"))
+    assert main(command[3:]) == 0
+    said = "".join(capfd.readouterr().err.split("\n"))
+    assert said.count(f"{history} ended in the middle of a line") == 1
+    assert f"checkpoint {newest.name}: method.safetensors has 1000 bytes" in said
+    assert f"goes on from step {done} of {TOTAL_STEPS}, checkpoint {before.name}" in said
+    assert trace(steps(history.parent, "pretrain")) == trace(undisturbed)
+    assert_points_equal_history(history.parent, steps=TOTAL_STEPS)
+
+
+def test_a_full_disk_loses_no_step_in_the_history_or_in_mlflow(
+    shards: str, undisturbed: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    file, home = tmp_path / "disk.yaml", tmp_path / "disk"
+    tree = experiment_tree(shards, home)
+    tree["resources"] = {"max_failures": 0}
+    file.write_text(yaml.safe_dump(tree))
+    seen = train_on_full_disk(file, home, KILL_AFTER_STEP, timeout=800)
+    assert seen.exit_code == 1
+    assert seen.reason in seen.said
+    assert KILL_AFTER_STEP < len(seen.before) < TOTAL_STEPS
+    assert trace(seen.after) == trace(undisturbed)
+
+
+def test_two_workers_see_the_samples_that_one_sees(
+    undisturbed: list[dict[str, Any]], two_workers: list[dict[str, Any]]
+) -> None:
+    assert [entry["samples"] for entry in two_workers] == [entry["samples"] for entry in undisturbed]
+    # Later losses drift apart: sums over two ranks round differently, and each step of this tiny net amplifies that.
+    assert two_workers[0]["loss"] == pytest.approx(undisturbed[0]["loss"], abs=1e-5)
+
+
+def test_a_worker_on_each_of_two_nodes_with_a_bucket_reaches_the_loss_of_two_on_one(
+    shards: str, two_workers: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    file, home = tmp_path / "nodes.yaml", tmp_path / "home"
+    with served() as bucket:
+        tree = experiment_tree(bucket.upload(Path(shards), "shards"), home)
+        tree["resources"] = {**TWO, "reader_resource": "reader", "storage": f"{bucket.uri}/checkpoints"}
+        file.write_text(yaml.safe_dump(tree))
+        with clusters.nodes(4, 4, environment=bucket.environment) as environment:
+            command = [sys.executable, "-m", "orchestrator.cli", "pretrain", str(file)]
+            done = subprocess.run(
+                command, cwd=clusters.ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False
+            )
+        assert done.returncode == 0, done.stderr
+        saved = {key.split("/")[3] for key in bucket.keys("checkpoints") if key.count("/") > 3}
+    (history,) = home.glob(f"**/{HISTORY}")
+    found = steps(history.parent, "pretrain")
+    assert [entry["samples"] for entry in found] == [entry["samples"] for entry in two_workers]
+    assert found[-1]["loss"] == pytest.approx(two_workers[-1]["loss"], abs=1e-6)
+    # A report after each step, for which Ray Train would have every one of them wait for 2 s.
+    assert median(8 / entry["samples_per_s"] for entry in found) < 1.5
+    assert {f"step_{step:09d}" for step in (TOTAL_STEPS - 4, TOTAL_STEPS)} <= saved
+
+
+def test_a_finished_run_is_returned_without_training(shards: str, finished: Path) -> None:
+    (history,) = finished.glob(f"**/{HISTORY}")
+    before = history.read_bytes()
+    again = pretrain(experiment(shards, finished))
+    assert again.folder == history.parent
+    assert Path(again.encoder, "encoder.safetensors").is_file()
+    assert history.read_bytes() == before
+    assert_points_equal_history(history.parent, steps=TOTAL_STEPS)

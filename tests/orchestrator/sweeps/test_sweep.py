@@ -1,0 +1,388 @@
+"""Sweeps: what is refused before anything runs, what is remembered, how trials stand, and two sweeps on real Ray."""
+
+import csv
+import io
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import yaml
+from mlflow import MlflowClient
+from pydantic import ValidationError
+from ray.util.state import list_actors
+
+from orchestrator.config.files import load as load_experiment
+from orchestrator.history import HISTORY
+from orchestrator.history import steps as history_steps
+from orchestrator.results.curve import Curve, end, every
+from orchestrator.sweeps import standings
+from orchestrator.sweeps import sweep as sweeps
+from orchestrator.sweeps.settings import SweepConfig
+from orchestrator.sweeps.standings import Standing
+from orchestrator.sweeps.study import Ending, Ledger
+from tests.experiments import tiny_experiment, tiny_segmentation
+from tests.shardsets import write_slices
+from tests.waiting import kill_tree, wait_for
+
+STEPS = 60
+IOU = {"interval": [0, 0.9], "step": 0.1, "least_width": 0.2}
+# Ray Data starts one of each for as long as the cluster lives.
+SERVICES = {
+    "ActorLocationTracker",
+    "_AutoscalingCoordinatorActor",
+    "_StatsActor",
+    "_StatsSummaryActor",
+    "_UsageCollectionActor",
+}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_slices(tmp_path_factory.mktemp("slices"), num_patients=8, size=40)
+
+
+def write_sweep(folder: Path, shards: str, **changes: Any) -> Path:
+    """Write a tiny experiment and a sweep over its IoU interval, judged by its own collapse coefficient."""
+    training = {"report_every_steps": 2, "checkpoint_every_steps": 10}
+    experiment = tiny_experiment(
+        "tiny", shards, folder / "runs", STEPS, training=training, downstream=tiny_segmentation(shards)
+    )
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment))
+    path = folder / "sweep.yaml"
+    path.write_text(yaml.safe_dump({**tree(), **changes}, sort_keys=False))
+    return path
+
+
+def tree(**changes: Any) -> dict[str, Any]:
+    return {
+        "name": "iou",
+        "title": "Which interval?",
+        "experiment": "experiment.yaml",
+        "objective": {"metric": "collapse", "mode": "min", "of": "pretrain"},
+        "search": {"name": "random", "seed": 1},
+        "trials": 4,
+        "space": {"method.crops.iou": IOU},
+        **changes,
+    }
+
+
+def sweep_config(**changes: Any) -> SweepConfig:
+    return SweepConfig.model_validate(tree(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": {}}, r"space\n.*at least 1 item"),
+        ({"rows": []}, r"rows\n.*not permitted"),
+        ({"trials": None}, r"trials None: tpe and random need a number of trials"),
+        ({"search": {"name": "grid"}}, r"trials 4: .*a grid tries every point"),
+        ({"space": {"resources.workers": {"choice": [1, 2]}}}, r"resources\.workers: it changes no result"),
+        (
+            {"space": {"downstream.seed": {"choice": [1]}}},
+            r"downstream\.seed: it changes no pretraining",
+        ),
+        (
+            {"space": {"method.name": {"choice": ["simsiam", "voco"]}}},
+            r"collapse of the pretraining, and a space over method\.name.*judge by a downstream score",
+        ),
+        (
+            {"objective": {"metric": "loss", "mode": "min", "of": "pretrain"}},
+            r"objective loss of the pretraining, and a space over method\.crops\.iou.*the easiest task would win",
+        ),
+        (
+            {"space": {"seed": {"choice": [0], "when": {"optimiser.lr": 1}}, "optimiser.lr": {"choice": [1]}}},
+            r"seed: when names optimiser\.lr, which comes later; move that up",
+        ),
+        (
+            {"space": {"method.crops.iou": IOU, "method.crops": {"choice": [{}]}}},
+            r"method\.crops\.iou: method\.crops comes later and would replace it",
+        ),
+    ],
+)
+def test_a_sweep_that_cannot_be_meant_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        sweep_config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": {"method.crop.iou": IOU}}, r"sweep\.yaml, .*iou 0-0\.9:\n  method\.crop: no such field"),
+        ({"space": {"optimiser.lr": {"uniform": [-1, 1]}}}, r"optimiser\.lr: .*greater than 0, found -1"),
+        (
+            {"space": {"optimiser.lr": {"uniform": [0.1, 1]}}},
+            r"optimiser\.lr: the experiment's own value 0\.05 is not among the values.*start_from_experiment: false",
+        ),
+        (
+            {"space": {"seed": {"choice": [0], "when": {"method.nam": "x"}}}},
+            r"seed: when names method\.nam, .* has \(did you mean method\.name\?\)",
+        ),
+        (
+            {"search": {"name": "grid"}, "trials": None, "space": {"seed": {"uniform": [0, 1]}}},
+            r"seed: uniform \[0, 1\]: a grid needs a finite number of values; give step",
+        ),
+    ],
+)
+def test_a_space_that_does_not_fit_the_experiment_is_refused_before_anything_runs(
+    tmp_path: Path, shards: str, changes: dict[str, Any], message: str
+) -> None:
+    sweep = sweeps.load(write_sweep(tmp_path, shards, **changes))
+    with pytest.raises(ValueError, match=message):
+        sweeps.run(sweep, lambda text: None)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_experiment_that_does_not_fit_its_shards_is_refused_before_anything_runs(
+    tmp_path: Path, shards: str
+) -> None:
+    sweep = sweeps.load(write_sweep(tmp_path, shards), ["encoder.in_channels=3"])
+    with pytest.raises(ValueError, match=r"in_channels is 3, the shards hold 1 channels; set encoder.in_channels=1"):
+        sweeps.run(sweep, lambda text: None)
+
+
+def test_a_trial_is_the_experiment_with_its_point_and_the_command_line_s_changes(tmp_path: Path, shards: str) -> None:
+    sweep = sweeps.load(write_sweep(tmp_path, shards), ["budget.steps=7"])
+    trial = sweep.trial(3, {"method.crops.iou": [0.1, 0.5]})
+    assert (trial.experiment.method.crops.iou, trial.experiment.budget.steps) == ((0.1, 0.5), 7)
+    assert (trial.label, trial.params) == (
+        "trial 3: iou 0.1-0.5",
+        {"method.crops.iou.low": 0.1, "method.crops.iou.high": 0.5},
+    )
+    assert trial.folder == sweep.folder / "trials" / "003"
+
+
+def test_more_trials_are_the_same_sweep_and_another_space_or_experiment_is_not(tmp_path: Path, shards: str) -> None:
+    def folder(*overrides: str, **changes: Any) -> Path:
+        return sweeps.load(write_sweep(tmp_path, shards, **changes), overrides).folder
+
+    assert folder().name.startswith("sweep-iou-")
+    assert folder(trials=9, concurrent=2, title="Another") == folder()
+    others = [folder("budget.steps=7"), folder(space={"seed": {"choice": [0, 1]}}), folder(search={"seed": 2})]
+    assert len({folder(), *others}) == 4
+
+
+def test_a_dry_run_says_what_would_be_searched(tmp_path: Path, shards: str) -> None:
+    lines = sweeps.describe(sweeps.load(write_sweep(tmp_path, shards)))
+    assert lines[:3] == [
+        'method.crops.iou: {"interval": [0.0, 0.9], "step": 0.1, "least_width": 0.2}',
+        "search: random points, 4 trials",
+        "objective: min collapse of the pretraining",
+    ]
+    assert lines[-1] == "given: iou 0.3-0.6"
+
+
+def test_a_ledger_that_is_opened_again_hands_out_what_did_not_end_and_then_what_it_would_have(tmp_path: Path) -> None:
+    base = {"method": {"crops": {"iou": [0.3, 0.6]}}}
+    whole = Ledger(tmp_path / "whole", sweep_config(trials=6), base)
+    points = [whole.take() for _ in range(6)]
+    assert points[0] == (0, {"method.crops.iou": [0.3, 0.6]})
+    assert whole.take() is None
+
+    for_three = Ledger(tmp_path / "cut", sweep_config(trials=6), base)
+    assert [for_three.take() for _ in range(4)] == points[:4]
+    for_three.observe(0, 5, 0.5)
+    for_three.end(0, Ending("done", 0.75))
+    for_three.end(1, Ending("failed", reason="worker died"))
+    for_three.end(2, Ending("failed", reason="no such pair", impossible=True))
+    again = Ledger(tmp_path / "cut", sweep_config(trials=6), base)
+    assert [again.take() for _ in range(4)] == [points[1], points[3], points[4], points[5]]
+    assert again.take() is None
+    assert again.standings()[0] == Standing(0, points[0][1], "done", 0.75, 5)
+    assert [standing.state for standing in again.standings()] == [
+        "done", "running", "failed", "running", "running", "running",
+    ]  # fmt: skip
+
+
+def test_a_grid_is_handed_out_in_order_and_ends(tmp_path: Path) -> None:
+    config = sweep_config(search={"name": "grid"}, trials=None, space={"seed": {"choice": [3, 1, 2]}})
+    ledger = Ledger(tmp_path / "grid", config, {})
+    assert [ledger.take() for _ in range(4)] == [(0, {"seed": 3}), (1, {"seed": 1}), (2, {"seed": 2}), None]
+
+
+def test_tpe_learns_from_what_ended(tmp_path: Path) -> None:
+    config = sweep_config(
+        search={"name": "tpe", "startup": 5}, trials=30, space={"optimiser.lr": {"uniform": [0, 1]}},
+        start_from_experiment=False,
+    )  # fmt: skip
+    ledger = Ledger(tmp_path / "tpe", config, {})
+    drawn = []
+    for _ in range(30):
+        number, point = ledger.take()
+        drawn.append(point["optimiser.lr"])
+        ledger.end(number, Ending("done", abs(point["optimiser.lr"] - 0.8)))
+    assert sum(abs(value - 0.8) < 0.1 for value in drawn[15:]) >= 8
+
+
+def test_a_ledger_keeps_each_step_once_and_turns_curves_so_that_higher_is_better(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "min", sweep_config(), {"method": {"crops": {"iou": [0.3, 0.6]}}})
+    for _ in range(2):
+        ledger.take()
+    for step, value in [(1, 0.5), (2, 0.25), (1, 9.0), (3, float("nan")), (4, 0.125)]:
+        ledger.observe(0, step, value)
+    assert ledger.curve(0, until=2) == {1: -0.5, 2: -0.25}
+    assert ledger.other_curves(1) == [{1: -0.5, 2: -0.25, 4: -0.125}]
+
+
+@pytest.mark.parametrize("steps", [1, 99, 150, 1050, 1055])
+def test_a_whole_curve_ends_where_a_growing_one_does(steps: int) -> None:
+    curve = Curve("collapse", "pretrain", every(steps), steps, sign_of_life="loss")
+    values = [float(step**2) for step in range(steps)]
+    lines = [{"stage": "pretrain", "step": step, "loss": 0.0, "collapse": value} for step, value in enumerate(values)]
+    assert curve.points(lines)[-1] == (steps, pytest.approx(end(values)))
+
+
+def test_a_curve_is_a_mean_since_the_last_point_and_passes_over_steps_trained_again() -> None:
+    curve = Curve("collapse", "pretrain", every=2, total_steps=5, sign_of_life="loss")
+    lines = [{"stage": "pretrain", "step": step, "loss": 0.0, "collapse": value} for step, value in
+             [(0, 1.0), (1, 3.0), (2, 5.0), (1, 9.0), (2, 9.0), (3, 6.0), (4, 8.0)]]  # fmt: skip
+    other = [{"stage": "finetune", "step": 0, "loss": 0.0}, {"stage": "pretrain", "fatal": "diverged"}]
+    assert curve.points(lines[:1]) == []
+    assert curve.points(other + lines[1:]) == [(2, 2.0), (4, 5.5), (5, 8.0)]
+    assert curve.missing == ()
+    assert (every(60), every(100_000)) == (1, 1000)
+
+
+def test_a_metric_that_a_training_does_not_have_is_named_with_those_that_it_has() -> None:
+    curve = Curve("rankme", "pretrain", every=1, total_steps=5, sign_of_life="loss")
+    assert curve.points([{"stage": "pretrain", "step": 0, "loss": 0.5, "collapse": 0.25}]) == []
+    assert curve.missing == ("collapse", "loss")
+
+
+def ended() -> list[Standing]:
+    iou = [[0.3, 0.6], [0.0, 0.3], [0.5, 0.9], [0.1, 0.4]]
+    return [
+        Standing(0, {"method.crops.iou": iou[0]}, "done", 0.5, 60),
+        Standing(1, {"method.crops.iou": iou[1]}, "pruned", 0.125, 8),
+        Standing(2, {"method.crops.iou": iou[2]}, "done", 0.25, 60, run="pretrain-2"),
+        Standing(3, {"method.crops.iou": iou[3]}, "failed", None, 0, "no such pair; widen method.crops.iou"),
+    ]
+
+
+def test_the_best_trial_is_the_best_of_those_that_ran_to_their_end() -> None:
+    config = sweep_config()
+    assert standings.best(config, ended()) == ended()[2]
+    assert [standing.number for standing in standings.ranked(config, ended())] == [2, 0, 1, 3]
+    highest = sweep_config(objective={"metric": "collapse", "of": "pretrain", "mode": "max"})
+    assert standings.best(highest, ended()) == ended()[0]
+    assert standings.best(config, ended()[1:2]) is None
+
+
+def test_standings_are_a_table_with_the_best_marked_and_failures_in_words() -> None:
+    lines = standings.markdown(sweep_config(), ended()).splitlines()
+    assert lines[2:8] == [
+        "| row | state | steps | collapse |",
+        "| --- | --- | --- | --- |",
+        "| trial 2: iou 0.5-0.9 | done | 60 | 0.2500 best |",
+        "| trial 0: iou 0.3-0.6 | done | 60 | 0.5000 |",
+        "| trial 1: iou 0-0.3 | pruned | 8 | 0.1250 |",
+        "| trial 3: iou 0.1-0.4 | failed | 0 | - |",
+    ]
+    assert lines[-1] == "- trial 3 failed: no such pair; widen method.crops.iou"
+    assert (
+        standings.sentence(sweep_config(), ended()[1]) == "trial 1: iou 0-0.3: pruned after step 8, collapse 0.1250"
+    )
+
+
+def test_standings_for_programs_have_a_column_for_each_number_of_a_point() -> None:
+    rows = list(csv.DictReader(io.StringIO(standings.comma_separated(sweep_config(), ended()))))
+    assert rows[2] == {
+        "row": "trial 2: iou 0.5-0.9", "state": "done", "steps": "60", "collapse": "0.25",
+        "method.crops.iou.low": "0.5", "method.crops.iou.high": "0.9", "run": "pretrain-2", "failure": "",
+    }  # fmt: skip
+
+
+def test_the_best_trial_s_file_is_its_experiment(tmp_path: Path, shards: str) -> None:
+    sweep = sweeps.load(write_sweep(tmp_path, shards), ["budget.steps=7"])
+    experiment = sweep.experiment({"method.crops.iou": [0.5, 0.9]})
+    best = tmp_path / "best.yaml"
+    text = standings.experiment_file(sweep.config, ended()[2], experiment.model_dump(mode="json"))
+    best.write_text(text)
+    assert load_experiment(best) == experiment
+    assert text.startswith(
+        "# Trial 2 of sweep iou, its best so far: collapse 0.25\n#   method.crops.iou: [0.5, 0.9]\n"
+    )
+
+
+def actors() -> dict[str, str]:
+    """Return the classes of the actors that are not dead, by id; a run whose worker was killed leaves some."""
+    address = ray.get_runtime_context().gcs_address
+    return {a.actor_id: a.class_name for a in list_actors(address, filters=[("state", "!=", "DEAD")], limit=1000)}
+
+
+def left_over(before: dict[str, str]) -> tuple[list[str], list[str]]:
+    """Return the placement groups and the new actors that are left, after some time for Ray to end them."""
+    deadline = time.monotonic() + 120
+    while True:
+        groups = [entry["state"] for entry in ray.util.placement_group_table().values()]
+        groups = [state for state in groups if state != "REMOVED"]
+        new = [name for key, name in actors().items() if key not in before and name not in SERVICES]
+        if not (groups or new) or time.monotonic() > deadline:
+            return groups, new
+        time.sleep(0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_killed_sweep_goes_on_where_it_was_ends_poor_trials_early_and_leaves_nothing_behind(
+    tmp_path: Path, shards: str, ray_cluster: Path
+) -> None:
+    # At 2.0 the loss falls to -0.6; at the others it stays near 0, so the later trials fall behind for certain.
+    changes = {
+        "scheduler": {"name": "asha", "grace": 4, "reduction_factor": 2},
+        "search": {"name": "grid"},
+        "trials": None,
+        "space": {"optimiser.lr": {"choice": [2.0, 1e-6, 1e-7]}},
+        "objective": {"metric": "loss", "of": "pretrain", "mode": "min"},
+    }
+    path = write_sweep(tmp_path, shards, **changes)
+    runs = tmp_path / "runs" / "tiny"
+    command = [sys.executable, "-m", "orchestrator.cli", "sweep", str(path)]
+    first = subprocess.Popen(command, start_new_session=True)
+    wait_for(lambda: second_training(runs), first)
+    kill_tree(first)
+    done = {path: path.read_bytes() for path in finished(runs)}
+    assert len(done) == 1
+
+    sweep, before = sweeps.load(path), actors()
+    said: list[str] = []
+    trials = sweeps.run(sweep, said.append)
+    assert [line.split(":")[0] for line in said] == ["2 of 3", "3 of 3"]
+    assert {path: path.read_bytes() for path in done} == done
+    assert (trials[0].state, trials[0].steps) == ("done", STEPS)
+    pruned = [trial for trial in trials if trial.state == "pruned"]
+    assert pruned
+    assert all(4 <= trial.steps < STEPS for trial in pruned)
+    histories = [history_steps(path.parent, "pretrain") for path in runs.glob(f"pretrain-*/{HISTORY}")]
+    assert all([entry["step"] for entry in history] == list(range(len(history))) for history in histories)
+    assert left_over(before) == ([], [])
+    assert standings.best(sweep.config, trials) == trials[0]
+    assert load_experiment(sweep.folder / "best.yaml") == sweep.experiment({"optimiser.lr": 2.0})
+    check_mlflow(sweep, trials)
+
+
+def check_mlflow(sweep: sweeps.Sweep, trials: list[Standing]) -> None:
+    """Hold that the sweep's trials are its children, with points as numbers, and trainings theirs."""
+    client = MlflowClient(f"sqlite:///{sweep.base.home}/mlflow.db")
+    experiment = client.get_experiment_by_name("tiny").experiment_id
+    parent = client.search_runs([experiment], "tags.kind = 'sweep'")[0].info.run_id
+    children = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent}'", order_by=["start_time"])
+    assert [run.data.tags["state"] for run in children] == [trial.state for trial in trials]
+    assert children[0].info.run_name == "trial 0: lr 2"
+    assert children[0].data.params == {"optimiser.lr": "2.0"}
+    assert children[0].data.metrics["best/loss"] == trials[0].value
+    own = f"tags.mlflow.parentRunId = '{children[0].info.run_id}'"
+    assert [run.data.tags["kind"] for run in client.search_runs([experiment], own)] == ["pretrain"]
+
+
+def finished(runs: Path) -> list[Path]:
+    return [path.parent / HISTORY for path in runs.glob("pretrain-*/result.json")]
+
+
+def second_training(runs: Path) -> bool:
+    """Tell whether one training is done, and another has been started."""
+    return len(list(runs.glob("pretrain-*/experiment.json"))) == 2 and len(finished(runs)) == 1

@@ -1,0 +1,170 @@
+"""Cohorts: phantoms in place of a table's scans, and a table's rows on them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from orchestrator.config.refusal import ConfigError
+from orchestrator.tables import cohort as cohorts
+from orchestrator.tables import table as tables
+from orchestrator.tables.cohort import Cohort
+from orchestrator.tables.grid import TableConfig
+from tests.experiments import tiny_experiment, tiny_segmentation
+
+INGEST = {
+    "layout": "nnunet",
+    "recipe": "mri_brain",
+    "changes": {"kind": "slices", "spacing_mm": [9, 9, 9], "pad_to": [], "resize_to": [4, 48, 48]},
+    "val_fraction": 0.25,
+}
+VOLUMES = {"layout": "nnunet", "recipe": "mri_brain", "changes": {"pad_to": [], "resize_to": [32, 32, 32]}}
+
+
+def cohort_of(**changes: Any) -> Cohort:
+    return Cohort.model_validate({"kind": "brain", "labelled": 4, "unlabelled": 0, "ingest": INGEST, **changes})
+
+
+def table_of(**changes: Any) -> TableConfig:
+    rows = [
+        {"name": "scratch, 10 %", "overrides": {"method": {"name": "scratch"}}, "pretrain_seeds": []},
+        {
+            "name": "2D, 10 %",
+            "overrides": {"data.shards": "shards/slices"},
+            "paper": {"mean": 0.8},
+            "paper_also": {"iou": 0.7},
+        },
+        {"name": "2D, 100 %", "overrides": {"budget": {"batch_size": 32}}, "finetune_seeds": [7]},
+    ]
+    given = {
+        "name": "t",
+        "title": "Three rows",
+        "experiment": "experiment.yaml",
+        "reference": "scratch, 10 %",
+        "rows": rows,
+        "also": ["iou"],
+        "finetune_seeds": [0, 1, 2],
+    }
+    return TableConfig.model_validate({**given, **changes})
+
+
+def test_a_table_on_a_cohort_has_another_name_and_none_of_the_paper_s_numbers() -> None:
+    table = table_of().on_cohort("phantom", {})
+    assert (table.name, table.title) == ("t-phantom", "Three rows (on cohort phantom, not the paper's data)")
+    assert [(row.paper, row.paper_also) for row in table.rows] == [(None, {})] * 3
+
+
+def test_a_cohort_changes_rows_by_their_names_in_order_and_several_by_a_star() -> None:
+    rows = {"2D*": {"budget": {"batch_size": 4}}, "2D, 100 %": {"budget": {"batch_size": 2}, "method.side": 64}}
+    table = table_of().on_cohort("phantom", rows)
+    assert [row.overrides.get("budget") for row in table.rows] == [None, {"batch_size": 4}, {"batch_size": 2}]
+    assert [row.overrides.get("method.side") for row in table.rows] == [None, None, 64]
+
+
+def test_a_row_s_name_in_brackets_means_itself() -> None:
+    table = table_of(rows=[{"name": "[0.3, 0.6]"}, {"name": "scratch, 10 %"}])
+    changed = table.on_cohort("phantom", {"[0.3, 0.6]": {"seed": 1}})
+    assert [row.overrides for row in changed.rows] == [{"seed": 1}, {}]
+
+
+def test_a_cohort_that_changes_a_row_which_the_table_has_not_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"cohort phantom: it changes row '3D\*', the table's are .*or several with a \*"
+    ):
+        table_of().on_cohort("phantom", {"3D*": {"seed": 1}})
+
+
+def test_shards_that_a_row_names_are_those_of_the_cohort_that_stand_for_them(tmp_path: Path) -> None:
+    cohort = cohort_of(also={"shards/slices": VOLUMES})
+    table = table_of().on_cohort("phantom", {}, lambda shards: cohort.place(str(tmp_path), shards))
+    folder = cohort.folder(str(tmp_path))
+    assert table.rows[1].overrides == {"data.shards": str(folder / "shards-shards-slices")}
+    assert cohort.place(str(tmp_path), "shards/others") == str(folder / "shards")
+    assert {request.out: request.recipe for request in cohort.requests(folder)} == {
+        str(folder / "shards"): "mri_brain",
+        str(folder / "shards-shards-slices"): "mri_brain",
+    }
+
+
+def test_a_number_of_the_paper_is_of_a_metric_that_is_shown() -> None:
+    with pytest.raises(ValidationError, match=r"a: paper_also\.dice is not one of the metrics under also \['iou'\]"):
+        table_of(rows=[{"name": "a", "paper_also": {"dice": 0.5}}], reference="a")
+
+
+def test_seeds_of_a_cohort_repeat_every_row_and_leave_what_is_not_pretrained_so() -> None:
+    table = table_of().on_cohort("phantom", {}, seeds=(4,))
+    assert [table.seeds(row) for row in table.rows] == [((), (4,)), ((4,), (4,)), ((4,), (4,))]
+    kept = table_of().on_cohort("phantom", {})
+    assert [kept.seeds(row) for row in kept.rows] == [((), (0, 1, 2)), ((0,), (0, 1, 2)), ((0,), (7,))]
+
+
+def test_a_folder_is_named_by_what_the_scans_and_shards_depend_on_alone(tmp_path: Path) -> None:
+    home = str(tmp_path)
+    same = [cohort_of(overrides={"seed": 1}), cohort_of(rows={"a": {}}), cohort_of(seeds=[1])]
+    other = [cohort_of(seed=1), cohort_of(labelled=5), cohort_of(ingest=VOLUMES), cohort_of(also={"a": VOLUMES})]
+    assert {cohort.folder(home) for cohort in same} == {cohort_of().folder(home)}
+    assert len({cohort.folder(home) for cohort in (cohort_of(), *other)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"labeled": 3}, r"cohort\.yaml:\n  labeled: no such field"),
+        ({"kind": "heart"}, r"kind: expected 'abdomen', 'brain', 'fundus' or 'chest', found 'heart'"),
+        (
+            {"ingest": {**INGEST, "recipe": "mri"}},
+            r"cohort brain, ingest:\n  recipe: there is no 'mri'; expected one of",
+        ),
+        ({"also": {"slices": {"layout": "nnunet"}}}, r"cohort brain, also\.slices:\n  recipe: missing"),
+    ],
+    ids=["field", "kind", "recipe", "also"],
+)
+def test_a_file_that_asks_for_what_there_is_not_is_refused_in_words(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    tree = {"kind": "brain", "labelled": 4, "unlabelled": 0, "ingest": INGEST, **changes}
+    (tmp_path / "cohort.yaml").write_text(yaml.safe_dump(tree))
+    with pytest.raises(ConfigError, match=words):
+        cohorts.load(tmp_path / "cohort.yaml")
+
+
+def test_a_cohort_that_the_table_does_not_name_is_refused_with_those_it_names(tmp_path: Path) -> None:
+    path = write_table(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"no cohort 'real'; it has phantom; name one, or run the table without --cohort"
+    ):
+        tables.load(path, cohort="real")
+
+
+def test_rows_come_after_the_cohort_s_overrides_and_those_after_the_experiment(tmp_path: Path) -> None:
+    table = tables.load(write_table(tmp_path), cohort="phantom")
+    assert [experiment.budget.steps for _, experiment in table.experiments] == [2, 3]
+    assert {experiment.encoder.in_channels for _, experiment in table.experiments} == {4}
+    assert {experiment.name for _, experiment in table.experiments} == {"tiny-phantom"}
+    folders = {(experiment.data.shards, experiment.downstream.shards) for _, experiment in table.experiments}
+    shards = str(table.cohort.folder(str(tmp_path / "runs")) / "shards")
+    assert folders == {(shards, shards)}
+
+
+def write_table(folder: Path) -> Path:
+    """Write an experiment, a table of two rows over it, and a cohort of small brains."""
+    experiment = tiny_experiment("tiny", "nowhere", folder / "runs", 5, downstream=tiny_segmentation("nowhere"))
+    table = {
+        "name": "two",
+        "title": "Two rows",
+        "experiment": "experiment.yaml",
+        "reference": "scratch",
+        "rows": [
+            {"name": "scratch", "overrides": {"method": {"name": "scratch"}}, "pretrain_seeds": []},
+            {"name": "three steps", "overrides": {"budget.steps": 3}, "paper": {"mean": 0.9}},
+        ],
+        "finetune_seeds": [0, 1],
+        "cohorts": {"phantom": "cohort.yaml"},
+    }
+    overrides = {"encoder.in_channels": 4, "budget.steps": 2, "health.times": 0, "downstream.budget.steps": 2}
+    cohort = cohort_of(overrides=overrides, seeds=[3]).model_dump(mode="json")
+    for name, tree in (("experiment", experiment), ("table", table), ("cohort", cohort)):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree))
+    return folder / "table.yaml"
