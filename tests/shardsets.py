@@ -41,6 +41,31 @@ def write_slices(
     return str(folder)
 
 
+def write_volumes(folder: Path | str, num_patients: int = 8, size: int = 32) -> str:
+    """Write labelled volumes, each of slices of one patient, the last quarter of them as ``val``."""
+    rng = np.random.default_rng(0)
+    num_train = num_patients - num_patients // 4
+    files = []
+    for split, patients in (("train", range(num_train)), ("val", range(num_train, num_patients))):
+        rows = [to_row(_volume(rng, patient, size, split)) for patient in patients]
+        if file := write_shard(str(folder), f"{split}-00000", [[row] for row in rows]):
+            files.append(file)
+    write_index(str(folder), files, IndexCard({"name": "test"}, {1: "liver", 2: "kidney"}))
+    return str(folder)
+
+
+def _volume(rng: np.random.Generator, patient: int, size: int, split: str) -> Sample:
+    slices = [_slice(rng, patient, index, size, split) for index in range(size)]
+    scan = replace(
+        slices[0].scan,
+        voxels=np.stack([one.scan.voxels for one in slices], axis=1),
+        label=np.stack([one.scan.label for one in slices]),
+        spacing_mm=(1.0, 1.0, 1.0),
+        slice_index=None,
+    )
+    return replace(slices[0], scan=scan, sample_id=slices[0].volume)
+
+
 def write_pictures(
     folder: Path | str, num_patients: int = 24, size: int = 40, num_classes: int = 2, tested: tuple[int, ...] = ()
 ) -> str:

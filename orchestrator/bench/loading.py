@@ -21,7 +21,7 @@ from data.shards.writer import open_shard
 from data.views.batch import Batch
 from data.views.collate import collate
 from orchestrator.feed import stream as feed
-from orchestrator.feed.plan import BlockReader, FeedPlan, OpenedPlan
+from orchestrator.feed.plan import BlockReader, FeedPlan, OpenedPlan, SetPlan
 
 ROUNDS = 5
 # Timed from the first to the second of these shares of the steps. At the first, files are open, buffers are as full
@@ -59,7 +59,9 @@ class StepDataset(IterableDataset):
 def compare(uri: str, batch_size: int, num_steps: int) -> dict[str, Any]:
     """Return the median speeds of each way of loading, and the feed's ratio to the better DataLoader."""
     shards = ShardSet.open(uri)
-    plan = FeedPlan(uri, shards.digest, seed=0, batch_size=batch_size, last_step=num_steps, num_readers=READERS)
+    plan = FeedPlan(
+        (SetPlan(uri, shards.digest),), seed=0, batch_size=batch_size, last_step=num_steps, num_readers=READERS
+    )
     ways: dict[str, Callable[[], Iterator[Batch]]] = {
         "DataLoader, 0 workers": partial(dataloader, plan, 0),
         f"DataLoader, {LOADER_WORKERS} workers": partial(dataloader, plan, LOADER_WORKERS),

@@ -15,7 +15,6 @@ from orchestrator.config.computing import Health, Resources, Tracking, Training
 from orchestrator.config.parts import (
     TRAINABLE,
     Budget,
-    Data,
     Downstream,
     EncoderConfig,
     MethodConfig,
@@ -28,6 +27,7 @@ from orchestrator.config.parts import (
 )
 from orchestrator.config.paths import LocalPath
 from orchestrator.config.refusal import FolderName, validated
+from orchestrator.config.samples import Data, Mix, Sets
 from orchestrator.config.sharing import Shares
 
 
@@ -39,7 +39,7 @@ class Experiment(FrozenConfig):
 
     name: FolderName
     seed: Seed = 0
-    data: Data
+    data: Sets
     encoder: EncoderConfig
     method: MethodConfig | None = None
     optimiser: Optimiser | None = None
@@ -126,9 +126,15 @@ class Experiment(FrozenConfig):
         """Return a stage's encoder: its own, or the experiment's."""
         return stage.encoder or self.encoder
 
-    def data_of(self, stage: Stage) -> Data:
-        """Return a stage's data: its own, or the experiment's."""
-        return stage.data or self.data
+    def data_of(self, stage: Stage) -> tuple[Data, ...]:
+        """Return a stage's data: its own, or the experiment's; one or several shard sets."""
+        data = stage.data or self.data
+        return (data,) if isinstance(data, Data) else data
+
+    @property
+    def pretrained_on(self) -> tuple[str, ...]:
+        """The addresses of all shards that the stages are fed, each once."""
+        return tuple(dict.fromkeys(data.shards for stage in self.pretraining for data in self.data_of(stage)))
 
     def seed_of(self, stage: Stage) -> int:
         """Return the seed of a stage's order and random streams: the experiment's, and others for later stages."""
@@ -209,7 +215,7 @@ class Experiment(FrozenConfig):
         return {
             "encoder": decisive(self.encoder),
             "stages": [_decisive(stage) for stage in self.pretraining],
-            **decisive(self.data, {"shards"}),
+            **_decisive_data(self.data),
             "seed": self.seed,
             "precision": self.training.precision,
             "sync_batch_norm": self.training.sync_batch_norm,
@@ -219,9 +225,14 @@ class Experiment(FrozenConfig):
 def _decisive(stage: Stage) -> dict[str, Any]:
     """Return what decides a stage's result, without addresses: what lies there is in the digest."""
     tree = decisive(stage)
-    for part, address in (("data", "shards"), ("start", "weights")):
-        tree.get(part, {}).pop(address, None)
-    return tree
+    tree.get("start", {}).pop("weights", None)
+    return {**tree, **({"data": _decisive_data(stage.data)} if stage.data else {})}
+
+
+def _decisive_data(data: Data | Mix) -> dict[str, Any]:
+    if isinstance(data, Data):
+        return decisive(data, {"shards"})
+    return {"sets": [decisive(one, {"shards"}) for one in data]}
 
 
 def _key(kind: str, core: dict[str, Any], digest: str) -> str:

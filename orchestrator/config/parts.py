@@ -1,17 +1,14 @@
 """The parts of an experiment: samples, method, optimiser, budget, downstream task, and where it all computes."""
 
-from collections.abc import Callable, Collection
 from fractions import Fraction
 from functools import reduce
 from math import floor
 from operator import or_
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_serializer, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from data.exact import exact
-from data.shards.index import Having, Selection, ShardSet
-from data.shards.keep import Keep
 from methods import METHODS
 from methods.base import ADDED, FrozenConfig, Method
 from methods.downstream import TASKS
@@ -20,6 +17,7 @@ from orchestrator.config.computing import Resources
 from orchestrator.config.optimiser import Optimiser
 from orchestrator.config.paths import AbsolutePath
 from orchestrator.config.refusal import FolderName
+from orchestrator.config.samples import Samples, Sets
 
 TRAINABLE: dict[str, type[Method]] = {**METHODS, **TASKS}
 """What a stage can train: a downstream task is a supervised pretraining."""
@@ -57,62 +55,6 @@ else:
 
 # What torch, numpy and scikit-learn all take.
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-
-
-class Samples(FrozenConfig):
-    """Samples of some shards; ``keep`` leaves out samples that do not meet its criteria."""
-
-    part: ClassVar[str]
-    shards: AbsolutePath
-    keep: Keep = Keep()
-
-    @model_serializer(mode="wrap")
-    def _without_an_empty_filter(self, dump: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Leave out a filter that keeps everything: it decides nothing, so it is no part of a run key."""
-        tree = dump(self)
-        return tree if self.keep.criteria else {name: value for name, value in tree.items() if name != "keep"}
-
-    def kept(
-        self,
-        shards: ShardSet,
-        split: str | None,
-        patients: Collection[str] | None = None,
-        having: Having | None = None,
-    ) -> Selection:
-        """Select samples of a split that the filter keeps; raise ValueError for a filter that keeps none."""
-        try:
-            selection = shards.select(split, patients, having, self.keep)
-        except ValueError as error:
-            raise ValueError(f"{self.part}.{error}") from None
-        if selection.num_left_out and selection.num_samples == 0:
-            raise ValueError(
-                f"{self.part}.keep leaves out all {selection.num_left_out:,} samples of split {split!r} in shards "
-                f"{shards.uri}: {self.keep.describe(selection.left_out_by)}; widen {self.part}.keep"
-            )
-        return selection
-
-
-class Data(Samples):
-    """The samples that a pretraining sees."""
-
-    part = "data"
-    split: str | None = "train"
-
-    def selected(self, shards: ShardSet, having: Having | None = None) -> Selection:
-        """Select the samples that a pretraining sees; raise ValueError for a split without samples."""
-        selection = self.kept(shards, self.split, having=having)
-        if having and selection.num_samples == 0:
-            raise ValueError(
-                f"data.split {self.split!r}: 0 samples with a {having.replace('_', ' ')} in shards {self.shards}, "
-                "expected at least 1; name labelled shards in data.shards"
-            )
-        if selection.num_samples == 0:
-            splits = ", ".join(sorted(set(shards.rows["split"].to_pylist())))
-            raise ValueError(
-                f"data.split {self.split!r}: 0 samples in shards {self.shards}, expected at least 1; set data.split "
-                f"to one of {splits}, or to null for all of them"
-            )
-        return selection
 
 
 class Budget(FrozenConfig):
@@ -177,7 +119,7 @@ class Stage(FrozenConfig):
     """
 
     name: FolderName = "pretrain"
-    data: Annotated[Data | None, ADDED] = None
+    data: Annotated[Sets | None, ADDED] = None
     encoder: Annotated[EncoderConfig | None, ADDED] = None
     start: Annotated[Start | None, ADDED] = None
     method: StageMethodConfig

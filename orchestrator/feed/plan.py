@@ -16,40 +16,62 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
-from data.order import Order
-from data.shards.index import Having, Selection, ShardSet
+from data.interleaving import Visits
+from data.shards.index import Having, ShardSet
 from data.shards.keep import Keep
-from data.shards.reader import ShardReader
+from data.shards.mixture import Component, Mixture, MixtureReader
 from data.shards.writer import ShardError
 from orchestrator.config.sharing import Shares
+
+
+@dataclass(frozen=True)
+class SetPlan:
+    """A shard set that feeds a run.
+
+    shards, digest   where the shards are and what they must hold
+    split, patients, having, keep   the selection, as ``ShardSet.select`` takes it
+    weight           how many of its samples come for so many of the other sets'; None: by its number of samples
+    """
+
+    shards: str
+    digest: str
+    split: str | None = None
+    patients: tuple[str, ...] | None = None
+    having: Having | None = None
+    keep: Keep | None = None
+    weight: float | None = None
+
+    def open(self) -> Component:
+        """Open the shards; raise ShardError if they differ from the shards that the run began with."""
+        shards = ShardSet.open(self.shards)
+        if shards.digest != self.digest:
+            raise ShardError(
+                f"shards {self.shards}: digest {shards.digest[:12]}, the run began with {self.digest[:12]}; restore "
+                "the shards, or start a new run on the new ones"
+            )
+        return Component(shards, shards.select(self.split, self.patients, self.having, self.keep), self.weight)
 
 
 @dataclass(frozen=True)
 class FeedPlan:
     """The samples that feed a run, and how they are cut; plain values, so that any process can rebuild the feed.
 
-    shards, digest       where the shards are and what they must hold
+    sets                 what they are taken from
     seed                 of the order
     batch_size, world    global batch G and ranks W; W divides G
     first_step, last_step   the steps [first_step, last_step) remain
-    split, patients, having, keep   the selection, as ``ShardSet.select`` takes it
     with_labels          whether label maps are read
     num_readers          reader processes
     reader_resource      a custom resource; each reader takes one
     block_bytes          approximate voxel bytes per block
     """
 
-    shards: str
-    digest: str
+    sets: tuple[SetPlan, ...]
     seed: int
     batch_size: int
     last_step: int
     first_step: int = 0
     world: int = 1
-    split: str | None = None
-    patients: tuple[str, ...] | None = None
-    having: Having | None = None
-    keep: Keep | None = None
     with_labels: bool = False
     num_readers: int = 1
     reader_resource: str | None = None
@@ -88,19 +110,12 @@ class OpenedPlan:
     """A plan with its shards opened."""
 
     plan: FeedPlan
-    shards: ShardSet
-    selection: Selection
+    mixture: Mixture
 
     @classmethod
     def open(cls, plan: FeedPlan) -> "OpenedPlan":
         """Open a plan's shards; raise ShardError if they differ from the shards that the run began with."""
-        shards = ShardSet.open(plan.shards)
-        if shards.digest != plan.digest:
-            raise ShardError(
-                f"shards {plan.shards}: digest {shards.digest[:12]}, the run began with {plan.digest[:12]}; restore "
-                "the shards, or start a new run on the new ones"
-            )
-        return cls(plan, shards, shards.select(plan.split, plan.patients, plan.having, plan.keep))
+        return cls(plan, Mixture([one.open() for one in plan.sets]))
 
     @cached_property
     def block_size(self) -> int:
@@ -113,9 +128,8 @@ class OpenedPlan:
 
     @cached_property
     def bytes_per_sample(self) -> float:
-        """Mean raw bytes per selected sample: its voxels, and a byte per voxel of label maps if they are read."""
-        voxel_bytes = self.shards.voxel_bytes[self.selection.row_ids]
-        return float((voxel_bytes + self.plan.with_labels * self.selection.extents.prod(axis=1)).mean())
+        """Mean raw bytes per sample."""
+        return self.mixture.mean_bytes(self.plan.with_labels)
 
     @property
     def num_blocks(self) -> int:
@@ -134,24 +148,18 @@ class BlockReader:
 
     def __init__(self, plan: FeedPlan) -> None:
         self._source = OpenedPlan.open(plan)
-        self._order = Order(self._source.selection.group_sizes, plan.seed)
-        self._reader = ShardReader(self._source.shards, plan.with_labels)
-        classless = self._source.shards.rows["classes"].null_count == self._source.shards.num_samples
-        self._unused = ["classes"] if classless else []
+        self._order = self._source.mixture.order(plan.seed)
+        self._reader = MixtureReader(self._source.mixture, plan.with_labels)
 
     def __call__(self, numbers: pa.Table) -> pa.Table:
         """Read the block whose number is the only value of a table, which is how Ray Data asks for a block."""
         return self.read(numbers["id"][0].as_py())
 
     def read(self, block: int) -> pa.Table:
-        """Return a block's rows in order, with their ``number``, ``epoch`` and ``row`` (place in the selection)."""
+        """Return a block's rows in order, with their ``number``, ``epoch`` and ``row`` (place in the mixture)."""
         numbers = self._source.numbers(block)
-        positions = np.concatenate([self._order.positions(start, stop) for start, stop in _runs(numbers)])
-        table = self._reader.read(self._source.selection.row_ids[positions]).drop_columns(self._unused)
-        visited = {"number": numbers, "epoch": numbers // self._order.num_samples, "row": positions}
-        for name, values in visited.items():
-            table = table.append_column(name, pa.array(values))
-        return table
+        visits = Visits.joined([self._order.visits(start, stop) for start, stop in _runs(numbers)])
+        return self._reader.read(visits).append_column("number", pa.array(numbers))
 
 
 def _runs(numbers: Int64[np.ndarray, " n"]) -> list[tuple[int, int]]:

@@ -40,8 +40,7 @@ class HealthWatch:
     If a method's first two views are a positive pair, their alignment is measured too.
     """
 
-    shards: ShardSet
-    row_ids: Int[np.ndarray, " n"]
+    samples: tuple[tuple[ShardSet, Int[np.ndarray, " n"]], ...]
     rhythm: Evenly
 
     def due(self, step: int) -> bool:
@@ -52,10 +51,11 @@ class HealthWatch:
         """Return ``health/...``, equal on all ranks."""
         assert isinstance(method.encoder, Encoder)
         kept: list[list[Tensor]] = [[], []] if method.positives else [[]]
-        for batch in batches_of(self.shards, self.row_ids, world, method.needs == "label_map"):
-            images = method.views(batch, batch.rng(VIEW_SEED)).images
-            for part, image in zip(kept, images, strict=False):
-                part.append(mean_features(method.encoder, image).cpu())
+        for shards, row_ids in self.samples:
+            for batch in batches_of(shards, row_ids, world, method.needs == "label_map"):
+                images = method.views(batch, batch.rng(VIEW_SEED)).images
+                for part, image in zip(kept, images, strict=False):
+                    part.append(mean_features(method.encoder, image).cpu())
         first, *second = (from_all_ranks(part, world) for part in kept)
         metrics = {
             "health/effective_rank": effective_rank(first),

@@ -1,7 +1,6 @@
 """Course: a stage of a pretraining with its samples: what it is fed, how long it trains, and what is built."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,12 +10,13 @@ import torch
 from ray.train import Checkpoint
 
 from data.files import read_bytes
-from data.shards.index import Selection, ShardSet
+from data.shards.index import ShardSet
+from data.shards.mixture import Component, Mixture, joint_digest
 from methods.base import Facts, Method
 from methods.encoders import ENCODERS, Encoder
 from orchestrator.config.experiment import Experiment
-from orchestrator.config.parts import TRAINABLE, Data, EncoderConfig, Stage, WeightsFile
-from orchestrator.feed.plan import FeedPlan
+from orchestrator.config.parts import TRAINABLE, EncoderConfig, Stage, WeightsFile
+from orchestrator.feed.plan import FeedPlan, SetPlan
 from orchestrator.training.checkpoint import Stream, load_encoder, weights_file
 from orchestrator.training.loop import Plan
 from orchestrator.training.optimiser import Schedule
@@ -25,28 +25,25 @@ from orchestrator.training.outline import outline_method
 
 @dataclass(frozen=True)
 class Course:
-    """Stage number ``index`` of an experiment; ``selection`` are the samples that it is fed."""
+    """Stage number ``index`` of an experiment, and the samples that it is fed."""
 
     experiment: Experiment
     index: int
-    shards: ShardSet
-    selection: Selection
+    samples: Mixture
 
     @classmethod
     def open(cls, experiment: Experiment, index: int = 0, opened: Mapping[str, ShardSet] | None = None) -> "Course":
         """Open a stage's shards, if they are not opened yet; raise ValueError if it has no samples."""
-        stage = experiment.pretraining[index]
-        data = experiment.data_of(stage)
-        shards = opened[data.shards] if opened else ShardSet.open(data.shards)
-        return cls(experiment, index, shards, data.selected(shards, TRAINABLE[stage.method.name].needs))
+        stage, components = experiment.pretraining[index], []
+        for data in experiment.data_of(stage):
+            shards = opened[data.shards] if opened else ShardSet.open(data.shards)
+            selection = data.selected(shards, TRAINABLE[stage.method.name].needs)
+            components.append(Component(shards, selection, data.weight))
+        return cls(experiment, index, Mixture(components))
 
     @property
     def stage(self) -> Stage:
         return self.experiment.pretraining[self.index]
-
-    @property
-    def data(self) -> Data:
-        return self.experiment.data_of(self.stage)
 
     @property
     def encoder(self) -> EncoderConfig:
@@ -60,20 +57,20 @@ class Course:
     def facts(self) -> Facts:
         """What the method is told of its training."""
         return Facts(
-            num_samples=self.selection.num_samples,
-            steps=self.stage.budget.total_steps(self.selection.num_samples),
+            num_samples=self.samples.num_samples,
+            steps=self.stage.budget.total_steps(self.samples.num_samples),
             batch_size=self.stage.budget.batch_size,
-            label_names=self.shards.label_names,
-            class_names=self.shards.class_names,
+            label_names=self.samples.label_names,
+            class_names=self.samples.class_names,
         )
 
     @cached_property
     def plan(self) -> Plan:
         """The stage's budget in steps, and how they are computed."""
-        stage, training, num_samples = self.stage, self.experiment.training, self.selection.num_samples
+        stage, training, num_samples = self.stage, self.experiment.training, self.samples.num_samples
         return Plan(
             schedule=Schedule.of(stage.optimiser, stage.budget, num_samples),
-            stream=Stream(self.shards.digest, self.experiment.seed_of(stage), stage.budget.batch_size),
+            stream=Stream(self.samples.digest, self.experiment.seed_of(stage), stage.budget.batch_size),
             num_samples=num_samples,
             precision=training.precision,
             num_chunks=self.experiment.shares_of(stage).num_chunks,
@@ -88,11 +85,10 @@ class Course:
         """The feed of the stage's samples, from its first step to its last."""
         resources, needs = self.experiment.resources_of(self.stage), TRAINABLE[self.stage.method.name].needs
         return FeedPlan(
-            shards=self.shards.uri,
-            digest=self.shards.digest,
-            split=self.data.split,
-            having=needs,
-            keep=self.data.keep,
+            sets=tuple(
+                SetPlan(one.shards, shards.digest, one.split, None, needs, one.keep, one.weight)
+                for one, shards in zip(self.experiment.data_of(self.stage), self.samples.shard_sets, strict=True)
+            ),
             seed=self.experiment.seed_of(self.stage),
             batch_size=self.stage.budget.batch_size,
             world=resources.workers,
@@ -131,8 +127,7 @@ class Course:
 
 def courses(experiment: Experiment) -> list[Course]:
     """Open all stages of an experiment, and shared shards once; raise ValueError if a stage has no samples."""
-    addresses = {experiment.data_of(stage).shards for stage in experiment.pretraining}
-    opened = {uri: ShardSet.open(uri) for uri in addresses}
+    opened = {uri: ShardSet.open(uri) for uri in experiment.pretrained_on}
     return [Course.open(experiment, index, opened) for index in range(len(experiment.pretraining))]
 
 
@@ -153,10 +148,8 @@ def part_of(encoder: Encoder, part: str) -> Encoder:
 
 def digest_of(stages: Sequence[Course]) -> str:
     """Return one digest of all that a pretraining reads: its shards, and the weights that it starts from."""
-    read = [course.shards.digest for course in stages]
+    read = [course.samples.digest for course in stages]
     for course in stages:
         if isinstance(start := course.stage.start, WeightsFile):
             read.append(hashlib.sha256(read_bytes(str(weights_file(Path(start.weights))))).hexdigest())
-    if len(set(read)) == 1:
-        return read[0]
-    return hashlib.sha256(json.dumps(read).encode()).hexdigest()
+    return joint_digest(read)

@@ -60,7 +60,7 @@ def describe(experiment: Experiment, finetuned: bool = False, probed: bool = Fal
     table = Table(*COLUMNS)
     for needs in pretraining_needs(experiment):
         table.add_row(*needs.cells)
-    lines = list(dict.fromkeys(_samples(course) for course in courses(experiment)))
+    lines = list(dict.fromkeys(line for course in courses(experiment) for line in _samples(course)))
     if finetuned:
         needs, labelled = finetuning_needs(experiment)
         table.add_row(*needs.cells)
@@ -81,8 +81,8 @@ def pretraining_needs(experiment: Experiment) -> list[Needs]:
 def _stage_needs(course: Course) -> Needs:
     names = (course.stage.name, course.stage.method.name)
     if not course.trains:
-        return Needs(*names, course.selection.num_samples)
-    return _needs(names, course.selection, course.plan, course.feed, stage_memory(course))
+        return Needs(*names, course.samples.num_samples)
+    return _needs(names, course.samples.num_samples, course.plan, course.feed, stage_memory(course))
 
 
 def finetuning_needs(experiment: Experiment) -> tuple[Needs, LabelledSamples]:
@@ -91,14 +91,14 @@ def finetuning_needs(experiment: Experiment) -> tuple[Needs, LabelledSamples]:
     plan = plan_of(experiment, labelled)
     feed_plan = feed_of(experiment, labelled, plan)
     memory = finetuning_memory(experiment, labelled, feed_plan)
-    return _needs((FINETUNING, task.task.name), labelled.train, plan, feed_plan, memory), labelled
+    return _needs((FINETUNING, task.task.name), labelled.train.num_samples, plan, feed_plan, memory), labelled
 
 
-def _needs(names: tuple[str, str], samples: Selection, plan: Plan, feed_plan: FeedPlan, memory: Memory) -> Needs:
+def _needs(names: tuple[str, str], num_samples: int, plan: Plan, feed_plan: FeedPlan, memory: Memory) -> Needs:
     return Needs(
         *names,
-        num_samples=samples.num_samples,
-        epochs=plan.total_steps * plan.stream.batch_size / samples.num_samples,
+        num_samples=num_samples,
+        epochs=plan.total_steps * plan.stream.batch_size / num_samples,
         steps=plan.total_steps,
         memory_bytes=memory.total_bytes(feed_plan.samples_per_step, plan.num_chunks),
         held_bytes=stream.bytes_in_flight(feed_plan),
@@ -127,8 +127,14 @@ def _probe(experiment: Experiment) -> str:
     return f"probe: trained on {len(samples.train):,} samples, judged by {len(samples.val):,}, {known} classes"
 
 
-def _samples(course: Course) -> str:
-    return _size("shards", course.shards) + _left_out("data", course.data.keep, course.selection)
+def _samples(course: Course) -> list[str]:
+    """Say which shards a stage is fed, and where there are several, how many of its samples are theirs."""
+    lines, components = [], course.samples.components
+    whole = sum(one.share for one in components)
+    for data, one in zip(course.experiment.data_of(course.stage), components, strict=True):
+        share = f", {float(one.share / whole):.0%} of what is seen" if len(components) > 1 else ""
+        lines.append(_size("shards", one.shards) + share + _left_out("data", data.keep, one.selection))
+    return lines
 
 
 def _size(name: str, shards: ShardSet) -> str:

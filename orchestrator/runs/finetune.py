@@ -19,7 +19,7 @@ from orchestrator.cluster import connection
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.parts import Downstream
 from orchestrator.feed import stream
-from orchestrator.feed.stream import FeedPlan
+from orchestrator.feed.plan import FeedPlan, SetPlan
 from orchestrator.judging import pictures
 from orchestrator.judging.cases import CASES, joined, to_parquet
 from orchestrator.judging.validation import CONFUSIONS, PREDICTIONS, Rhythm, Validation
@@ -76,7 +76,7 @@ def finetune(
             return FinetuningResult(folder, key, done["scores"])
         with connection.connected():
             connection.preflight(experiment.resources_of(downstream_of(experiment)))
-            with run.opened(_caption(experiment, trained, row), labelled.shards, _params(experiment, trained)):
+            with run.opened(_caption(experiment, trained, row), [labelled.shards], _params(experiment, trained)):
                 scores = _train(experiment, trained.encoder if trained else None, labelled, run)
                 return FinetuningResult(folder, key, scores)
 
@@ -125,15 +125,11 @@ def plan_of(experiment: Experiment, labelled: LabelledSamples) -> Plan:
 def feed_of(experiment: Experiment, labelled: LabelledSamples, plan: Plan) -> FeedPlan:
     """Plan the feed of labelled samples for the fine-tuning."""
     task = downstream_of(experiment)
-    resources = experiment.resources_of(task)
+    resources, shards = experiment.resources_of(task), labelled.shards
+    needs = TASKS[task.task.name].needs
     return FeedPlan(
-        shards=labelled.shards.uri,
-        digest=labelled.shards.digest,
-        split=task.train_split,
-        keep=task.keep,
-        patients=labelled.patients,
-        having=TASKS[task.task.name].needs,
-        with_labels=TASKS[task.task.name].needs == "label_map",
+        sets=(SetPlan(shards.uri, shards.digest, task.train_split, labelled.patients, needs, task.keep),),
+        with_labels=needs == "label_map",
         seed=task.seed,
         batch_size=task.budget.batch_size,
         world=resources.workers,

@@ -42,7 +42,7 @@ def settings(experiment: Experiment, used: Collection[str]) -> tuple[dict[str, A
     ``used`` names the shards that count, by address; the others need not exist.
     """
     tree = decisive(experiment, {"home", "resources", "tracking"})
-    shards = [tree["data"].pop("shards")]
+    shards = [one.pop("shards") for data in _data_in(tree) for one in (data if isinstance(data, list) else [data])]
     if tree["downstream"]:
         shards.append(tree["downstream"].pop("shards"))
         del tree["downstream"]["resources"]
@@ -54,3 +54,8 @@ def key(experiment: Experiment, used: Collection[str]) -> str:
     tree, digests = settings(experiment, used)
     text = json.dumps({"experiment": tree, "digests": digests}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _data_in(tree: Mapping[str, Any]) -> list[Any]:
+    """Return the data of an experiment's tree, and those of its stages that have their own."""
+    return [part["data"] for part in (tree, *tree.get("stages", ())) if part.get("data")]

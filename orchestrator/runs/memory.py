@@ -60,8 +60,8 @@ _MEASURED: dict[Hashable, _Measurement] = {}
 
 def stage_memory(course: Course) -> Memory:
     """Return what a stage takes in float32."""
-    stage, data, plan = course.stage, course.data, course.feed
-    key = (stage.method.model_dump_json(), course.encoder, plan.digest, data.split, data.keep.model_dump_json())
+    stage, plan = course.stage, course.feed
+    key = (stage.method.model_dump_json(), course.encoder, repr(plan.sets))
     in_chunks = course.plan.num_chunks > 1
     return _memory(_measured(course.outline, plan, in_chunks, key), stage.optimiser)
 
@@ -71,9 +71,8 @@ def finetuning_memory(experiment: Experiment, labelled: LabelledSamples, plan: F
     task = downstream_of(experiment)
     network = (task.task.model_dump_json(), experiment.downstream_encoder, task.frozen_levels, task.frozen_epochs)
     outlined = partial(outline_network, experiment, labelled)
-    samples = (plan.digest, task.train_split, task.keep.model_dump_json())
     in_chunks = experiment.shares_of(task).num_chunks > 1
-    return _memory(_measured(outlined, plan, in_chunks, (*network, *samples)), task.optimiser)
+    return _memory(_measured(outlined, plan, in_chunks, (*network, repr(plan.sets))), task.optimiser)
 
 
 def _memory(measured: _Measurement, optimiser: Optimiser) -> Memory:

@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ray.train import Checkpoint
 
-from data.shards.classes import pad_classes
+from data.shards.index import ShardSet
 from data.shards.writer import write_atomically
 from methods.base import Method
 from methods.downstream import Task
@@ -60,7 +61,7 @@ def pretrain(experiment: Experiment, parent: Path | None = None, row: str | None
         with connection.connected():
             for stage in experiment.pretraining:
                 connection.preflight(experiment.resources_of(stage))
-            with run.opened(_caption(experiment, row), stages[0].shards, _params(experiment)):
+            with run.opened(_caption(experiment, row), _read(stages), _params(experiment)):
                 return PretrainingResult(folder, key, _run_stages(stages, run))
 
 
@@ -81,7 +82,8 @@ def check(experiment: Experiment) -> list[Course]:
     for course in stages:
         _check_stage(course)
         if not is_done:
-            course.shards.check_files()
+            for shards in course.samples.shard_sets:
+                shards.check_files()
     if experiment.probe:
         from orchestrator.judging.probing import ProbeSet
 
@@ -95,7 +97,9 @@ def _check_stage(course: Course) -> None:
     experiment, stage, method = course.experiment, course.stage, course.outline()
     _check_samples(course, *method.takes(outline_of(course.encoder)))
     _check_start(course)
-    check_extents(method, course.selection, course.data.part)
+    for place, one in enumerate(course.samples.components):
+        several = len(course.samples.components) > 1
+        check_extents(method, one.selection, f"data.{place}" if several else "data")
     _see_classes(course, method)
     if method.trains:
         assert course.plan, "refuses milestones beyond the budget"
@@ -105,12 +109,11 @@ def _check_stage(course: Course) -> None:
 def _see_classes(course: Course, method: Method) -> None:
     """Let a supervised pretraining see the classes of its samples; nothing is judged by others."""
     if isinstance(method, Task):
-        classes = pad_classes(course.shards.rows["classes"].take(course.selection.row_ids))
-        method.see_classes(classes, classes)
+        method.see_classes(course.samples.classes, course.samples.classes)
 
 
 def _check_samples(course: Course, spatial_dims: int, in_channels: int) -> None:
-    shards = course.shards
+    shards = course.samples
     if spatial_dims != shards.spatial_dims:
         raise ValueError(
             f"encoder.spatial_dims is {spatial_dims}, the shards hold {shards.spatial_dims}D samples; set "
@@ -135,6 +138,11 @@ def _check_start(course: Course) -> None:
     for part, name in start.items():
         given = outline_of(trained[name]).state_dict()
         checkpoints.refuse_unmatched(given, part_of(own, part), f"stage {course.stage.name}, start from {name}")
+
+
+def _read(stages: Sequence[Course]) -> list[ShardSet]:
+    """Return the shards that the stages are fed, each once."""
+    return list({shards.uri: shards for course in stages for shards in course.samples.shard_sets}.values())
 
 
 def build_encoder(experiment: Experiment) -> Encoder:
@@ -181,11 +189,11 @@ def _build(experiment: Experiment, index: int, before: Mapping[str, str]) -> Tra
 def watches_of(course: Course) -> tuple[Watch, ...]:
     """Return the watches that measure the encoder while a stage trains it."""
     health, probe = course.experiment.health, course.experiment.probe
-    shards, total_steps = course.shards, course.plan.total_steps
-    rows = spread_out(course.selection.row_ids, health.samples)
+    samples, total_steps = course.samples, course.plan.total_steps
+    measured = spread_out(np.arange(samples.num_samples), health.samples)
     watches: list[Watch] = []
-    if health.times and len(rows) > 1:
-        watches.append(HealthWatch(shards, rows, Evenly(health.times, total_steps)))
+    if health.times and len(measured) > 1:
+        watches.append(HealthWatch(tuple(samples.rows(measured)), Evenly(health.times, total_steps)))
     if probe and probe.times:
         from orchestrator.judging.probing import ProbeSet, ProbeWatch  # imports scikit-learn, which few workers need
 
@@ -199,8 +207,8 @@ def encoder_card(course: Course) -> dict[str, Any]:
         "encoder": course.encoder.model_dump(mode="json"),
         "stages": [stage.model_dump(mode="json") for stage in course.experiment.pretraining],
         "seed": course.experiment.seed,
-        "digest": course.shards.digest,
-        "recipe": course.shards.recipe,
+        "digest": course.samples.digest,
+        "recipe": course.samples.recipe,
     }
 
 

@@ -43,7 +43,7 @@ def probe(experiment: Experiment, pretrained: PretrainingResult) -> Probes:
     if (done := run.result()) is not None:
         return Probes(folder, *(ProbeResult(done[name]["metrics"], tuple(done[name]["remarks"])) for name in _NAMES))
     world = World(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    with connection.connected(), run.opened(_caption(experiment), samples.shards, _params(experiment, pretrained)):
+    with connection.connected(), run.opened(_caption(experiment), [samples.shards], _params(experiment, pretrained)):
         initial, encoder = build_encoder(experiment), build_encoder(experiment)
         with Checkpoint(pretrained.encoder).as_directory() as weights:
             checkpoints.load_encoder(Path(weights), encoder)

@@ -1,7 +1,7 @@
 """Run: one training's folder, MLflow run, progress bar and result; pretraining and fine-tuning share it."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 from data.files import check_writable, join
 from data.shards.index import ShardSet
+from data.shards.mixture import joint_digest
 from data.shards.writer import write_atomically
 from orchestrator import stop
 from orchestrator.cluster import connection
@@ -73,8 +74,8 @@ class Run:
             yield
 
     @contextmanager
-    def opened(self, caption: Caption, shards: ShardSet, params: dict[str, Any]) -> Iterator[None]:
-        """Open the MLflow run around a training, and close it however the training ends.
+    def opened(self, caption: Caption, shard_sets: Sequence[ShardSet], params: dict[str, Any]) -> Iterator[None]:
+        """Open the MLflow run around a training on some shards, and close it however the training ends.
 
         Raises StoppedError if this process was asked to end while it did something else.
         """
@@ -85,15 +86,16 @@ class Run:
             "kind": self.kind,
             DESCRIPTION: caption.description,
             **({"row": caption.row} if caption.row else {}),
-            "dataset_digest": shards.digest,
-            "recipe": str(shards.recipe.get("name")),
+            "dataset_digest": joint_digest([shards.digest for shards in shard_sets]),
+            "recipe": ", ".join(dict.fromkeys(str(shards.recipe.get("name")) for shards in shard_sets)),
             "git_commit": git_commit(),
             **connection.hardware(),
         }
         with progress.phase("opening the MLflow run"):
             self.tracker.start(self.experiment.name, caption.title, self.key, tags, self.parent)
             self.tracker.params(flatten(params))
-            self.tracker.dataset(Path(shards.uri).name, shards.digest, shards.uri)
+            for shards in shard_sets:
+                self.tracker.dataset(Path(shards.uri).name, shards.digest, shards.uri)
             self.tracker.artifact(self.folder / "experiment.json")
             self.tracker.flush()
         try:

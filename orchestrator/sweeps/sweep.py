@@ -63,7 +63,7 @@ class Sweep:
     @cached_property
     def folder(self) -> Path:
         """The folder of the sweep; another space or other shards have another folder."""
-        shards = [self.base.data.shards]
+        shards = [*self.base.pretrained_on]
         if self.config.objective.of == "finetune":
             shards.append(finetune.downstream_of(self.base).shards)
         key = self.config.key(*identity.settings(self.base, shards))

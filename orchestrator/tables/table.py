@@ -78,8 +78,7 @@ def _cohort(path: Path, table: TableConfig, name: str) -> Cohort:
 
 
 def _shards(experiment: Experiment) -> list[str]:
-    pretrained_on = [experiment.data_of(stage).shards for stage in experiment.pretraining]
-    return [*pretrained_on, *([experiment.downstream.shards] if experiment.downstream else [])]
+    return [*experiment.pretrained_on, *([experiment.downstream.shards] if experiment.downstream else [])]
 
 
 def _assigned(changes: Mapping[str, Any]) -> list[str]:

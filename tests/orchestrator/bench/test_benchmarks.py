@@ -6,14 +6,14 @@ from data.shards.index import ShardSet
 from orchestrator.bench import cohort, loading
 from orchestrator.bench.drawing import time_per_image
 from orchestrator.bench.targets import Target, reached
-from orchestrator.feed.plan import FeedPlan
+from orchestrator.feed.plan import FeedPlan, SetPlan
 from orchestrator.feed.stream import local_batches
 
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> FeedPlan:
     uri = cohort.write_slice_shards(tmp_path_factory.mktemp("bench") / "slices", 40)
-    return FeedPlan(uri, ShardSet.open(uri).digest, seed=1, batch_size=8, last_step=12)
+    return FeedPlan((SetPlan(uri, ShardSet.open(uri).digest),), seed=1, batch_size=8, last_step=12)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -23,7 +23,7 @@ def test_the_dataloader_visits_the_feeds_samples_in_the_feeds_order(plan, worker
 
 
 def test_synthetic_slices_compress_like_ct(plan):
-    shards = ShardSet.open(plan.shards)
+    shards = ShardSet.open(plan.sets[0].shards)
     raw_bytes = shards.num_samples * 300 * 300 * 2
     assert 1.2 < raw_bytes / shards.num_bytes < 2.5
 

@@ -80,6 +80,7 @@ TOGETHER = {
     "downstream.budget.steps": {"downstream": {"budget": {"epochs": None, "steps": 7}}},
     "downstream.resources": {"downstream": {"resources": {"workers": 2}}},
     "downstream.task.regions": {"downstream": {"task": {"regions": {"tumour": [1, 2]}}}},
+    "data.weight": {"data": [{"shards": "a", "weight": 3}, {"shards": "b", "weight": 1}]},
     "start": {"start": {"weights": "encoder.safetensors"}},
     "stages": {"method": None, "optimiser": None, "budget": None, "stages": [{"method": {"name": "voco"}}]},
 }
@@ -185,6 +186,16 @@ def test_a_field_that_was_added_later_is_part_of_a_key_only_where_it_is_set() ->
     changed = Whole(part=Part(new=3), parts=(Part(new=4),))
     assert decisive(changed) == {"part": {"old": 1, "new": 3}, "parts": [{"old": 1, "new": 4}]}
     assert decisive(Whole(), {"part"}) == {"parts": [{"old": 1}]}
+
+
+def test_several_shard_sets_are_part_of_the_keys_by_their_shares_and_filters() -> None:
+    def keyed(*sets: dict[str, Any]) -> str:
+        return keys(resolve({**TREE, "data": list(sets)}))["pretrain"]
+
+    first, second = {"shards": "a", "weight": 3}, {"shards": "b", "weight": 1}
+    assert keyed(first, second) == keyed({**first, "shards": "elsewhere"}, second)
+    others = [(second, first), (first, {**second, "weight": 2}), (first, {**second, "split": None}), (first,) * 3]
+    assert len({keyed(first, second), *(keyed(*other) for other in others)}) == 5
 
 
 def test_the_keys_of_an_experiment_stay_as_they_were() -> None:

@@ -77,7 +77,7 @@ def test_health_of_three_ranks_is_that_of_one(shards: str, monkeypatch: pytest.M
     opened = ShardSet.open(shards)
     experiment = experiment_of(shards)
     method = METHODS["simsiam"](experiment.pretraining[0].method, pretrain.build_encoder(experiment), FACTS).eval()
-    watch = HealthWatch(opened, opened.select("train").row_ids, Evenly(1, 1))
+    watch = HealthWatch(((opened, opened.select("train").row_ids),), Evenly(1, 1))
     alone = watch.run(method, ALONE)
     ranks: list[list[torch.Tensor]] = []
 

@@ -71,7 +71,7 @@ def test_all_who_select_samples_see_the_same(shards: str) -> None:
     assert {name for batch in stream.local_batches(course.feed, rank=0) for name in batch.sample_ids} == KEPT
     health, probe = pretrain.watches_of(course)
     assert isinstance(health, HealthWatch)
-    assert set(names.take(health.row_ids).to_pylist()) == KEPT
+    assert {name for _, rows in health.samples for name in names.take(rows).to_pylist()} == KEPT
     assert isinstance(probe, ProbeWatch)
     assert asked.probe is not None
     for samples in (probe.samples, ProbeSet.open(asked.probe)):

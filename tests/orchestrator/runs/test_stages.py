@@ -50,7 +50,7 @@ def test_a_stage_is_fed_its_own_data_and_trains_its_own_encoder(slices: str, fil
         {"name": "b", "method": SIMSIAM, "data": {"shards": films}, "encoder": WIDER, "start": {}},
     )
     first, second = pretrain.check(asked)
-    assert (first.feed.shards, second.feed.shards) == (slices, films)
+    assert [one.shards for course in (first, second) for one in course.feed.sets] == [slices, films]
     assert [course.encoder.model_dump()["features"][0] for course in (first, second)] == [4, 8]
     assert asked.pretrained_encoder == asked.downstream_encoder == second.encoder
     assert second.feed.seed != first.feed.seed == asked.seed

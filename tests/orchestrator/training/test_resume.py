@@ -13,7 +13,7 @@ from torch import nn
 from data.files import join, read_bytes
 from orchestrator.config.computing import Resources
 from orchestrator.config.optimiser import Optimiser
-from orchestrator.feed.stream import FeedPlan
+from orchestrator.feed.plan import FeedPlan, SetPlan
 from orchestrator.history import HISTORY, append, steps
 from orchestrator.training.checkpoint import METHOD, OPTIMISER, State, Stream, restore, save
 from orchestrator.training.loop import Plan, Trainee
@@ -233,7 +233,7 @@ def test_a_stage_whose_folder_here_is_lost_is_found_done_in_its_bucket_with_its_
 
 def job_in(folder: Path) -> Job:
     plan = Plan(Schedule(Optimiser(name="sgd", lr=0.05), TOTAL_STEPS, warmup_steps=0), STREAM, num_samples=6)
-    feed = FeedPlan(shards="shards", digest="d", split="train", seed=5, batch_size=3, world=1, last_step=TOTAL_STEPS)
+    feed = FeedPlan((SetPlan("shards", "d", "train"),), seed=5, batch_size=3, world=1, last_step=TOTAL_STEPS)
     return Job(folder, "pretrain", str(folder / "checkpoints"), plan, feed, _never, Resources())
 
 
