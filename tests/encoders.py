@@ -1,8 +1,14 @@
-"""An encoder without weights, so that slow references can follow a method."""
+"""Which encoders there are to build; and one without weights, so that slow references can follow a method."""
+
+from typing import get_args
 
 from torch import Tensor, nn
 
-from methods.encoders import Encoder
+from methods.encoders import ENCODERS, Encoder
+
+DIMS = {name: get_args(kind.Config.model_fields["spatial_dims"].annotation) for name, kind in ENCODERS.items()}
+"""How many spatial dimensions each encoder can have."""
+BUILDS = [(name, number) for name, numbers in DIMS.items() for number in numbers]
 
 
 class Pixels(Encoder):

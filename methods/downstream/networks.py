@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from methods.downstream.unet import UNet
-from methods.encoders import DenseNetEncoder, PooledUNetEncoder, SwinEncoder, UNetEncoder
+from methods.encoders import DenseNetEncoder, PooledUNetEncoder, SlicesEncoder, SwinEncoder, UNetEncoder
 from methods.encoders.unet import norm_layer
 from methods.parts.precision import keep_in_float32
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from monai.networks.nets.basic_unet import BasicUNet
     from monai.networks.nets.swin_unetr import SwinUNETR
 
-SegmentationEncoder = SwinEncoder | UNetEncoder | PooledUNetEncoder | DenseNetEncoder
+SegmentationEncoder = SwinEncoder | UNetEncoder | PooledUNetEncoder | DenseNetEncoder | SlicesEncoder
 SWIN_UNETR_FACTOR = 12
 
 
@@ -30,6 +30,8 @@ def segmentation_network(encoder: SegmentationEncoder, num_classes: int) -> nn.M
         return pooled_unet(encoder, num_classes)
     if isinstance(encoder, DenseNetEncoder):
         return dense_unet(encoder, num_classes)
+    if isinstance(encoder, SlicesEncoder):
+        return slices_unet(encoder, num_classes)
     return basic_unet(encoder, num_classes)
 
 
@@ -90,3 +92,11 @@ def dense_unet(encoder: DenseNetEncoder, num_classes: int) -> UNet:
     """
     widths = tuple(max(1, encoder.channels[-1] // 4 // 2**level) for level in range(len(encoder.channels)))
     return UNet(encoder, len(encoder.channels), widths, encoder.config.dropout, num_classes)
+
+
+def slices_unet(encoder: SlicesEncoder, num_classes: int) -> UNet:
+    """Add a 3D decoder as wide as the maps, and half as wide as the finest beyond it."""
+    *skips, _ = encoder.channels
+    beyond = encoder.stride.bit_length() - 1 - len(skips)
+    widths = (*reversed(skips), *[max(1, skips[0] // 2)] * beyond)
+    return UNet(encoder, len(encoder.channels), widths, dropout=0, num_classes=num_classes)

@@ -10,14 +10,24 @@ elsewhere, the functions that need MONAI import it.
 from methods.encoders.base import Encoder
 from methods.encoders.densenet import DenseNetEncoder
 from methods.encoders.pooled_unet import PooledUNetEncoder
+from methods.encoders.slices import SlicesEncoder
 from methods.encoders.swin_unetr import SwinEncoder
 from methods.encoders.unet import UNetEncoder
 
-__all__ = ["ENCODERS", "DenseNetEncoder", "Encoder", "PooledUNetEncoder", "SwinEncoder", "UNetEncoder"]
+__all__ = [
+    "ENCODERS",
+    "DenseNetEncoder",
+    "Encoder",
+    "PooledUNetEncoder",
+    "SlicesEncoder",
+    "SwinEncoder",
+    "UNetEncoder",
+]
 
 ENCODERS = {
     "swin_unetr": SwinEncoder,
     "unet": UNetEncoder,
     "pooled_unet": PooledUNetEncoder,
     "densenet": DenseNetEncoder,
+    "slices": SlicesEncoder,
 }

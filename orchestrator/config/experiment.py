@@ -24,6 +24,7 @@ from orchestrator.config.parts import (
     Stage,
     Start,
     WeightsFile,
+    part_config,
 )
 from orchestrator.config.paths import LocalPath
 from orchestrator.config.refusal import FolderName, validated
@@ -111,8 +112,10 @@ class Experiment(FrozenConfig):
 
     @property
     def downstream_encoder(self) -> EncoderConfig:
-        """The encoder with the changes that the downstream task makes."""
-        changes, encoder = self.downstream.encoder if self.downstream else {}, self.pretrained_encoder
+        """The encoder, or the part of it that the downstream task takes, with the task's changes."""
+        if self.downstream is None:
+            return self.pretrained_encoder
+        changes, encoder = self.downstream.encoder, part_config(self.pretrained_encoder, self.downstream.part)
         if not changes:
             return encoder
         return validated(type(encoder), {**encoder.model_dump(), **changes}, "downstream.encoder")

@@ -53,6 +53,20 @@ else:
     ]
 
 
+def part_config(encoder: EncoderConfig, part: str) -> EncoderConfig:
+    """Return the config of an encoder's part of this name; "" is the whole. Raises ValueError for no such part."""
+    config: Any = encoder
+    for name in filter(None, part.split(".")):
+        parts = [field for field in type(config).model_fields if hasattr(getattr(config, field), "spatial_dims")]
+        if name not in parts:
+            raise ValueError(
+                f"downstream.part {part!r}: encoder {config.name} has no such part; expected "
+                f"{', '.join(parts) or 'none: it has none'}"
+            )
+        config = getattr(config, name)
+    return config
+
+
 # What torch, numpy and scikit-learn all take.
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -135,6 +149,7 @@ class Stage(FrozenConfig):
 class Downstream(Samples):
     """A task that an encoder is fine-tuned on and judged by.
 
+    part             the part of the pretrained encoder that is fine-tuned, such as ``slices``; by default all of it
     encoder          changes to fields that have no weights, such as ``drop_path``; or to ``in_channels``, whose
                      weights are then learnt anew
     label_fraction   share of the training patients whose labels are used; a smaller one is part of a larger one
@@ -151,8 +166,9 @@ class Downstream(Samples):
                      from the experiment's own ``resources``
     """
 
-    part = "downstream"
+    section = "downstream"
     task: TaskConfig
+    part: Annotated[str, ADDED] = ""
     encoder: dict[str, Any] = Field(default_factory=dict)
     train_split: str = "train"
     val_split: str = "val"
@@ -216,7 +232,7 @@ class Probe(Samples):
     grades       whether classes are grades in order of their numbers: ``kappa_quadratic`` instead of ``kappa``
     """
 
-    part = "probe"
+    section = "probe"
     size: PositiveInt | tuple[PositiveInt, ...]
     train_split: str = "train"
     val_split: str = "val"

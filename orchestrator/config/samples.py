@@ -14,7 +14,7 @@ from orchestrator.config.paths import AbsolutePath
 class Samples(FrozenConfig):
     """Samples of some shards; ``keep`` leaves out samples that do not meet its criteria."""
 
-    part: ClassVar[str]
+    section: ClassVar[str]
     shards: AbsolutePath
     keep: Keep = Keep()
 
@@ -35,11 +35,11 @@ class Samples(FrozenConfig):
         try:
             selection = shards.select(split, patients, having, self.keep)
         except ValueError as error:
-            raise ValueError(f"{self.part}.{error}") from None
+            raise ValueError(f"{self.section}.{error}") from None
         if selection.num_left_out and selection.num_samples == 0:
             raise ValueError(
-                f"{self.part}.keep leaves out all {selection.num_left_out:,} samples of split {split!r} in shards "
-                f"{shards.uri}: {self.keep.describe(selection.left_out_by)}; widen {self.part}.keep"
+                f"{self.section}.keep leaves out all {selection.num_left_out:,} samples of split {split!r} in shards "
+                f"{shards.uri}: {self.keep.describe(selection.left_out_by)}; widen {self.section}.keep"
             )
         return selection
 
@@ -51,7 +51,7 @@ class Data(Samples):
              as often as it has samples, so that an epoch sees each sample once
     """
 
-    part = "data"
+    section = "data"
     split: str | None = "train"
     weight: Annotated[float | None, Field(gt=0), ADDED] = None
 
@@ -78,8 +78,8 @@ def _weighed_together(data: Data | tuple[Data, ...]) -> Data | tuple[Data, ...]:
     weights = [one.weight for one in sets if one.weight is not None]
     if weights and (len(sets) == 1 or len(weights) < len(sets)):
         raise ValueError(
-            f"{len(weights)} of {len(sets)} shard sets with a weight; expected two sets or more, and a weight for each "
-            "or for none, where every set is seen as often as it has samples: set or remove data.weight"
+            f"{len(weights)} of {len(sets)} shard sets with a weight; expected two sets or more, and a weight for "
+            "each or for none, where every set is seen as often as it has samples: set or remove data.weight"
         )
     return data
 

@@ -94,11 +94,12 @@ def check(experiment: Experiment) -> LabelledSamples:
         if given != have:
             raise ValueError(
                 f"encoder.{field} is {given}, the labelled shards have {have}; set encoder.{field}={have}, "
-                "or ingest them with the recipe of the pretraining's shards"
+                "ingest them with the recipe of the pretraining's shards, or name the part of the encoder that takes "
+                "them (downstream.part)"
             )
     shards.check_files()
     network = outline_network(experiment, labelled)
-    check_extents(network, labelled.train, task.part)
+    check_extents(network, labelled.train, task.section)
     plan_of(experiment, labelled)  # refuses milestones beyond the budget
     network.check_volumes(sliced=not shards.rows["volume"].equals(shards.rows["sample_id"]))
     check_batch_norm(experiment, task, network, lambda: feed_of(experiment, labelled, plan_of(experiment, labelled)))

@@ -13,7 +13,7 @@ from methods.base import Facts
 from methods.downstream import TASKS, Task
 from methods.encoders import ENCODERS, Encoder
 from orchestrator.config.experiment import Experiment
-from orchestrator.config.parts import Downstream, EncoderConfig
+from orchestrator.config.parts import Downstream, EncoderConfig, part_config
 from orchestrator.runs.labelled import LabelledSamples, classes_of, downstream_of, labelled_samples
 from orchestrator.training import checkpoint as checkpoints
 from orchestrator.training.outline import outline, outline_of
@@ -29,8 +29,9 @@ def build_network(experiment: Experiment, shards: ShardSet, encoder_path: str | 
     encoder = ENCODERS[config.name](config)
     if encoder_path is not None:
         with Checkpoint(encoder_path).as_directory() as folder:
-            pretrained = config.model_copy(update={"in_channels": experiment.pretrained_encoder.in_channels})
-            _load_encoder(Path(folder), encoder, pretrained)
+            whole = part_config(experiment.pretrained_encoder, task.part)
+            pretrained = config.model_copy(update={"in_channels": whole.in_channels})
+            _load_encoder(Path(folder), encoder, pretrained, task.part)
     return _network(task, encoder, shards, labelled_samples(task).train.num_samples)
 
 
@@ -62,13 +63,16 @@ def _network(task: Downstream, encoder: Encoder, shards: ShardSet, num_samples: 
     return kind(task.task, encoder, facts)
 
 
-def _load_encoder(folder: Path, encoder: Encoder, config: EncoderConfig) -> None:
-    """Load the weights of an encoder of ``config``; weights whose channels differ keep their initial values."""
+def _load_encoder(folder: Path, encoder: Encoder, config: EncoderConfig, part: str) -> None:
+    """Load the weights of an encoder of ``config``; weights whose channels differ keep their initial values.
+
+    ``part`` is the part of the saved encoder that they are taken from.
+    """
     if encoder.in_channels == config.in_channels:
-        checkpoints.load_encoder(folder, encoder)
+        checkpoints.load_encoder(folder, encoder, part)
         return
     pretrained = ENCODERS[config.name](config)
-    checkpoints.load_encoder(folder, pretrained)
+    checkpoints.load_encoder(folder, pretrained, part)
     own = encoder.state_dict()
     fitting = {name: value for name, value in pretrained.state_dict().items() if value.shape == own[name].shape}
     encoder.load_state_dict({**own, **fitting})

@@ -154,9 +154,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def load_encoder(path: Path, encoder: nn.Module) -> None:
-    """Load exported weights into an encoder; raise CheckpointError if a key is missing, left or of another shape."""
-    weights = read_weights(path)
+def load_encoder(path: Path, encoder: nn.Module, part: str = "") -> None:
+    """Load exported weights, or those of a part, into an encoder.
+
+    Raises CheckpointError if a key is missing, left or of another shape.
+    """
+    weights, prefix = read_weights(path), f"{part}." if part else ""
+    weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     refuse_unmatched(weights, encoder, f"encoder {path.name}")
     encoder.load_state_dict(weights)
 

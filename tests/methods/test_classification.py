@@ -15,7 +15,7 @@ from methods.downstream.class_losses import balanced_weights, read_grades
 from methods.downstream.classification import Classification
 from methods.encoders import ENCODERS, Encoder, UNetEncoder
 from tests.batches import eight_bit_batch, facts_of
-from tests.encoders import Pixels
+from tests.encoders import BUILDS, Pixels
 from tests.references import class_losses
 
 NAMES = {0: "normal", 2: "mild", 5: "severe"}
@@ -26,6 +26,7 @@ TINY: dict[str, dict[str, Any]] = {
     "unet": {"features": (4, 6, 8, 12, 16, 4)},
     "pooled_unet": {"features": (4, 6, 8, 12, 16), "dropout": 0.0},
     "densenet": {"growth_rate": 4, "block_config": (1, 1, 1, 1), "init_features": 8},
+    "slices": {"slices": {"name": "unet", "spatial_dims": 2, "features": (4, 6, 8, 12, 16, 4)}},
 }
 
 
@@ -97,8 +98,7 @@ def test_two_ranks_average_to_the_loss_of_one_even_where_their_classes_differ(ki
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize(("name", "dims"), BUILDS)
 def test_one_step_is_finite_with_every_encoder_and_reaches_every_parameter(name: str, dims: int, kind: str) -> None:
     encoder = ENCODERS[name](ENCODERS[name].Config(spatial_dims=dims, **TINY[name]))
     size = (*[32] * (dims - 1), 2 * encoder.stride)

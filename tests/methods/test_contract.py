@@ -25,6 +25,7 @@ from methods.downstream.networks import segmentation_network
 from methods.encoders import ENCODERS, Encoder
 from methods.parts.sync_batch_norm import convert_sync_batch_norm
 from tests.batches import FACTS, eight_bit_batch, facts_of
+from tests.encoders import BUILDS, DIMS
 from tests.toys import ToyClusters
 
 
@@ -43,6 +44,8 @@ TINY_ENCODERS = {
     "pooled_unet": {"features": (4, 6, 8, 12, 16), "dropout": 0.0},
     "densenet": {"growth_rate": 4, "block_config": (1, 1, 1, 1), "init_features": 4},
 }
+FROZEN = [(name, min(dims)) for name, dims in DIMS.items()]
+TINY_ENCODERS["slices"] = {"slices": {"name": "unet", "spatial_dims": 2, **TINY_ENCODERS["unet"]}}
 # Fields by which a method is made small; those that a method does not have are left out.
 TINY_FIELDS = {
     "crops": {"size": 32, "iou": [0.3, 0.6]},
@@ -161,8 +164,7 @@ def test_config_carries_its_registry_name_and_refuses_unknown_fields(name):
         METHODS[name].Config(no_such_field=1)
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize(("encoder", "dims"), BUILDS)
 @pytest.mark.parametrize("name", TRAINED)
 def test_loss_is_finite_and_its_gradient_reaches_every_trainable_parameter_and_no_frozen_one(name, encoder, dims):
     method, batch = tiny_method(name, dims, encoder), batch_of(dims, 3)
@@ -247,8 +249,7 @@ def test_features_of_different_phantoms_stay_apart_through_a_short_run(name):
     assert losses.parts.get("collapse", torch.zeros(())) < 0.9
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize(("encoder", "dims"), BUILDS)
 @pytest.mark.parametrize("name", METHODS)
 def test_encoder_loads_downstream_with_no_unmatched_key(name, encoder, dims):
     trained = tiny_method(name, dims, encoder).encoder.state_dict()
@@ -329,16 +330,16 @@ def test_samples_that_pass_a_task_s_network_in_chunks_change_neither_loss_nor_gr
     torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-11)
 
 
-def train_frozen(encoder: str, rank: int) -> list[str]:
+def train_frozen(encoder: str, dims: int, rank: int) -> list[str]:
     """Take a step with the whole encoder frozen, on two ranks; return which of its buffers and weights moved."""
-    task = tiny_task("segmentation classes", 2, encoder)
+    task = tiny_task("segmentation classes", dims, encoder)
     task.freeze(None)
     convert_sync_batch_norm(task)
     model = DistributedDataParallel(task)
     model.train()
     task.train()
     before = {name: value.clone() for name, value in task.encoder.state_dict().items()}
-    batch = labelled_batch(2, first=2 * rank)
+    batch = labelled_batch(dims, first=2 * rank)
     optimiser = sgd(task)
     model(task.drawn(batch, batch.rng(0))).total.backward()
     optimiser.step()
@@ -359,7 +360,7 @@ def broadcast(module: nn.Module) -> list[str]:
 def every_module() -> dict[str, nn.Module]:
     """Every method in each variant, every encoder and every kind of task."""
     methods = {f"{name}-{dims}": tiny_method(name, dims) for name in TRAINED for dims in (2, 3)}
-    encoders = {f"{name}-{dims}": tiny_encoder(name, dims) for name in ENCODERS for dims in (2, 3)}
+    encoders = {f"{name}-{dims}": tiny_encoder(name, dims) for name, dims in BUILDS}
     return methods | encoders | {case: tiny_task(case, 2, "unet") for case in TASK_CASES}
 
 
@@ -375,7 +376,7 @@ def run_rank(rank: int, folder: str) -> None:
             torch.save(found, Path(folder, f"{name}-{dims}-{rank}.pt"))
     unsent = {name: failed for name, module in every_module().items() if (failed := broadcast(module))}
     Path(folder, f"unsent-{rank}.json").write_text(json.dumps(unsent))
-    moved = {encoder: train_frozen(encoder, rank) for encoder in ENCODERS}
+    moved = {f"{encoder}-{dims}": train_frozen(encoder, dims, rank) for encoder, dims in FROZEN}
     Path(folder, f"moved-{rank}.json").write_text(json.dumps(moved))
     dist.destroy_process_group()
 
@@ -425,7 +426,7 @@ def test_every_buffer_has_a_type_that_both_gloo_and_nccl_broadcast():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoder", ENCODERS)
-def test_a_frozen_encoder_keeps_weights_and_statistics_on_two_ranks(encoder, two_ranks):
+@pytest.mark.parametrize(("encoder", "dims"), FROZEN)
+def test_a_frozen_encoder_keeps_weights_and_statistics_on_two_ranks(encoder, dims, two_ranks):
     for rank in range(2):
-        assert json.loads((two_ranks / f"moved-{rank}.json").read_text())[encoder] == []
+        assert json.loads((two_ranks / f"moved-{rank}.json").read_text())[f"{encoder}-{dims}"] == []

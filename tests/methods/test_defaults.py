@@ -19,6 +19,7 @@ from methods.encoders import ENCODERS, Encoder, UNetEncoder
 from methods.parts.flat_map import mean_features
 from methods.simsiam import SimSiam
 from tests.batches import FACTS, eight_bit_batch, facts_of
+from tests.encoders import BUILDS
 from tests.methods.test_contract import batch_of, sgd, take_steps, tiny_config
 
 EXTENTS = {2: (256, 256), 3: (192, 192, 192)}
@@ -61,8 +62,7 @@ def loss_shape(method: Method, views: Views) -> torch.Size:
         return method.to(META).loss(views).total.shape
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize(("encoder", "dims"), BUILDS)
 @pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if kind.trains])
 def test_a_method_takes_an_encoder_as_both_come(name, encoder, dims, monkeypatch):
     monkeypatch.setattr("methods.voco._health", lambda *given: {})  # it looks at values
@@ -73,8 +73,7 @@ def test_a_method_takes_an_encoder_as_both_come(name, encoder, dims, monkeypatch
     assert network.means_differ or not method.averages
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize(("encoder", "dims"), BUILDS)
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_takes_an_encoder_as_both_come(name, encoder, dims):
     # MONAI's SwinUNETR looks at values while it is built.

@@ -148,6 +148,28 @@ def test_maps_have_the_channels_and_strides_that_the_encoder_declares(name: str,
     assert sizes == sorted(sizes, reverse=True)
 
 
+@pytest.mark.parametrize(("name", "fields"), [("swin_unetr", SWIN), ("unet", UNET), ("densenet", DENSENET)])
+def test_an_encoder_of_slices_has_the_maps_of_its_part_averaged_along_the_depth(name: str, fields: dict):
+    torch.manual_seed(0)
+    config = {"slices": {"name": name, "spatial_dims": 2, **fields}}
+    encoder = ENCODERS["slices"](ENCODERS["slices"].Config.model_validate(config)).eval()
+    volume = torch.rand(2, 1, 64, 64, 96)
+    maps = encoder.features(volume)
+    for level, found in enumerate(maps):
+        stride = 64 // found.shape[3]
+        assert found.shape[2:] == (64 // stride, 64 // stride, 96 // stride)
+        for sample in range(2):
+            flat = encoder.slices.features(volume[sample].transpose(0, 1))[level]
+            expected = torch.stack([flat[at : at + stride].mean(0) for at in range(0, 64, stride)], dim=1)
+            torch.testing.assert_close(found[sample], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_encoder_of_slices_takes_no_other_slices_than_those_of_its_volumes():
+    for fields in ({"spatial_dims": 3}, {"spatial_dims": 2, "in_channels": 3}):
+        with pytest.raises(ValueError, match=r"slices: spatial_dims . and in_channels .; expected 2 and 1, those of"):
+            ENCODERS["slices"].Config.model_validate({"slices": {"name": "unet", **fields}})
+
+
 def test_heads_that_do_not_divide_their_channels_are_refused():
     with pytest.raises(ValueError, match=r"num_heads\[0\] 5 does not divide the stage's 12 channels"):
         SwinEncoder.Config(spatial_dims=2, feature_size=12, num_heads=(5, 6, 12, 24))

@@ -248,3 +248,16 @@ def test_an_ingest_file_whose_environment_variable_is_not_set_is_refused(
     monkeypatch.delenv("NOT_SET", raising=False)
     with pytest.raises(ConfigError, match="environment variable NOT_SET is not set; export it first"):
         ingest_request.load({}, str(path))
+
+
+def test_a_part_that_the_pretrained_encoder_does_not_have_is_refused_by_name() -> None:
+    slices = {"name": "slices", "slices": {"name": "unet", "spatial_dims": 2}}
+    task = {
+        "task": {"name": "segmentation"},
+        "shards": "s",
+        "optimiser": {"lr": 1},
+        "budget": {"steps": 1, "batch_size": 1},
+    }
+    for encoder, expected in (({"name": "unet", "spatial_dims": 3}, "none: it has none"), (slices, "slices")):
+        with pytest.raises(ConfigError, match=f"downstream.part 'middle': .*no such part; expected {expected}"):
+            resolve(tree(encoder=encoder, downstream={**task, "part": "middle"}))

@@ -1,6 +1,5 @@
 """Stages with data, encoder and start of their own."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from data.shards.index import ShardSet
-from orchestrator.cli import main
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import resolve
 from orchestrator.config.refusal import ConfigError
-from orchestrator.history import steps
 from orchestrator.runs import pretrain
 from orchestrator.runs.course import Course, courses, digest_of, initial_encoder
-from orchestrator.training.checkpoint import ENCODER, CheckpointError, export_encoder, load_encoder
+from orchestrator.training.checkpoint import ENCODER, CheckpointError, export_encoder
 from tests.experiments import UNET, tiny_experiment
 from tests.shardsets import write_pictures, write_slices
 
@@ -181,31 +178,3 @@ def test_a_part_that_the_encoder_does_not_have_is_refused_by_name(slices: str, t
 def test_a_supervised_pretraining_counts_as_one_that_trains(slices: str, tmp_path: Path) -> None:
     assert experiment(slices, tmp_path, {"method": SEGMENTATION}).trains
     assert not experiment(slices, tmp_path, {"method": {"name": "scratch"}}).trains
-
-
-@pytest.mark.slow
-def test_three_stages_on_two_data_sets_run_one_after_another_and_the_last_learns_from_labels(
-    slices: str, films: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked = experiment(
-        films,
-        tmp_path,
-        {"name": "films", "method": SIMSIAM},
-        {"name": "slices", "method": SIMSIAM, "data": {"shards": slices}},
-        {"name": "organs", "method": SEGMENTATION, "data": {"shards": slices}},
-    )
-    file = tmp_path / "stages.yaml"
-    file.write_text(asked.model_dump_json())
-    assert main(["pretrain", str(file)]) == 0, capsys.readouterr().err
-    folder = pretrain.folder_of(asked)
-    assert {name: len(list(steps(folder, name))) for name in ("films", "slices", "organs")} == {
-        "films": 3,
-        "slices": 3,
-        "organs": 3,
-    }
-    trained = initial_encoder(asked, asked.encoder)
-    load_encoder(folder, trained)
-    initial = initial_encoder(asked, asked.encoder).state_dict()
-    assert any(not torch.equal(value, initial[key]) for key, value in trained.state_dict().items())
-    card = json.loads((folder / "encoder" / "encoder.json").read_text())
-    assert [stage["name"] for stage in card["stages"]] == ["films", "slices", "organs"]

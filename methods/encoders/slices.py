@@ -1,0 +1,75 @@
+"""SlicesEncoder: a 2D encoder that sees each axial slice of a volume, so that slices and volumes share its weights.
+
+Paper:     none of its own: the slice-wise ("2.5D") baseline beside 3D networks. A task on volumes can begin with what
+           was learnt from slices, and the part ``slices`` serves tasks in 2D.
+"""
+
+from typing import Annotated, Literal
+
+from jaxtyping import Float
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool3d
+
+from methods.base import FrozenConfig
+from methods.encoders.base import Encoder
+from methods.encoders.densenet import DenseNetEncoder
+from methods.encoders.pooled_unet import PooledUNetEncoder
+from methods.encoders.swin_unetr import SwinEncoder
+from methods.encoders.unet import UNetEncoder
+
+OF_SLICES = {
+    "unet": UNetEncoder,
+    "pooled_unet": PooledUNetEncoder,
+    "densenet": DenseNetEncoder,
+    "swin_unetr": SwinEncoder,
+}
+SliceEncoderConfig = Annotated[
+    UNetEncoder.Config | PooledUNetEncoder.Config | DenseNetEncoder.Config | SwinEncoder.Config,
+    Field(discriminator="name"),
+]
+
+
+class SlicesEncoder(Encoder):
+    """The maps of a 2D encoder, stacked along the depth and averaged there to their stride within a slice."""
+
+    class Config(FrozenConfig):
+        """``slices`` is the encoder of slices: it has two spatial dimensions, and the channels of the volume."""
+
+        name: Literal["slices"] = "slices"
+        spatial_dims: Literal[3] = 3
+        in_channels: PositiveInt = 1
+        slices: SliceEncoderConfig = UNetEncoder.Config(spatial_dims=2)
+
+        @model_validator(mode="after")
+        def _sees_slices(self) -> "SlicesEncoder.Config":
+            found = (self.slices.spatial_dims, self.slices.in_channels)
+            if found != (2, self.in_channels):
+                raise ValueError(
+                    f"slices: spatial_dims {found[0]} and in_channels {found[1]}; expected 2 and {self.in_channels}, "
+                    "those of a slice of the volume"
+                )
+            return self
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.slices: Encoder = OF_SLICES[config.slices.name](config.slices)
+        self.config = config
+        self.spatial_dims = 3
+        self.in_channels = config.in_channels
+        self.channels = self.slices.channels
+        self.stride = self.slices.stride
+        self.means_differ = self.slices.means_differ
+
+    def maps(self, x: Float[Tensor, "b c d h w"]) -> list[Tensor]:
+        """Return as many maps as the encoder of slices has, finest first."""
+        images, _, depth, height, _ = x.shape
+        stacked = [
+            flat.unflatten(0, (images, depth)).transpose(1, 2)
+            for flat in self.slices.maps(x.transpose(1, 2).flatten(0, 1))
+        ]
+        return [avg_pool3d(one, (height // one.shape[3], 1, 1)) for one in stacked]
+
+    def levels(self) -> list[nn.Module]:
+        """Return the levels of the encoder of slices."""
+        return self.slices.levels()
