@@ -160,10 +160,20 @@ KEYS = {
 }
 
 
-@pytest.mark.parametrize("path", [*leaves(EXPERIMENT)])
+OF_PARTS = {"downstream.part"}  # its encoder has no part: see below
+
+
+@pytest.mark.parametrize("path", [path for path in leaves(EXPERIMENT) if path not in OF_PARTS])
 def test_a_field_changes_the_keys_of_what_it_decides_and_no_others(path: str) -> None:
     before, after = keys(EXPERIMENT), keys(changed(EXPERIMENT, path))
     assert {kind for kind in before if before[kind] != after[kind]} == decided_by(path)
+
+
+def test_the_part_that_is_fine_tuned_changes_the_keys_of_the_fine_tuning_alone() -> None:
+    encoder = {"name": "slices", "spatial_dims": 3, "slices": {"name": "unet", "spatial_dims": 2}}
+    whole = resolve({**TREE, "encoder": encoder})
+    before, after = keys(whole), keys(resolve(whole.model_dump(mode="json"), ["downstream.part=slices"]))
+    assert {kind for kind in before if before[kind] != after[kind]} == {"finetune", "scratch"}
 
 
 def test_what_is_listed_as_changing_no_result_exists() -> None:

@@ -111,7 +111,7 @@ FIELDS = [(name, field) for name, kind in sorted(CONFIGS.items()) for field in n
 
 def given(name: str) -> dict[str, Any]:
     own = CONFIGS[name].model_fields
-    return REQUIRED.get(name, {"spatial_dims": 2} if "spatial_dims" in own else {})
+    return REQUIRED.get(name, {"spatial_dims": 3} if "spatial_dims" in own else {})
 
 
 def accepted(name: str, field: str, number: float) -> list[Any]:

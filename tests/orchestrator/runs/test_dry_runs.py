@@ -15,6 +15,7 @@ from methods.base import Method
 from orchestrator.cli import main
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import load, merge
+from orchestrator.config.parts import EncoderConfig, StageMethodConfig
 from orchestrator.sweeps import sweep as sweeps
 from orchestrator.sweeps.space import extremes
 from orchestrator.tables import table as tables
@@ -63,14 +64,10 @@ def sample(rng: np.random.Generator, number: int, split: str, extent: tuple[int,
     return Sample(scan, name, name, name, "test", split, (number % 5,))
 
 
-def extent_of(experiments: Sequence[Experiment]) -> tuple[int, ...]:
-    """Return the smallest size that all methods of some experiments take."""
-    methods = {
-        outline_method(stage.method, experiment.encoder, FACTS)
-        for experiment in experiments
-        for stage in experiment.pretraining
-    }
-    dims = experiments[0].encoder.spatial_dims
+def extent_of(trained: Sequence[tuple[StageMethodConfig, EncoderConfig]]) -> tuple[int, ...]:
+    """Return the smallest size that all of some methods take, each on its encoder."""
+    methods = {outline_method(method, encoder, FACTS) for method, encoder in trained}
+    dims = trained[0][1].spatial_dims
     extents = [*((side,) * dims for side in SIDES), *(FLAT if dims == 3 else ())]
     return next(extent for extent in extents if all(_takes(method, extent) for method in methods))
 
@@ -85,14 +82,17 @@ def _takes(method: Method, extent: tuple[int, ...]) -> bool:
 
 def provide(experiments: Sequence[Experiment], folder: Path) -> None:
     """Put shards where some experiments look for them, from the current folder on."""
-    readers: dict[str, list[Experiment]] = {}
+    readers: dict[str, list[tuple[StageMethodConfig, EncoderConfig]]] = {}
     channels: dict[str, int] = {}
     for experiment in experiments:
-        readers.setdefault(experiment.data.shards, []).append(experiment)
-        channels[experiment.data.shards] = experiment.encoder.in_channels
-        if experiment.downstream:
-            readers.setdefault(experiment.downstream.shards, []).append(experiment)
-            channels.setdefault(experiment.downstream.shards, experiment.downstream_encoder.in_channels)
+        for stage in experiment.pretraining:
+            for data in experiment.data_of(stage):
+                readers.setdefault(data.shards, []).append((stage.method, experiment.encoder_of(stage)))
+                channels[data.shards] = experiment.encoder_of(stage).in_channels
+        if task := experiment.downstream:
+            last = experiment.pretraining[-1].method
+            readers.setdefault(task.shards, []).append((last, experiment.pretrained_encoder))
+            channels.setdefault(task.shards, experiment.downstream_encoder.in_channels)
     for uri, found in readers.items():
         Path(uri).parent.mkdir(parents=True, exist_ok=True)
         Path(uri).symlink_to(written(folder, extent_of(found), channels[uri]))

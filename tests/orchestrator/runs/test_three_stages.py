@@ -1,4 +1,4 @@
-"""Three stages on two data sets, with an encoder that holds another and labels in the last: killed, shared, fine-tuned."""
+"""Three stages on two data sets, an encoder that holds another, and labels: killed, shared, and fine-tuned."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ HEADS = {"projector_dim": 16, "predictor_dim": 8}
 
 
 def tree_of(folder: Path, home: Path) -> dict[str, Any]:
-    """Slices train a 2D encoder; it becomes the part ``slices`` of an encoder of volumes, which then learns organs."""
+    """A 2D encoder learns from slices and becomes a part of an encoder of volumes, which then learns organs."""
     flow = {"optimiser": {"name": "sgd", "lr": 1e-3}, "budget": {"steps": STEPS, "batch_size": 4}}
     volumes = {"data": {"shards": str(folder / "volumes")}, "encoder": OF_VOLUMES}
     on_slices = {"name": "simsiam", "crops": {"size": [32, 32], "iou": [0.3, 0.6]}, **HEADS}
