@@ -99,4 +99,4 @@ def slices_unet(encoder: SlicesEncoder, num_classes: int) -> UNet:
     *skips, _ = encoder.channels
     beyond = encoder.stride.bit_length() - 1 - len(skips)
     widths = (*reversed(skips), *[max(1, skips[0] // 2)] * beyond)
-    return UNet(encoder, len(encoder.channels), widths, dropout=0, num_classes=num_classes)
+    return UNet(encoder, len(encoder.channels), widths, dropout=0.0, num_classes=num_classes)

@@ -32,7 +32,8 @@ HEADS = {"projector_dim": 16, "predictor_dim": 8}
 
 def tree_of(folder: Path, home: Path) -> dict[str, Any]:
     """A 2D encoder learns from slices and becomes a part of an encoder of volumes, which then learns organs."""
-    flow = {"optimiser": {"name": "sgd", "lr": 1e-3}, "budget": {"steps": STEPS, "batch_size": 4}}
+    # Batch norm over few samples magnifies how sums round: with longer steps, two workers would drift from one.
+    flow = {"optimiser": {"name": "sgd", "lr": 1e-5}, "budget": {"steps": STEPS, "batch_size": 4}}
     volumes = {"data": {"shards": str(folder / "volumes")}, "encoder": OF_VOLUMES}
     on_slices = {"name": "simsiam", "crops": {"size": [32, 32], "iou": [0.3, 0.6]}, **HEADS}
     on_volumes = {**on_slices, "crops": {"size": [16, 32, 32], "iou": [0.3, 0.6]}}
@@ -126,7 +127,7 @@ def test_two_workers_equal_one(folder: Path, undisturbed: Path) -> None:
     alone, shared = trace(undisturbed), trace(pretrained(folder, folder / "two", "resources.workers=2"))
     for stage in STAGES:
         assert [entry[:2] for entry in shared[stage]] == [entry[:2] for entry in alone[stage]]
-        assert [entry[2] for entry in shared[stage]] == pytest.approx([entry[2] for entry in alone[stage]], abs=1e-3)
+        assert [entry[2] for entry in shared[stage]] == pytest.approx([entry[2] for entry in alone[stage]], abs=1e-4)
 
 
 @pytest.mark.parametrize(("part", "shards"), [("", "volumes"), ("slices", "slices")])
