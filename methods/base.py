@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from data.labels import Labels
 from data.views.batch import Batch
 from data.views.rng import SampleRng
 from methods.parts.chunks import InChunks
@@ -70,14 +71,13 @@ class Facts:
     num_samples    N samples are trained on; ``Views.rows`` are below it
     steps          optimiser steps of the whole budget
     batch_size     samples of a step, over all ranks
-    label_names, class_names   names of the values of label maps and of the classes that the samples have
+    names          what the numbers of the labels that the method needs are called
     """
 
     num_samples: int
     steps: int
     batch_size: int
-    label_names: Mapping[int, str] = field(default_factory=dict)
-    class_names: Mapping[int, str] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Method(nn.Module, ABC):
     trains: ClassVar[bool] = True
     positives: ClassVar[bool] = False
     averages: ClassVar[bool] = False
-    needs: ClassVar[Literal["label_map", "class"] | None] = None
+    needs: ClassVar[Labels | None] = None
     shares: tuple[str, ...] = ()
     encoder: nn.Module
 

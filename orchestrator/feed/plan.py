@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
+from data.labels import Labels
 from data.order import Order
-from data.shards.index import Having, Selection, ShardSet
+from data.shards.index import Selection, ShardSet
 from data.shards.keep import Keep
 from data.shards.reader import ShardReader
 from data.shards.writer import ShardError
@@ -32,8 +33,7 @@ class FeedPlan:
     seed                 of the order
     batch_size, world    global batch G and ranks W; W divides G
     first_step, last_step   the steps [first_step, last_step) remain
-    split, patients, having, keep   the selection, as ``ShardSet.select`` takes it
-    with_labels          whether label maps are read
+    split, patients, having, keep   the selection, as ``ShardSet.select`` takes it; the labels that it has are read
     num_readers          reader processes
     reader_resource      a custom resource; each reader takes one
     block_bytes          approximate voxel bytes per block
@@ -48,9 +48,8 @@ class FeedPlan:
     world: int = 1
     split: str | None = None
     patients: tuple[str, ...] | None = None
-    having: Having | None = None
+    having: Labels | None = None
     keep: Keep | None = None
-    with_labels: bool = False
     num_readers: int = 1
     reader_resource: str | None = None
     block_bytes: int = 128 * 2**20
@@ -113,9 +112,10 @@ class OpenedPlan:
 
     @cached_property
     def bytes_per_sample(self) -> float:
-        """Mean raw bytes per selected sample: its voxels, and a byte per voxel of label maps if they are read."""
+        """Mean raw bytes per selected sample: its voxels, and its labels if they are read."""
         voxel_bytes = self.shards.voxel_bytes[self.selection.row_ids]
-        return float((voxel_bytes + self.plan.with_labels * self.selection.extents.prod(axis=1)).mean())
+        label_bytes = self.plan.having.bytes_per_voxel if self.plan.having else 0
+        return float((voxel_bytes + label_bytes * self.selection.extents.prod(axis=1)).mean())
 
     @property
     def num_blocks(self) -> int:
@@ -135,9 +135,7 @@ class BlockReader:
     def __init__(self, plan: FeedPlan) -> None:
         self._source = OpenedPlan.open(plan)
         self._order = Order(self._source.selection.group_sizes, plan.seed)
-        self._reader = ShardReader(self._source.shards, plan.with_labels)
-        classless = self._source.shards.rows["classes"].null_count == self._source.shards.num_samples
-        self._unused = ["classes"] if classless else []
+        self._reader = ShardReader(self._source.shards, plan.having)
 
     def __call__(self, numbers: pa.Table) -> pa.Table:
         """Read the block whose number is the only value of a table, which is how Ray Data asks for a block."""
@@ -147,7 +145,7 @@ class BlockReader:
         """Return a block's rows in order, with their ``number``, ``epoch`` and ``row`` (place in the selection)."""
         numbers = self._source.numbers(block)
         positions = np.concatenate([self._order.positions(start, stop) for start, stop in _runs(numbers)])
-        table = self._reader.read(self._source.selection.row_ids[positions]).drop_columns(self._unused)
+        table = self._reader.read(self._source.selection.row_ids[positions])
         visited = {"number": numbers, "epoch": numbers // self._order.num_samples, "row": positions}
         for name, values in visited.items():
             table = table.append_column(name, pa.array(values))

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
+from data.labels import CLASSES
 from data.shards.index import ShardSet
 from methods.base import Method
 from methods.downstream.classification_metrics import score_multi_label, score_single
@@ -53,7 +54,7 @@ class ProbeSet:
         shards = ShardSet.open(config.shards)
         rows = []
         for split in (config.train_split, config.val_split):
-            selection = config.kept(shards, split, having="class")
+            selection = config.kept(shards, split, having=CLASSES)
             held = {number for classes in shards.patients(selection).values() for number in classes}
             if len(held) < 2:
                 raise ValueError(
@@ -107,7 +108,7 @@ class ProbeSet:
         """Return the features of some rows, and which classes each has."""
         features: list[torch.Tensor] = []
         classes: list[torch.Tensor] = []
-        for batch in batches_of(self.shards, rows, world):
+        for batch in batches_of(self.shards, rows, world, CLASSES):
             assert batch.classes is not None, "selected for having classes"
             images, _ = self.fitting(batch.spatial_dims).apply(batch, None)
             features.append(mean_features(encoder, images).cpu())

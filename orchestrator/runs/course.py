@@ -59,12 +59,12 @@ class Course:
     @property
     def facts(self) -> Facts:
         """What the method is told of its training."""
+        needs = TRAINABLE[self.stage.method.name].needs
         return Facts(
             num_samples=self.selection.num_samples,
             steps=self.stage.budget.total_steps(self.selection.num_samples),
             batch_size=self.stage.budget.batch_size,
-            label_names=self.shards.label_names,
-            class_names=self.shards.class_names,
+            names=self.shards.names_of(needs) if needs else {},
         )
 
     @cached_property
@@ -86,17 +86,16 @@ class Course:
     @cached_property
     def feed(self) -> FeedPlan:
         """The feed of the stage's samples, from its first step to its last."""
-        resources, needs = self.experiment.resources_of(self.stage), TRAINABLE[self.stage.method.name].needs
+        resources = self.experiment.resources_of(self.stage)
         return FeedPlan(
             shards=self.shards.uri,
             digest=self.shards.digest,
             split=self.data.split,
-            having=needs,
+            having=TRAINABLE[self.stage.method.name].needs,
             keep=self.data.keep,
             seed=self.experiment.seed_of(self.stage),
             batch_size=self.stage.budget.batch_size,
             world=resources.workers,
-            with_labels=needs == "label_map",
             first_step=0,
             last_step=self.plan.total_steps,
             num_readers=resources.readers,

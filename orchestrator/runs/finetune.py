@@ -133,7 +133,6 @@ def feed_of(experiment: Experiment, labelled: LabelledSamples, plan: Plan) -> Fe
         keep=task.keep,
         patients=labelled.patients,
         having=TASKS[task.task.name].needs,
-        with_labels=TASKS[task.task.name].needs == "label_map",
         seed=task.seed,
         batch_size=task.budget.batch_size,
         world=resources.workers,

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.labels import LABEL_MAP
 from data.order import Order
 from data.shards.index import ShardSet
 from data.shards.writer import ShardError
@@ -90,7 +91,7 @@ def test_batches_say_their_numbers_and_epochs(plan):
 
 
 def test_label_maps_come_only_where_they_are_asked_for(plan):
-    batch = next(local_batches(replace(plan, with_labels=True, having="label_map"), 0))
+    batch = next(local_batches(replace(plan, having=LABEL_MAP), 0))
     assert batch.labels is not None
     assert batch.labels.shape == (12, 48, 48)
     assert torch.equal(batch.labels.unique(), torch.tensor([0, 1, 2], dtype=torch.uint8))
@@ -194,7 +195,7 @@ def test_ray_data_delivers_the_order_to_every_rank(ray_cluster, plan, world, fir
 @pytest.mark.slow
 @pytest.mark.timeout(TIMEOUT_S)
 def test_ray_data_delivers_the_voxels_and_labels_that_are_stored(ray_cluster, plan):
-    labelled = replace(plan, with_labels=True, block_bytes=5 * SLICE_BYTES)
+    labelled = replace(plan, having=LABEL_MAP, block_bytes=5 * SLICE_BYTES)
     (fed,) = through_ray(labelled)
     for got, direct in zip(fed, local_batches(labelled, 0), strict=True):
         assert torch.equal(got.voxels, direct.voxels)
