@@ -59,12 +59,16 @@ class Batch:
         }
         return replace(self, **moved)
 
-    def intensities(self, stored: Float[Tensor, "..."], index: int | None = None) -> Float[Tensor, "..."]:
-        """Turn stored values into intensities, in place: (.., B, C, *S) of all samples, or (C, *S) of one of them."""
-        if index is not None:
-            return stored.mul_(self.scale[index]).add_(self.offset[index])
+    def intensities(self, stored: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Turn stored values (.., B, C, *S) of all samples into intensities, in place."""
         per_sample = (-1, *[1] * (self.voxels.ndim - 1))
         return stored.mul_(self.scale.view(per_sample)).add_(self.offset.view(per_sample))
+
+    def sample(self, index: int) -> Float[Tensor, "C *S"]:
+        """Return the intensities of one sample, without padding, as a new float32 tensor."""
+        inside = (..., *(slice(0, extent) for extent in self.extents[index].tolist()))
+        stored = self.voxels[index][inside].to(torch.float32, copy=True)
+        return stored.mul_(self.scale[index]).add_(self.offset[index])
 
     def take(self, count: int) -> "Batch":
         """Return the first ``count`` samples, or all where there are fewer."""

@@ -289,6 +289,5 @@ class Segmentation(Task):
                 f"segmentation: the {len(batch)} samples of a batch have no labels; expected a label map for each; "
                 "ingest with labels, or select labelled samples only"
             )
-        per_sample = (-1, *[1] * (batch.voxels.ndim - 1))
-        intensities = batch.voxels.float() * batch.scale.view(per_sample) + batch.offset.view(per_sample)
+        intensities = batch.intensities(batch.voxels.to(torch.float32, copy=True))
         return intensities, self.class_of[batch.labels.int()]

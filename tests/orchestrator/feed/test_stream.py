@@ -4,7 +4,9 @@ import json
 import re
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -20,7 +22,15 @@ from data.shards.writer import ShardError
 from data.views.batch import Batch
 from orchestrator.feed.backpressure import MOST_WAITING
 from orchestrator.feed.plan import BlockReader, FeedPlan, OpenedPlan
-from orchestrator.feed.stream import FeedError, batches, build_dataset, bytes_in_flight, data_config, local_batches
+from orchestrator.feed.stream import (
+    PREFETCHED_BATCHES,
+    FeedError,
+    batches,
+    build_dataset,
+    bytes_in_flight,
+    data_config,
+    local_batches,
+)
 from tests.shardsets import write_slices
 
 SLICE_BYTES = 48 * 48
@@ -63,7 +73,12 @@ def through_ray(plan: FeedPlan) -> list[list[Batch]]:
     configured = data_config().configure({"train": build_dataset(plan)}, plan.world, None, None)
     with ThreadPoolExecutor(plan.world) as pool:
         streams = [batches(configured[rank]["train"], plan, rank, "cpu") for rank in range(plan.world)]
-        return list(pool.map(list, streams, timeout=TIMEOUT_S))
+        return list(pool.map(copies, streams, timeout=TIMEOUT_S))
+
+
+def copies(stream: Iterator[Batch]) -> list[Batch]:
+    """Keep all batches of a feed, which uses their memory again."""
+    return [deepcopy(batch) for batch in stream]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -175,6 +190,19 @@ def test_samples_of_another_step_are_refused(plan):
         FeedError, match=r"got samples 24, 25, 26, 27, ... \(12\) for step 1, expected 12, 13, 14, 15"
     ):
         next(stream)
+
+
+@pytest.mark.parametrize("slow_s", [0.0, 0.02])
+def test_a_batch_is_whole_until_the_next_is_asked_for_and_its_memory_is_used_again(plan, slow_s):
+    steps = replace(plan, having=LABEL_MAP, last_step=30, block_bytes=12 * SLICE_BYTES)
+    places = set()
+    fed = batches(Blocks(steps, list(range(30))), steps, 0, "cpu")
+    for got, direct in zip(fed, local_batches(steps, 0), strict=True):
+        time.sleep(slow_s)
+        assert torch.equal(got.voxels, direct.voxels)
+        assert torch.equal(got.labels, direct.labels)
+        places |= {got.voxels.data_ptr(), got.labels.data_ptr()}
+    assert len(places) <= 2 * (PREFETCHED_BATCHES + 2)
 
 
 def test_a_feed_that_ends_early_is_refused(plan):
