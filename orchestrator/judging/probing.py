@@ -153,6 +153,8 @@ def neighbour_probabilities(
 ) -> Float[np.ndarray, "m k"]:
     """Return the weighted share of each sample's nearest training samples that have each class."""
     voters = KNeighborsRegressor(
-        min(neighbours, len(train)), metric="cosine", weights=lambda distance: np.exp(-distance / TEMPERATURE)
+        min(neighbours, len(train)),
+        metric="cosine",
+        weights=lambda distance: np.exp(-distance / TEMPERATURE),  # pyright: ignore[reportArgumentType]  # no stub
     )
     return voters.fit(train, classes.astype(float)).predict(val)

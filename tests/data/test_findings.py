@@ -208,6 +208,8 @@ def test_unknown_boxes_and_none_are_told_apart_and_selected(tmp_path: Path) -> N
     assert batch.to("cpu").boxes == batch.boxes
     shards = ShardSet.open(str(tmp_path))
     assert shards.select(having=BOXES).row_ids.tolist() == [0, 2]
+    assert shards.names_of(BOXES) == {FIRST_CLASS: "nodule"}
+    assert shards.patients(shards.select(having=BOXES), BOXES) == {"p0": (FIRST_CLASS,), "p2": ()}
     lines = dict(describe(shards))
     assert lines["boxes"] == f"{FIRST_CLASS} nodule (1)"
     assert lines["train"].endswith("2 with known boxes")

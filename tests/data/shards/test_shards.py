@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from data.boxes import Boxes
-from data.labels import CLASSES, LABEL_MAP
+from data.labels import CLASSES, KINDS, LABEL_MAP
 from data.scan import Scan
 from data.shards.check import describe, doubts, verify
 from data.shards.index import IndexCard, ShardSet, write_index
@@ -156,7 +156,9 @@ def test_little_more_memory_is_taken_than_the_rows_need(tmp_path):
 
 def test_labels_are_read_only_when_asked_for(tmp_path):
     shards = write_set(tmp_path, [slice_(0)])
-    assert "label" not in ShardReader(shards).read(np.array([0])).column_names
+    columns = [set(ShardReader(shards, labels).read(np.array([0])).column_names) for labels in (None, *KINDS)]
+    assert [names - columns[0] for names in columns[1:]] == [{"label"}, {"classes"}, {"boxes", "box_classes"}]
+    assert columns[0] & {"label", "classes", "boxes", "box_classes"} == set()
 
 
 def num_open_files() -> int:
