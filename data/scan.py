@@ -8,7 +8,7 @@ world millimetres in RAS+ (x to the patient's right, y to anterior, z to superio
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float, Float64, Integer, Num
 
 from data.boxes import Boxes
 
@@ -22,11 +22,11 @@ class Scan:
     ``slice_index`` is the position of an axial slice along D in the preprocessed volume that it was cut from.
     """
 
-    voxels: np.ndarray
+    voxels: Num[np.ndarray, "C *S"]
     spacing_mm: tuple[float, ...]
     modality: str
-    affine: np.ndarray | None = None
-    label: np.ndarray | None = None
+    affine: Float[np.ndarray, "4 4"] | None = None
+    label: Integer[np.ndarray, "*S"] | None = None
     scale: float = 1.0
     offset: float = 0.0
     slice_index: int | None = None

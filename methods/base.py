@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int64, Shaped
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from data.labels import Labels
 from data.views.batch import Batch
 from data.views.rng import SampleRng
 from methods.parts.chunks import InChunks
@@ -51,16 +53,16 @@ def decisive(config: BaseModel, exclude: set[str] | None = None) -> dict[str, An
 class Views:
     """The cut and augmented inputs of ``loss``.
 
-    images   tensors (B, C, *size) float32
-    rows     (B,) int64 each sample's place among all samples of the training, set by ``Method.drawn``
-    boxes    one (B, 2, n) int64 host array per image: low and high corners in the stored sample, to draw pictures
-    targets  tensors that a pretext task or a downstream task has to predict
+    images   of one or several sizes
+    boxes    for each image, on the host: low and high corners in the stored sample, to draw pictures
+    targets  what a pretext task or a downstream task has to predict
+    rows     each sample's place among all samples of the training, set by ``Method.drawn``
     """
 
-    images: tuple[Tensor, ...]
-    boxes: tuple[np.ndarray, ...] = ()
+    images: tuple[Float[Tensor, "B C ..."], ...]
+    boxes: tuple[Int64[np.ndarray, "B 2 n"], ...] = ()
     targets: dict[str, Tensor] = field(default_factory=dict)
-    rows: Tensor | None = None
+    rows: Int64[Tensor, " B"] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,14 +72,13 @@ class Facts:
     num_samples    N samples are trained on; ``Views.rows`` are below it
     steps          optimiser steps of the whole budget
     batch_size     samples of a step, over all ranks
-    label_names, class_names   names of the values of label maps and of the classes that the samples have
+    names          what the numbers of the labels that the method needs are called
     """
 
     num_samples: int
     steps: int
     batch_size: int
-    label_names: Mapping[int, str] = field(default_factory=dict)
-    class_names: Mapping[int, str] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ class Progress:
 class Losses:
     """The scalar to minimise, and named, detached scalars to log beside it."""
 
-    total: Tensor
-    parts: dict[str, Tensor] = field(default_factory=dict)
+    total: Float[Tensor, ""]
+    parts: dict[str, Shaped[Tensor, ""]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class Method(nn.Module, ABC):
     trains: ClassVar[bool] = True
     positives: ClassVar[bool] = False
     averages: ClassVar[bool] = False
-    needs: ClassVar[Literal["label_map", "class"] | None] = None
+    needs: ClassVar[Labels | None] = None
     shares: tuple[str, ...] = ()
     encoder: nn.Module
 

@@ -14,7 +14,7 @@ FACTS = Facts(num_samples=16, steps=20, batch_size=4)
 
 def facts_of(names: Mapping[int, str]) -> Facts:
     """Return facts of a training on samples whose label values, or classes, have these names."""
-    return replace(FACTS, label_names=names, class_names=names)
+    return replace(FACTS, names=names)
 
 
 def eight_bit_batch(

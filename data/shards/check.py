@@ -8,16 +8,16 @@ import pyarrow as pa
 from pyarrow import fs
 
 from data.files import join, list_tree, locate, reaching
+from data.labels import KINDS, LABEL_MAP
 from data.shards.classes import count_classes
 from data.shards.earlier import EARLIER_INDEX, INDEX, earlier_indices
-from data.shards.index import Having, ShardSet
+from data.shards.index import ShardSet
 from data.shards.keep import is_any
 from data.shards.reader import ShardReader
 from data.shards.writer import REPAIR, TEMPORARY, ShardError, ShardFile, split_address
 from data.splits import SPLITS, check_no_leakage
 
 _BLOCK_BYTES = 2**22
-_LABELS: dict[Having, str] = {"label_map": "a label map", "class": "a class", "boxes": "known boxes"}
 _WITHOUT_LABELS = {
     "train": "to fine-tune on these, name another split by downstream.train_split",
     "val": "to judge a fine-tuning, cross-validate by downstream.num_folds, or ingest with a larger val_fraction",
@@ -60,10 +60,11 @@ def doubts(shards: ShardSet) -> list[str]:
     said = []
     if shards.select("train").num_samples == 0:
         said.append("split train is empty, so there is nothing to pretrain on unless data.split names another split")
-    for having, name in _LABELS.items():
-        held = {split: shards.select(split, having=having).num_samples for split in SPLITS}
+    for labels in KINDS:
+        held = {split: shards.select(split, having=labels).num_samples for split in SPLITS}
         said += [
-            f"no sample of split {split} has {name}, but {sum(held.values())} samples of other splits do; {remedy}"
+            f"no sample of split {split} has {labels.each}, but {sum(held.values())} samples of other splits do; "
+            f"{remedy}"
             for split, remedy in _WITHOUT_LABELS.items()
             if sum(held.values()) and not held[split]
         ]
@@ -76,9 +77,8 @@ def _by_split(shards: ShardSet) -> list[tuple[str, pa.Table]]:
 
 def _count(rows: pa.Table) -> str:
     patients, volumes = (len(rows[name].unique()) for name in ("patient", "volume"))
-    labelled, classed = int(rows["has_label"].to_numpy().sum()), rows.num_rows - rows["classes"].null_count
+    labelled, classed, boxed = (int(labels.held(rows).sum()) for labels in KINDS)
     held = f"{labelled:,} with a label map" + (f", {classed:,} with classes" if classed else "")
-    boxed = rows.num_rows - rows["boxes"].null_count
     held += f", {boxed:,} with known boxes" if boxed else ""
     return f"{rows.num_rows:,} samples of {volumes:,} volumes of {patients:,} patients, {held}"
 
@@ -149,7 +149,7 @@ def _damaged_rows(shards: ShardSet, file: ShardFile) -> Iterator[str]:
     mine = shards.group_of[is_any(shards.rows["file"], [file.name])]
     for group in dict.fromkeys(mine.tolist()):
         try:
-            ShardReader(shards, with_labels=True).read(np.flatnonzero(shards.group_of == group)[:1])
+            ShardReader(shards, LABEL_MAP).read(np.flatnonzero(shards.group_of == group)[:1])
         except ShardError as error:
             yield str(error)
 

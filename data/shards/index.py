@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from data.files import join, locate, reaching, read_bytes
+from data.labels import CLASSES, LABEL_MAP, Labels
 from data.shards.earlier import INDEX, keep_index, read_earlier
 from data.shards.keep import Keep, is_any, passing
 from data.shards.writer import (
@@ -31,7 +32,6 @@ from data.shards.writer import (
     write_atomically,
 )
 
-Having = Literal["label_map", "class", "boxes"]
 FORMAT, EARLIER_FORMAT = 3, 2
 _METADATA = b"raydiology"
 _REPEATED = ["patient", "dataset", "modality", "split", "dtype", "file"]
@@ -165,7 +165,7 @@ class ShardSet:
     """The finished shards of a folder or bucket. ``rows`` has one row per sample, with all columns but voxels.
 
     >>> shards = ShardSet.open("shards/flare22")
-    >>> shards.select(split="train", having="label_map").num_samples
+    >>> shards.select(split="train", having=LABEL_MAP).num_samples
     """
 
     def __init__(self, uri: str, rows: pa.Table, digest: str) -> None:
@@ -225,7 +225,12 @@ class ShardSet:
     @property
     def is_labelled(self) -> bool:
         """Tell whether any sample has a label map or known classes (an empty list counts)."""
-        return bool(self.rows["has_label"].to_numpy().any()) or self.rows["classes"].null_count < self.num_samples
+        return any(bool(labels.held(self.rows).any()) for labels in (LABEL_MAP, CLASSES))
+
+    def names_of(self, labels: Labels) -> dict[int, str]:
+        """Return what the numbers of labels of a kind are called, in order of the numbers."""
+        names: dict[int, str] = getattr(self, labels.names)
+        return {number: name for number, name in sorted(names.items()) if number >= labels.first}
 
     @cached_property
     def _shapes(self) -> Int64[np.ndarray, "n axes"]:
@@ -250,7 +255,7 @@ class ShardSet:
         self,
         split: str | None = None,
         patients: Collection[str] | None = None,
-        having: Having | None = None,
+        having: Labels | None = None,
         keep: Keep | None = None,
     ) -> Selection:
         """Return the rows of a split, of some patients (pseudonyms), with labels of a kind; None selects all.
@@ -262,12 +267,8 @@ class ShardSet:
             mask &= is_any(self.rows["split"], [split])
         if patients is not None:
             mask &= is_any(self.rows["patient"], patients)
-        if having == "label_map":
-            mask &= self.rows["has_label"].to_numpy()
-        if having == "class":
-            mask &= self.rows["classes"].is_valid().to_numpy()
-        if having == "boxes":
-            mask &= self.rows["boxes"].is_valid().to_numpy()
+        if having is not None:
+            mask &= having.held(self.rows)
         met = passing(keep, self.rows, self._shapes[:, 1:]) if keep else {}
         left_out_by = {name: int((mask & ~one).sum()) for name, one in met.items()}
         kept = np.logical_and.reduce([mask, *met.values()])
@@ -275,10 +276,10 @@ class ShardSet:
         num_left_out = int(mask.sum()) - len(ids)
         return Selection(ids, self.group_of[ids], self._shapes[ids, 1:], num_left_out, left_out_by)
 
-    def patients(self, selection: Selection) -> dict[str, tuple[int, ...]]:
-        """Return the patients of a selection, each with the classes that its samples have."""
-        chosen = self.rows.select(["patient", "classes"]).take(selection.row_ids)
+    def patients(self, selection: Selection, labels: Labels = CLASSES) -> dict[str, tuple[int, ...]]:
+        """Return the patients of a selection, each with the classes that its samples, or their boxes, have."""
         held: dict[str, set[int]] = {}
-        for patient, numbers in zip(chosen["patient"].to_pylist(), chosen["classes"].to_pylist(), strict=True):
+        columns = (self.rows[name].take(selection.row_ids).to_pylist() for name in ("patient", labels.strata))
+        for patient, numbers in zip(*columns, strict=True):
             held.setdefault(patient, set()).update(numbers or ())
         return {patient: tuple(sorted(numbers)) for patient, numbers in held.items()}

@@ -14,6 +14,7 @@ from jaxtyping import Int64
 
 from data.exact import exact
 from data.interleaving import Interleaving, Visits
+from data.labels import Labels
 from data.order import Order
 from data.shards.classes import pad_classes
 from data.shards.index import Selection, ShardSet
@@ -36,15 +37,13 @@ class Component:
 class Mixture:
     """The N samples of all components, numbered 0 to N - 1: those of the first, then those of the next.
 
-    Raises ValueError for sets whose axes, channels or names differ.
+    Raises ValueError for sets whose axes or channels differ.
     """
 
     def __init__(self, components: Sequence[Component]) -> None:
         self.components = tuple(components)
         self.spatial_dims: int = self._common("spatial dimensions", "spatial_dims")
         self.num_channels: int = self._common("channels", "num_channels")
-        self.label_names = self._names("label_names")
-        self.class_names = self._names("class_names")
         counts = [one.selection.num_samples for one in self.components]
         self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
 
@@ -73,10 +72,6 @@ class Mixture:
         columns = [one.shards.rows["classes"].take(one.selection.row_ids) for one in self.components]
         return pad_classes(pa.chunked_array([chunk for column in columns for chunk in column.chunks]))
 
-    @property
-    def has_classes(self) -> bool:
-        return any(shards.rows["classes"].null_count < shards.num_samples for shards in self.shard_sets)
-
     def order(self, seed: int) -> Interleaving:
         """Return the order of the visits; sets of one size are visited in different orders."""
         orders = [Order(one.selection.group_sizes, _seed(seed, place)) for place, one in enumerate(self.components)]
@@ -93,14 +88,25 @@ class Mixture:
             one = self.components[owner]
             yield one.shards, one.selection.row_ids[numbers[owners == owner] - self._starts[owner]]
 
-    def mean_bytes(self, with_labels: bool) -> float:
-        """Mean raw bytes per visited sample: its voxels, and a byte per voxel of label maps if they are read."""
+    def names_of(self, labels: Labels) -> dict[int, str]:
+        """Return what the numbers of labels of a kind are called; raise ValueError where two sets differ."""
+        names: dict[int, str] = {}
+        for shards in self.shard_sets:
+            for number, name in shards.names_of(labels).items():
+                if names.setdefault(number, name) != name:
+                    raise ValueError(
+                        f"data: {labels.names} of shards {shards.uri}: {number} is {name!r}, of the sets before it "
+                        f"{names[number]!r}; ingest one of them anew with the same numbers"
+                    )
+        return dict(sorted(names.items()))
+
+    def mean_bytes(self, labels: Labels | None) -> float:
+        """Mean raw bytes per visited sample: its voxels, and its labels if they are read."""
+        per_voxel = labels.bytes_per_voxel if labels else 0
         whole, total = sum(one.share for one in self.components), 0.0
         for one in self.components:
             sizes = one.shards.voxel_bytes[one.selection.row_ids]
-            total += float(one.share / whole) * float(
-                (sizes + with_labels * one.selection.extents.prod(axis=1)).mean()
-            )
+            total += float(one.share / whole) * float((sizes + per_voxel * one.selection.extents.prod(axis=1)).mean())
         return total
 
     def _common(self, what: str, name: str) -> Any:
@@ -113,25 +119,13 @@ class Mixture:
                 )
         return values[0]
 
-    def _names(self, kind: str) -> dict[int, str]:
-        names: dict[int, str] = {}
-        for shards in self.shard_sets:
-            for number, name in getattr(shards, kind).items():
-                if names.setdefault(number, name) != name:
-                    raise ValueError(
-                        f"data: {kind} of shards {shards.uri}: {number} is {name!r}, of the sets before it "
-                        f"{names[number]!r}; ingest one of them anew with the same numbers"
-                    )
-        return dict(sorted(names.items()))
-
 
 class MixtureReader:
     """Reads visited samples of a mixture, in one thread; shards stay open between calls."""
 
-    def __init__(self, mixture: Mixture, with_labels: bool = False) -> None:
+    def __init__(self, mixture: Mixture, labels: Labels | None = None) -> None:
         self._mixture = mixture
-        self._readers = [ShardReader(shards, with_labels) for shards in mixture.shard_sets]
-        self._unused = [] if mixture.has_classes else ["classes"]
+        self._readers = [ShardReader(shards, labels) for shards in mixture.shard_sets]
 
     def read(self, visits: Visits) -> pa.Table:
         """Return the samples in order, with the columns that ``collate`` needs, but for their global numbers."""
@@ -144,7 +138,7 @@ class MixtureReader:
         table = tables[0]
         if len(tables) > 1:
             table = pa.concat_tables(tables).take(np.argsort(np.concatenate(places)))
-        table = table.drop_columns(self._unused).append_column("epoch", pa.array(visits.epochs))
+        table = table.append_column("epoch", pa.array(visits.epochs))
         return table.append_column("row", pa.array(self._mixture.numbers(visits)))
 
 

@@ -9,22 +9,11 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from data.files import reaching
+from data.labels import Labels
 from data.shards.index import ShardSet
-from data.shards.writer import REPAIR, SCHEMA, ShardError, first_line, open_shard
+from data.shards.writer import REPAIR, SCHEMA, SMALL_COLUMNS, ShardError, first_line, open_shard
 
-_SMALL = [
-    "sample_id",
-    "volume",
-    "slice_index",
-    "dtype",
-    "shape",
-    "spacing_mm",
-    "scale",
-    "offset",
-    "classes",
-    "boxes",
-    "box_classes",
-]
+_SMALL = ["sample_id", "volume", "slice_index", "dtype", "shape", "spacing_mm", "scale", "offset"]
 MOST_OPEN_FILES = 32
 
 
@@ -34,17 +23,19 @@ class ShardReader:
     Files (their parsed footers) stay open; above ``MOST_OPEN_FILES``, the least recently used is closed.
     """
 
-    def __init__(self, shards: ShardSet, with_labels: bool = False) -> None:
+    def __init__(self, shards: ShardSet, labels: Labels | None = None) -> None:
+        columns = labels.columns if labels else ()
         self._shards = shards
-        self._others = ["label"] if with_labels else []
+        self._others = [name for name in columns if name not in SMALL_COLUMNS]
         self._open: OrderedDict[str, pq.ParquetFile] = OrderedDict()
         self._checked: set[int] = set()
-        self._small = pa.table({name: _plain(shards.rows[name]) for name in _SMALL})
+        small = [*_SMALL, *(name for name in columns if name in SMALL_COLUMNS)]
+        self._small = pa.table({name: _plain(shards.rows[name]) for name in small})
 
     def read(self, row_ids: Int64[np.ndarray, " n"]) -> pa.Table:
         """Return the rows with these ids, in their order: the voxels, and the columns that ``collate`` needs.
 
-        With labels, ``label`` too. Raises ShardError for a shard that is missing or damaged.
+        The columns of the labels that are asked for, too. Raises ShardError for a shard that is missing or damaged.
         """
         groups = self._shards.group_of[row_ids]
         voxels = _Rows(self._shards.voxel_bytes[row_ids])

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32, Int64, Integer, Num
 from torch import Tensor
 
 from data.boxes import Boxes
@@ -15,32 +15,32 @@ from data.views.rng import SampleRng
 class Batch:
     """B samples as stored: integers (or float16) until a view is cut.
 
-    voxels      (B, C, *S) as stored, padded at the far end to the largest sample
-    labels      (B, *S) as stored, padded with 0; None where the shards hold none
-    extents     (B, n) int64 on the host, the true spatial size of each sample
-    scale, offset   (B,) float32: intensity = voxel * scale + offset
-    spacing_mm  (B, n) float32 on the host
+    voxels      as stored, padded at the far end to the largest sample
+    extents     the true spatial size of each sample, on the host
+    scale, offset   intensity = voxel * scale + offset
+    spacing_mm  on the host
     sample_ids  B strings
     volumes     B strings: which volume a slice belongs to (equal to the sample's own for a volume)
-    numbers     (B,) int64 global sample numbers, epochs (B,) int64
-    rows        (B,) int64 each sample's place among the N samples that are trained on, 0 to N - 1; -1 where it is
-                only measured
-    classes     (B, M) int64, each sample's classes padded with -1; None where the shards hold none
-    boxes       B entries on the host: the boxes of each sample's findings, None where they are unknown
+    numbers     global sample numbers
+    rows        each sample's place among the N samples that are trained on, 0 to N - 1; -1 where it is only measured
+    labels      as stored, padded with 0; None where label maps are not read
+    classes     each sample's classes, padded with -1; None where they are not read
+    boxes       B entries on the host: the boxes of each sample's findings, None where they are unknown; None where
+                they are not read
     """
 
-    voxels: Tensor
-    extents: np.ndarray
-    scale: Tensor
-    offset: Tensor
-    spacing_mm: np.ndarray
+    voxels: Num[Tensor, "B C *S"]
+    extents: Int64[np.ndarray, "B n"]
+    scale: Float32[Tensor, " B"]
+    offset: Float32[Tensor, " B"]
+    spacing_mm: Float32[np.ndarray, "B n"]
     sample_ids: tuple[str, ...]
     volumes: tuple[str, ...]
-    numbers: np.ndarray
-    epochs: np.ndarray
-    rows: np.ndarray
-    labels: Tensor | None = None
-    classes: Tensor | None = None
+    numbers: Int64[np.ndarray, " B"]
+    epochs: Int64[np.ndarray, " B"]
+    rows: Int64[np.ndarray, " B"]
+    labels: Integer[Tensor, "B *S"] | None = None
+    classes: Int64[Tensor, "B M"] | None = None
     boxes: tuple[Boxes | None, ...] | None = None
 
     def __len__(self) -> int:
@@ -59,12 +59,16 @@ class Batch:
         }
         return replace(self, **moved)
 
-    def intensities(self, stored: Float[Tensor, "..."], index: int | None = None) -> Float[Tensor, "..."]:
-        """Turn stored values into intensities, in place: (.., B, C, *S) of all samples, or (C, *S) of one of them."""
-        if index is not None:
-            return stored.mul_(self.scale[index]).add_(self.offset[index])
+    def intensities(self, stored: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Turn stored values (.., B, C, *S) of all samples into intensities, in place."""
         per_sample = (-1, *[1] * (self.voxels.ndim - 1))
         return stored.mul_(self.scale.view(per_sample)).add_(self.offset.view(per_sample))
+
+    def sample(self, index: int) -> Float[Tensor, "C *S"]:
+        """Return the intensities of one sample, without padding, as a new float32 tensor."""
+        inside = (..., *(slice(0, extent) for extent in self.extents[index].tolist()))
+        stored = self.voxels[index][inside].to(torch.float32, copy=True)
+        return stored.mul_(self.scale[index]).add_(self.offset[index])
 
     def take(self, count: int) -> "Batch":
         """Return the first ``count`` samples, or all where there are fewer."""

@@ -1,7 +1,8 @@
 """Collate: rows of shards, as Arrow holds them, into one Batch. Each sample's voxels are copied once, by memcpy."""
 
-import sys
+from collections import deque
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 import pyarrow as pa
@@ -22,46 +23,56 @@ _TORCH_DTYPES = {
     "float32": torch.float32,
 }
 _LABEL_DTYPES = {1: "uint8", 2: "uint16"}
-_REFERENCES_WHEN_FREE = 3  # the list, the loop's variable, and the argument that asks
 
 
 class BatchMemory:
-    """Memory of past batches, reused by later ones: the system need not clear fresh pages.
+    """Memory for the tensors of batches: a batch that is handed back leaves its memory to later ones.
 
-    An array is free when nothing refers to it but this list; tensors and their views refer to it.
+    The system then need not clear fresh pages, or lock them. ``pin`` makes it page-locked memory, from which a GPU
+    copies while it computes. One thread may take memory while another hands it back.
     """
 
-    def __init__(self) -> None:
-        self._arrays: list[np.ndarray] = []
+    def __init__(self, pin: bool = False) -> None:
+        self._pin = pin
+        self._free: deque[Tensor] = deque()
 
-    def empty(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        """Return an array whose values are undefined."""
-        num_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        free = [array for array in self._arrays if sys.getrefcount(array) <= _REFERENCES_WHEN_FREE]
-        fitting = next((array for array in free if array.nbytes >= num_bytes), None)
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Return a tensor whose values are undefined."""
+        num_bytes = prod(shape) * dtype.itemsize
+        tried = [self._free.popleft() for _ in range(len(self._free))]
+        fitting = min((flat for flat in tried if len(flat) >= num_bytes), key=len, default=None)
         if fitting is None:
-            # The free arrays are too small: batches will be as large again.
-            self._arrays = [array for array in self._arrays if not any(array is other for other in free)]
-            # numpy asks for huge pages, torch does not: filling fresh memory of this size is four times as fast.
-            fitting = np.empty(num_bytes, dtype=np.uint8)
-            self._arrays.append(fitting)
-        return fitting[:num_bytes].view(dtype).reshape(shape)
+            # Free memory is too small: batches will be as large again.
+            fitting = self._fresh(num_bytes)
+        else:
+            self._free.extend(flat for flat in tried if flat is not fitting)
+        return fitting[:num_bytes].view(dtype).view(shape)
+
+    def _fresh(self, num_bytes: int) -> Tensor:
+        if self._pin:
+            return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+        # numpy asks for huge pages, torch does not: filling fresh memory of this size is four times as fast.
+        return torch.from_numpy(np.empty(num_bytes, dtype=np.uint8))
+
+    def take_back(self, batch: Batch) -> None:
+        """Take the memory of a batch that nothing reads any more: a later batch overwrites it."""
+        held = [tensor.untyped_storage() for tensor in (batch.voxels, batch.labels) if tensor is not None]
+        self._free.extend([torch.empty(0, dtype=torch.uint8).set_(storage) for storage in held])
 
 
-def collate(table: pa.Table, pin: bool = False, memory: BatchMemory | None = None) -> Batch:
+def collate(table: pa.Table, memory: BatchMemory | None = None) -> Batch:
     """Return the rows of a table as a batch, padded at the far end with 0.
 
     The table has the columns of a shard plus ``number``, ``epoch`` and ``row``; ``label``, ``classes`` and ``boxes``
     with ``box_classes`` may be absent. Samples of different types are promoted to one that holds all their values.
-    ``pin`` places the tensors in page-locked memory, from which a GPU copies while it computes; else ``memory`` may
-    provide it.
+    ``memory`` provides that of the voxels and the label maps; by default it is fresh.
     """
     memory = memory or BatchMemory()
     shapes = [tuple(shape) for shape in table["shape"].to_pylist()]
     dtypes = table["dtype"].to_pylist()
     names = set(table.column_names)
     return Batch(
-        voxels=_stack(table["voxels"], shapes, dtypes, pin, memory),
+        voxels=_stack(table["voxels"], shapes, dtypes, memory),
         extents=np.array([shape[1:] for shape in shapes], dtype=np.int64),
         scale=_floats(table["scale"]),
         offset=_floats(table["offset"]),
@@ -71,7 +82,7 @@ def collate(table: pa.Table, pin: bool = False, memory: BatchMemory | None = Non
         numbers=table["number"].to_numpy(),
         epochs=table["epoch"].to_numpy(),
         rows=table["row"].to_numpy(),
-        labels=_labels(table, shapes, pin, memory) if "label" in names else None,
+        labels=_labels(table, shapes, memory) if "label" in names else None,
         classes=torch.from_numpy(pad_classes(table["classes"])) if "classes" in names else None,
         boxes=_boxes(table, shapes) if "boxes" in names else None,
     )
@@ -83,7 +94,7 @@ def _boxes(table: pa.Table, shapes: Sequence[tuple[int, ...]]) -> tuple[Boxes | 
     return tuple(boxes_of(corners, classes, len(shape) - 1) for corners, classes, shape in rows)
 
 
-def _labels(table: pa.Table, shapes: Sequence[tuple[int, ...]], pin: bool, memory: BatchMemory) -> Tensor:
+def _labels(table: pa.Table, shapes: Sequence[tuple[int, ...]], memory: BatchMemory) -> Tensor:
     """Return (B, *S) integer labels; their type follows from their bytes per voxel."""
     column = table["label"]
     if column.null_count:
@@ -96,14 +107,13 @@ def _labels(table: pa.Table, shapes: Sequence[tuple[int, ...]], pin: bool, memor
     dtypes = [
         _LABEL_DTYPES[value.as_buffer().size // int(np.prod(size))] for value, size in zip(column, sizes, strict=True)
     ]
-    return _stack(column, sizes, dtypes, pin, memory)
+    return _stack(column, sizes, dtypes, memory)
 
 
 def _stack(
     column: pa.ChunkedArray,
     shapes: Sequence[tuple[int, ...]],
     dtypes: Sequence[str],
-    pin: bool,
     memory: BatchMemory,
 ) -> Tensor:
     """Copy raw bytes (little-endian, C order) into one padded tensor (B, *largest shape)."""
@@ -111,10 +121,7 @@ def _stack(
     dtype = np.result_type(*set(dtypes)).name
     if dtype not in _TORCH_DTYPES:
         raise ValueError(f"voxels of type {dtype} in a batch; expected one of {', '.join(_TORCH_DTYPES)}")
-    if pin:
-        out = torch.empty((len(shapes), *largest), dtype=_TORCH_DTYPES[dtype], pin_memory=True)
-    else:
-        out = torch.from_numpy(memory.empty((len(shapes), *largest), dtype))
+    out = memory.empty((len(shapes), *largest), _TORCH_DTYPES[dtype])
     for row, value, shape, stored in zip(out.numpy(), column, shapes, dtypes, strict=True):
         sample = np.frombuffer(value.as_buffer(), dtype=np.dtype(stored).newbyteorder("<")).reshape(shape)
         row[tuple(slice(size) for size in shape)] = sample

@@ -3,13 +3,14 @@
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from data.labels import Labels
 from data.views.batch import Batch
 from methods.base import Method, ParamGroup, Progress
 from methods.encoders import Encoder
@@ -52,11 +53,11 @@ def merge(parts: Iterable[Evidence]) -> Evidence:
 class Task(Method):
     """A network that contains an encoder; built from a config, the encoder, and the names of the label values.
 
-    needs          which samples count as labelled: those with a label map, or those with classes
+    needs          the labels that it learns from
     class_names    names of the classes that the network distinguishes
     """
 
-    needs: ClassVar[Literal["label_map", "class"]]
+    needs: ClassVar[Labels]
     class_names: tuple[str, ...]
     network: nn.Module
     progress: Tensor

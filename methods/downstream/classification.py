@@ -12,7 +12,7 @@ Shapes:    B samples, K classes, C channels, *s spatial axes (D, H, W) or (H, W)
 """
 
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data.labels import CLASSES
 from data.views.augmentation import Augmentation, augment, draw
 from data.views.batch import Batch
 from data.views.rng import SampleRng
@@ -128,15 +129,15 @@ class Classification(Task):
                 return ("kappa", "kappa_quadratic")
             return ("label_accuracy", "kappa" if self.grades else "kappa_quadratic")
 
-    needs: ClassVar[Literal["label_map", "class"]] = "class"
+    needs = CLASSES
     numbers: Tensor
     weights: Tensor
 
     def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__(encoder)
         self.config = config
-        self.class_numbers = tuple(sorted(facts.class_names))
-        self.class_names = tuple(facts.class_names[number] for number in self.class_numbers)
+        self.class_numbers = tuple(sorted(facts.names))
+        self.class_names = tuple(facts.names[number] for number in self.class_numbers)
         _check_classes(config, self.class_names)
         self.fitting = Fitting.of(config.size, config.resize_to, encoder.spatial_dims, "downstream.task")
         check_stride(self.fitting.size, encoder.stride, "downstream.task.size")

@@ -13,7 +13,7 @@ Shapes: B samples, n crops of each, C channels, *s spatial axes (D, H, W) or (H,
 import re
 from collections.abc import Iterator
 from math import prod
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from data.labels import LABEL_MAP
 from data.views.augmentation import Augmentation, augment, draw, move_labels
 from data.views.batch import Batch
 from data.views.rng import SampleRng
@@ -124,13 +125,13 @@ class Segmentation(Task):
                 )
             return self
 
-    needs: ClassVar[Literal["label_map", "class"]] = "label_map"
+    needs = LABEL_MAP
     class_of: Tensor
 
     def __init__(self, config: Config, encoder: SegmentationEncoder, facts: Facts) -> None:
         super().__init__(encoder)
         self.config = config
-        self.target = target_of(facts.label_names, config.labels, config.regions, config.background_in_loss)
+        self.target = target_of(facts.names, config.labels, config.regions, config.background_in_loss)
         self.class_names = self.target.names
         self.network = segmentation_network(encoder, self.target.num_outputs)
         self.crop_size = per_axis(config.crop_size, encoder.spatial_dims, "downstream.task.crop_size")
@@ -288,6 +289,5 @@ class Segmentation(Task):
                 f"segmentation: the {len(batch)} samples of a batch have no labels; expected a label map for each; "
                 "ingest with labels, or select labelled samples only"
             )
-        per_sample = (-1, *[1] * (batch.voxels.ndim - 1))
-        intensities = batch.voxels.float() * batch.scale.view(per_sample) + batch.offset.view(per_sample)
+        intensities = batch.intensities(batch.voxels.to(torch.float32, copy=True))
         return intensities, self.class_of[batch.labels.int()]

@@ -61,9 +61,7 @@ class Fitting:
         windows = boxes_at(low, self.size)
         images = torch.zeros((*batch.voxels.shape[:2], *self.size), device=batch.voxels.device)
         for index, image in enumerate(images):
-            inside = (..., *(slice(0, extent) for extent in batch.extents[index].tolist()))
-            sample = batch.intensities(batch.voxels[index][inside].to(torch.float32, copy=True), index)
-            _paste(image, resize(sample, tuple(lengths[index].tolist())), low[index].tolist())
+            _paste(image, resize(batch.sample(index), tuple(lengths[index].tolist())), low[index].tolist())
         shown = np.clip(windows, 0, lengths[:, None]) * (batch.extents / lengths)[:, None]
         return images, np.stack([np.floor(shown[:, 0]), np.ceil(shown[:, 1])], axis=1).astype(np.int64)
 

@@ -5,7 +5,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field, model_serializer
 
-from data.shards.index import Having, Selection, ShardSet
+from data.labels import Labels
+from data.shards.index import Selection, ShardSet
 from data.shards.keep import Keep
 from methods.base import ADDED, FrozenConfig
 from orchestrator.config.paths import AbsolutePath
@@ -29,7 +30,7 @@ class Samples(FrozenConfig):
         shards: ShardSet,
         split: str | None,
         patients: Collection[str] | None = None,
-        having: Having | None = None,
+        having: Labels | None = None,
     ) -> Selection:
         """Select samples of a split that the filter keeps; raise ValueError for a filter that keeps none."""
         try:
@@ -55,12 +56,12 @@ class Data(Samples):
     split: str | None = "train"
     weight: Annotated[float | None, Field(gt=0), ADDED] = None
 
-    def selected(self, shards: ShardSet, having: Having | None = None) -> Selection:
+    def selected(self, shards: ShardSet, having: Labels | None = None) -> Selection:
         """Select the samples that a pretraining sees; raise ValueError for a split without samples."""
         selection = self.kept(shards, self.split, having=having)
         if having and selection.num_samples == 0:
             raise ValueError(
-                f"data.split {self.split!r}: 0 samples with a {having.replace('_', ' ')} in shards {self.shards}, "
+                f"data.split {self.split!r}: 0 samples with {having.each} in shards {self.shards}, "
                 "expected at least 1; name labelled shards in data.shards"
             )
         if selection.num_samples == 0:

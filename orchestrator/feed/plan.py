@@ -17,7 +17,8 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from data.interleaving import Visits
-from data.shards.index import Having, ShardSet
+from data.labels import Labels
+from data.shards.index import ShardSet
 from data.shards.keep import Keep
 from data.shards.mixture import Component, Mixture, MixtureReader
 from data.shards.writer import ShardError
@@ -29,7 +30,7 @@ class SetPlan:
     """A shard set that feeds a run.
 
     shards, digest   where the shards are and what they must hold
-    split, patients, having, keep   the selection, as ``ShardSet.select`` takes it
+    split, patients, keep   the selection, as ``ShardSet.select`` takes it
     weight           how many of its samples come for so many of the other sets'; None: by its number of samples
     """
 
@@ -37,19 +38,21 @@ class SetPlan:
     digest: str
     split: str | None = None
     patients: tuple[str, ...] | None = None
-    having: Having | None = None
     keep: Keep | None = None
     weight: float | None = None
 
-    def open(self) -> Component:
-        """Open the shards; raise ShardError if they differ from the shards that the run began with."""
+    def open(self, having: Labels | None) -> Component:
+        """Open the shards, and select samples that have labels of a kind.
+
+        Raises ShardError if they differ from the shards that the run began with.
+        """
         shards = ShardSet.open(self.shards)
         if shards.digest != self.digest:
             raise ShardError(
                 f"shards {self.shards}: digest {shards.digest[:12]}, the run began with {self.digest[:12]}; restore "
                 "the shards, or start a new run on the new ones"
             )
-        return Component(shards, shards.select(self.split, self.patients, self.having, self.keep), self.weight)
+        return Component(shards, shards.select(self.split, self.patients, having, self.keep), self.weight)
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class FeedPlan:
     seed                 of the order
     batch_size, world    global batch G and ranks W; W divides G
     first_step, last_step   the steps [first_step, last_step) remain
-    with_labels          whether label maps are read
+    having               the labels that the samples have, which are read too
     num_readers          reader processes
     reader_resource      a custom resource; each reader takes one
     block_bytes          approximate voxel bytes per block
@@ -72,7 +75,7 @@ class FeedPlan:
     last_step: int
     first_step: int = 0
     world: int = 1
-    with_labels: bool = False
+    having: Labels | None = None
     num_readers: int = 1
     reader_resource: str | None = None
     block_bytes: int = 128 * 2**20
@@ -115,7 +118,7 @@ class OpenedPlan:
     @classmethod
     def open(cls, plan: FeedPlan) -> "OpenedPlan":
         """Open a plan's shards; raise ShardError if they differ from the shards that the run began with."""
-        return cls(plan, Mixture([one.open() for one in plan.sets]))
+        return cls(plan, Mixture([one.open(plan.having) for one in plan.sets]))
 
     @cached_property
     def block_size(self) -> int:
@@ -129,7 +132,7 @@ class OpenedPlan:
     @cached_property
     def bytes_per_sample(self) -> float:
         """Mean raw bytes per sample."""
-        return self.mixture.mean_bytes(self.plan.with_labels)
+        return self.mixture.mean_bytes(self.plan.having)
 
     @property
     def num_blocks(self) -> int:
@@ -149,7 +152,7 @@ class BlockReader:
     def __init__(self, plan: FeedPlan) -> None:
         self._source = OpenedPlan.open(plan)
         self._order = self._source.mixture.order(plan.seed)
-        self._reader = MixtureReader(self._source.mixture, plan.with_labels)
+        self._reader = MixtureReader(self._source.mixture, plan.having)
 
     def __call__(self, numbers: pa.Table) -> pa.Table:
         """Read the block whose number is the only value of a table, which is how Ray Data asks for a block."""

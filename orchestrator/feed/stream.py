@@ -78,13 +78,20 @@ def _execution_options() -> ExecutionOptions:
 def batches(iterator: DataIterator, plan: FeedPlan, rank: int, device: torch.device | str) -> Iterator[Batch]:
     """Yield a rank's batch of every remaining step, on its device; the next ones are prepared meanwhile.
 
-    Raises the reader's ShardError if a shard cannot be read, and FeedError if the samples that arrive are not the
-    plan's.
+    A batch is valid until the next one is asked for: the memory of its voxels and label maps is used again. Raises
+    the reader's ShardError if a shard cannot be read, and FeedError if the samples that arrive are not the plan's.
     """
-    pin = torch.device(device).type == "cuda"
-    stream = prefetched(lambda: _collated(_tables(iterator), plan, pin), PREFETCHED_BATCHES)
+    on_gpu = torch.device(device).type == "cuda"
+    memory = BatchMemory(pin=on_gpu)
+    stream = prefetched(lambda: _collated(_tables(iterator), plan, memory), PREFETCHED_BATCHES)
     for batch in _checked(stream, plan, rank):
-        yield batch.to(device, non_blocking=pin)
+        moved = batch.to(device, non_blocking=on_gpu)
+        copied = torch.cuda.current_stream(device).record_event() if on_gpu else None
+        yield moved
+        del moved
+        if copied is not None:
+            copied.synchronize()
+        memory.take_back(batch)
 
 
 def local_batches(plan: FeedPlan, rank: int) -> Iterator[Batch]:
@@ -93,7 +100,7 @@ def local_batches(plan: FeedPlan, rank: int) -> Iterator[Batch]:
 
     def read() -> Generator[Batch]:
         reader = BlockReader(plan)
-        return _collated((reader.read(block) for block in blocks), plan, pin=False)
+        return _collated((reader.read(block) for block in blocks), plan)
 
     return _checked(prefetched(read, PREFETCHED_BATCHES), plan, rank)
 
@@ -121,13 +128,13 @@ def _tables(iterator: DataIterator) -> Iterator[pa.Table]:
         raise
 
 
-def _collated(tables: Iterator[pa.Table], plan: FeedPlan, pin: bool) -> Generator[Batch]:
+def _collated(tables: Iterator[pa.Table], plan: FeedPlan, memory: BatchMemory | None = None) -> Generator[Batch]:
     """Cut a rank's blocks into batches of one step each."""
-    size, waiting, memory = plan.samples_per_step, None, BatchMemory()
+    size, waiting = plan.samples_per_step, None
     for table in tables:
         waiting = table if waiting is None else pa.concat_tables([waiting, table])
         while waiting.num_rows >= size:
-            yield collate(waiting.slice(0, size), pin, memory)
+            yield collate(waiting.slice(0, size), memory)
             waiting = waiting.slice(size)
 
 

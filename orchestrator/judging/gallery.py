@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from data.labels import CLASSES, LABEL_MAP, Labels
 from data.views.batch import Batch
 from orchestrator.judging.pictures import JudgedImage, MaskedSlice, draw_judged, draw_masks
 
@@ -119,4 +120,4 @@ def _judged_image(
     )
 
 
-GALLERIES: dict[str, type[Gallery]] = {"label_map": MaskGallery, "class": ClassGallery}
+GALLERIES: dict[Labels, type[Gallery]] = {LABEL_MAP: MaskGallery, CLASSES: ClassGallery}

@@ -52,7 +52,7 @@ class HealthWatch:
         assert isinstance(method.encoder, Encoder)
         kept: list[list[Tensor]] = [[], []] if method.positives else [[]]
         for shards, row_ids in self.samples:
-            for batch in batches_of(shards, row_ids, world, method.needs == "label_map"):
+            for batch in batches_of(shards, row_ids, world, method.needs):
                 images = method.views(batch, batch.rng(VIEW_SEED)).images
                 for part, image in zip(kept, images, strict=False):
                     part.append(mean_features(method.encoder, image).cpu())

@@ -92,7 +92,7 @@ def views_figure(batch: Batch, views: Views) -> Figure:
     images, outlined = views.images[:MOST_VIEWS], views.boxes[:MOST_VIEWS]
     figure, axes = _panels(len(batch), stored_panels + len(images))
     for index, row in enumerate(axes):
-        image, upright = _stored(batch, index), batch.volumes[index] == batch.sample_ids[index]
+        image, upright = batch.sample(index).cpu().numpy(), batch.volumes[index] == batch.sample_ids[index]
         spacing = tuple(float(mm) for mm in batch.spacing_mm[index])
         boxes = [box[index] for box in outlined]
         limits = _window(image)
@@ -185,13 +185,6 @@ def _panels(num_rows: int, num_columns: int, legend: bool = False) -> tuple[Figu
         axis.set(xticks=[], yticks=[], facecolor=PAPER)
         axis.spines[:].set_visible(False)
     return figure, axes
-
-
-def _stored(batch: Batch, index: int) -> Float[np.ndarray, "c *size"]:
-    """Return one sample's intensities without the batch's padding."""
-    inside = tuple(slice(0, int(extent)) for extent in batch.extents[index])
-    voxels = batch.voxels[index][(slice(None), *inside)].float().cpu().numpy()
-    return voxels * float(batch.scale[index]) + float(batch.offset[index])
 
 
 def _window(image: Float[np.ndarray, "c *size"]) -> tuple[float, float]:

@@ -13,7 +13,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
+from sklearn.neighbors import KNeighborsRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+from data.labels import CLASSES
 from data.shards.index import ShardSet
 from methods.base import Method
 from methods.downstream.classification_metrics import score_multi_label, score_single
@@ -53,7 +57,7 @@ class ProbeSet:
         shards = ShardSet.open(config.shards)
         rows = []
         for split in (config.train_split, config.val_split):
-            selection = config.kept(shards, split, having="class")
+            selection = config.kept(shards, split, having=CLASSES)
             held = {number for classes in shards.patients(selection).values() for number in classes}
             if len(held) < 2:
                 raise ValueError(
@@ -107,7 +111,7 @@ class ProbeSet:
         """Return the features of some rows, and which classes each has."""
         features: list[torch.Tensor] = []
         classes: list[torch.Tensor] = []
-        for batch in batches_of(self.shards, rows, world):
+        for batch in batches_of(self.shards, rows, world, CLASSES):
             assert batch.classes is not None, "selected for having classes"
             images, _ = self.fitting(batch.spatial_dims).apply(batch, None)
             features.append(mean_features(encoder, images).cpu())
@@ -135,15 +139,12 @@ def linear_probabilities(
     train: Float[np.ndarray, "n d"], classes: Bool[np.ndarray, "n k"], val: Float[np.ndarray, "m d"]
 ) -> Float[np.ndarray, "m k"]:
     """Fit a logistic regression; return each class's probability, 0 for a class that no training sample has."""
-    deviation = train.std(0)
-    mean, scale = train.mean(0), np.where(deviation > 0, deviation, 1.0)
-    model = LogisticRegression(max_iter=MOST_ITERATIONS)
-    known, probabilities = classes.any(0), np.zeros((len(val), classes.shape[1]))
     single = bool((classes.sum(1) == 1).all())
-    if not single:
-        model = OneVsRestClassifier(model)
-    model.fit((train - mean) / scale, classes[:, known].argmax(1) if single else classes[:, known])
-    probabilities[:, known] = model.predict_proba((val - mean) / scale)
+    regression = LogisticRegression(max_iter=MOST_ITERATIONS)
+    model = make_pipeline(StandardScaler(), regression if single else OneVsRestClassifier(regression))
+    known, probabilities = classes.any(0), np.zeros((len(val), classes.shape[1]))
+    model.fit(train, classes[:, known].argmax(1) if single else classes[:, known])
+    probabilities[:, known] = model.predict_proba(val)
     return probabilities
 
 
@@ -151,9 +152,9 @@ def neighbour_probabilities(
     train: Float[np.ndarray, "n d"], classes: Bool[np.ndarray, "n k"], val: Float[np.ndarray, "m d"], neighbours: int
 ) -> Float[np.ndarray, "m k"]:
     """Return the weighted share of each sample's nearest training samples that have each class."""
-    unit = [rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (val, train)]
-    cosine = unit[0] @ unit[1].T
-    nearest = np.argsort(-cosine, axis=1, kind="stable")[:, :neighbours]
-    weights = np.exp((np.take_along_axis(cosine, nearest, axis=1) - 1) / TEMPERATURE)
-    shares = np.einsum("mk,mkc->mc", weights, classes[nearest].astype(float))
-    return shares / weights.sum(1, keepdims=True)
+    voters = KNeighborsRegressor(
+        min(neighbours, len(train)),
+        metric="cosine",
+        weights=lambda distance: np.exp(-distance / TEMPERATURE),  # pyright: ignore[reportArgumentType]  # no stub
+    )
+    return voters.fit(train, classes.astype(float)).predict(val)

@@ -85,7 +85,7 @@ def evidence_of(
 ) -> Evidence:
     """Return the evidence of rows of shards, of which every rank judges its part; a gallery is shown each of them."""
     parts: list[Evidence] = []
-    for batch in batches_of(shards, row_ids, world, task.needs == "label_map"):
+    for batch in batches_of(shards, row_ids, world, task.needs):
         judged = task.judge(batch)
         parts.append(judged.evidence)
         if gallery is not None:

@@ -4,6 +4,7 @@ As nnU-Net reads a dataset's fingerprint before it configures itself. Nothing is
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -12,6 +13,7 @@ import psutil
 import torch
 from jaxtyping import Int64
 
+from data.labels import CLASSES, LABEL_MAP, Labels
 from data.shards.classes import count_classes
 from data.shards.index import ShardSet
 
@@ -101,6 +103,18 @@ class Fingerprint:
         return f"{self.num_samples:,} samples{modality}, {self.spatial_dims}D, {channels}, {sizes}"
 
 
+def _classification(shards: ShardSet) -> TaskKind:
+    lengths = {len(row) for row in shards.rows["classes"].to_pylist() if row is not None}
+    return "one class" if lengths == {1} else "several classes"
+
+
+# The labels that an encoder can be judged by, the best first, and the tasks that learn them.
+_TASKS: dict[Labels, Callable[[ShardSet], TaskKind]] = {
+    LABEL_MAP: lambda shards: "segmentation",
+    CLASSES: _classification,
+}
+
+
 class TooFewLabelsError(ValueError):
     """Labelled samples that cannot both be learnt from and judge."""
 
@@ -133,18 +147,12 @@ class LabelFacts:
         Raises TooFewLabelsError where none can be learnt from, or none held back.
         """
         rows = shards.rows
-        if shards.label_names and rows["has_label"].to_numpy().any():
-            needs, names = "label_map", shards.label_names
-        elif shards.class_names and rows["classes"].null_count < rows.num_rows:
-            needs, names = "class", shards.class_names
-        else:
+        found = [kind for kind in _TASKS if shards.names_of(kind) and kind.held(rows).any()]
+        if not found:
             return None
+        needs = found[0]
         train, val = shards.select("train", having=needs), shards.select("val", having=needs)
         classes = rows["classes"].take(train.row_ids)
-        lengths = {len(row) for row in rows["classes"].to_pylist() if row is not None}
-        task: TaskKind = (
-            "segmentation" if needs == "label_map" else "one class" if lengths == {1} else "several classes"
-        )
         patients, judging = len(shards.patients(train)), len(shards.patients(val))
         if patients < (1 if judging else 2):
             raise TooFewLabelsError(
@@ -156,8 +164,8 @@ class LabelFacts:
         return cls(
             uri=shards.uri,
             num_channels=shards.num_channels,
-            task=task,
-            names={number: name for number, name in sorted(names.items()) if needs == "class" or number},
+            task=_TASKS[needs](shards),
+            names=shards.names_of(needs),
             extents=train.extents,
             counts=count_classes(classes),
             num_val=val.num_samples,

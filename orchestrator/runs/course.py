@@ -10,6 +10,7 @@ import torch
 from ray.train import Checkpoint
 
 from data.files import read_bytes
+from data.labels import Labels
 from data.shards.index import ShardSet
 from data.shards.mixture import Component, Mixture, joint_digest
 from methods.base import Facts, Method
@@ -54,14 +55,17 @@ class Course:
         return TRAINABLE[self.stage.method.name].trains
 
     @property
+    def needs(self) -> Labels | None:
+        return TRAINABLE[self.stage.method.name].needs
+
+    @property
     def facts(self) -> Facts:
         """What the method is told of its training."""
         return Facts(
             num_samples=self.samples.num_samples,
             steps=self.stage.budget.total_steps(self.samples.num_samples),
             batch_size=self.stage.budget.batch_size,
-            label_names=self.samples.label_names,
-            class_names=self.samples.class_names,
+            names=self.samples.names_of(self.needs) if self.needs else {},
         )
 
     @cached_property
@@ -83,16 +87,16 @@ class Course:
     @cached_property
     def feed(self) -> FeedPlan:
         """The feed of the stage's samples, from its first step to its last."""
-        resources, needs = self.experiment.resources_of(self.stage), TRAINABLE[self.stage.method.name].needs
+        resources = self.experiment.resources_of(self.stage)
         return FeedPlan(
             sets=tuple(
-                SetPlan(one.shards, shards.digest, one.split, None, needs, one.keep, one.weight)
+                SetPlan(one.shards, shards.digest, one.split, None, one.keep, one.weight)
                 for one, shards in zip(self.experiment.data_of(self.stage), self.samples.shard_sets, strict=True)
             ),
+            having=self.needs,
             seed=self.experiment.seed_of(self.stage),
             batch_size=self.stage.budget.batch_size,
             world=resources.workers,
-            with_labels=needs == "label_map",
             first_step=0,
             last_step=self.plan.total_steps,
             num_readers=resources.readers,

@@ -127,10 +127,9 @@ def feed_of(experiment: Experiment, labelled: LabelledSamples, plan: Plan) -> Fe
     """Plan the feed of labelled samples for the fine-tuning."""
     task = downstream_of(experiment)
     resources, shards = experiment.resources_of(task), labelled.shards
-    needs = TASKS[task.task.name].needs
     return FeedPlan(
-        sets=(SetPlan(shards.uri, shards.digest, task.train_split, labelled.patients, needs, task.keep),),
-        with_labels=needs == "label_map",
+        sets=(SetPlan(shards.uri, shards.digest, task.train_split, labelled.patients, task.keep),),
+        having=TASKS[task.task.name].needs,
         seed=task.seed,
         batch_size=task.budget.batch_size,
         world=resources.workers,

@@ -54,17 +54,18 @@ def labelled_samples(task: Downstream) -> LabelledSamples:
 
 def _patients(shards: ShardSet, split: str, task: Downstream) -> Mapping[str, Hashable]:
     """Return a split's labelled patients with the classes that their samples have; raise ValueError for none."""
-    return shards.patients(_selected(shards, split, task))
+    return shards.patients(_selected(shards, split, task), TASKS[task.task.name].needs)
 
 
 def _selected(shards: ShardSet, split: str, task: Downstream) -> Selection:
     """Select a split's labelled samples; raise ValueError for none."""
-    selection = task.kept(shards, split, having=TASKS[task.task.name].needs)
+    needs = TASKS[task.task.name].needs
+    selection = task.kept(shards, split, having=needs)
     if selection.num_samples == 0:
         raise ValueError(
-            f"shards {task.shards}: 0 samples with a {TASKS[task.task.name].needs.replace('_', ' ')} in split "
-            f"{split!r}, expected at least 1; see `raydiology shards show`, and choose downstream.train_split, "
-            "downstream.val_split and downstream.test_split"
+            f"shards {task.shards}: 0 samples with {needs.each} in split {split!r}, expected at least 1; see "
+            "`raydiology shards show`, and choose downstream.train_split, downstream.val_split and "
+            "downstream.test_split"
         )
     return selection
 

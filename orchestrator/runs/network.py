@@ -38,7 +38,7 @@ def build_network(experiment: Experiment, shards: ShardSet, encoder_path: str | 
 def outline_network(experiment: Experiment, labelled: LabelledSamples) -> Task:
     """Return the task's network without weights, prepared for its samples, to be read."""
     task, config = downstream_of(experiment), experiment.downstream_encoder
-    names = (*labelled.shards.label_names.items(), *labelled.shards.class_names.items())
+    names = tuple(labelled.shards.names_of(TASKS[task.task.name].needs).items())
     held = (task.frozen_levels, _held_until(task, labelled.train.num_samples))
     parts = (labelled.train, labelled.val, labelled.test)
     seen = [hashlib.sha256(classes_of(labelled, part).tobytes()).hexdigest() for part in parts if part]
@@ -52,14 +52,9 @@ def outline_network(experiment: Experiment, labelled: LabelledSamples) -> Task:
 
 
 def _network(task: Downstream, encoder: Encoder, shards: ShardSet, num_samples: int) -> Task:
-    facts = Facts(
-        num_samples,
-        steps=task.budget.total_steps(num_samples),
-        batch_size=task.budget.batch_size,
-        label_names=shards.label_names,
-        class_names=shards.class_names,
-    )
     kind: Any = TASKS[task.task.name]
+    steps = task.budget.total_steps(num_samples)
+    facts = Facts(num_samples, steps, task.budget.batch_size, shards.names_of(kind.needs))
     return kind(task.task, encoder, facts)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
 
+from data.labels import Labels
 from data.shards.index import ShardSet
 from data.shards.reader import ShardReader
 from data.views.batch import Batch
@@ -16,13 +17,13 @@ SLICES_PER_BATCH = 32
 
 
 def batches_of(
-    shards: ShardSet, row_ids: Int[np.ndarray, " n"], world: World, with_labels: bool = False
+    shards: ShardSet, row_ids: Int[np.ndarray, " n"], world: World, labels: Labels | None = None
 ) -> Iterator[Batch]:
     """Yield a rank's part of the rows in order, on its device: many slices at once, volumes one by one.
 
     All samples count as samples of epoch 0, so that their views are the same each time.
     """
-    reader = ShardReader(shards, with_labels)
+    reader = ShardReader(shards, labels)
     own = np.array_split(row_ids, world.size)[world.rank]
     size = SLICES_PER_BATCH if shards.spatial_dims == 2 else 1
     for start in range(0, len(own), size):

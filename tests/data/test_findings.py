@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from data.boxes import Boxes
+from data.labels import BOXES
 from data.recipes import Recipe, apply
 from data.scan import Scan
 from data.shards import bundles
@@ -163,7 +164,7 @@ def batch_of(samples: list[Scan], folder: Path) -> Batch:
     file = write_shard(str(folder), "train-00000", [rows[at : at + 2] for at in range(0, len(rows), 2)])
     assert file is not None
     write_index(str(folder), [file], IndexCard({"name": "test"}, box_names={FIRST_CLASS: "nodule"}))
-    table = ShardReader(ShardSet.open(str(folder))).read(np.arange(len(rows)))
+    table = ShardReader(ShardSet.open(str(folder)), BOXES).read(np.arange(len(rows)))
     zeros = [np.zeros(len(rows), np.int64)]
     return collate(table.append_column("number", zeros).append_column("epoch", zeros).append_column("row", zeros))
 
@@ -206,7 +207,9 @@ def test_unknown_boxes_and_none_are_told_apart_and_selected(tmp_path: Path) -> N
     assert batch.take(1).boxes == (first,)
     assert batch.to("cpu").boxes == batch.boxes
     shards = ShardSet.open(str(tmp_path))
-    assert shards.select(having="boxes").row_ids.tolist() == [0, 2]
+    assert shards.select(having=BOXES).row_ids.tolist() == [0, 2]
+    assert shards.names_of(BOXES) == {FIRST_CLASS: "nodule"}
+    assert shards.patients(shards.select(having=BOXES), BOXES) == {"p0": (FIRST_CLASS,), "p2": ()}
     lines = dict(describe(shards))
     assert lines["boxes"] == f"{FIRST_CLASS} nodule (1)"
     assert lines["train"].endswith("2 with known boxes")

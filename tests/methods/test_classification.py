@@ -52,7 +52,7 @@ def batch_of(classes: list[tuple[int, ...]], size: tuple[int, ...] = (40, 36), f
 
 def part(batch: Batch, index: list[int]) -> Batch:
     """Return some samples of a batch."""
-    tensors = ("voxels", "extents", "scale", "offset", "spacing_mm", "numbers", "epochs", "classes")
+    tensors = ("voxels", "extents", "scale", "offset", "spacing_mm", "numbers", "rows", "epochs", "classes")
     names = {name: tuple(getattr(batch, name)[i] for i in index) for name in ("sample_ids", "volumes")}
     return replace(batch, **names, **{name: getattr(batch, name)[index] for name in tensors})
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.labels import LABEL_MAP
 from data.phantoms.abdomen import write_cohort
 from data.quarantine import BadStudy
 from data.recipes import RECIPES
@@ -69,7 +70,7 @@ def test_nothing_is_lost_between_studies_and_shards(tmp_path, studies):
         expected |= {
             f"{name}-{scan.slice_index:04d}": (scan.voxels.tobytes(), scan.label.tobytes()) for scan in scans
         }
-    table = ShardReader(shards, with_labels=True).read(np.arange(shards.num_samples))
+    table = ShardReader(shards, LABEL_MAP).read(np.arange(shards.num_samples))
     columns = [table[name].to_pylist() for name in ("sample_id", "voxels", "label")]
     assert {name: (voxels, label) for name, voxels, label in zip(*columns, strict=True)} == expected
     assert sorted(set(shards.select().group_sizes[:-1])) == [5]

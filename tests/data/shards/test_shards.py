@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from data.boxes import Boxes
+from data.labels import CLASSES, KINDS, LABEL_MAP
 from data.scan import Scan
 from data.shards.check import describe, doubts, verify
 from data.shards.index import IndexCard, ShardSet, write_index
@@ -123,7 +124,7 @@ def test_rows_are_read_in_the_order_they_are_asked_for(ids):
     kinds = (np.uint16, np.uint8, np.float32)
     rows = [slice_(number, size=12 + number % 5, dtype=kinds[number % 3]) for number in range(22)]
     with tempfile.TemporaryDirectory() as folder:
-        table = ShardReader(write_set(Path(folder), rows), with_labels=True).read(np.array(ids, np.int64))
+        table = ShardReader(write_set(Path(folder), rows), LABEL_MAP).read(np.array(ids, np.int64))
     assert table["sample_id"].to_pylist() == [rows[i]["sample_id"] for i in ids]
     assert table["voxels"].to_pylist() == [rows[i]["voxels"] for i in ids]
     assert table["label"].to_pylist() == [rows[i]["label"] for i in ids]
@@ -155,7 +156,9 @@ def test_little_more_memory_is_taken_than_the_rows_need(tmp_path):
 
 def test_labels_are_read_only_when_asked_for(tmp_path):
     shards = write_set(tmp_path, [slice_(0)])
-    assert "label" not in ShardReader(shards).read(np.array([0])).column_names
+    columns = [set(ShardReader(shards, labels).read(np.array([0])).column_names) for labels in (None, *KINDS)]
+    assert [names - columns[0] for names in columns[1:]] == [{"label"}, {"classes"}, {"boxes", "box_classes"}]
+    assert columns[0] & {"label", "classes", "boxes", "box_classes"} == set()
 
 
 def num_open_files() -> int:
@@ -193,7 +196,7 @@ def test_selections_take_split_patients_and_labels(tmp_path):
     assert shards.label_names == {1: "liver"}
     assert shards.select("train").group_sizes.tolist() == [4, 4, 2]
     assert shards.select("val").extents.tolist() == [[20, 21]]
-    chosen = shards.select("train", patients={"p-1"}, having="label_map")
+    chosen = shards.select("train", patients={"p-1"}, having=LABEL_MAP)
     assert chosen.row_ids.tolist() == [4]
     assert chosen.group_of.tolist() == [1]
     assert shards.select(patients=[]).num_samples == 0
@@ -320,7 +323,7 @@ def test_what_shards_lack_is_said_with_what_to_do(tmp_path):
 def test_samples_with_classes_are_selected_and_their_patients_told_apart_by_them(tmp_path):
     rows = [slice_(n, patient=n // 2, classes=c) for n, c in enumerate([(2,), (0, 2), (), None, None, (1,)])]
     shards = write_set(tmp_path, rows)
-    chosen = shards.select(having="class")
+    chosen = shards.select(having=CLASSES)
     assert chosen.row_ids.tolist() == [0, 1, 2, 5]
     assert shards.patients(chosen) == {"p-0": (0, 2), "p-1": (), "p-2": (1,)}
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.views.batch import Batch
 from data.views.collate import BatchMemory, collate
 
 DTYPES = ["uint8", "int16", "uint16", "float16", "float32"]
@@ -136,24 +137,36 @@ def test_a_type_that_torch_cannot_hold_is_an_error():
         collate(rows([numbered((1, 2, 2), "uint64")]))
 
 
-def test_memory_is_used_again_when_nothing_refers_to_a_batch_any_more():
-    memory = BatchMemory()
-    first = torch.from_numpy(memory.empty((4, 4), "int16"))
-    place, view = first.data_ptr(), first[1:]
-    second = torch.from_numpy(memory.empty((4, 4), "int16"))
-    assert second.data_ptr() != place
-    del first
-    assert torch.from_numpy(memory.empty((4, 4), "int16")).data_ptr() != place
-    del view
-    third = torch.from_numpy(memory.empty((2, 4), "uint16"))
-    assert (third.data_ptr(), third.shape, third.dtype) == (place, (2, 4), torch.uint16)
+def places(batch: Batch) -> set[int]:
+    return {tensor.data_ptr() for tensor in (batch.voxels, batch.labels) if tensor is not None}
 
 
-def test_memory_that_is_too_small_is_given_back():
+def test_a_batch_that_is_handed_back_leaves_its_memory_to_the_next_and_no_other_does():
+    memory, arrays = BatchMemory(), [numbered((1, 8, 8), "int16"), numbered((1, 6, 8), "int16")]
+    table = rows(arrays, labels=[array[0].astype(np.uint8) for array in arrays])
+    first, second = collate(table, memory), collate(table, memory)
+    assert len(places(first) | places(second)) == 4
+    memory.take_back(first)
+    third = collate(table, memory)
+    assert places(third) == places(first)
+    assert torch.equal(third.voxels, second.voxels)
+    assert torch.equal(third.labels, second.labels)
+    assert len(places(collate(table, memory)) | places(third) | places(second)) == 6
+
+
+def test_memory_is_used_for_tensors_of_other_shapes_and_types():
     memory = BatchMemory()
-    memory.empty((4,), "uint8")
-    large = memory.empty((400,), "uint8")
-    assert large.nbytes == 400
-    place = large.ctypes.data
-    del large
-    assert memory.empty((4,), "uint8").ctypes.data == place
+    first = collate(rows([numbered((1, 4, 4), "int16")]), memory)
+    memory.take_back(first)
+    second = memory.empty((2, 4), torch.uint16)
+    assert (second.data_ptr(), second.shape, second.dtype) == (first.voxels.data_ptr(), (2, 4), torch.uint16)
+
+
+def test_memory_that_is_too_small_is_given_up():
+    memory = BatchMemory()
+    small = collate(rows([numbered((1, 2, 2), "uint8")]), memory)
+    memory.take_back(small)
+    large = collate(rows([numbered((1, 20, 20), "uint8")]), memory)
+    memory.take_back(large)
+    assert memory.empty((4,), torch.uint8).data_ptr() == large.voxels.data_ptr()
+    assert memory.empty((4,), torch.uint8).data_ptr() not in (small.voxels.data_ptr(), large.voxels.data_ptr())

@@ -3,7 +3,9 @@
 import re
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -12,13 +14,22 @@ import numpy as np
 import pytest
 import torch
 
+from data.labels import LABEL_MAP
 from data.order import Order
 from data.shards.index import ShardSet
 from data.shards.writer import ShardError
 from data.views.batch import Batch
 from orchestrator.feed.backpressure import MOST_WAITING
 from orchestrator.feed.plan import BlockReader, FeedPlan, OpenedPlan, SetPlan
-from orchestrator.feed.stream import FeedError, batches, build_dataset, bytes_in_flight, data_config, local_batches
+from orchestrator.feed.stream import (
+    PREFETCHED_BATCHES,
+    FeedError,
+    batches,
+    build_dataset,
+    bytes_in_flight,
+    data_config,
+    local_batches,
+)
 from tests.shardsets import write_slices
 
 SLICE_BYTES = 48 * 48
@@ -52,7 +63,7 @@ def expected_ids(plan: FeedPlan) -> list[list[str]]:
     """Return the sample ids of every step of a plan, by the order alone."""
     (one,) = plan.sets
     shards = ShardSet.open(one.shards)
-    selection = shards.select(one.split, one.patients, one.having)
+    selection = shards.select(one.split, one.patients, plan.having)
     names = np.array(shards.rows["sample_id"].to_pylist())[selection.row_ids]
     order = Order(selection.group_sizes, plan.seed)
     G = plan.batch_size
@@ -73,7 +84,12 @@ def through_ray(plan: FeedPlan) -> list[list[Batch]]:
     configured = data_config().configure({"train": build_dataset(plan)}, plan.world, None, None)
     with ThreadPoolExecutor(plan.world) as pool:
         streams = [batches(configured[rank]["train"], plan, rank, "cpu") for rank in range(plan.world)]
-        return list(pool.map(list, streams, timeout=TIMEOUT_S))
+        return list(pool.map(copies, streams, timeout=TIMEOUT_S))
+
+
+def copies(stream: Iterator[Batch]) -> list[Batch]:
+    """Keep all batches of a feed, which uses their memory again."""
+    return [deepcopy(batch) for batch in stream]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -133,7 +149,7 @@ def test_batches_say_their_numbers_and_epochs(plan):
 
 
 def test_label_maps_come_only_where_they_are_asked_for(plan):
-    batch = next(local_batches(replace(plan, with_labels=True, sets=(replace(plan.sets[0], having="label_map"),)), 0))
+    batch = next(local_batches(replace(plan, having=LABEL_MAP), 0))
     assert batch.labels is not None
     assert batch.labels.shape == (12, 48, 48)
     assert torch.equal(batch.labels.unique(), torch.tensor([0, 1, 2], dtype=torch.uint8))
@@ -215,6 +231,19 @@ def test_samples_of_another_step_are_refused(plan):
         next(stream)
 
 
+@pytest.mark.parametrize("slow_s", [0.0, 0.02])
+def test_a_batch_is_whole_until_the_next_is_asked_for_and_its_memory_is_used_again(plan, slow_s):
+    steps = replace(plan, having=LABEL_MAP, last_step=30, block_bytes=24 * SLICE_BYTES)
+    places = set()
+    fed = batches(Blocks(steps, list(range(30))), steps, 0, "cpu")
+    for got, direct in zip(fed, local_batches(steps, 0), strict=True):
+        time.sleep(slow_s)
+        assert torch.equal(got.voxels, direct.voxels)
+        assert torch.equal(got.labels, direct.labels)
+        places |= {got.voxels.data_ptr(), got.labels.data_ptr()}
+    assert len(places) <= 2 * (PREFETCHED_BATCHES + 2)
+
+
 def test_a_feed_that_ends_early_is_refused(plan):
     steps = replace(plan, block_bytes=12 * SLICE_BYTES)
     with pytest.raises(FeedError, match=r"got no more samples for step 2, expected 24, 25"):
@@ -233,7 +262,7 @@ def test_ray_data_delivers_the_order_to_every_rank(ray_cluster, plan, world, fir
 @pytest.mark.slow
 @pytest.mark.timeout(TIMEOUT_S)
 def test_ray_data_delivers_the_voxels_and_labels_that_are_stored(ray_cluster, plan):
-    labelled = replace(plan, with_labels=True, block_bytes=5 * SLICE_BYTES)
+    labelled = replace(plan, having=LABEL_MAP, block_bytes=5 * SLICE_BYTES)
     (fed,) = through_ray(labelled)
     for got, direct in zip(fed, local_batches(labelled, 0), strict=True):
         assert torch.equal(got.voxels, direct.voxels)

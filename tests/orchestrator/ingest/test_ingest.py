@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from data.labels import LABEL_MAP
 from data.phantoms.abdomen import LABEL_NAMES, write_cohort
 from data.shards.check import verify
 from data.shards.index import ShardSet
@@ -253,9 +254,9 @@ def test_real_volumes_are_ingested_with_their_labels(ray_cluster, scans, tmp_pat
     assert isinstance(shards, ShardSet)
     assert report.rejects == ()
     assert shards.num_samples == 72
-    assert shards.select(having="label_map").num_samples == 72
+    assert shards.select(having=LABEL_MAP).num_samples == 72
     assert set(shards.select().group_sizes) == {1}
     assert [shards.select(split).num_samples for split in ("train", "val", "test")] == [58, 14, 0]
-    table = ShardReader(shards, with_labels=True).read(shards.select("train").row_ids[:5])
+    table = ShardReader(shards, LABEL_MAP).read(shards.select("train").row_ids[:5])
     for value in table["label"]:
         assert set(np.frombuffer(value.as_buffer(), np.uint8)) == {0, 1, 2}

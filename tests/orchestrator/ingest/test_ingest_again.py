@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from data.labels import LABEL_MAP
 from data.shards import bundles
 from data.shards.bundles import run_bundle
 from data.shards.check import verify
@@ -101,7 +102,7 @@ def test_a_file_that_only_looks_unchanged_is_told_by_its_time_and_a_label_that_a
     labelled = run(source, out)
     assert READ == ["s02.nii.gz"]
     assert labelled.shards is not None
-    assert labelled.shards.select(having="label_map").num_samples == 7
+    assert labelled.shards.select(having=LABEL_MAP).num_samples == 7
 
 
 def test_a_bad_study_is_read_again_and_nothing_is_written_where_it_stays_bad(tmp_path):
@@ -163,7 +164,7 @@ def test_of_copies_the_labelled_one_stays_and_an_original_that_changes_makes_its
         write(source, name, 5)
     nib.save(nib.Nifti1Image(np.ones((5, 6, 7), np.uint8), np.eye(4)), source / "b_seg.nii.gz")
     first = run(source, out)
-    assert first.shards.select(having="label_map").num_samples == 7
+    assert first.shards.select(having=LABEL_MAP).num_samples == 7
     assert [reject.found[:14] for reject in first.rejects] == ["the same voxel"]
     write(source, "b", 6)
     apart = run(source, out)

@@ -63,12 +63,11 @@ def classification_of(shards: ShardSet, **fields: object) -> Classification:
 
 def scored(task: Task, shards: ShardSet, num_ranks: int = 1) -> TaskScores:
     """Score the validation samples, shared out over ranks."""
-    having = "label_map" if task.needs == "label_map" else "class"
-    rows = shards.select("val", having=having).row_ids
+    rows = shards.select("val", having=task.needs).row_ids
     batches = [
         batch
         for rank in range(num_ranks)
-        for batch in batches_of(shards, rows, World(rank, num_ranks, CPU), task.needs == "label_map")
+        for batch in batches_of(shards, rows, World(rank, num_ranks, CPU), task.needs)
     ]
     return task.scores(merge(task.judge(batch).evidence for batch in batches))
 

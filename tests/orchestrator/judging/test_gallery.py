@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from data.views.batch import Batch
-from orchestrator.judging.gallery import PICTURED_PER_CLASS, PICTURED_SAMPLES, ClassGallery
+from methods.downstream import TASKS
+from orchestrator.judging.gallery import GALLERIES, PICTURED_PER_CLASS, PICTURED_SAMPLES, ClassGallery
 from tests.batches import eight_bit_batch
 
 NAMES = ("normal", "mild", "severe")
@@ -22,6 +23,10 @@ def offer(gallery: ClassGallery, batch: Batch, truths: list[tuple[int, ...]]) ->
     told = torch.tensor([[0.0, 1.0, 0.0], [0.2, 0.7, 0.1]])
     for index, truth in enumerate(truths):
         gallery.offer(batch, index, torch.tensor([k in truth for k in range(3)]), told)
+
+
+def test_the_labels_of_every_task_can_be_pictured() -> None:
+    assert {task.needs for task in TASKS.values()} == set(GALLERIES)
 
 
 def test_a_few_samples_of_each_class_are_kept_the_same_ones_in_any_order() -> None:

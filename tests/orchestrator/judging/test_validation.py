@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from data.labels import LABEL_MAP
 from data.shards.index import ShardSet
 from data.views.batch import Batch
 from methods.downstream.base import merge
@@ -47,7 +48,7 @@ def method_of(shards: ShardSet) -> Segmentation:
 
 
 def validation_of(shards: ShardSet) -> Validation:
-    return Validation(shards, shards.select(split="val", having="label_map").row_ids, Rhythm(Fraction(5), 10))
+    return Validation(shards, shards.select(split="val", having=LABEL_MAP).row_ids, Rhythm(Fraction(5), 10))
 
 
 def test_a_perfect_prediction_scores_one_in_every_metric(shards: ShardSet) -> None:
@@ -61,7 +62,7 @@ def test_ranks_share_the_samples_out_and_each_is_predicted_once(shards: ShardSet
     ids = []
     parts = []
     for rank in range(3):
-        for batch in batches_of(shards, validation.row_ids, World(rank, 3, torch.device("cpu")), with_labels=True):
+        for batch in batches_of(shards, validation.row_ids, World(rank, 3, torch.device("cpu")), LABEL_MAP):
             ids += batch.sample_ids
             parts.append(method.judge(batch).evidence)
     assert len(ids) == len(set(ids)) == 2 * SLICES_PER_VOLUME

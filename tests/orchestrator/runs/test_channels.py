@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from data.labels import LABEL_MAP
 from data.phantoms.brain import make_brain, write_brains
 from data.readers import read_study
 from data.recipes import RECIPES, apply
@@ -46,7 +47,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 
 @pytest.fixture(scope="module")
 def batch(shards: ShardSet) -> Batch:
-    table = ShardReader(shards, with_labels=True).read(shards.select("train").row_ids)
+    table = ShardReader(shards, LABEL_MAP).read(shards.select("train").row_ids)
     zeros = pa.array(np.zeros(table.num_rows, dtype=np.int64))
     return collate(table.append_column("number", zeros).append_column("epoch", zeros).append_column("row", zeros))
 

@@ -15,6 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from data.labels import LABEL_MAP
 from data.phantoms.abdomen import LABEL_NAMES
 from data.privacy import load_key
 from data.shards.index import ShardSet
@@ -101,7 +102,7 @@ def test_a_patient_is_in_nothing_that_is_written_or_printed(
 
 def batch_of(shards: ShardSet) -> Batch:
     """Return four labelled slices as the feed would."""
-    table = ShardReader(shards, with_labels=True).read(shards.select(having="label_map").row_ids[8:12])
+    table = ShardReader(shards, LABEL_MAP).read(shards.select(having=LABEL_MAP).row_ids[8:12])
     zeros = pa.array(np.zeros(table.num_rows, np.int64))
     return collate(table.append_column("number", zeros).append_column("epoch", zeros).append_column("row", zeros))
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from data.labels import LABEL_MAP
 from data.shards.index import ShardSet
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import resolve
@@ -161,8 +162,7 @@ def test_an_encoder_that_cannot_take_over_another_s_weights_is_refused_before_an
 
 def test_a_supervised_stage_asks_for_labels(slices: str, films: str, tmp_path: Path) -> None:
     (course,) = pretrain.check(experiment(slices, tmp_path, {"method": SEGMENTATION}))
-    assert course.feed.with_labels
-    assert course.feed.having == "label_map"
+    assert course.feed.having == LABEL_MAP
     with pytest.raises(
         ValueError, match=r"0 samples with a label map in shards .*, expected at least 1; name labelled"
     ):

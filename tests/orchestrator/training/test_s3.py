@@ -16,6 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from data.files import StorageError, _remote, check_writable, list_tree, read_bytes
+from data.labels import LABEL_MAP
 from data.phantoms.abdomen import write_cohort
 from data.recipes import RECIPES
 from data.shards.bundles import preprocess
@@ -54,7 +55,7 @@ def test_shards_in_a_bucket_are_those_on_disk(bucket: Bucket, shards: str, tmp_p
     local, remote = ShardSet.open(write_slices(tmp_path)), ShardSet.open(shards)
     assert remote.digest == local.digest
     ids = np.array([5, 0, 17], np.int64)
-    assert ShardReader(remote, with_labels=True).read(ids).equals(ShardReader(local, with_labels=True).read(ids))
+    assert ShardReader(remote, LABEL_MAP).read(ids).equals(ShardReader(local, LABEL_MAP).read(ids))
     assert list(verify(shards)) == []
 
 
