@@ -5,6 +5,7 @@ voxels' place in the file, units, and that qform and sform agree.
 """
 
 from dataclasses import dataclass
+from math import isfinite
 
 import nibabel as nib
 import numpy as np
@@ -105,10 +106,10 @@ def _check_layout(header: Nifti1Header, single: bool) -> _Layout:
     intent = int(header["intent_code"])
     if 3000 <= intent < 3100:
         raise BadStudy(f"CIFTI-2 data (intent {intent})", "a volume", "remove the file from the source")
-    offset, least = int(header["vox_offset"]), int(header["sizeof_hdr"]) + 4 if single else 0
-    if offset < least:
-        raise BadStudy(f"vox_offset {offset}, inside the header", f"{least} or more", CORRECT_HEADER)
-    return _Layout(dtype, _shape(header), offset)
+    offset, least = float(header["vox_offset"]), int(header["sizeof_hdr"]) + 4 if single else 0
+    if not isfinite(offset) or offset < least:
+        raise BadStudy(f"vox_offset {offset:g}, inside the header", f"{least} or more", CORRECT_HEADER)
+    return _Layout(dtype, _shape(header), int(offset))
 
 
 def _shape(header: Nifti1Header) -> tuple[int, ...]:

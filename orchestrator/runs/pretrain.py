@@ -97,9 +97,9 @@ def _check_stage(course: Course) -> None:
     experiment, stage, method = course.experiment, course.stage, course.outline()
     _check_samples(course, *method.takes(outline_of(course.encoder)))
     _check_start(course)
-    for place, one in enumerate(course.samples.components):
-        several = len(course.samples.components) > 1
-        check_extents(method, one.selection, f"data.{place}" if several else "data")
+    components = course.samples.components
+    for place, one in enumerate(components):
+        check_extents(method, one.selection, f"data.{place}" if len(components) > 1 else "data")
     _see_classes(course, method)
     if method.trains:
         assert course.plan, "refuses milestones beyond the budget"

@@ -23,7 +23,7 @@ def check_extents(method: Method, selection: Selection, field: str) -> None:
         return
     count = sum(number for size, number in zip(reasons, counts.tolist(), strict=True) if reasons[size])
     accepted = [size for size in reasons if size not in refused]
-    text = f"{count:,} of {selection.num_samples:,} samples cannot be used: {reasons[refused[0]]}"
+    text = f"{field}: {count:,} of {selection.num_samples:,} samples cannot be used: {reasons[refused[0]]}"
     if least := _separating(method, accepted, refused):
         them = "this sample" if count == 1 else f"these {count:,} samples"
         text += f"; or leave {them} out by {field}.keep.min_size='{list(least)}'"

@@ -47,7 +47,9 @@ def refusal(shards: str, *overrides: str) -> str:
 
 def test_the_refusal_of_samples_that_are_too_small_names_the_filter_that_leaves_them_out(shards: str) -> None:
     message = refusal(shards)
-    assert message.startswith("4 of 12 samples cannot be used: crop size (32, 32) exceeds samples of size (20, 20); ")
+    assert message.startswith(
+        "data: 4 of 12 samples cannot be used: crop size (32, 32) exceeds samples of size (20, 20); "
+    )
     assert message.endswith("; or leave these 4 samples out by data.keep.min_size='[32, 32]'")
     advised = re.findall(r"by (data\S+ .*)$", message)[0].replace("'", "")
     asked, opened = experiment(shards, advised), ShardSet.open(shards)
@@ -58,7 +60,9 @@ def test_the_refusal_of_samples_that_are_too_small_names_the_filter_that_leaves_
 
 def test_no_filter_is_named_where_it_would_leave_nothing_or_cannot_tell_the_samples_apart(shards: str) -> None:
     message = refusal(shards, "method.crops.size=64")
-    assert message.startswith("12 of 12 samples cannot be used: crop size (64, 64) exceeds samples of size (20, 20)")
+    assert message.startswith(
+        "data: 12 of 12 samples cannot be used: crop size (64, 64) exceeds samples of size (20, 20)"
+    )
     assert "keep" not in message
 
 
