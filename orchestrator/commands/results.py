@@ -1,87 +1,99 @@
 """Commands on results: compare, export, ui."""
 
-import argparse
 from pathlib import Path
+from typing import Annotated, Literal
 
-from orchestrator.commands.console import Commands, add_command, loading, out, show_page
+import typer
+
+from orchestrator.commands.console import loading, out, show_page
+from orchestrator.commands.usage import Commands
 from orchestrator.terminal.progress import phase
 
-
-def add(commands: Commands) -> None:
-    """Add these commands."""
-    _add_compare(commands)
-    _add_export(commands)
-    ui = add_command(commands, "ui", "open MLflow's page on the runs of a home", _ui)
-    ui.add_argument("--home", default="runs", help="folder of the runs (default: runs)")
-    ui.add_argument("--port", type=int, default=5000, help="port on 127.0.0.1 (default: 5000)")
+app = Commands()
+Home = Annotated[Path, typer.Option(help="folder of the runs")]
 
 
-def _add_compare(commands: Commands) -> None:
-    parser = add_command(commands, "compare", "put any runs side by side: table, CSV, figures", _compare)
-    parser.add_argument(
-        "folders", nargs="*", default=[], metavar="FOLDER", help="folder of a run, a table, a sweep or an experiment"
-    )
-    parser.add_argument("--home", default="runs", help="folder of the runs (default: runs)")
-    parser.add_argument("--experiment", help="name of the experiment, if no folder is given")
-    parser.add_argument("--uri", help="MLflow server to read the experiment from, if folders are out of reach")
-    parser.add_argument("--name", action="append", default=[], help="pattern of names, rows or folders of runs")
-    parser.add_argument("--kind", choices=("finetune", "pretrain", "trial"), help="(default: what is judged)")
-    parser.add_argument("--metric", help="(default: score; for pretrainings, collapse)")
-    parser.add_argument("--also", nargs="+", default=[], metavar="METRIC", help="show these metrics too")
-    parser.add_argument("--by", nargs="+", default=[], metavar="FIELD", help="group the runs by row, or by fields")
-    parser.add_argument("--reference", metavar="ROW", help="test the others against this row (default: scratch)")
-    parser.add_argument("--curve", nargs="+", default=[], metavar="METRIC", help="draw the pretrainings' metrics")
-    parser.add_argument("--out", help="folder to write (default: comparison-KEY beside the runs)")
-
-
-def _compare(arguments: argparse.Namespace) -> None:
+@app.command()
+def compare(
+    *,
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="FOLDER", help="folder of a run, a table, a sweep or an experiment")
+    ] = None,
+    home: Home = Path("runs"),
+    experiment: Annotated[str | None, typer.Option(help="name of the experiment, if no folder is given")] = None,
+    uri: Annotated[
+        str | None, typer.Option(help="MLflow server to read the experiment from, if folders are out of reach")
+    ] = None,
+    name: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="pattern of names, rows or folders of runs")
+    ] = None,
+    kind: Annotated[
+        Literal["finetune", "pretrain", "trial"] | None, typer.Option(help="(default: what is judged)")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="(default: score; for pretrainings, collapse)")] = None,
+    also: Annotated[list[str] | None, typer.Option(metavar="METRIC...", help="show these metrics too")] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(metavar="FIELD...", help="group the runs by row, or by fields")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(metavar="ROW", help="test the others against this row (default: scratch)")
+    ] = None,
+    curve: Annotated[
+        list[str] | None, typer.Option(metavar="METRIC...", help="draw the pretrainings' metrics")
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option("--out", help="folder to write (default: comparison-KEY beside the runs)")
+    ] = None,
+) -> None:
+    """Put any runs side by side: table, CSV, figures."""
     with loading():
-        from orchestrator.results import compare, selection
+        from orchestrator.results import compare as comparison
+        from orchestrator.results import selection
         from orchestrator.results.text import as_ranked
 
-    folders, home = [Path(folder) for folder in arguments.folders], Path(arguments.home)
     with phase("reading the runs"):
-        if arguments.uri:
+        if uri:
             from orchestrator.results.server_cards import on_server
 
-            choice = on_server(arguments.uri, arguments.experiment, home)
+            choice = on_server(uri, experiment, home)
         else:
-            choice = selection.in_folders(folders, home, arguments.experiment)
-    request = compare.Request(
-        kind=arguments.kind,
-        names=tuple(arguments.name),
-        metric=arguments.metric,
-        also=tuple(arguments.also),
-        by=tuple(arguments.by),
-        reference=arguments.reference,
-        curves=tuple(arguments.curve),
+            choice = selection.in_folders(folders or [], home, experiment)
+    request = comparison.Request(
+        kind=kind,
+        names=tuple(name or ()),
+        metric=metric,
+        also=tuple(also or ()),
+        by=tuple(by or ()),
+        reference=reference,
+        curves=tuple(curve or ()),
     )
-    compared = compare.compare(choice, request)
+    compared = comparison.compare(choice, request)
     means = [line.summary.mean for line in compared.lines]
     out.print(as_ranked(*compared.text, compared.asked.metric, means))
     with phase("drawing the figures"):
-        files = compare.write(compared, Path(arguments.out) if arguments.out else compared.folder)
+        files = comparison.write(compared, target or compared.folder)
     for file in files:
         out.print(str(file), soft_wrap=True, highlight=False)
-    out.print(f"MLflow: {compare.log(compared, files)}", soft_wrap=True, highlight=False, markup=False)
-    if page := compare.page(compared):
+    out.print(f"MLflow: {comparison.log(compared, files)}", soft_wrap=True, highlight=False, markup=False)
+    if page := comparison.page(compared):
         show_page(page.address, page.home)
 
 
-def _add_export(commands: Commands) -> None:
-    parser = add_command(commands, "export", "write weights that MONAI's own classes load strictly", _export)
-    parser.add_argument("run", help="folder of a pretraining or a fine-tuning below the home")
-    parser.add_argument("--out", required=True, help="folder to write weights and a loading script to")
-
-
-def _export(arguments: argparse.Namespace) -> None:
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="folder of a pretraining or a fine-tuning below the home")],
+    target: Annotated[Path, typer.Option("--out", help="folder to write weights and a loading script to")],
+) -> None:
+    """Write weights that MONAI's own classes load strictly."""
     from orchestrator.runs.export import export
 
-    for path in export(Path(arguments.run), Path(arguments.out)):
+    for path in export(run, target):
         out.print(str(path), soft_wrap=True, highlight=False)
 
 
-def _ui(arguments: argparse.Namespace) -> int:
+@app.command()
+def ui(home: Home = Path("runs"), port: Annotated[int, typer.Option(help="port on 127.0.0.1")] = 5000) -> int:
+    """Open MLflow's page on the runs of a home."""
     from orchestrator.results.ui import serve
 
-    return serve(Path(arguments.home), arguments.port)
+    return serve(home, port)
