@@ -140,12 +140,7 @@ def _ingest(
         from orchestrator.ingest.request import load
         from orchestrator.ingest.run import ingest
 
-    given = {name: value for name, value in fields.items() if value is not None}
-    options = {name: given.pop(name) for name in SourceOptions.model_fields if name in given}
-    asked = given | ({"options": options} if options else {})
-    if changes:
-        asked["changes"] = dict(_assignment(text) for text in changes)
-    report = ingest(load(asked, config))
+    report = ingest(load(_asked(changes, fields), config))
     out.print(report.summary(), soft_wrap=True, highlight=False, markup=False)
     if report.shards is None:
         return FAILED
@@ -158,6 +153,17 @@ _CONFIG, _CHANGES, _ = inspect.signature(_ingest).parameters.values()
 _SOURCE, _LAYOUT, _RECIPE, _OUT, *_FURTHER = _parameters()
 _ingest.__signature__ = inspect.Signature([_CONFIG, _SOURCE, _LAYOUT, _RECIPE, _OUT, _CHANGES, *_FURTHER])
 app.command("ingest", epilog=_EXAMPLES)(_ingest)
+
+
+def _asked(changes: list[str] | None, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a request that a command line gives, those of the layout as ``options``."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    options = {name: given.pop(name) for name in SourceOptions.model_fields if name in given}
+    if options:
+        given["options"] = options
+    if changes:
+        given["changes"] = dict(_assignment(text) for text in changes)
+    return given
 
 
 def _assignment(text: str) -> tuple[str, object]:

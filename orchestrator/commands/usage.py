@@ -101,8 +101,8 @@ def _mistake(command: Any, words: list[str], error: typer.TyperException) -> str
         return error.format_message().rstrip(".")
     if not isinstance(error.__cause__, ValidationError):
         given = command.make_context(None, list(words), resilient_parsing=True).params
-        missing = [param.opts[0] for param in command.params if param.required and not given[param.name]]
-        return f"the following arguments are required: {', '.join(missing)}"
+        missing = [one.opts[0] for one in command.params if one.required and not given[one.name]]
+        return f"the following arguments are required: {', '.join(missing)}" if missing else error.format_message()
     value, choices = error.__cause__.errors()[0]["input"], param.type_descriptor.choices
     if choices:
         near = did_you_mean(value, choices)
