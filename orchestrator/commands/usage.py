@@ -1,7 +1,7 @@
 """How commands are declared, and how the words of a command line are read and refused."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import typer
 from pydantic import ValidationError
@@ -37,7 +37,7 @@ def parse(program: TyperGroup, words: Sequence[str]) -> typer.Context:
     """
     known = ", ".join(program.commands)
     name, *rest = words or [""]
-    root = _read(program, NAME, [name] if name.startswith("-") else [])
+    root = _read(program, NAME, list(words) if name.startswith("-") else [])
     if not name or name.startswith("-"):
         raise UsageError(f"no command is given; expected one of {known}")
     if name not in program.commands:
@@ -107,4 +107,5 @@ def _mistake(command: Any, words: list[str], error: typer.TyperException) -> str
     if choices:
         near = did_you_mean(value, choices)
         return f"argument {param.opts[0]}: there is no {value!r}{near}; expected one of {', '.join(choices)}"
-    return f"argument {param.opts[0]}: invalid {param.bare_type()} value: {value!r}"
+    kind, *_ = get_args(param.type_descriptor.annotation) or [param.type_descriptor.annotation]
+    return f"argument {param.opts[0]}: invalid {kind.__name__} value: {value!r}"
