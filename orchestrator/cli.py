@@ -23,7 +23,7 @@ COMPLETION = "_RAYDIOLOGY_COMPLETE"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; turn an error into a readable message and an exit code."""
-    if COMPLETION in os.environ:
+    if os.environ.get(COMPLETION):
         os.environ["TERMINAL_WIDTH"] = "9999"  # a shell takes each line for a word: explanations must not be wrapped
         program().main(prog_name=NAME, complete_var=COMPLETION)
     words = list(sys.argv[1:] if argv is None else argv)
