@@ -3,7 +3,7 @@
 import shlex
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from orchestrator.commands.console import loading, out, say_next
 from orchestrator.commands.usage import Commands
@@ -13,13 +13,13 @@ app = Commands()
 
 @app.command()
 def init(
-    shards: Annotated[str, typer.Argument(help="folder of the shards to pretrain on, or s3://bucket/folder")],
+    shards: Annotated[str, Argument(help="folder of the shards to pretrain on, or s3://bucket/folder")],
     labelled: Annotated[
-        str | None, typer.Option(metavar="SHARDS", help="labelled shards to fine-tune on (default: the same)")
+        str | None, Option(metavar="SHARDS", help="labelled shards to fine-tune on (default: the same)")
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option("--out", metavar="FILE", help="file.yaml, or a folder (default: here, named as the shards)"),
+        Option("--out", metavar="FILE", help="file.yaml, or a folder (default: here, named as the shards)"),
     ] = None,
 ) -> None:
     """Write a first experiment that fits shards and machine."""

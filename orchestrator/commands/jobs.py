@@ -4,36 +4,30 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
 from rich.table import Table
+from typer import Argument, Context, Option
 
 from orchestrator.commands.console import err, out
 from orchestrator.commands.usage import Commands, parse
 
 DASHBOARD = "http://127.0.0.1:8265"
-Address = Annotated[str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", show_envvar=True, help="Ray's dashboard")]
+Address = Annotated[str, Option(envvar="RAY_API_SERVER_ADDRESS", show_envvar=True, help="Ray's dashboard")]
+_EXAMPLE = "such as -- pretrain experiments/voco/btcv.yaml"
+JobCommand = Annotated[
+    list[str], Argument(metavar="-- COMMAND", default_factory=list, show_default=False, help=_EXAMPLE)
+]
 
 app = Commands()
 
 
 @app.command()
 def submit(
-    context: typer.Context,
-    job_command: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="-- COMMAND",
-            default_factory=list,
-            show_default=False,
-            help="such as -- pretrain experiments/voco/btcv.yaml",
-        ),
-    ],
+    context: Context,
+    job_command: JobCommand,
     address: Address = DASHBOARD,
-    working_dir: Annotated[Path, typer.Option(help="checkout of Raydiology that is uploaded")] = Path(),
-    runtime_env: Annotated[
-        str | None, typer.Option(help="YAML file with Ray's runtime environment, such as env_vars")
-    ] = None,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="print the job's id and return")] = False,
+    working_dir: Annotated[Path, Option(help="checkout of Raydiology that is uploaded")] = Path(),
+    runtime_env: Annotated[str | None, Option(help="YAML file of Ray's runtime environment: env_vars ...")] = None,
+    no_wait: Annotated[bool, Option("--no-wait", help="print the job's id and return")] = False,
 ) -> int:
     """Run a command on a Ray cluster as a job, and show its output."""
     from orchestrator.cluster import jobs
@@ -52,7 +46,7 @@ def submit(
     return _follow(client, job, address)
 
 
-def _check_job(job: typer.Context, folder: Path) -> list[str]:
+def _check_job(job: Context, folder: Path) -> list[str]:
     """Refuse, before anything is uploaded, a command that would fail on the cluster; return the files it names."""
     from orchestrator.config.files import load
     from orchestrator.provenance import as_in_job
@@ -109,10 +103,8 @@ def _write(text: str) -> None:
 
 @app.command()
 def job(
-    action: Annotated[
-        Literal["list", "status", "logs", "stop"], typer.Argument(help="stop saves a checkpoint first")
-    ],
-    job: Annotated[str | None, typer.Argument(metavar="ID", help="as `raydiology submit` prints it")] = None,
+    action: Annotated[Literal["list", "status", "logs", "stop"], Argument(help="stop saves a checkpoint first")],
+    job: Annotated[str | None, Argument(metavar="ID", help="as `raydiology submit` prints it")] = None,
     address: Address = DASHBOARD,
 ) -> int:
     """List submitted jobs; show a job's status or output; stop it."""

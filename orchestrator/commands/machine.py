@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.table import Table
+from typer import Option
 
 from orchestrator.commands.console import FAILED, out
 from orchestrator.commands.usage import Commands
@@ -16,7 +16,7 @@ app = Commands()
 
 
 @app.command()
-def doctor(home: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs")) -> int:
+def doctor(home: Annotated[Path, Option(help="folder of the runs")] = Path("runs")) -> int:
     """Check this machine: packages, devices, Ray, MLflow."""
     from orchestrator.machine.doctor import examine
 
@@ -31,7 +31,7 @@ def doctor(home: Annotated[Path, typer.Option(help="folder of the runs")] = Path
 
 
 @app.command()
-def methods(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
+def methods(as_json: Annotated[bool, Option("--json", help="print JSON")] = False) -> None:
     """List methods, encoders, downstream tasks and recipes."""
     from orchestrator.machine.catalogue import catalogue
 

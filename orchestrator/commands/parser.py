@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Annotated, Any, cast
 
 import typer
+from typer import Context, Option
 from typer.core import TyperGroup
 from typer.main import get_command
 
@@ -26,9 +27,7 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def _about(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, help="Show the version and exit.")
-    ] = False,
+    version: Annotated[bool, Option("--version", callback=_show_version, help="Show the version and exit.")] = False,
 ) -> None:
     """Pretrain on medical images, and find out which pretraining was worth it."""
 
@@ -44,6 +43,6 @@ def commands() -> Mapping[str, Any]:
     return program().commands
 
 
-def parse(words: Sequence[str]) -> typer.Context:
+def parse(words: Sequence[str]) -> Context:
     """Return the context of the command that a command line names; raise UsageError for a mistake."""
     return usage.parse(program(), words)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
 import yaml
 from pydantic.fields import FieldInfo
 from rich.table import Table
+from typer import Argument, Option
 
 from data.sources import LAYOUTS, SourceOptions
 from orchestrator.commands.console import FAILED, loading, out, say_next
@@ -41,11 +41,11 @@ _PHANTOMS = {
 @app.command()
 def phantom(
     *,
-    kind: Annotated[Literal["abdomen", "brain", "fundus", "chest"], typer.Option(help="what to write")] = "abdomen",
-    target: Annotated[str, typer.Option("--out", help="folder to write")],
-    labelled: Annotated[int, typer.Option(help="patients with labels")] = 12,
-    unlabelled: Annotated[int, typer.Option(help="patients without labels")] = 12,
-    seed: Annotated[int, typer.Option(help="other seeds write other patients")] = 0,
+    kind: Annotated[Literal["abdomen", "brain", "fundus", "chest"], Option(help="what to write")] = "abdomen",
+    target: Annotated[str, Option("--out", help="folder to write")],
+    labelled: Annotated[int, Option(help="patients with labels")] = 12,
+    unlabelled: Annotated[int, Option(help="patients without labels")] = 12,
+    seed: Annotated[int, Option(help="other seeds write other patients")] = 0,
 ) -> None:
     """Write a synthetic cohort: CT, MR, photographs or X-rays."""
     from data.phantoms.abdomen import write_cohort
@@ -107,7 +107,7 @@ def _parameters() -> Iterator[inspect.Parameter]:
         name: (_TYPES.get(name, str), _option_help(name, field)) for name, field in SourceOptions.model_fields.items()
     }
     for name, (kind, help_) in {**_FIELDS, **options}.items():
-        option = typer.Option(f"--{name.replace('_', '-')}", help=help_, **_DETAILS.get(name, {}))
+        option = Option(f"--{name.replace('_', '-')}", help=help_, **_DETAILS.get(name, {}))
         yield inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
         )
@@ -124,11 +124,11 @@ def _option_help(name: str, field: FieldInfo) -> str:
 def _ingest(
     *,
     config: Annotated[
-        str | None, typer.Option(help="YAML file with these options, and with further sources under also:")
+        str | None, Option(help="YAML file with these options, and with further sources under also:")
     ] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="change a field of the recipe; may be repeated"),
+        Option("--set", metavar="FIELD=VALUE", help="change a field of the recipe; may be repeated"),
     ] = None,
     **fields: Any,
 ) -> int:
@@ -177,14 +177,14 @@ def _assignment(text: str) -> tuple[str, object]:
 def shards(
     action: Annotated[
         Literal["show", "verify", "convert"],
-        typer.Argument(
+        Argument(
             help="show what they hold, read every byte to verify them, or copy those of the format before into --out"
         ),
     ],
-    shards: Annotated[str, typer.Argument(help="folder of the shards, or s3://bucket/folder")],
+    shards: Annotated[str, Argument(help="folder of the shards, or s3://bucket/folder")],
     target: Annotated[
         str | None,
-        typer.Option("--out", help="convert: new folder of the converted shards, or s3://bucket/folder"),
+        Option("--out", help="convert: new folder of the converted shards, or s3://bucket/folder"),
     ] = None,
 ) -> int:
     """Show, verify or convert shards."""

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.table import Table
+from typer import Argument, Option
 
 from orchestrator.commands.console import FAILED, loading, out, say, say_next, show_page
 from orchestrator.commands.usage import Commands
@@ -14,14 +14,12 @@ from orchestrator.terminal.progress import phase
 app = Commands()
 
 
-def _changes(help_: str) -> typer.models.ArgumentInfo:
-    """Declare the changes to an experiment's fields that follow the name of a file."""
-    return typer.Argument(metavar="FIELD=VALUE", default_factory=list, show_default=False, help=help_)
-
-
-Experiment = Annotated[str, typer.Argument(help="YAML file, see experiments/")]
-Overrides = Annotated[list[str], _changes("such as method.crops.iou='[0.3,0.6]'")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="print what would run and what it would need")]
+Experiment = Annotated[str, Argument(help="YAML file, see experiments/")]
+_CHANGES = "changes to the experiment, or to that of every row or trial, such as method.crops.iou='[0.3,0.6]'"
+Overrides = Annotated[
+    list[str], Argument(metavar="FIELD=VALUE", default_factory=list, show_default=False, help=_CHANGES)
+]
+DryRun = Annotated[bool, Option("--dry-run", help="check all that would run, and print what it would need")]
 
 
 @app.command()
@@ -90,12 +88,10 @@ def finetune(experiment: Experiment, overrides: Overrides, dry_run: DryRun = Fal
 
 @app.command()
 def table(
-    table: Annotated[str, typer.Argument(help="YAML file with rows, see experiments/")],
-    overrides: Annotated[list[str], _changes("changes to every row's experiment")],
-    cohort: Annotated[
-        str | None, typer.Option(help="run it on another cohort that the table names, such as phantom")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="check every row, and print what it would need")] = False,
+    table: Annotated[str, Argument(help="YAML file with rows, see experiments/")],
+    overrides: Overrides,
+    cohort: Annotated[str | None, Option(help="another cohort that the table names, such as phantom")] = None,
+    dry_run: DryRun = False,
 ) -> int:
     """Run what a table lacks, and print it beside the paper's numbers."""
     with loading():
@@ -117,11 +113,9 @@ def table(
 
 @app.command()
 def sweep(
-    sweep: Annotated[str, typer.Argument(help="YAML file with a space, see experiments/")],
-    overrides: Annotated[list[str], _changes("changes to every trial's experiment")],
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="check the ends of the space, and print what would be searched")
-    ] = False,
+    sweep: Annotated[str, Argument(help="YAML file with a space, see experiments/")],
+    overrides: Overrides,
+    dry_run: DryRun = False,
 ) -> int:
     """Search an experiment's fields for what scores best."""
     with loading():

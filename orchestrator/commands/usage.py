@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import typer
 from pydantic import ValidationError
-from typer.core import TyperCommand, TyperGroup, TyperOption
+from typer.core import TyperCommand, TyperOption
 
 from data.spelling import did_you_mean
 from orchestrator.terminal.console import NAME, as_called
@@ -30,7 +30,7 @@ class Commands(typer.Typer):
         return super().command(name, cls=Command, **options)
 
 
-def parse(program: TyperGroup, words: Sequence[str]) -> typer.Context:
+def parse(program: Any, words: Sequence[str]) -> typer.Context:
     """Return the context of the command that a command line names, with its arguments as ``params``.
 
     Raise UsageError for a mistake.
