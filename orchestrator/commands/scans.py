@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic.fields import FieldInfo
 from rich.table import Table
 from typer import Argument, Option
@@ -60,6 +59,12 @@ def phantom(
     say_next(f"raydiology ingest --source {shlex.quote(target)} {_PHANTOMS[kind]} --out {shlex.quote(shards)}")
 
 
+def _value(text: str) -> Any:
+    import yaml
+
+    return yaml.safe_load(text)
+
+
 def _recipes() -> list[str]:
     from data.recipes import RECIPES
 
@@ -96,7 +101,7 @@ _DETAILS: dict[str, dict[str, Any]] = {
     "recipe": {"autocompletion": _recipes},
     "modality": {"autocompletion": _modalities},
     "rescale": {"metavar": "SLOPE INTERCEPT"},
-    "label_names": {"parser": yaml.safe_load},
+    "label_names": {"parser": _value},
     "label_columns": {"metavar": "COLUMN..."},
 }
 
@@ -170,7 +175,7 @@ def _assignment(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--set {text!r}: expected FIELD=VALUE, such as spacing_mm='[2,2,2]'")
-    return name, yaml.safe_load(value)
+    return name, _value(value)
 
 
 @app.command()
