@@ -84,9 +84,9 @@ def test_raydiology_takes_the_command_and_lacks_nothing_but_data(
     if told.inline and (len(words) == 1 or re.search(r"\b(FILE|ID|RUN|SHARDS)\b", told.text)):
         check_verb(words)
         return
-    verb, asked = words[0], parse(words)[1]
+    verb, asked = words[0], parse(words).params
     if verb == "submit":
-        check_job(asked.job_command)
+        check_job(asked["job_command"])
         return
     if verb in CALLED_ONLY:
         return
@@ -96,7 +96,7 @@ def test_raydiology_takes_the_command_and_lacks_nothing_but_data(
         words += ["--out", "other"]
     code = cli.main(words)
     said = capsys.readouterr()
-    if getattr(asked, "cohort", None):  # nothing is missing: it would make its phantoms and train for minutes
+    if asked.get("cohort"):  # nothing is missing: it would make its phantoms and train for minutes
         assert (code, "phantoms is not written yet" in " ".join(said.out.split())) == (0, True), said.err
         return
     assert (code, bool(DATA_IS_MISSING.search(said.err))) == (2, True), said.err
@@ -114,10 +114,10 @@ def check_verb(words: list[str]) -> None:
 
 def check_job(job: list[str]) -> None:
     """Check a job as `submit` does before it uploads anything, and that no worker which it asks for stays idle."""
-    asked = parse(job)[1]
-    jobs._check_job(job[0], asked, ROOT)
+    asked = parse(job)
+    jobs._check_job(asked, ROOT)
     with as_in_job():
-        experiment = load(ROOT / asked.experiment, asked.overrides)
+        experiment = load(ROOT / asked.params["experiment"], asked.params["overrides"])
     assert [experiment.idle_workers(stage) for stage in experiment.pretraining] == [None]
 
 

@@ -1,7 +1,6 @@
-"""Recipes: named preprocessing, each a frozen config, and ``apply``, which preprocesses a scan by a recipe."""
+"""Recipes: named preprocessing, each a frozen config. ``apply`` is imported from its file, because it needs torch."""
 
-from data.recipes.apply import apply
 from data.recipes.named import RECIPES
 from data.recipes.recipe import Recipe
 
-__all__ = ["RECIPES", "Recipe", "apply"]
+__all__ = ["RECIPES", "Recipe"]

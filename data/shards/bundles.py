@@ -20,7 +20,8 @@ from data.limits import SECONDS_PER_STUDY, limited
 from data.privacy import Pseudonymiser
 from data.quarantine import FATAL, BadStudy, unforeseen
 from data.readers import read_study
-from data.recipes import Recipe, apply
+from data.recipes import Recipe
+from data.recipes.apply import apply
 from data.scan import Scan
 from data.shards.kept import kept_rows
 from data.shards.manifest import Manifest, Reject, write_manifest

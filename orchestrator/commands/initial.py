@@ -1,25 +1,33 @@
 """The command that writes a first experiment: init."""
 
-import argparse
 import shlex
+from typing import Annotated
 
-from orchestrator.commands.console import Commands, add_command, loading, out, say_next
+from typer import Argument, Option
 
+from orchestrator.commands.console import loading, out, say_next
+from orchestrator.commands.usage import Commands
 
-def add(commands: Commands) -> None:
-    """Add this command."""
-    parser = add_command(commands, "init", "write a first experiment that fits shards and machine", _init)
-    parser.add_argument("shards", help="folder of the shards to pretrain on, or s3://bucket/folder")
-    parser.add_argument("--labelled", metavar="SHARDS", help="labelled shards to fine-tune on (default: the same)")
-    parser.add_argument("--out", metavar="FILE", help="file.yaml, or a folder (default: here, named as the shards)")
+app = Commands()
 
 
-def _init(arguments: argparse.Namespace) -> None:
+@app.command()
+def init(
+    shards: Annotated[str, Argument(help="folder of the shards to pretrain on, or s3://bucket/folder")],
+    labelled: Annotated[
+        str | None, Option(metavar="SHARDS", help="labelled shards to fine-tune on (default: the same)")
+    ] = None,
+    target: Annotated[
+        str | None,
+        Option("--out", metavar="FILE", help="file.yaml, or a folder (default: here, named as the shards)"),
+    ] = None,
+) -> None:
+    """Write a first experiment that fits shards and machine."""
     with loading():
         from orchestrator.proposal import files as initial
         from orchestrator.proposal.fingerprint import Machine
 
-    files = initial.write(arguments.shards, arguments.labelled, arguments.out, Machine.here())
+    files = initial.write(shards, labelled, target, Machine.here())
     for path in files:
         out.print(f"written: {path}", soft_wrap=True, highlight=False, markup=False)
     experiment, last = (shlex.quote(str(path)) for path in (files[0], files[-1]))

@@ -1,96 +1,86 @@
 """Commands on jobs of a Ray cluster: submit, job."""
 
-import argparse
-import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from rich.table import Table
+from typer import Argument, Context, Option
 
-from orchestrator.commands.console import Commands, add_command, err, out
+from orchestrator.commands.console import err, out
+from orchestrator.commands.usage import Commands, parse
 
+DASHBOARD = "http://127.0.0.1:8265"
+Address = Annotated[str, Option(envvar="RAY_API_SERVER_ADDRESS", show_envvar=True, help="Ray's dashboard")]
+_EXAMPLE = "such as -- pretrain experiments/voco/btcv.yaml"
+JobCommand = Annotated[
+    list[str], Argument(metavar="-- COMMAND", default_factory=list, show_default=False, help=_EXAMPLE)
+]
 
-def add(commands: Commands) -> None:
-    """Add these commands."""
-    _add_submit(commands)
-    _add_job(commands)
-
-
-def _add_submit(commands: Commands) -> None:
-    parser = add_command(commands, "submit", "run a command on a Ray cluster as a job, and show its output", _submit)
-    _add_address(parser)
-    parser.add_argument("--working-dir", default=".", help="checkout of Raydiology that is uploaded (default: .)")
-    parser.add_argument("--runtime-env", help="YAML file with Ray's runtime environment, such as env_vars")
-    parser.add_argument("--no-wait", action="store_true", help="print the job's id and return")
-    parser.add_argument(
-        "job_command",
-        nargs="*",
-        default=[],
-        metavar="-- COMMAND",
-        help="such as -- pretrain experiments/voco/btcv.yaml",
-    )
+app = Commands()
 
 
-def _add_address(parser: argparse.ArgumentParser) -> None:
-    default = os.environ.get("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265")
-    parser.add_argument("--address", default=default, help=f"Ray's dashboard (default: {default})")
-
-
-def _submit(arguments: argparse.Namespace) -> int:
-    from orchestrator.cluster import jobs as submit
+@app.command()
+def submit(
+    context: Context,
+    job_command: JobCommand,
+    address: Address = DASHBOARD,
+    working_dir: Annotated[Path, Option(help="checkout of Raydiology that is uploaded")] = Path(),
+    runtime_env: Annotated[str | None, Option(help="YAML file of Ray's runtime environment: env_vars ...")] = None,
+    no_wait: Annotated[bool, Option("--no-wait", help="print the job's id and return")] = False,
+) -> int:
+    """Run a command on a Ray cluster as a job, and show its output."""
+    from orchestrator.cluster import jobs
     from orchestrator.cluster.package import package_of
 
-    runtime_env = submit.read_runtime_env(arguments.runtime_env)
-    folder = Path(arguments.working_dir)
-    package = package_of(folder, _check_job(arguments.job_command[0], arguments.job, folder))
-    client = submit.connect(arguments.address)
+    environment = jobs.read_runtime_env(runtime_env)
+    package = package_of(working_dir, _check_job(parse(context.find_root().command, job_command), working_dir))
+    client = jobs.connect(address)
     for remark in package.remarks():
         err.print(remark, soft_wrap=True, highlight=False, markup=False)
-    job = submit.submit(client, arguments.job_command, package, runtime_env)
-    err.print(f"job {job} at {arguments.address}", highlight=False)
-    if arguments.no_wait:
+    job = jobs.submit(client, job_command, package, environment)
+    err.print(f"job {job} at {address}", highlight=False)
+    if no_wait:
         out.print(job)
         return 0
-    return _follow(client, job, arguments.address)
+    return _follow(client, job, address)
 
 
-def _check_job(command: str, asked: argparse.Namespace, folder: Path) -> list[str]:
+def _check_job(job: Context, folder: Path) -> list[str]:
     """Refuse, before anything is uploaded, a command that would fail on the cluster; return the files it names."""
     from orchestrator.config.files import load
     from orchestrator.provenance import as_in_job
     from orchestrator.sweeps import sweep
     from orchestrator.tables import table
 
-    if command in ("submit", "job", "init", "ui", "doctor", "schema", "methods"):
-        raise ValueError(
-            f"{command} is not a job; expected a command that computes, such as pretrain, table or ingest"
-        )
+    verb, given = job.info_name, job.params
+    if verb in ("submit", "job", "init", "ui", "doctor", "schema", "methods"):
+        raise ValueError(f"{verb} is not a job; expected a command that computes, such as pretrain, table or ingest")
     with as_in_job():
-        if "experiment" in asked:
-            load(folder / asked.experiment, asked.overrides)
-            return [asked.experiment]
-        if "table" in asked:
-            table.load(folder / asked.table, asked.overrides, asked.cohort)
-            return [asked.table]
-        if "sweep" in asked:
-            sweep.load(folder / asked.sweep, asked.overrides)
-            return [asked.sweep]
-    if command != "ingest" or asked.config is None:
+        if "experiment" in given and verb != "compare":
+            load(folder / given["experiment"], given["overrides"])
+            return [given["experiment"]]
+        if verb == "table":
+            table.load(folder / given["table"], given["overrides"], given["cohort"])
+            return [given["table"]]
+        if verb == "sweep":
+            sweep.load(folder / given["sweep"], given["overrides"])
+            return [given["sweep"]]
+    if verb != "ingest" or given["config"] is None:
         return []
-    if not (folder / asked.config).is_file():
-        raise ValueError(f"ingest file {asked.config}: no such file in the working directory {folder}")
-    return [asked.config]
+    if not (folder / given["config"]).is_file():
+        raise ValueError(f"ingest file {given['config']}: no such file in the working directory {folder}")
+    return [given["config"]]
 
 
 def _follow(client: Any, job: str, address: str) -> int:
     from orchestrator import stop
-    from orchestrator.cluster import jobs as submit
+    from orchestrator.cluster import jobs
 
     try:
-        done = submit.follow(client, job, _write)
+        done = jobs.follow(client, job, _write)
     except KeyboardInterrupt:
-        given = f"--address {address} " if address != submit.DEFAULT_ADDRESS else ""
+        given = f"--address {address} " if address != jobs.DEFAULT_ADDRESS else ""
         err.print(
             f"the job goes on; `raydiology job logs {given}{job}` shows it again, `raydiology job stop {given}{job}` "
             "saves a checkpoint and ends it",
@@ -111,29 +101,30 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-def _add_job(commands: Commands) -> None:
-    parser = add_command(commands, "job", "list submitted jobs; show a job's status or output; stop it", _job)
-    parser.add_argument("action", choices=("list", "status", "logs", "stop"), help="stop saves a checkpoint first")
-    parser.add_argument("job", nargs="?", metavar="ID", help="as `raydiology submit` prints it")
-    _add_address(parser)
+@app.command()
+def job(
+    action: Annotated[Literal["list", "status", "logs", "stop"], Argument(help="stop saves a checkpoint first")],
+    job: Annotated[str | None, Argument(metavar="ID", help="as `raydiology submit` prints it")] = None,
+    address: Address = DASHBOARD,
+) -> int:
+    """List submitted jobs; show a job's status or output; stop it."""
+    from orchestrator.cluster import jobs
 
-
-def _job(arguments: argparse.Namespace) -> int:
-    from orchestrator.cluster import jobs as submit
-
-    if (arguments.job is None) != (arguments.action == "list"):
+    if (job is None) != (action == "list"):
         raise ValueError("job list takes no ID, job status, logs and stop take one; `raydiology job list` shows them")
-    client = submit.connect(arguments.address)
-    if arguments.action == "logs":
-        return _follow(client, arguments.job, arguments.address)
-    if arguments.action == "stop":
-        err.print(f"job {arguments.job}: asked to save a checkpoint and end", highlight=False)
-        jobs = [submit.stop(client, arguments.job)]
+    client = jobs.connect(address)
+    if job is None:
+        shown = jobs.jobs(client)
+    elif action == "logs":
+        return _follow(client, job, address)
+    elif action == "stop":
+        err.print(f"job {job}: asked to save a checkpoint and end", highlight=False)
+        shown = [jobs.stop(client, job)]
     else:
-        jobs = submit.jobs(client) if arguments.action == "list" else [submit.find(client, arguments.job)]
+        shown = [jobs.find(client, job)]
     table = Table("job", "status", "started", "took", "command")
     table.columns[0].no_wrap = True
-    for job in jobs:
-        table.add_row(job.id, job.status, job.began, job.took, job.command)
+    for one in shown:
+        table.add_row(one.id, one.status, one.began, one.took, one.command)
     out.print(table)
     return 0

@@ -1,30 +1,26 @@
 """Commands on this installation: doctor, methods, schema."""
 
-import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from rich.table import Table
+from typer import Option
 
-from orchestrator.commands.console import FAILED, Commands, add_command, out
+from orchestrator.commands.console import FAILED, out
+from orchestrator.commands.usage import Commands
 from orchestrator.terminal.console import as_called
 
-
-def add(commands: Commands) -> None:
-    """Add these commands."""
-    doctor = add_command(commands, "doctor", "check this machine: packages, devices, Ray, MLflow", _doctor)
-    doctor.add_argument("--home", default="runs", help="folder of the runs (default: runs)")
-    methods = add_command(commands, "methods", "list methods, encoders, downstream tasks and recipes", _methods)
-    methods.add_argument("--json", action="store_true", help="print JSON")
-    add_command(commands, "schema", "print the JSON Schema of experiment files, for editors", _schema)
+app = Commands()
 
 
-def _doctor(arguments: argparse.Namespace) -> int:
+@app.command()
+def doctor(home: Annotated[Path, Option(help="folder of the runs")] = Path("runs")) -> int:
+    """Check this machine: packages, devices, Ray, MLflow."""
     from orchestrator.machine.doctor import examine
 
-    findings = examine(Path(arguments.home))
+    findings = examine(home)
     table = Table("", "subject", "found", "to do")
     for finding in findings:
         table.add_row(
@@ -34,11 +30,13 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return 0 if all(finding.well for finding in findings) else FAILED
 
 
-def _methods(arguments: argparse.Namespace) -> None:
+@app.command()
+def methods(as_json: Annotated[bool, Option("--json", help="print JSON")] = False) -> None:
+    """List methods, encoders, downstream tasks and recipes."""
     from orchestrator.machine.catalogue import catalogue
 
     kinds = catalogue()
-    if arguments.json:
+    if as_json:
         sys.stdout.write(json.dumps(kinds, indent=2) + "\n")
         return
     for kind, entries in kinds.items():
@@ -66,7 +64,9 @@ def _sizes(methods: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _schema(arguments: argparse.Namespace) -> None:
+@app.command("schema")
+def _schema() -> None:
+    """Print the JSON Schema of experiment files, for editors."""
     from orchestrator.config.files import schema
 
     sys.stdout.write(json.dumps(schema(), indent=2) + "\n")

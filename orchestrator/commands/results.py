@@ -1,87 +1,88 @@
 """Commands on results: compare, export, ui."""
 
-import argparse
 from pathlib import Path
+from typing import Annotated, Literal
 
-from orchestrator.commands.console import Commands, add_command, loading, out, show_page
+from typer import Argument, Option
+from typer.models import OptionInfo
+
+from orchestrator.commands.console import loading, out, show_page
+from orchestrator.commands.usage import Commands
 from orchestrator.terminal.progress import phase
 
-
-def add(commands: Commands) -> None:
-    """Add these commands."""
-    _add_compare(commands)
-    _add_export(commands)
-    ui = add_command(commands, "ui", "open MLflow's page on the runs of a home", _ui)
-    ui.add_argument("--home", default="runs", help="folder of the runs (default: runs)")
-    ui.add_argument("--port", type=int, default=5000, help="port on 127.0.0.1 (default: 5000)")
+app = Commands()
+Home = Annotated[Path, Option(help="folder of the runs")]
 
 
-def _add_compare(commands: Commands) -> None:
-    parser = add_command(commands, "compare", "put any runs side by side: table, CSV, figures", _compare)
-    parser.add_argument(
-        "folders", nargs="*", default=[], metavar="FOLDER", help="folder of a run, a table, a sweep or an experiment"
-    )
-    parser.add_argument("--home", default="runs", help="folder of the runs (default: runs)")
-    parser.add_argument("--experiment", help="name of the experiment, if no folder is given")
-    parser.add_argument("--uri", help="MLflow server to read the experiment from, if folders are out of reach")
-    parser.add_argument("--name", action="append", default=[], help="pattern of names, rows or folders of runs")
-    parser.add_argument("--kind", choices=("finetune", "pretrain", "trial"), help="(default: what is judged)")
-    parser.add_argument("--metric", help="(default: score; for pretrainings, collapse)")
-    parser.add_argument("--also", nargs="+", default=[], metavar="METRIC", help="show these metrics too")
-    parser.add_argument("--by", nargs="+", default=[], metavar="FIELD", help="group the runs by row, or by fields")
-    parser.add_argument("--reference", metavar="ROW", help="test the others against this row (default: scratch)")
-    parser.add_argument("--curve", nargs="+", default=[], metavar="METRIC", help="draw the pretrainings' metrics")
-    parser.add_argument("--out", help="folder to write (default: comparison-KEY beside the runs)")
+def _several(metavar: str, help_: str) -> OptionInfo:
+    return Option(metavar=metavar, help=help_, default_factory=list, show_default=False)
 
 
-def _compare(arguments: argparse.Namespace) -> None:
+_RUNS = "folder of a run, a table, a sweep or an experiment"
+Folders = Annotated[list[Path], Argument(metavar="FOLDER", help=_RUNS, default_factory=list, show_default=False)]
+Kind = Annotated[Literal["finetune", "pretrain", "trial"] | None, Option(help="(default: what is judged)")]
+Comparison = Annotated[Path | None, Option("--out", help="folder to write (default: comparison-KEY beside the runs)")]
+
+
+@app.command()
+def compare(
+    *,
+    folders: Folders,
+    home: Home = Path("runs"),
+    experiment: Annotated[str | None, Option(help="name of the experiment, if no folder is given")] = None,
+    uri: Annotated[str | None, Option(help="MLflow server of the experiment, if folders are out of reach")] = None,
+    name: Annotated[list[str], _several("PATTERN", "pattern of names, rows or folders of runs")],
+    kind: Kind = None,
+    metric: Annotated[str | None, Option(help="(default: score; for pretrainings, collapse)")] = None,
+    also: Annotated[list[str], _several("METRIC...", "show these metrics too")],
+    by: Annotated[list[str], _several("FIELD...", "group the runs by row, or by fields")],
+    reference: Annotated[
+        str | None, Option(metavar="ROW", help="row to test the others against (default: scratch)")
+    ] = None,
+    curve: Annotated[list[str], _several("METRIC...", "draw the pretrainings' metrics")],
+    target: Comparison = None,
+) -> None:
+    """Put any runs side by side: table, CSV, figures."""
     with loading():
-        from orchestrator.results import compare, selection
+        from orchestrator.results import compare as comparison
+        from orchestrator.results import selection
         from orchestrator.results.text import as_ranked
 
-    folders, home = [Path(folder) for folder in arguments.folders], Path(arguments.home)
+    asked = comparison.Request(kind, tuple(name), metric, tuple(also), tuple(by), reference, tuple(curve))
     with phase("reading the runs"):
-        if arguments.uri:
+        if uri:
             from orchestrator.results.server_cards import on_server
 
-            choice = on_server(arguments.uri, arguments.experiment, home)
+            choice = on_server(uri, experiment, home)
         else:
-            choice = selection.in_folders(folders, home, arguments.experiment)
-    request = compare.Request(
-        kind=arguments.kind,
-        names=tuple(arguments.name),
-        metric=arguments.metric,
-        also=tuple(arguments.also),
-        by=tuple(arguments.by),
-        reference=arguments.reference,
-        curves=tuple(arguments.curve),
-    )
-    compared = compare.compare(choice, request)
+            choice = selection.in_folders(folders, home, experiment)
+    compared = comparison.compare(choice, asked)
     means = [line.summary.mean for line in compared.lines]
     out.print(as_ranked(*compared.text, compared.asked.metric, means))
     with phase("drawing the figures"):
-        files = compare.write(compared, Path(arguments.out) if arguments.out else compared.folder)
+        files = comparison.write(compared, target or compared.folder)
     for file in files:
         out.print(str(file), soft_wrap=True, highlight=False)
-    out.print(f"MLflow: {compare.log(compared, files)}", soft_wrap=True, highlight=False, markup=False)
-    if page := compare.page(compared):
+    out.print(f"MLflow: {comparison.log(compared, files)}", soft_wrap=True, highlight=False, markup=False)
+    if page := comparison.page(compared):
         show_page(page.address, page.home)
 
 
-def _add_export(commands: Commands) -> None:
-    parser = add_command(commands, "export", "write weights that MONAI's own classes load strictly", _export)
-    parser.add_argument("run", help="folder of a pretraining or a fine-tuning below the home")
-    parser.add_argument("--out", required=True, help="folder to write weights and a loading script to")
-
-
-def _export(arguments: argparse.Namespace) -> None:
+@app.command()
+def export(
+    run: Annotated[Path, Argument(help="folder of a pretraining or a fine-tuning below the home")],
+    target: Annotated[Path, Option("--out", help="folder to write weights and a loading script to")],
+) -> None:
+    """Write weights that MONAI's own classes load strictly."""
     from orchestrator.runs.export import export
 
-    for path in export(Path(arguments.run), Path(arguments.out)):
+    for path in export(run, target):
         out.print(str(path), soft_wrap=True, highlight=False)
 
 
-def _ui(arguments: argparse.Namespace) -> int:
+@app.command()
+def ui(home: Home = Path("runs"), port: Annotated[int, Option(help="port on 127.0.0.1")] = 5000) -> int:
+    """Open MLflow's page on the runs of a home."""
     from orchestrator.results.ui import serve
 
-    return serve(Path(arguments.home), arguments.port)
+    return serve(home, port)

@@ -1,33 +1,28 @@
 """Commands on scans and shards: phantom, ingest, shards."""
 
-import argparse
+import inspect
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic.fields import FieldInfo
 from rich.table import Table
+from typer import Argument, Option
 
 from data.sources import LAYOUTS, SourceOptions
-from orchestrator.commands.console import FAILED, Commands, add_command, loading, out, say_next
+from orchestrator.commands.console import FAILED, loading, out, say_next
+from orchestrator.commands.usage import Commands
 from orchestrator.terminal import progress
 
-_INGEST_FIELDS = ("source", "layout", "recipe", "out", "val_fraction", "test_fraction", "seed", "max_bad", "strict",
-                  "overwrite", "keep_names")  # fmt: skip
-_UNUSUAL_OPTIONS = {
-    "rescale": {"nargs": 2, "type": float, "metavar": ("SLOPE", "INTERCEPT")},
-    "label_names": {"type": yaml.safe_load},
-    "label_columns": {"nargs": "+", "metavar": "COLUMN"},
-    "secondary_captures": {"action": "store_true", "default": None},
-    "uncertain": {"choices": get_args(SourceOptions.model_fields["uncertain"].annotation)},
-}
+app = Commands()
 _LAYOUTS_HELP = (
     "how the source is organised: volumes (files of volumes), nnunet (imagesTr, labelsTr, dataset.json), dicom "
     "(series, in any folders), class_folders (a folder for each class), csv (a table of image files), npz "
     "(arrays, as MedMNIST has them)"
 )
-_EXAMPLE = """examples:
+_EXAMPLES = """\b
+Examples:
   raydiology ingest --source scans --layout nnunet --modality CT --recipe ct_abdomen_slices --out shards/abdomen
   raydiology ingest --source trial --layout volumes --images '*/ct.nii.gz' --labels '*/tumour.nii.gz' \\
     --patient-pattern '^[^/]+' --recipe ct_volume --out shards/trial
@@ -42,72 +37,85 @@ _PHANTOMS = {
 }
 
 
-def add(commands: Commands) -> None:
-    """Add these commands."""
-    _add_phantom(commands)
-    _add_ingest(commands)
-    _add_shards(commands)
-
-
-def _add_phantom(commands: Commands) -> None:
-    parser = add_command(
-        commands,
-        "phantom",
-        "write a synthetic cohort: abdominal CT or brain MR with labels, pictures with classes",
-        _phantom,
-    )
-    parser.add_argument("--kind", choices=list(_PHANTOMS), default="abdomen", help="what to write (default: abdomen)")
-    parser.add_argument("--out", required=True, help="folder to write")
-    parser.add_argument("--labelled", type=int, default=12, help="patients with labels (default: 12)")
-    parser.add_argument("--unlabelled", type=int, default=12, help="patients without labels (default: 12)")
-    parser.add_argument("--seed", type=int, default=0, help="other seeds write other patients (default: 0)")
-
-
-def _phantom(arguments: argparse.Namespace) -> None:
+@app.command()
+def phantom(
+    *,
+    kind: Annotated[Literal["abdomen", "brain", "fundus", "chest"], Option(help="what to write")] = "abdomen",
+    target: Annotated[str, Option("--out", help="folder to write")],
+    labelled: Annotated[int, Option(help="patients with labels")] = 12,
+    unlabelled: Annotated[int, Option(help="patients without labels")] = 12,
+    seed: Annotated[int, Option(help="other seeds write other patients")] = 0,
+) -> None:
+    """Write a synthetic cohort: CT, MR, photographs or X-rays."""
     from data.phantoms.abdomen import write_cohort
     from data.phantoms.brain import write_brains
     from data.phantoms.pictures import write_films, write_fundus
 
     writers = {"abdomen": write_cohort, "brain": write_brains, "fundus": write_fundus, "chest": write_films}
-    with progress.phase(f"drawing {arguments.labelled + arguments.unlabelled} phantoms"):
-        writers[arguments.kind](arguments.out, arguments.labelled, arguments.unlabelled, seed=arguments.seed)
-    out.print(f"{arguments.labelled} labelled and {arguments.unlabelled} unlabelled phantoms in {arguments.out}")
-    shards = str(Path("shards") / Path(arguments.out).resolve().name)
-    source = shlex.quote(arguments.out)
-    say_next(f"raydiology ingest --source {source} {_PHANTOMS[arguments.kind]} --out {shlex.quote(shards)}")
+    with progress.phase(f"drawing {labelled + unlabelled} phantoms"):
+        writers[kind](target, labelled, unlabelled, seed=seed)
+    out.print(f"{labelled} labelled and {unlabelled} unlabelled phantoms in {target}")
+    shards = str(Path("shards") / Path(target).resolve().name)
+    say_next(f"raydiology ingest --source {shlex.quote(target)} {_PHANTOMS[kind]} --out {shlex.quote(shards)}")
 
 
-def _add_ingest(commands: Commands) -> None:
-    parser = add_command(commands, "ingest", "read scans once and write them as shards", _ingest)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = _EXAMPLE
-    parser.add_argument("--config", help="YAML file with these options, and with further sources under also:")
-    parser.add_argument("--source", help="folder of scans, or s3://bucket/folder")
-    parser.add_argument("--layout", choices=sorted(LAYOUTS), help=_LAYOUTS_HELP)
-    parser.add_argument("--recipe", help="preprocessing by name; `raydiology methods` lists the recipes")
-    parser.add_argument("--out", help="folder of the shards, or s3://bucket/folder")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="change a field of the recipe; may be repeated",
-    )
-    parser.add_argument("--val-fraction", type=float, help="share of patients held out for validation (default: 0.2)")
-    parser.add_argument("--test-fraction", type=float, help="share of patients held out for testing (default: 0)")
-    parser.add_argument("--seed", type=int, help="seed of splits and mixing (default: 0)")
-    parser.add_argument("--max-bad", type=float, help="fail above this share of bad studies (default: 0.1)")
-    parser.add_argument("--strict", action="store_true", default=None, help="stop at the first bad study")
-    parser.add_argument(
-        "--overwrite", action="store_true", default=None, help="replace shards of another source or recipe"
-    )
-    parser.add_argument(
-        "--keep-names", action="store_true", default=None, help="keep file names in the quarantine list"
-    )
-    group = parser.add_argument_group("how studies are found", "Each option names the layouts that take it.")
-    for name, field in SourceOptions.model_fields.items():
-        many = _UNUSUAL_OPTIONS.get(name, {})
-        group.add_argument(f"--{name.replace('_', '-')}", help=_option_help(name, field), **many)
+def _value(text: str) -> Any:
+    import yaml
+
+    return yaml.safe_load(text)
+
+
+def _recipes() -> list[str]:
+    from data.recipes import RECIPES
+
+    return list(RECIPES)
+
+
+def _modalities() -> list[str]:
+    from data.recipes import RECIPES
+
+    return sorted({recipe.modality for recipe in RECIPES.values() if recipe.modality})
+
+
+# The fields of an ingest, beside the options of its layout: their types and meanings.
+_FIELDS: dict[str, tuple[Any, str]] = {
+    "source": (str, "folder of scans, or s3://bucket/folder"),
+    "layout": (Literal[tuple(sorted(LAYOUTS))], _LAYOUTS_HELP),
+    "recipe": (str, "preprocessing by name; `raydiology methods` lists the recipes"),
+    "out": (str, "folder of the shards, or s3://bucket/folder"),
+    "val_fraction": (float, "share of patients held out for validation (default: 0.2)"),
+    "test_fraction": (float, "share of patients held out for testing (default: 0)"),
+    "seed": (int, "seed of splits and mixing (default: 0)"),
+    "max_bad": (float, "fail above this share of bad studies (default: 0.1)"),
+    "strict": (bool, "stop at the first bad study"),
+    "overwrite": (bool, "replace shards of another source or recipe"),
+    "keep_names": (bool, "keep file names in the quarantine list"),
+}
+_TYPES = {
+    "rescale": tuple[float, float],
+    "label_columns": list[str],
+    "secondary_captures": bool,
+    "uncertain": SourceOptions.model_fields["uncertain"].annotation,
+}
+_DETAILS: dict[str, dict[str, Any]] = {
+    "recipe": {"autocompletion": _recipes},
+    "modality": {"autocompletion": _modalities},
+    "rescale": {"metavar": "SLOPE INTERCEPT"},
+    "label_names": {"parser": _value},
+    "label_columns": {"metavar": "COLUMN..."},
+}
+
+
+def _parameters() -> Iterator[inspect.Parameter]:
+    """Yield the fields of an ingest and the options of the layouts, as parameters of its command."""
+    options = {
+        name: (_TYPES.get(name, str), _option_help(name, field)) for name, field in SourceOptions.model_fields.items()
+    }
+    for name, (kind, help_) in {**_FIELDS, **options}.items():
+        option = Option(f"--{name.replace('_', '-')}", help=help_, **_DETAILS.get(name, {}))
+        yield inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
+        )
 
 
 def _option_help(name: str, field: FieldInfo) -> str:
@@ -118,19 +126,26 @@ def _option_help(name: str, field: FieldInfo) -> str:
     return f"{field.description} ({taken}{default})"
 
 
-def _ingest(arguments: argparse.Namespace) -> int:
+def _ingest(
+    *,
+    config: Annotated[
+        str | None, Option(help="YAML file with these options, and with further sources under also:")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        Option("--set", metavar="FIELD=VALUE", help="change a field of the recipe; may be repeated"),
+    ] = None,
+    **fields: Any,
+) -> int:
+    """Read scans once and write them as shards.
+
+    The options from --dataset on say how studies are found; each names the layouts that take it.
+    """
     with loading():
         from orchestrator.ingest.request import load
         from orchestrator.ingest.run import ingest
 
-    given = {name: value for name, value in vars(arguments).items() if value is not None}
-    options = {name: given[name] for name in SourceOptions.model_fields if name in given}
-    asked = {name: given[name] for name in _INGEST_FIELDS if name in given}
-    if options:
-        asked["options"] = options
-    if arguments.set:
-        asked["changes"] = dict(_assignment(text) for text in arguments.set)
-    report = ingest(load(asked, arguments.config))
+    report = ingest(load(_asked(changes, fields), config))
     out.print(report.summary(), soft_wrap=True, highlight=False, markup=False)
     if report.shards is None:
         return FAILED
@@ -139,45 +154,65 @@ def _ingest(arguments: argparse.Namespace) -> int:
     return 0
 
 
+_CONFIG, _CHANGES, _ = inspect.signature(_ingest).parameters.values()
+_SOURCE, _LAYOUT, _RECIPE, _OUT, *_FURTHER = _parameters()
+_ingest.__signature__ = inspect.Signature([_CONFIG, _SOURCE, _LAYOUT, _RECIPE, _OUT, _CHANGES, *_FURTHER])
+app.command("ingest", epilog=_EXAMPLES)(_ingest)
+
+
+def _asked(changes: list[str] | None, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a request that a command line gives, those of the layout as ``options``."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    options = {name: given.pop(name) for name in SourceOptions.model_fields if name in given}
+    if options:
+        given["options"] = options
+    if changes:
+        given["changes"] = dict(_assignment(text) for text in changes)
+    return given
+
+
 def _assignment(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--set {text!r}: expected FIELD=VALUE, such as spacing_mm='[2,2,2]'")
-    return name, yaml.safe_load(value)
+    return name, _value(value)
 
 
-def _add_shards(commands: Commands) -> None:
-    parser = add_command(commands, "shards", "show, verify or convert shards", _shards)
-    parser.add_argument(
-        "action",
-        choices=("show", "verify", "convert"),
-        help="show what they hold, read every byte to verify them, or copy those of the format before into --out",
-    )
-    parser.add_argument("shards", help="folder of the shards, or s3://bucket/folder")
-    parser.add_argument("--out", help="convert: new folder of the converted shards, or s3://bucket/folder")
-
-
-def _shards(arguments: argparse.Namespace) -> int:
+@app.command()
+def shards(
+    action: Annotated[
+        Literal["show", "verify", "convert"],
+        Argument(
+            help="show what they hold, read every byte to verify them, or copy those of the format before into --out"
+        ),
+    ],
+    shards: Annotated[str, Argument(help="folder of the shards, or s3://bucket/folder")],
+    target: Annotated[
+        str | None,
+        Option("--out", help="convert: new folder of the converted shards, or s3://bucket/folder"),
+    ] = None,
+) -> int:
+    """Show, verify or convert shards."""
     from data.shards.check import describe, verify
     from data.shards.index import ShardSet
 
-    if (arguments.action == "convert") != (arguments.out is not None):
+    if (action == "convert") != (target is not None):
         raise ValueError(
-            f"shards {arguments.action} with --out {arguments.out}: expected a new folder for convert, and none for "
+            f"shards {action} with --out {target}: expected a new folder for convert, and none for "
             "show and verify; add or leave out --out"
         )
-    if arguments.action == "convert":
-        _convert(arguments.shards, arguments.out)
+    if target is not None:
+        _convert(shards, target)
         return 0
-    if arguments.action == "show":
+    if action == "show":
         table = Table("", "", show_header=False, box=None)
         table.columns[1].overflow = "fold"
-        for line in describe(ShardSet.open(arguments.shards)):
+        for line in describe(ShardSet.open(shards)):
             table.add_row(*line)
         out.print(table)
         return 0
     with progress.phase("reading every byte"):
-        findings = list(verify(arguments.shards))
+        findings = list(verify(shards))
     for finding in findings:
         out.print(finding, soft_wrap=True, highlight=False, markup=False)
     out.print(f"{len(findings)} findings" if findings else "every byte is as it was written")

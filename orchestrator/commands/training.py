@@ -1,63 +1,60 @@
 """Commands that train: pretrain, probe, finetune, table, sweep."""
 
-import argparse
-from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 from rich.table import Table
+from typer import Argument, Option
 
-from orchestrator.commands.console import FAILED, Commands, add_command, loading, out, say, say_next, show_page
+from orchestrator.commands.console import FAILED, loading, out, say, say_next, show_page
+from orchestrator.commands.usage import Commands
 from orchestrator.terminal.console import typed
 from orchestrator.terminal.progress import phase
 
-
-def add(commands: Commands) -> None:
-    """Add these commands."""
-    _add_experiment(commands, "pretrain", "pretrain an encoder", _pretrain)
-    _add_experiment(commands, "probe", "pretrain unless done, and judge the frozen encoder", _probe)
-    _add_experiment(commands, "finetune", "pretrain unless done, and fine-tune on the downstream task", _finetune)
-    _add_table(commands)
-    _add_sweep(commands)
+app = Commands()
 
 
-def _add_experiment(commands: Commands, name: str, help_: str, run: Callable) -> None:
-    parser = add_command(commands, name, help_, run)
-    parser.add_argument("experiment", help="YAML file, see experiments/")
-    parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="FIELD=VALUE", help="such as method.crops.iou='[0.3,0.6]'"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print what would run and what it would need")
+Experiment = Annotated[str, Argument(help="YAML file, see experiments/")]
+_CHANGES = "changes to the experiment, or to that of every row or trial, such as method.crops.iou='[0.3,0.6]'"
+Overrides = Annotated[
+    list[str], Argument(metavar="FIELD=VALUE", default_factory=list, show_default=False, help=_CHANGES)
+]
+DryRun = Annotated[bool, Option("--dry-run", help="check all that would run, and print what it would need")]
 
 
-def _pretrain(arguments: argparse.Namespace) -> None:
+@app.command()
+def pretrain(experiment: Experiment, overrides: Overrides, dry_run: DryRun = False) -> None:
+    """Pretrain an encoder."""
     with loading():
         from orchestrator.config.files import load
-        from orchestrator.runs import dry_run
+        from orchestrator.runs.dry_run import describe
         from orchestrator.runs.pretrain import pretrain
 
-    experiment = load(arguments.experiment, arguments.overrides)
-    if arguments.dry_run:
-        out.print(dry_run.describe(experiment))
+    asked = load(experiment, overrides)
+    if dry_run:
+        out.print(describe(asked))
         return
-    done = pretrain(experiment)
+    done = pretrain(asked)
     out.print(f"encoder: {done.folder / 'encoder'}", soft_wrap=True)
 
 
-def _probe(arguments: argparse.Namespace) -> None:
+@app.command()
+def probe(experiment: Experiment, overrides: Overrides, dry_run: DryRun = False) -> None:
+    """Pretrain unless done, and judge the frozen encoder."""
     with loading():
         from orchestrator.cluster import connection
         from orchestrator.config.files import load
-        from orchestrator.runs import dry_run
+        from orchestrator.runs.dry_run import describe
         from orchestrator.runs.pretrain import pretrain
         from orchestrator.runs.probe import probe, probe_set
 
-    experiment = load(arguments.experiment, arguments.overrides)
-    if arguments.dry_run:
-        out.print(dry_run.describe(experiment, probed=True))
+    asked = load(experiment, overrides)
+    if dry_run:
+        out.print(describe(asked, probed=True))
         return
-    probe_set(experiment)
+    probe_set(asked)
     with connection.connected():
-        probes = probe(experiment, pretrain(experiment))
+        probes = probe(asked, pretrain(asked))
     table = Table("probe", "pretrained", "initial weights")
     for name in sorted({*probes.pretrained.metrics, *probes.initial.metrics}):
         values = (one.metrics.get(name) for one in (probes.pretrained, probes.initial))
@@ -67,79 +64,73 @@ def _probe(arguments: argparse.Namespace) -> None:
         out.print(f"pretrained, {remark}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _finetune(arguments: argparse.Namespace) -> None:
+@app.command()
+def finetune(experiment: Experiment, overrides: Overrides, dry_run: DryRun = False) -> None:
+    """Pretrain unless done, and fine-tune on the downstream task."""
     with loading():
         from orchestrator.cluster import connection
         from orchestrator.config.files import load
-        from orchestrator.runs import dry_run
+        from orchestrator.runs.dry_run import describe
         from orchestrator.runs.finetune import check, finetune
         from orchestrator.runs.pretrain import pretrain
 
-    experiment = load(arguments.experiment, arguments.overrides)
-    if arguments.dry_run:
-        out.print(dry_run.describe(experiment, finetuned=True))
+    asked = load(experiment, overrides)
+    if dry_run:
+        out.print(describe(asked, finetuned=True))
         return
-    check(experiment)
+    check(asked)
     with connection.connected():
-        done = finetune(experiment, pretrain(experiment))
+        done = finetune(asked, pretrain(asked))
     for name, value in sorted(done.scores.items()):
         out.print(f"{name:32} {value:.4f}", highlight=False)
     out.print(f"network: {done.folder / 'network'}", soft_wrap=True)
 
 
-def _add_table(commands: Commands) -> None:
-    parser = add_command(commands, "table", "run what a table lacks, and print it beside the paper's numbers", _table)
-    parser.add_argument("table", help="YAML file with rows, see experiments/")
-    parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="FIELD=VALUE", help="changes to every row's experiment"
-    )
-    parser.add_argument("--cohort", help="run it on another cohort that the table names, such as phantom")
-    parser.add_argument("--dry-run", action="store_true", help="check every row, and print what it would need")
-
-
-def _table(arguments: argparse.Namespace) -> int:
+@app.command()
+def table(
+    table: Annotated[str, Argument(help="YAML file with rows, see experiments/")],
+    overrides: Overrides,
+    cohort: Annotated[str | None, Option(help="another cohort that the table names, such as phantom")] = None,
+    dry_run: DryRun = False,
+) -> int:
+    """Run what a table lacks, and print it beside the paper's numbers."""
     with loading():
         from orchestrator.sweeps import forecast
         from orchestrator.tables import table as tables
         from orchestrator.tables.run import run
         from orchestrator.tables.text import terminal
 
-    table = tables.load(arguments.table, arguments.overrides, arguments.cohort)
-    if arguments.dry_run:
-        out.print(forecast.of_table(table))
+    asked = tables.load(table, overrides, cohort)
+    if dry_run:
+        out.print(forecast.of_table(asked))
         return 0
-    lines = run(table, say)
-    out.print(terminal(table.config, lines))
-    _show_results(table.folder, table.base.home, table.config.metric)
-    say_next(f"raydiology compare {typed(table.folder.parent)}")
+    lines = run(asked, say)
+    out.print(terminal(asked.config, lines))
+    _show_results(asked.folder, asked.base.home, asked.config.metric)
+    say_next(f"raydiology compare {typed(asked.folder.parent)}")
     return FAILED if any(line.failures for line in lines) else 0
 
 
-def _add_sweep(commands: Commands) -> None:
-    parser = add_command(commands, "sweep", "search an experiment's fields for what scores best", _sweep)
-    parser.add_argument("sweep", help="YAML file with a space, see experiments/")
-    parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="FIELD=VALUE", help="changes to every trial's experiment"
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="check the ends of the space, and print what would be searched"
-    )
-
-
-def _sweep(arguments: argparse.Namespace) -> int:
+@app.command()
+def sweep(
+    sweep: Annotated[str, Argument(help="YAML file with a space, see experiments/")],
+    overrides: Overrides,
+    dry_run: DryRun = False,
+) -> int:
+    """Search an experiment's fields for what scores best."""
     with loading():
         from orchestrator.sweeps import forecast, standings
         from orchestrator.sweeps import sweep as sweeps
 
-    sweep = sweeps.load(arguments.sweep, arguments.overrides)
-    if arguments.dry_run:
-        for line in forecast.of_sweep(sweep):
+    asked = sweeps.load(sweep, overrides)
+    if dry_run:
+        for line in forecast.of_sweep(asked):
             out.print(line, soft_wrap=True, highlight=False, markup=False)
         return 0
-    ended = sweeps.run(sweep, say)
-    out.print(standings.terminal(sweep.config, ended))
-    _show_results(sweep.folder, sweep.base.home, sweep.config.objective.metric)
-    return 0 if standings.best(sweep.config, ended) else FAILED
+    ended = sweeps.run(asked, say)
+    out.print(standings.terminal(asked.config, ended))
+    _show_results(asked.folder, asked.base.home, asked.config.objective.metric)
+    return 0 if standings.best(asked.config, ended) else FAILED
 
 
 def _show_results(folder: Path, home: str, metric: str) -> None:

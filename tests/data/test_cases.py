@@ -3,7 +3,6 @@
 Each is planned as its command is typed, and its bundles are run in this process, without Ray.
 """
 
-import argparse
 import os
 import re
 import shlex
@@ -19,8 +18,8 @@ from data.shards.bundles import run_bundle, volume_id
 from data.shards.kept import kept_rows
 from data.shards.manifest import duplicates
 from data.shards.writer import from_row
-from data.sources import SourceOptions
 from orchestrator.commands import scans
+from orchestrator.commands.parser import parse
 from orchestrator.ingest.plan import make_plan
 from orchestrator.ingest.request import IngestConfig, load
 from orchestrator.ingest.run import in_stable_order
@@ -72,14 +71,8 @@ def request(case: str, out: Path) -> IngestConfig:
         pytest.skip(f"no case {case}: there is no {cases.name} folder beside the scans that has it")
     words = ["ingest", "--source", str(folder / "in" / SOURCES.get(case, "")), "--dataset", "d", "--out", str(out)]
     words += ["--max-bad", "1", "--keep-names", *([] if case in HOLDING_OUT else ["--val-fraction", "0"])]
-    parser = argparse.ArgumentParser()
-    scans.add(parser.add_subparsers())
-    given = vars(parser.parse_args([*words, *shlex.split((folder / "args").read_text())]))
-    given = {name: value for name, value in given.items() if value is not None}
-    asked = {name: given[name] for name in scans._INGEST_FIELDS if name in given}
-    asked["options"] = {name: given[name] for name in SourceOptions.model_fields if name in given}
-    asked["changes"] = dict(scans._assignment(text) for text in given["set"])
-    return load(asked)
+    given = parse([*words, *shlex.split((folder / "args").read_text())]).params
+    return load(scans._asked(given.pop("changes"), given), given.pop("config"))
 
 
 def outcome_of(case: str, out: Path) -> Outcome:

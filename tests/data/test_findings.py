@@ -13,7 +13,8 @@ from scipy.spatial.transform import Rotation
 
 from data.boxes import Boxes
 from data.labels import BOXES
-from data.recipes import Recipe, apply
+from data.recipes import Recipe
+from data.recipes.apply import apply
 from data.scan import Scan
 from data.shards import bundles
 from data.shards.bundles import Bundle, BundleJob, run_bundle

@@ -9,7 +9,8 @@ import pytest
 
 from data.quarantine import BadStudy
 from data.readers import read_study
-from data.recipes import RECIPES, Recipe, apply
+from data.recipes import RECIPES, Recipe
+from data.recipes.apply import apply
 from data.scan import Scan
 from data.sources import find_studies
 from data.sources.study import VOLUME_SUFFIXES, Study, suffix_of

@@ -9,7 +9,8 @@ from scipy import ndimage
 
 from data.phantoms.brain import CORE, ENHANCING, LABEL_NAMES, OEDEMA, SEQUENCES, make_brain, write_brains
 from data.readers import read_study
-from data.recipes import RECIPES, apply
+from data.recipes import RECIPES
+from data.recipes.apply import apply
 from data.sources import find_studies
 
 COARSE_MM = (6.0, 5.0, 5.0)

@@ -10,7 +10,8 @@ from sklearn.metrics import roc_auc_score
 
 from data.phantoms.pictures import FILMS, LESIONS, make_film, make_fundus, write_films, write_fundus
 from data.readers import read_study
-from data.recipes import RECIPES, apply
+from data.recipes import RECIPES
+from data.recipes.apply import apply
 from data.sources import SourceOptions, Study, find_studies
 
 SIZE = 128

@@ -14,7 +14,8 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from data.quarantine import BadStudy, NoScan
 from data.readers import read_study
-from data.recipes import RECIPES, apply
+from data.recipes import RECIPES
+from data.recipes.apply import apply
 from data.sources import SourceOptions, Study, find_studies
 from tests.data.readers.test_readers import PLANTED, VOXELS, change, study, write_series
 from tests.small_folders import transcode

@@ -8,7 +8,8 @@ import SimpleITK as sitk  # noqa: N813 (the name in its own documentation)
 from scipy.spatial.transform import Rotation
 
 from data.quarantine import BadStudy
-from data.recipes import RECIPES, Recipe, apply
+from data.recipes import RECIPES, Recipe
+from data.recipes.apply import apply
 from data.scan import Scan, is_sheared, spacing_of
 
 NUM_VOLUMES = 200

@@ -11,7 +11,8 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from data.quarantine import BadStudy
 from data.readers import read_study
-from data.recipes import RECIPES, Recipe, apply
+from data.recipes import RECIPES, Recipe
+from data.recipes.apply import apply
 from data.recipes.window import background
 from data.scan import Scan, is_sheared, spacing_of
 from data.sources import SourceOptions, find_studies

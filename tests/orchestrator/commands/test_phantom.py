@@ -22,12 +22,12 @@ def test_a_kind_is_written_with_the_command_that_reads_it(
     printed = capsys.readouterr().out
     assert "1 labelled and 1 unlabelled phantoms in" in printed
     command = shlex.split(printed[printed.index("raydiology ingest") :])
-    _, ingest = parse(command[1:])
-    studies = find_studies(ingest.source, ingest.layout, SourceOptions())
+    ingest = parse(command[1:]).params
+    studies = find_studies(ingest["source"], ingest["layout"], SourceOptions())
     assert {len(study.image) for study in studies} == {num_files}
     assert [study.label is not None or study.classes is not None for study in studies] == [
         *[True] * num_labelled,
         *[False] * num_labelled,
     ]
     assert len({study.patient for study in studies}) == 2
-    assert {study.modality for study in studies} <= {None, RECIPES[ingest.recipe].modality}
+    assert {study.modality for study in studies} <= {None, RECIPES[ingest["recipe"]].modality}

@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from argparse import _SubParsersAction
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import URLError
 
 import pytest
+from typer.core import TyperGroup
 
 from data.shards.convert import Conversion
 from data.shards.index import ShardSet
@@ -94,9 +94,9 @@ TYPED = {
 
 def verbs() -> Iterator[str]:
     """Yield what can be typed: each command, or each of its actions."""
-    for name, parser in commands().items():
-        assert not any(isinstance(action, _SubParsersAction) for action in parser._actions), "walk these too"
-        actions = next((action.choices for action in parser._actions if action.dest == "action"), None)
+    for name, command in commands().items():
+        assert not isinstance(command, TyperGroup), "walk these too"
+        actions = next((param.type_descriptor.choices for param in command.params if param.name == "action"), None)
         yield from (f"{name} {action}" for action in actions) if actions else (name,)
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 from data.labels import LABEL_MAP
 from data.phantoms.brain import make_brain, write_brains
 from data.readers import read_study
-from data.recipes import RECIPES, apply
+from data.recipes import RECIPES
+from data.recipes.apply import apply
 from data.shards.bundles import Bundle, BundleJob, join_rests, run_bundle
 from data.shards.index import IndexCard, ShardSet, write_index
 from data.shards.reader import ShardReader
