@@ -1,4 +1,4 @@
-"""Text: a heading and rows of cells, for people on a terminal and in Markdown, for programs as CSV; numbers as cells."""
+"""Text: a heading and rows of cells, for a terminal, in Markdown and in CSV; numbers as cells."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -38,7 +38,7 @@ def as_markdown(title: str, heading: Sequence[str], rows: Sequence[Sequence[str]
     return "\n".join([*body, "", *(f"- {note}" for note in notes), ""])
 
 
-def as_csv(heading: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def as_csv(heading: list[str], rows: Iterable[Sequence[Any]]) -> str:
     """Return cells as CSV, numbers with every digit; a cell without a value is empty."""
     return pd.DataFrame(list(rows), columns=heading, dtype=object).to_csv(index=False, lineterminator="\n")
 

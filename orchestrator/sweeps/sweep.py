@@ -25,6 +25,7 @@ from orchestrator.config.refusal import ConfigError, validated
 from orchestrator.lock import claimed
 from orchestrator.runs import finetune, identity, pool, pretrain
 from orchestrator.runs.abandoned import closing_abandoned
+from orchestrator.runs.held_out import check_tested
 from orchestrator.runs.pool import Workload
 from orchestrator.runs.run import parent
 from orchestrator.stop import RunError
@@ -117,6 +118,7 @@ def check(sweep: Sweep) -> list[Point]:
         sweep.experiment(point)
     points = given(sweep.config, base)
     if sweep.config.objective.of == "finetune":
+        check_tested(sweep.base, [sweep.config.objective.metric])
         finetune.labelled_samples(finetune.downstream_of(sweep.base))
     if points and sweep.config.search.name != "grid":
         check_point(sweep, points[0])
@@ -176,7 +178,7 @@ def run(sweep: Sweep, say: Say) -> list[Standing]:
         concurrent = min(connection.concurrency(resources, sweep.config.concurrent) for resources in needed)
         ended = _ended(ledger.standings())
         with progress.phase(f"sweep {sweep.config.name}", ledger.total, "trial", ended) as phase:
-            pool.run(_workload(sweep, ledger, phase, say), concurrent)
+            pool.run(workload(sweep, ledger, phase, say), concurrent)
         standings = ledger.standings()
         _write(sweep, standings)
         _log(sweep, standings, tracker)
@@ -202,7 +204,9 @@ def _ended(standings: Sequence[Standing]) -> int:
     return sum(standing.state in ("done", "pruned", "failed") for standing in standings)
 
 
-def _workload(sweep: Sweep, ledger: Ledger, phase: Phase, say: Say) -> Workload:
+def workload(sweep: Sweep, ledger: Ledger, phase: Phase, say: Say) -> Workload:
+    """Return the sweep's unfinished trials as jobs of a pool, which end in its ledger, its files and MLflow."""
+
     def take() -> tuple[int, str] | None:
         while (taken := ledger.take()) is not None:
             number, point = taken

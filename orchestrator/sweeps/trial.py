@@ -12,10 +12,10 @@ from data.shards.index import ShardSet
 from data.spelling import did_you_mean
 from orchestrator import stop
 from orchestrator.config.experiment import Experiment
+from orchestrator.direction import TEST
 from orchestrator.history import HISTORY, Tail
 from orchestrator.results import curve as curves
 from orchestrator.results.curve import Curve
-from orchestrator.results.run_cards import TEST
 from orchestrator.runs import finetune, pretrain
 from orchestrator.runs.course import Course
 from orchestrator.runs.run import tracker_of
@@ -142,11 +142,11 @@ _WATCHED = {"health/": "health/collapse", "probe/": "probe/linear_accuracy"}
 
 def curve_of(trial: Trial) -> Curve:
     """Return the curve of the objective; a score on the test split has that of the same score of the validation."""
-    experiment, metric = trial.experiment, trial.objective.metric.removeprefix(TEST)
+    experiment, metric = trial.experiment, trial.objective.metric
     if trial.objective.of == "finetune":
         task = finetune.downstream_of(experiment)
         steps = finetune.plan_of(experiment, finetune.labelled_samples(task)).total_steps
-        return Curve(metric, finetune.STAGE, 1, steps, sign_of_life="score")
+        return Curve(metric.removeprefix(TEST), finetune.STAGE, 1, steps, sign_of_life="score")
     last = Course.open(experiment, len(experiment.pretraining) - 1)
     steps = last.plan.total_steps
     watched = next((name for prefix, name in _WATCHED.items() if metric.startswith(prefix)), None)
