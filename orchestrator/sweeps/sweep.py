@@ -18,7 +18,6 @@ from data.shards.writer import write_atomically
 from data.spelling import did_you_mean
 from orchestrator import stop
 from orchestrator.cluster import connection
-from orchestrator.config.computing import Resources
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import read, resolve
 from orchestrator.config.refusal import ConfigError, validated
@@ -170,12 +169,11 @@ def run(sweep: Sweep, say: Say) -> list[Standing]:
         closing_abandoned(sweep.base),
         _tracked(sweep) as tracker,
     ):
-        needed = _resources(sweep)
-        for resources in needed:
-            connection.preflight(resources)
-        early = pruner(sweep.config.scheduler, trial.curve_of(sweep.trial(0, {}, sweep.base)).total_steps)
-        ledger = Ledger(sweep.folder, sweep.config, sweep.base.model_dump(mode="json"), early)
-        concurrent = min(connection.concurrency(resources, sweep.config.concurrent) for resources in needed)
+        base = sweep.base
+        needed = base.trainings if sweep.config.objective.of == "finetune" else base.pretraining
+        concurrent = connection.concurrency(map(base.resources_of, needed), sweep.config.concurrent)
+        early = pruner(sweep.config.scheduler, trial.curve_of(sweep.trial(0, {}, base)).total_steps)
+        ledger = Ledger(sweep.folder, sweep.config, base.model_dump(mode="json"), early)
         ended = _ended(ledger.standings())
         with progress.phase(f"sweep {sweep.config.name}", ledger.total, "trial", ended) as phase:
             pool.run(workload(sweep, ledger, phase, say), concurrent)
@@ -188,16 +186,6 @@ def run(sweep: Sweep, say: Say) -> list[Standing]:
                 "asked; the same command goes on from there"
             )
     return standings
-
-
-def _resources(sweep: Sweep) -> list[Resources]:
-    """Return the resources of a trial's trainings, which run one after the other."""
-    base = sweep.base
-    return [base.resources_of(one) for one in (base.trainings if _finetunes(sweep) else base.pretraining)]
-
-
-def _finetunes(sweep: Sweep) -> bool:
-    return sweep.config.objective.of == "finetune"
 
 
 def _ended(standings: Sequence[Standing]) -> int:

@@ -16,7 +16,6 @@ from data.files import check_writable
 from data.spelling import did_you_mean
 from orchestrator import stop
 from orchestrator.cluster import connection
-from orchestrator.config.computing import Resources
 from orchestrator.config.experiment import Experiment
 from orchestrator.lock import claimed
 from orchestrator.runs import finetune, identity, pretrain
@@ -50,17 +49,9 @@ def run(table: Table, say: Say) -> list[TableLine]:
         identity.mark(table.folder, table.identity)
         stack.enter_context(connection.connected())
         stack.enter_context(closing_abandoned(table.base))
-        needed = _resources(table)
-        for resources in needed:
-            connection.preflight(resources)
-        concurrent = min(connection.concurrency(resources, table.config.concurrent) for resources in needed)
+        needed = [one.resources_of(training) for _, one in table.experiments for training in one.trainings]
+        concurrent = connection.concurrency(needed, table.config.concurrent)
         return _run_trials(table, concurrent, stack.enter_context(_tracked(table)), say)
-
-
-def _resources(table: Table) -> list[Resources]:
-    """Return the resources of the trials' trainings."""
-    experiments = [experiment for _, experiment in table.experiments]
-    return [one.resources_of(training) for one in experiments for training in one.trainings]
 
 
 def _run_trials(table: Table, concurrent: int, tracker: Tracker, say: Say) -> list[TableLine]:
