@@ -5,6 +5,7 @@ strand its Train workers. Instead a job is asked to end by a marker in its folde
 normally. What must outlast the pool its owner keeps, so Tune's own snapshots are not needed, and are thrown away.
 """
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
-from ray import tune
+from ray import cloudpickle, tune
 from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
@@ -95,7 +96,8 @@ class Desk(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Hand over what ended a job."""
-        error = trial.get_pickled_error()
+        path = trial.pickled_error_file
+        error = cloudpickle.loads(Path(path).read_bytes()) if path else "for an unknown reason."
         if isinstance(error, RayTaskError):
             self._end(trial.config["place"], error.cause)
         else:
@@ -165,6 +167,7 @@ def run(load: Workload, concurrent: int) -> None:
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it names by their ids what failed
     desk, do, folder = Desk(load), load.do, load.folder
 
     def work(settings: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray import cloudpickle
 from ray.exceptions import ActorDiedError
 from ray.tune.search import Searcher
 
@@ -102,10 +103,10 @@ def reason(owner: Owner, place: int) -> str:
     return stop.marked(str(pool.place_of(owner.folder, place)))
 
 
-def tuned(place: int, last: Any = None, error: Exception | None = None) -> Any:
+def tuned(place: int, last: Any = None, error: Path | None = None) -> Any:
     """Return as much of Tune's trial as a desk looks at."""
     config, last_result = {"place": place, "details": ""}, {pool.RESULT: last}
-    return SimpleNamespace(config=config, last_result=last_result, get_pickled_error=lambda: error)
+    return SimpleNamespace(config=config, last_result=last_result, pickled_error_file=error)
 
 
 def test_jobs_are_handed_out_in_order_with_earlier_requests_removed(owner: Owner) -> None:
@@ -144,9 +145,10 @@ def test_what_the_owner_raises_ends_the_other_jobs(owner: Owner) -> None:
     assert queue.suggest("c") == Searcher.FINISHED
 
 
-def test_a_process_that_dies_is_a_failure_in_words(owner: Owner) -> None:
+def test_a_process_that_dies_is_a_failure_in_words(owner: Owner, tmp_path: Path) -> None:
     desk = Desk(owner.load())
-    desk.on_trial_error(0, [], tuned(0, error=ActorDiedError()))
+    (tmp_path / "error.pkl").write_bytes(cloudpickle.dumps(ActorDiedError()))
+    desk.on_trial_error(0, [], tuned(0, error=tmp_path / "error.pkl"))
     assert isinstance(owner.ended[0], RunError)
     assert str(owner.ended[0]).startswith("its process died: ")
     assert str(owner.ended[0]).endswith(" The same command goes on from there")
