@@ -43,7 +43,7 @@ class Workload:
     folder    holds the folders of the jobs
     take      hand out the next job as its place and its details; None if there is none
     do        do a job
-    ended     take a job's result, None if it ended early by StoppedError, or the error that ended it, RunError if its
+    ended     take a job's result or the error that ended it: StoppedError if it was asked to end, RunError if its
               process died; an error that ``ended`` raises ends the other jobs too
     reported  take what a job has reported by ``tune.report``; return a reason to end it early, if there is one
     say       tell a person
@@ -176,8 +176,8 @@ def run(load: Workload, concurrent: int) -> None:
         with progress.noted(place_of(folder, place) / NOTE):
             try:
                 return {RESULT: do(place, settings["details"])}
-            except stop.StoppedError:
-                return {RESULT: None}
+            except stop.StoppedError as stopped:
+                return {RESULT: stopped}  # raised, it would cost the process
 
     here = f"node:{ray.util.get_node_ip_address()}"
     with stop.awaited(), TemporaryDirectory() as kept, progress.others(folder, f"{PLACES}/*/{NOTE}"):

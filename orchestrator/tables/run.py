@@ -57,10 +57,10 @@ def run(table: Table, say: Say) -> list[TableLine]:
 def _run_trials(table: Table, concurrent: int, tracker: Tracker, say: Say) -> list[TableLine]:
     results, lines, total = Results(), list[TableLine](), len(table.experiments)
 
-    def ended(place: int, ending: EndedTrial | Exception | None) -> None:
+    def ended(place: int, ending: EndedTrial | Exception) -> None:
         nonlocal lines
-        if ending is None:
-            return  # asked to end early
+        if isinstance(ending, stop.StoppedError):
+            return
         trial = table.experiments[place][0]
         if isinstance(ending, RunError):
             ending = EndedTrial(Outcome(trial, None, str(ending)))

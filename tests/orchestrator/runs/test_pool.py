@@ -184,12 +184,12 @@ def test_an_error_that_the_owner_raises_is_raised_once_the_other_jobs_have_ended
     with pytest.raises(ValueError, match=r"^no such thing$"):
         pool.run(owner.load(), 2)
     assert owner.ended.keys() == {0, 1}
-    assert owner.ended[0] is None
+    assert isinstance(owner.ended[0], stop.StoppedError)
 
 
 @pytest.mark.slow
 def test_sigterm_asks_the_jobs_that_run_to_end_early_and_begins_no_other(
-    tmp_path: Path, ray_cluster: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ray_cluster: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(stop, "_request", type(stop._request)())
     (tmp_path / "driver").write_text(str(os.getpid()))
@@ -197,8 +197,10 @@ def test_sigterm_asks_the_jobs_that_run_to_end_early_and_begins_no_other(
         tmp_path / "table", [partial(wait_until_asked, tmp_path), partial(stop_when_begun, tmp_path, 1), refuse]
     )
     pool.run(owner.load(), 2)
-    assert owner.ended == {0: None, 1: 1}
+    assert (owner.ended.keys(), owner.ended[1]) == ({0, 1}, 1)
+    assert isinstance(owner.ended[0], stop.StoppedError)
     assert owner.said == [
         "asked to stop (SIGTERM): saving a checkpoint, then ending; Ctrl-C ends at once, without one"
     ]
     assert stop.requested()
+    assert "Trial" not in capfd.readouterr().out, "Tune says nothing itself"
