@@ -18,7 +18,8 @@ LOWER = {
 }  # fmt: skip
 ENDINGS: dict[str, Direction] = {"_loss": "min", "_error": "min", "accuracy": "max", "kappa": "max"}
 # Prefixes of a metric's own name: where it was measured.
-PLACES = ("best", "initial", "health", "probe", "mean")
+PLACES = ("best", "test", "initial", "health", "probe", "mean")
+BEST, TEST = "best/", "test/"
 
 
 def direction_of(metric: str) -> Direction | None:

@@ -1,26 +1,34 @@
 """Stop: end trainings early without killing them, so that they can later continue from where they stopped.
 
 Ctrl-C, SIGTERM (Slurm, systemd, `ray job stop`) and SIGHUP (a terminal that is closed) ask for it. While something
-trains, the first of these signals is a request to every training of this process. ``launch`` passes it on to the
-workers as a marker file in the stage's storage, which every node reaches; they save a checkpoint at their next report
-and end normally. A second Ctrl-C ends at once. While nothing trains there is nothing to save, and the first signal
-ends at once.
+trains, the first of these signals is a request to every training of this process. A second Ctrl-C ends at once. While
+nothing trains there is nothing to save, and the first signal ends at once.
+
+A request reaches other processes as a marker, a file with the reason in a folder that both know. A pool marks the
+folders of its jobs (``runs/pool.py``), and their processes make the request their own (``heeding``). ``launch`` marks
+a stage's storage, which every node reaches, and the workers save a checkpoint at their next report and end normally.
 """
 
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from types import FrameType
+from typing import Literal, TypeVar
 
 from pyarrow import fs
 
-from data.files import is_file, join, locate
+from data.files import is_file, join, locate, read_bytes
 
 MARKER = "stop"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STANDARD_STREAMS = (0, 1, 2)
+LOOK_EVERY_S = 0.5
+
+Reason = Literal["stopped", "pruned"]
+Result = TypeVar("Result")
 
 
 class StoppedError(RuntimeError):
@@ -139,22 +147,40 @@ def _leave_terminal() -> None:
     os.close(nothing)
 
 
-def mark(storage: str) -> None:
-    """Pass a request on to the workers of a stage with this storage."""
-    filesystem, path = locate(join(storage, MARKER))
+def mark(folder: str, reason: Reason = "stopped") -> None:
+    """Ask whatever works for a folder to end; if it was asked already, the first reason stays."""
+    if marked(folder):
+        return
+    filesystem, path = locate(join(folder, MARKER))
     if isinstance(filesystem, fs.LocalFileSystem):
-        filesystem.create_dir(locate(storage)[1])
-    with filesystem.open_output_stream(path):
-        pass
+        filesystem.create_dir(locate(folder)[1])
+    with filesystem.open_output_stream(path) as stream:
+        stream.write(reason.encode())
 
 
-def unmark(storage: str) -> None:
-    """Remove the request that ended an earlier training of a stage."""
-    if marked(storage):
-        filesystem, path = locate(join(storage, MARKER))
+def unmark(folder: str) -> None:
+    """Remove the request that ended earlier work for a folder."""
+    if is_file(join(folder, MARKER)):
+        filesystem, path = locate(join(folder, MARKER))
         filesystem.delete_file(path)
 
 
-def marked(storage: str) -> bool:
-    """Return whether a stage was asked to end."""
-    return is_file(join(storage, MARKER))
+def marked(folder: str) -> str:
+    """Return the reason for which a folder's work was asked to end; nothing if it was not."""
+    path = join(folder, MARKER)
+    return read_bytes(path).decode() if is_file(path) else ""
+
+
+def heeding(folder: str, job: Callable[[], Result], meanwhile: Callable[[], None] = lambda: None) -> Future[Result]:
+    """Do a job in a thread until it ends, and request its end once its folder is marked.
+
+    ``meanwhile`` is called at each look, the last time when the job has ended.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        doing, over = pool.submit(job), False
+        while not over:
+            over = bool(wait([doing], LOOK_EVERY_S).done)
+            meanwhile()
+            if marked(folder):
+                request()
+    return doing

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -229,13 +229,18 @@ def fitting(resources: Resources) -> int:
     return max(1, int(jobs))
 
 
-def concurrency(resources: Resources, asked: int | None) -> int:
-    """Return how many such jobs to run at once: as many as requested, but no more than fit.
+def concurrency(jobs: Iterable[Resources], asked: int | None) -> int:
+    """Return how many jobs to run at once: as many as requested, but no more than fit of the largest of ``jobs``.
 
-    The CPUs of a Ray that was started here are logical ones: without GPUs one job keeps them busy.
+    The CPUs of a Ray that was started here are logical ones: without GPUs one job keeps them busy. Raises as
+    ``preflight`` does.
     """
-    logical = not os.environ.get("RAY_ADDRESS") and not resources.gpu
-    return min(fitting(resources), asked or (1 if logical else fitting(resources)))
+    most = []
+    for resources in jobs:
+        preflight(resources)
+        logical = not os.environ.get("RAY_ADDRESS") and not resources.gpu
+        most.append(min(fitting(resources), asked or (1 if logical else fitting(resources))))
+    return min(most)
 
 
 def _cpus(resources: Resources) -> float:

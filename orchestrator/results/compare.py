@@ -11,10 +11,11 @@ from mlflow.exceptions import MlflowException
 
 from data.shards.writer import write_atomically
 from data.spelling import did_you_mean
+from orchestrator.direction import BEST, TEST
 from orchestrator.results import charts, comparison, curve
 from orchestrator.results.comparison import ComparisonLine, ComparisonSubject, Scores
 from orchestrator.results.grouping import KINDS, SEEDS, Row, differing_fields, rows_by, rows_of, settings_of
-from orchestrator.results.run_cards import BEST, TEST, Card, CardSource, Curve
+from orchestrator.results.run_cards import Card, CardSource, Curve
 from orchestrator.results.selection import GROUPS, RunChoice, counted, in_folders, select
 from orchestrator.results.text import as_markdown
 from orchestrator.runs import identity

@@ -1,7 +1,5 @@
 """Comparison: rows of runs as numbers, with notes on facts that the numbers hide. Pure: nothing is read here."""
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +8,7 @@ from data.spelling import did_you_mean
 from orchestrator.results.grouping import DATASET, SEEDS, Row, differing_fields, shortened
 from orchestrator.results.run_cards import Card
 from orchestrator.results.statistics import Comparison, Summary, confidence_interval, summarise, welch
-from orchestrator.results.text import NOTHING, significance, spread
+from orchestrator.results.text import NOTHING, as_csv, significance, spread
 
 DECIMALS = 3
 _JUDGED = {
@@ -135,15 +133,17 @@ def comma_separated(asked: ComparisonSubject, lines: Sequence[ComparisonLine], s
     """Return one CSV line per run: row, seeds, the fields in which the runs differ, values with every digit."""
     cards = [(line, card) for line in lines for card in line.row.cards]
     fields = [f for f in differing_fields([card.params for _, card in cards]) if f not in (*SEEDS, "pretrained")]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "run", "experiment", "status", *SEEDS, "pretrained", *fields, *asked.metrics, "remark"])
-    for line, card in cards:
-        decided = [card.params.get(field, "") for field in (*SEEDS, "pretrained", *fields)]
-        values = [scores.get(card.place, {}).get(metric, "") for metric in asked.metrics]
-        run = f"{card.kind}-{card.key}"
-        writer.writerow([line.name, run, card.experiment, card.status, *decided, *values, card.remark])
-    return text.getvalue()
+    decided, metrics = (*SEEDS, "pretrained", *fields), asked.metrics
+    rows = [
+        [
+            *(line.name, f"{card.kind}-{card.key}", card.experiment, card.status),
+            *(card.params.get(field) for field in decided),
+            *(scores.get(card.place, {}).get(metric) for metric in metrics),
+            card.remark,
+        ]
+        for line, card in cards
+    ]
+    return as_csv(["row", "run", "experiment", "status", *decided, *metrics, "remark"], rows)
 
 
 def _scored(asked: ComparisonSubject, row: Row, scores: Scores) -> tuple[Card, ...]:

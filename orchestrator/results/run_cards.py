@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from orchestrator.direction import BEST, TEST
 from orchestrator.history import HISTORY, Once, Tail, metrics_of
 from orchestrator.runs.run import RESULT
 from orchestrator.tracking.hindrance import FAULTS
@@ -26,7 +27,6 @@ Curve = tuple[list[float], list[float]]
 # MLflow's own states; a sweep's trials have more precise ones in their tag ``state``.
 STATUSES: dict[str, Status] = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "stopped"}
 STATES: dict[str, Status] = {"done": "finished", "failed": "failed", "stopped": "stopped", "pruned": "pruned"}
-BEST, TEST = "best/", "test/"
 EXPERIMENT = "experiment.json"
 
 

@@ -1,7 +1,9 @@
-"""Text: a heading and rows of cells for people, on a terminal and in Markdown; numbers as cells."""
+"""Text: a heading and rows of cells, for a terminal, in Markdown and in CSV; numbers as cells."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
@@ -34,6 +36,11 @@ def as_markdown(title: str, heading: Sequence[str], rows: Sequence[Sequence[str]
     body = [f"# {title}", "", _joined(heading), _joined(["---"] * len(heading))]
     body += [_joined([cell.replace("|", "\\|") for cell in row]) for row in rows]
     return "\n".join([*body, "", *(f"- {note}" for note in notes), ""])
+
+
+def as_csv(heading: list[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return cells as CSV, numbers with every digit; a cell without a value is empty."""
+    return pd.DataFrame(list(rows), columns=heading, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
 def as_terminal(title: str, heading: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> Table:

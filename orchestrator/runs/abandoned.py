@@ -8,9 +8,8 @@ from orchestrator import stop
 from orchestrator.cluster import connection
 from orchestrator.config.experiment import Experiment
 from orchestrator.lock import is_free
+from orchestrator.runs.run import tracker_of
 from orchestrator.tracking.outbox import OUTBOX, posted
-from orchestrator.tracking.store import default_uri
-from orchestrator.tracking.tracker import Tracker
 
 
 @contextmanager
@@ -20,10 +19,8 @@ def closing_abandoned(experiment: Experiment) -> Iterator[None]:
         yield
     except stop.Interruption:
         connection.leave()
-        home = Path(experiment.home)
-        uri = experiment.tracking.uri or default_uri(home)
-        for folder in abandoned(home / experiment.name):
-            tracker = Tracker(folder, uri)
+        for folder in abandoned(Path(experiment.home) / experiment.name):
+            tracker = tracker_of(folder, experiment)
             tracker.finish("KILLED")
             tracker.flush(force=True)
         raise

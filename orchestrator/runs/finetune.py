@@ -18,6 +18,7 @@ from methods.downstream import TASKS, Task
 from orchestrator.cluster import connection
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.parts import Downstream
+from orchestrator.direction import TEST
 from orchestrator.feed import stream
 from orchestrator.feed.plan import FeedPlan, SetPlan
 from orchestrator.judging import pictures
@@ -175,7 +176,7 @@ def _test(experiment: Experiment, best: str, run: Run) -> dict[str, float]:
     write_atomically(cases, joined([*([cases.read_bytes()] if cases.exists() else []), tested]))
     for remark in found.remarks:
         run.remark(f"test: {remark}")
-    return {f"test/{name}": value for name, value in found.metrics.items()}
+    return {f"{TEST}{name}": value for name, value in found.metrics.items()}
 
 
 def _build(experiment: Experiment, encoder: str | None) -> Trainee:

@@ -1,5 +1,6 @@
 """Held out: score a fine-tuned network on its test split, by which nothing was chosen."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import ray
@@ -10,11 +11,21 @@ from safetensors.torch import load_file
 
 from methods.downstream.base import TaskScores
 from orchestrator.config.experiment import Experiment
+from orchestrator.direction import TEST
 from orchestrator.judging.validation import evidence_of
 from orchestrator.runs.labelled import downstream_of, labelled_samples
 from orchestrator.runs.network import NETWORK, build_network
 from orchestrator.stop import RunError
 from orchestrator.training.loop import World
+
+
+def check_tested(experiment: Experiment, metrics: Iterable[str]) -> None:
+    """Raise ValueError if one of the metrics is a score on the test split, and the fine-tuning has none."""
+    tested = next((name for name in metrics if name.startswith(TEST)), None)
+    if tested and downstream_of(experiment).test_split is None:
+        raise ValueError(
+            f"metric {tested!r}: nothing is tested; set downstream.test_split, or name a metric of the validation"
+        )
 
 
 def score_held_out(experiment: Experiment, checkpoint: str) -> TaskScores:

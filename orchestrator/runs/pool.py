@@ -1,114 +1,196 @@
-"""Crew: jobs that do not depend on one another, several at once, each in a process of this machine."""
+"""Pool: jobs that do not depend on one another, several at once, each in a process of this machine, by Ray Tune.
 
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from functools import partial
+Tune starts the processes and carries their reports. It never ends a job, because it would kill the job's process and
+strand its Train workers. Instead a job is asked to end by a marker in its folder (``orchestrator.stop``), and ends
+normally. What must outlast the pool its owner keeps, so Tune's own snapshots are not needed, and are thrown away.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from shutil import rmtree
-from typing import Any, TypeVar
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray import cloudpickle, tune
+from ray.exceptions import RayTaskError
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.search import Searcher
 
 from orchestrator import stop
 from orchestrator.stop import RunError
 from orchestrator.terminal import progress
 
-Result = TypeVar("Result")
-LOOK_EVERY_S = 0.5
-# A crew's workers only wait: the CPUs are for their trainings. Other machines may not have the runs' folders.
+PLACES, NOTE = "trials", "progress.json"  # a job's folder, and the note of its progress in it
+RESULT = "result"
+# The processes only wait: the CPUs are for their trainings. Other machines may not have the runs' folders.
 SLIVER = 0.001
-NOTES = "progress"  # the folder in which each job reports its progress
+SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # The first Ctrl-C asks jobs to end (``orchestrator.stop``); Tune's own handler would kill them.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+}
 
 
-class Worker:
-    """Does one job after another, so that imports are paid for only once.
+@dataclass(frozen=True)
+class Workload:
+    """At most ``total`` jobs, and the functions of their owner; ``do`` alone is called in a process of the pool.
 
-    folder  where the running job is asked to end early, by ``stop.mark``
+    folder    holds the folders of the jobs
+    take      hand out the next job as its place and its details; None if there is none
+    do        do a job
+    ended     take a job's result or the error that ended it: StoppedError if it was asked to end, RunError if its
+              process died; an error that ``ended`` raises ends the other jobs too
+    reported  take what a job has reported by ``tune.report``; return a reason to end it early, if there is one
+    say       tell a person
     """
 
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-
-    def do(self, place: int, job: Callable[[], Any]) -> Any:
-        """Return a job's result."""
-        note = Path(self.folder) / NOTES / f"{place:05d}.json"
-        with progress.noted(note), ThreadPoolExecutor(1) as pool:
-            working = pool.submit(job)
-            while not wait([working], LOOK_EVERY_S).done:
-                if stop.marked(self.folder):
-                    stop.request()
-        return working.result()
+    folder: Path
+    total: int
+    take: Callable[[], tuple[int, str] | None]
+    do: Callable[[int, str], Any]
+    ended: Callable[[int, Any], None]
+    say: Callable[[str], None]
+    reported: Callable[[int, dict[str, Any]], stop.Reason | None] = lambda place, report: None
 
 
-class Crew:
-    """Idle workers, and busy workers by the reference to their job's result."""
+def place_of(folder: Path, place: int) -> Path:
+    """Return the folder of a job, where it is asked to end and its progress is noted."""
+    return folder / PLACES / f"{place:03d}"
 
-    def __init__(self, size: int, folder: str) -> None:
-        here = {f"node:{ray.util.get_node_ip_address()}": SLIVER}
-        self._hire = partial(ray.remote(num_cpus=0, resources=here)(Worker).remote, folder)
-        self.idle: list[Any] = [self._hire() for _ in range(size)]
-        self.busy: dict[Any, tuple[int, Any]] = {}
 
-    def begin(self, place: int, job: Callable[[], Any]) -> None:
-        """Have an idle worker do a job."""
-        worker = self.idle.pop()
-        self.busy[worker.do.remote(place, job)] = place, worker
+class Desk(tune.Callback):
+    """Takes what jobs report and how they end, and asks them to end."""
 
-    def ended(self) -> Generator[tuple[int, Any]]:
-        """Yield the results that arrive within a moment; a job that was asked to end early has no result."""
-        for reference in ray.wait(list(self.busy), timeout=LOOK_EVERY_S)[0]:
-            place, worker = self.busy.pop(reference)
+    def __init__(self, load: Workload) -> None:
+        self.load = load
+        self.running: set[int] = set()
+        self.error: Exception | None = None
+        self.said = False
+
+    def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        """Check for a request once per turn of Tune's loop."""
+        stop.raise_if_insisted()
+        if stop.requested() and not self.said:
+            self.said = True
+            self.load.say(stop.asked())
+        if self.closed:
+            for place in self.running:
+                self._ask_to_end(place, "stopped")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Have the owner decide on a report."""
+        place = trial.config["place"]
+        if RESULT not in result and (reason := self._told(self.load.reported, place, result)):
+            self._ask_to_end(place, reason)
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """Hand over a job's result."""
+        self._end(trial.config["place"], trial.last_result[RESULT])
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """Hand over what ended a job."""
+        path = trial.pickled_error_file
+        error = cloudpickle.loads(Path(path).read_bytes()) if path else "for an unknown reason."
+        if isinstance(error, RayTaskError):
+            self._end(trial.config["place"], error.cause)
+        else:
+            died = f"its process died: {str(error).splitlines()[0]} The same command goes on from there"
+            self._end(trial.config["place"], RunError(died))
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether no further job may begin."""
+        return stop.requested() or self.error is not None
+
+    def _ask_to_end(self, place: int, reason: stop.Reason) -> None:
+        stop.mark(str(place_of(self.load.folder, place)), reason)
+
+    def _end(self, place: int, result: Any) -> None:
+        self.running.discard(place)
+        self._told(self.load.ended, place, result)
+
+    def _told(self, owner: Callable[[int, Any], Any], place: int, what: Any) -> Any:
+        """Return what the owner answers; Tune would swallow what it raises."""
+        try:
+            return owner(place, what)
+        except Exception as error:  # noqa: BLE001 (an owner may use any library; it is raised in the end)
+            self.error = self.error or error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class JobQueue(Searcher):
+    """Hands jobs to Tune."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__()
+        self.desk = desk
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Hand out the next job, or say that there is none."""
+        if self.desk.closed or (taken := self.desk.load.take()) is None:
+            return Searcher.FINISHED
+        place, details = taken
+        stop.unmark(str(place_of(self.desk.load.folder, place)))
+        self.desk.running.add(place)
+        return {"place": place, "details": details}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Leave it to the desk."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Keep nothing: the owner keeps what must outlast the pool."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Keep nothing: the owner keeps what must outlast the pool."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Keep nothing: the owner keeps what must outlast the pool."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def run(load: Workload, concurrent: int) -> None:
+    """Do all jobs, ``concurrent`` at once.
+
+    After a request to stop no job begins, and those that run are asked to end early. The same follows an error that
+    the owner raises, which is raised here when the last job has ended.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it names by their ids what failed
+    desk, do, folder = Desk(load), load.do, load.folder
+
+    def work(settings: dict[str, Any]) -> dict[str, Any]:
+        stop.withdraw()  # the previous job of this process may have been asked to end
+        place = settings["place"]
+        with progress.noted(place_of(folder, place) / NOTE):
             try:
-                result = ray.get(reference)
-            except RayTaskError as error:
-                self.idle.append(worker)
-                if not isinstance(error.cause, stop.StoppedError):
-                    raise error.cause from None
-            except RayError as error:
-                self.idle.append(self._hire())
-                yield (
-                    place,
-                    RunError(f"its process died: {str(error).splitlines()[0]} The same command goes on from there"),
-                )
-            else:
-                self.idle.append(worker)
-                yield place, result
+                return {RESULT: do(place, settings["details"])}
+            except stop.StoppedError as stopped:
+                return {RESULT: stopped}  # raised, it would cost the process
 
-    def dismiss(self) -> None:
-        """End the workers' processes, and with them any unfinished jobs."""
-        for worker in (*self.idle, *(worker for _, worker in self.busy.values())):
-            ray.kill(worker)
-
-
-def results(
-    jobs: Sequence[Callable[[], Result]], concurrent: int, folder: Path, say: Callable[[str], None]
-) -> Generator[tuple[int, Result | RunError]]:
-    """Yield each job's place and result as it ends; RunError if its process died. One at a time, jobs run here.
-
-    Raises what a job raises. A request to stop asks the running jobs to end early, and then StoppedError is raised;
-    ``say`` tells a person of the request, and ``folder`` is where it is passed on.
-    """
-    if concurrent == 1:
-        yield from ((place, job()) for place, job in enumerate(jobs))
-        return
-    stop.unmark(str(folder))
-    waiting, crew = deque(enumerate(jobs)), Crew(min(concurrent, len(jobs)), str(folder))
-    try:
-        with stop.awaited(), progress.others(folder / NOTES, "*.json"):
-            while crew.busy or (waiting and not stop.requested()):
-                while crew.idle and waiting and not stop.requested():
-                    crew.begin(*waiting.popleft())
-                yield from crew.ended()
-                stop.raise_if_insisted()
-                if stop.requested() and not stop.marked(str(folder)):
-                    say(stop.asked())
-                    stop.mark(str(folder))
-    finally:
-        crew.dismiss()
-        rmtree(folder / NOTES, ignore_errors=True)
-    if stop.requested():
-        raise stop.StoppedError(
-            f"stopped with {len(waiting)} of {len(jobs)} not begun, as asked; the same command goes on from there"
-        )
+    here = f"node:{ray.util.get_node_ip_address()}"
+    with stop.awaited(), TemporaryDirectory() as kept, progress.others(folder, f"{PLACES}/*/{NOTE}"):
+        tune.Tuner(
+            tune.with_resources(work, {"cpu": 0, here: SLIVER}),
+            tune_config=tune.TuneConfig(
+                search_alg=JobQueue(desk),
+                num_samples=load.total,
+                max_concurrent_trials=concurrent,
+                reuse_actors=True,  # importing everything takes a process longer than training takes many a job
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(storage_path=kept, name="tune", verbose=0, callbacks=[desk]),
+        ).fit()
+    if desk.error:
+        raise desk.error

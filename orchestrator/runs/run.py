@@ -33,6 +33,27 @@ class Caption:
     row: str | None = None
 
 
+def tracker_of(folder: Path, experiment: Experiment) -> Tracker:
+    """Return the tracker of an experiment's run, in the MLflow that the experiment names or in that of its home."""
+    return Tracker(folder, experiment.tracking.uri or default_uri(Path(experiment.home)))
+
+
+@contextmanager
+def parent(
+    folder: Path, experiment: Experiment, title: str, description: str, tags: dict[str, str]
+) -> Iterator[Tracker]:
+    """Open an MLflow run that others are children of while the body runs."""
+    tracker = tracker_of(folder, experiment)
+    told = {**tags, "git_commit": git_commit(), DESCRIPTION: description}
+    tracker.start(experiment.name, title, folder.name, told)
+    tracker.flush(force=True)
+    try:
+        with tracker.closing():
+            yield tracker
+    finally:
+        tracker.flush(force=True)
+
+
 class Run:
     """A training with an identity: the same key resumes it, or finds it done."""
 
@@ -43,8 +64,7 @@ class Run:
         self.key = key
         self.parent = parent
         check_writable(experiment.home, "home")
-        uri = experiment.tracking.uri or default_uri(Path(experiment.home))
-        self.tracker = Tracker(folder, uri)
+        self.tracker = tracker_of(folder, experiment)
 
     @property
     def storage(self) -> str:

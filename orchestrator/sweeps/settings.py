@@ -12,7 +12,6 @@ from orchestrator.config.parts import Seed
 from orchestrator.config.refusal import FolderName
 from orchestrator.direction import Direction, direction_of
 from orchestrator.sweeps.domains import AnyKnob
-from orchestrator.sweeps.pruning import Scheduler
 
 # Fields that change no result, and fields by which a sweep finds its own folder.
 UNSEARCHABLE = ("name", "home", "resources", "tracking")
@@ -47,6 +46,32 @@ class Search(FrozenConfig):
     name: Literal["tpe", "random", "grid"] = "tpe"
     seed: Seed = 0
     startup: int = Field(default=5, ge=0)
+
+
+class Scheduler(FrozenConfig):
+    """When to end a trial early, by one of Optuna's pruners.
+
+    name              asha: at steps grace, grace * reduction_factor, ... a trial goes on if it is among the best of
+                      the trials that came as far (Li et al., "A System for Massively Parallel Hyperparameter Tuning",
+                      2020); hyperband: each trial is in one of several brackets, the first of which is asha, and each
+                      of the others begins a reduction_factor later (Li et al., "Hyperband", 2018); median: from
+                      ``grace`` steps on it ends if its best is below the median of the finished trials at the same
+                      step (Golovin et al., "Google Vizier", 2017)
+    grace             no trial is ended before this many steps of the training that has the objective
+    reduction_factor  asha, hyperband: one trial in this many goes on; a whole number
+    least_trials      median: how many other trials must have finished, with a value at the same step
+    """
+
+    name: Literal["asha", "hyperband", "median", "none"] = "none"
+    grace: int | None = Field(default=None, gt=0)
+    reduction_factor: float = Field(default=3, ge=2, multiple_of=1)
+    least_trials: int = Field(default=3, gt=0)
+
+    @model_validator(mode="after")
+    def _has_grace(self) -> "Scheduler":
+        if self.name != "none" and self.grace is None:
+            raise ValueError(f"scheduler {self.name} without grace; give the steps before which no trial is ended")
+        return self
 
 
 class SweepConfig(FrozenConfig):

@@ -1,7 +1,5 @@
 """Standings: the trials of a sweep as a table for people and for programs, and the best trial as an experiment."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ import yaml
 from rich.table import Table
 
 from orchestrator.direction import best_first, words
-from orchestrator.results.text import MARK, NOTHING, as_markdown, as_terminal
+from orchestrator.results.text import MARK, NOTHING, as_csv, as_markdown, as_terminal
 from orchestrator.sweeps.settings import SweepConfig
 from orchestrator.sweeps.space import Point, describe, params
 
@@ -106,14 +104,15 @@ def comma_separated(config: SweepConfig, standings: Sequence[Standing]) -> str:
     """Return one CSV line per trial with every digit, and a column for each number that a point is drawn from."""
     points = [params(config.space, standing.point) for standing in standings]
     names = list(dict.fromkeys(name for point in points for name in point))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "state", "steps", config.objective.metric, *names, "run", "failure"])
-    for standing, point in zip(standings, points, strict=True):
-        row = named(config, standing.number, standing.point)
-        drawn = [point.get(name) for name in names]
-        writer.writerow([row, standing.state, standing.steps, standing.value, *drawn, standing.run, standing.reason])
-    return text.getvalue()
+    rows = [
+        [
+            *(named(config, standing.number, standing.point), standing.state, standing.steps, standing.value),
+            *(point.get(name) for name in names),
+            *(standing.run, standing.reason),
+        ]
+        for standing, point in zip(standings, points, strict=True)
+    ]
+    return as_csv(["row", "state", "steps", config.objective.metric, *names, "run", "failure"], rows)
 
 
 def experiment_file(config: SweepConfig, standing: Standing, tree: dict[str, Any]) -> str:

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from orchestrator.sweeps.pruning import Curve
-from orchestrator.sweeps.settings import Search, SweepConfig
+from orchestrator.sweeps.settings import Scheduler, Search, SweepConfig
 from orchestrator.sweeps.space import Point, draw, first, grid, params
 from orchestrator.sweeps.standings import Standing, State
 from orchestrator.tracking.store import sqlite_address
 
 STORE = "optuna.db"
-STATE, REASON, POINT, RUN = "state", "reason", "point", "run"
+STATE, REASON, POINT, RUN, BEHIND = "state", "reason", "point", "run", "behind"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -47,14 +47,18 @@ class Ending:
 class Ledger:
     """The study of one sweep in its folder; only one process may write it.
 
-    Only ``take`` decides. The next point depends on the seed, the trial's number and the trials before it, so that a
-    sweep that was killed chooses the same points as one that was not.
+    ``take`` decides on points: the next depends on the seed, the trial's number and the trials before it.
+    ``falls_behind`` decides on trials: ``pruner`` keeps its memory in the study. So a sweep that was killed chooses
+    the same points and ends the same trials as one that was not.
     """
 
-    def __init__(self, folder: Path, config: SweepConfig, base: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, config: SweepConfig, base: dict[str, Any], pruner: BasePruner | None = None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.config = config
         self.base = base
+        self.pruner = pruner or NopPruner()
         self.study = optuna.create_study(
             storage=sqlite_address(folder / STORE),
             study_name=folder.name,
@@ -88,11 +92,22 @@ class Ledger:
         assert trial.number == number, "one process writes the study"
         return number, self._draw(trial)
 
-    def observe(self, number: int, step: int, value: float) -> None:
-        """Record a point of a trial's curve unless it is already recorded or is not a number."""
-        trial = self._trial(number)
-        if math.isfinite(value) and step not in self._frozen(number).intermediate_values:
+    def falls_behind(self, number: int, step: int, value: float) -> bool:
+        """Record a point of a trial's curve, and return whether the pruner has ended the trial, now or before.
+
+        A trial that goes on after a kill reports its curve anew: earlier points are on record and judged, and the
+        newest may not have been judged. A value that is not a number is passed over.
+        """
+        trial, record = self._trial(number), self._frozen(number)
+        newest = record.last_step or 0
+        if BEHIND in record.user_attrs or step < newest or not math.isfinite(value):
+            return BEHIND in record.user_attrs
+        if step > newest:
             trial.report(value, step)
+        # The study itself has no pruner: samplers would look only at trials of one of Hyperband's brackets.
+        if behind := self.pruner.prune(self.study, self._frozen(number)):
+            trial.set_user_attr(BEHIND, True)
+        return behind
 
     def end(self, number: int, ending: Ending) -> None:
         """Record how a trial ended."""
@@ -106,14 +121,6 @@ class Ledger:
             self.study.tell(trial, state=TrialState.PRUNED)
         elif ending.impossible:
             self.study.tell(trial, state=TrialState.FAIL)
-
-    def curve(self, number: int, until: int) -> Curve:
-        """Return a trial's curve up to a step, with higher values better."""
-        return {step: value for step, value in self._curve(self._frozen(number)).items() if step <= until}
-
-    def other_curves(self, number: int) -> list[Curve]:
-        """Return the curves of all other trials, with higher values better."""
-        return [self._curve(trial) for trial in self._trials() if trial.number != number]
 
     def standings(self) -> list[Standing]:
         """Return the standing of every trial that was begun."""
@@ -141,10 +148,6 @@ class Ledger:
         trial.set_user_attr(STATE, "running")
         return point
 
-    def _curve(self, trial: FrozenTrial) -> Curve:
-        sign = 1 if self.config.objective.mode == "max" else -1
-        return {step: sign * value for step, value in trial.intermediate_values.items()}
-
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
@@ -169,3 +172,20 @@ def sampler(search: Search, number: int) -> BaseSampler:
     if search.name == "tpe":
         return TPESampler(seed=seed, n_startup_trials=search.startup)
     return RandomSampler(seed=seed)
+
+
+def pruner(scheduler: Scheduler, total_steps: int) -> BasePruner:
+    """Return Optuna's pruner for trainings of so many steps."""
+    if scheduler.grace is None:
+        return NopPruner()
+    factor = int(scheduler.reduction_factor)
+    match scheduler.name:
+        case "asha":
+            return SuccessiveHalvingPruner(scheduler.grace, factor)
+        case "hyperband":
+            return HyperbandPruner(scheduler.grace, max(total_steps, scheduler.grace), factor)
+        case "median":
+            least = scheduler.least_trials
+            return MedianPruner(n_startup_trials=least, n_warmup_steps=scheduler.grace, n_min_trials=least)
+        case "none":
+            return NopPruner()

@@ -6,8 +6,8 @@ is the Optuna study in its folder, so the same command continues however it ende
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,21 +18,21 @@ from data.shards.writer import write_atomically
 from data.spelling import did_you_mean
 from orchestrator import stop
 from orchestrator.cluster import connection
-from orchestrator.config.computing import Resources
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import read, resolve
 from orchestrator.config.refusal import ConfigError, validated
 from orchestrator.lock import claimed
-from orchestrator.runs import finetune, identity, pretrain
+from orchestrator.runs import finetune, identity, pool, pretrain
 from orchestrator.runs.abandoned import closing_abandoned
-from orchestrator.runs.run import git_commit
+from orchestrator.runs.held_out import check_tested
+from orchestrator.runs.pool import Workload
+from orchestrator.runs.run import parent
+from orchestrator.stop import RunError
 from orchestrator.sweeps import space, trial
-from orchestrator.sweeps.ray_tune import Hooks, run_trials
 from orchestrator.sweeps.settings import SweepConfig
 from orchestrator.sweeps.space import Point, extremes, lookup, params
 from orchestrator.sweeps.standings import (
     Standing,
-    State,
     best,
     comma_separated,
     experiment_file,
@@ -40,12 +40,11 @@ from orchestrator.sweeps.standings import (
     named,
     sentence,
 )
-from orchestrator.sweeps.study import Ending, Ledger, given
+from orchestrator.sweeps.study import Ending, Ledger, given, pruner
 from orchestrator.sweeps.trial import Trial
 from orchestrator.terminal import progress
 from orchestrator.terminal.phase import Phase
-from orchestrator.tracking.store import default_uri
-from orchestrator.tracking.tracker import DESCRIPTION, Tracker, flatten
+from orchestrator.tracking.tracker import Tracker, flatten
 
 Say = Callable[[str], None]
 
@@ -77,7 +76,7 @@ class Sweep:
 
     def trial_folder(self, number: int) -> Path:
         """Return the folder of a trial's outbox to MLflow and of requests to the trial."""
-        return self.folder / "trials" / f"{number:03d}"
+        return pool.place_of(self.folder, number)
 
     def trial(self, number: int, point: Point, experiment: Experiment | None = None) -> Trial:
         """Return a point as a trial; ``experiment`` replaces the point's own experiment if that is not valid."""
@@ -118,6 +117,7 @@ def check(sweep: Sweep) -> list[Point]:
         sweep.experiment(point)
     points = given(sweep.config, base)
     if sweep.config.objective.of == "finetune":
+        check_tested(sweep.base, [sweep.config.objective.metric])
         finetune.labelled_samples(finetune.downstream_of(sweep.base))
     if points and sweep.config.search.name != "grid":
         check_point(sweep, points[0])
@@ -169,17 +169,14 @@ def run(sweep: Sweep, say: Say) -> list[Standing]:
         closing_abandoned(sweep.base),
         _tracked(sweep) as tracker,
     ):
-        needed = _resources(sweep)
-        for resources in needed:
-            connection.preflight(resources)
-        ledger = Ledger(sweep.folder, sweep.config, sweep.base.model_dump(mode="json"))
-        concurrent = min(connection.concurrency(resources, sweep.config.concurrent) for resources in needed)
+        base = sweep.base
+        needed = base.trainings if sweep.config.objective.of == "finetune" else base.pretraining
+        concurrent = connection.concurrency(map(base.resources_of, needed), sweep.config.concurrent)
+        early = pruner(sweep.config.scheduler, trial.curve_of(sweep.trial(0, {}, base)).total_steps)
+        ledger = Ledger(sweep.folder, sweep.config, base.model_dump(mode="json"), early)
         ended = _ended(ledger.standings())
-        with (
-            progress.phase(f"sweep {sweep.config.name}", ledger.total, "trial", ended) as phase,
-            progress.others(sweep.folder, f"trials/*/{trial.NOTE}"),
-        ):
-            run_trials(ledger, _hooks(sweep, ledger, phase, say), concurrent)
+        with progress.phase(f"sweep {sweep.config.name}", ledger.total, "trial", ended) as phase:
+            pool.run(workload(sweep, ledger, phase, say), concurrent)
         standings = ledger.standings()
         _write(sweep, standings)
         _log(sweep, standings, tracker)
@@ -191,32 +188,30 @@ def run(sweep: Sweep, say: Say) -> list[Standing]:
     return standings
 
 
-def _resources(sweep: Sweep) -> list[Resources]:
-    """Return the resources of a trial's trainings, which run one after the other."""
-    base = sweep.base
-    return [base.resources_of(one) for one in (base.trainings if _finetunes(sweep) else base.pretraining)]
-
-
-def _finetunes(sweep: Sweep) -> bool:
-    return sweep.config.objective.of == "finetune"
-
-
 def _ended(standings: Sequence[Standing]) -> int:
     return sum(standing.state in ("done", "pruned", "failed") for standing in standings)
 
 
-def _hooks(sweep: Sweep, ledger: Ledger, phase: Phase, say: Say) -> Hooks:
-    def refusal(point: Point) -> str | None:
-        try:
-            check_point(sweep, point)
-        except ValueError as error:
-            return " ".join(str(error).split())
+def workload(sweep: Sweep, ledger: Ledger, phase: Phase, say: Say) -> Workload:
+    """Return the sweep's unfinished trials as jobs of a pool, which end in its ledger, its files and MLflow."""
+
+    def take() -> tuple[int, str] | None:
+        while (taken := ledger.take()) is not None:
+            number, point = taken
+            try:
+                check_point(sweep, point)
+            except ValueError as error:
+                reason = " ".join(str(error).split())
+                ended(number, Ending("failed", reason=reason, impossible=True), told=False)
+            else:
+                return number, json.dumps(point)
         return None
 
-    def ask_to_end(number: int, state: State) -> None:
-        trial.ask_to_end(sweep.trial_folder(number), state)
-
-    def ended(number: int, ending: Ending, told: bool) -> None:
+    def ended(number: int, ending: Ending | Exception, told: bool = True) -> None:
+        if isinstance(ending, Exception):
+            raised = f"its process failed: {type(ending).__name__}: {ending}"
+            ending, told = Ending("failed", reason=str(ending) if isinstance(ending, RunError) else raised), False
+        ledger.end(number, ending)
         standings = ledger.standings()
         if not told:
             failed = sweep.trial(number, standings[number].point, sweep.base)
@@ -224,28 +219,32 @@ def _hooks(sweep: Sweep, ledger: Ledger, phase: Phase, say: Say) -> Hooks:
         progress.update(phase, _ended(standings))
         say(f"{_ended(standings)} of {ledger.total}: {sentence(sweep.config, standings[number])}")
         _write(sweep, standings)
+        if ending.hopeless:
+            raise ValueError(ending.reason)
 
-    return Hooks(lambda number, point: trial.run(sweep.trial(number, point)), refusal, ask_to_end, ended, say)
+    return Workload(
+        folder=sweep.folder,
+        total=ledger.total,
+        take=take,
+        do=lambda number, point: trial.run(sweep.trial(number, json.loads(point))),
+        ended=ended,
+        say=say,
+        reported=lambda number, report: (
+            "pruned" if ledger.falls_behind(number, report["step"], report["value"]) else None
+        ),
+    )
 
 
-@contextmanager
-def _tracked(sweep: Sweep) -> Iterator[Tracker]:
+def _tracked(sweep: Sweep) -> AbstractContextManager[Tracker]:
     """Open the MLflow run that the trials are children of."""
-    base, objective = sweep.base, sweep.config.objective
-    tracker = Tracker(sweep.folder, base.tracking.uri or default_uri(Path(base.home)))
+    objective = sweep.config.objective
     fields = "\n".join(f"- `{field}`" for field in sweep.config.space)
     description = (
         "The artifact `sweep.md` lists its trials, and `best.yaml` is the experiment of the best trial. The trials "
         f"are the child runs: compare their `{objective.metric}` in parallel coordinates.\n\nSearched:\n{fields}"
     )
-    tags = {"kind": "sweep", "objective": objective.metric, "git_commit": git_commit(), DESCRIPTION: description}
-    tracker.start(base.name, sweep.config.title, sweep.folder.name, tags)
-    tracker.flush(force=True)
-    try:
-        with tracker.closing():
-            yield tracker
-    finally:
-        tracker.flush(force=True)
+    tags = {"kind": "sweep", "objective": objective.metric}
+    return parent(sweep.folder, sweep.base, sweep.config.title, description, tags)
 
 
 def _write(sweep: Sweep, standings: Sequence[Standing]) -> None:

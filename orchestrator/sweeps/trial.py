@@ -1,34 +1,31 @@
-"""Trial: one point of a sweep, in a process that Ray Tune starts: train, report, and end early when asked."""
+"""Trial: one point of a sweep, in a process of the pool: train, report, and end early when asked."""
 
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from math import isfinite
 from pathlib import Path
 
 from ray import tune
 
 from data.shards.index import ShardSet
-from data.shards.writer import write_atomically
 from data.spelling import did_you_mean
 from orchestrator import stop
 from orchestrator.config.experiment import Experiment
+from orchestrator.direction import TEST
 from orchestrator.history import HISTORY, Tail
 from orchestrator.results import curve as curves
 from orchestrator.results.curve import Curve
 from orchestrator.runs import finetune, pretrain
 from orchestrator.runs.course import Course
+from orchestrator.runs.run import tracker_of
 from orchestrator.stop import RunError
 from orchestrator.sweeps.settings import Objective
 from orchestrator.sweeps.space import Point, Scalar
-from orchestrator.sweeps.standings import State
 from orchestrator.sweeps.study import Ending
 from orchestrator.terminal import progress
-from orchestrator.tracking.store import default_uri
 from orchestrator.tracking.tracker import DESCRIPTION, Tracker
 
-MARKER = "end-early"  # holds the state with which the trial must end
-NOTE = "progress.json"  # the trial's progress
-LOOK_EVERY_S = 0.5
 STATUS = {"done": "FINISHED", "pruned": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
 
@@ -50,45 +47,34 @@ class Trial:
     params: dict[str, Scalar]
 
 
-def ask_to_end(folder: Path, state: State) -> None:
-    """Ask a trial to save a checkpoint and end as ``pruned`` or ``stopped``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / MARKER, state)
-
-
 def run(trial: Trial) -> Ending:
-    """Train the point and return how it ended; reports its curve to Tune and MLflow meanwhile."""
-    with progress.noted(trial.folder / NOTE), progress.phase(trial.label):
-        return _run(trial)
+    """Train the point and return how it ended; report its curve to the pool and MLflow meanwhile."""
+    with progress.phase(trial.label):
+        tracker = opened(trial)
+        curve, tail = curve_of(trial), Tail(_watched(trial) / HISTORY)
+        last: float | None = None
 
-
-def _run(trial: Trial) -> Ending:
-    (trial.folder / MARKER).unlink(missing_ok=True)
-    stop.withdraw()  # the previous trial in this process may have been asked to end
-    tracker = opened(trial)
-    curve, tail = _curve(trial), Tail(_watched(trial) / HISTORY)
-    last: float | None = None
-    with ThreadPoolExecutor(1) as pool:
-        training, over = pool.submit(_train, trial), False
-        while not over:
-            over = bool(wait([training], LOOK_EVERY_S).done)
+        def report() -> None:
+            nonlocal last
             if points := curve.points(tail.read()):
                 last = points[-1][1]
                 for step, value in points:
                     tune.report({"step": step, "value": value})
-                tracker.metrics([{"step": step - 1, trial.objective.metric: value} for step, value in points])
+                tracker.metrics([{"step": step - 1, curve.metric: value} for step, value in points])
                 tracker.flush()
-            if curve.missing or (trial.folder / MARKER).exists():
+            if curve.missing:
                 stop.request()
-    ending = replace(_ending(trial, training, curve, last), run=_watched(trial).name)
-    closed(trial, tracker, ending)
-    return ending
+
+        training = stop.heeding(str(trial.folder), partial(_train, trial), report)
+        ending = replace(_ending(trial, training, curve, last), run=_watched(trial).name)
+        closed(trial, tracker, ending)
+        return ending
 
 
 def opened(trial: Trial) -> Tracker:
     """Open the trial's MLflow run."""
     experiment = trial.experiment
-    tracker = Tracker(trial.folder, experiment.tracking.uri or default_uri(Path(experiment.home)))
+    tracker = tracker_of(trial.folder, experiment)
     sweep = trial.folder.parents[1]
     of = "fine-tuning" if trial.objective.of == "finetune" else "pretraining"
     tags = {
@@ -96,7 +82,7 @@ def opened(trial: Trial) -> Tracker:
         "trial": str(trial.number),
         "state": "running",
         DESCRIPTION: (
-            f"One point of the sweep. `{trial.objective.metric}` is the curve of its {of}, "
+            f"One point of the sweep. `{trial.objective.metric.removeprefix(TEST)}` is the curve of its {of}, "
             f"`best/{trial.objective.metric}` is the value by which it is judged, if it ran to its end. Its "
             "trainings are its child runs; a training that another run has done already is that run's child."
         ),
@@ -139,7 +125,7 @@ def _ending(trial: Trial, training: Future[float | None], curve: Curve, last: fl
             reason = f"objective.metric {metric!r} is not one of {list(curve.missing)}"
             reason += f"{did_you_mean(metric, curve.missing)}; name one of them"
             return Ending("failed", reason=reason, hopeless=True)
-        if (trial.folder / MARKER).read_text() == "pruned":
+        if stop.marked(str(trial.folder)) == "pruned":
             return Ending("pruned", last)
         return Ending("stopped", last, str(error))
     except (RunError, ValueError) as error:
@@ -154,12 +140,13 @@ def _ending(trial: Trial, training: Future[float | None], curve: Curve, last: fl
 _WATCHED = {"health/": "health/collapse", "probe/": "probe/linear_accuracy"}
 
 
-def _curve(trial: Trial) -> Curve:
+def curve_of(trial: Trial) -> Curve:
+    """Return the curve of the objective; a score on the test split has that of the same score of the validation."""
     experiment, metric = trial.experiment, trial.objective.metric
     if trial.objective.of == "finetune":
         task = finetune.downstream_of(experiment)
         steps = finetune.plan_of(experiment, finetune.labelled_samples(task)).total_steps
-        return Curve(metric, finetune.STAGE, 1, steps, sign_of_life="score")
+        return Curve(metric.removeprefix(TEST), finetune.STAGE, 1, steps, sign_of_life="score")
     last = Course.open(experiment, len(experiment.pretraining) - 1)
     steps = last.plan.total_steps
     watched = next((name for prefix, name in _WATCHED.items() if metric.startswith(prefix)), None)

@@ -4,29 +4,30 @@ Every trial is a pretraining and a fine-tuning with run keys of their own, so a 
 table that shares trials with it, only runs what is missing.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
+from shutil import rmtree
+from typing import Any
 
 from data.files import check_writable
 from data.spelling import did_you_mean
+from orchestrator import stop
 from orchestrator.cluster import connection
-from orchestrator.config.computing import Resources
 from orchestrator.config.experiment import Experiment
 from orchestrator.lock import claimed
-from orchestrator.runs import finetune, identity, pool, pretrain
+from orchestrator.runs import finetune, identity, pretrain
 from orchestrator.runs.abandoned import closing_abandoned
 from orchestrator.runs.pretrain import PretrainingResult
-from orchestrator.runs.run import git_commit
+from orchestrator.runs.run import parent
 from orchestrator.stop import RunError
 from orchestrator.tables.grid import Outcome, TableConfig, TableLine, TableTrial, aggregate
 from orchestrator.tables.results import EndedTrial, Results, summary, write
 from orchestrator.tables.table import Table, check, described
 from orchestrator.terminal import progress
-from orchestrator.terminal.phase import Phase
-from orchestrator.tracking.store import default_uri
-from orchestrator.tracking.tracker import DESCRIPTION, Tracker
+from orchestrator.tracking.tracker import Tracker
 
 Say = Callable[[str], None]
 
@@ -48,61 +49,76 @@ def run(table: Table, say: Say) -> list[TableLine]:
         identity.mark(table.folder, table.identity)
         stack.enter_context(connection.connected())
         stack.enter_context(closing_abandoned(table.base))
-        needed = _resources(table)
-        for resources in needed:
-            connection.preflight(resources)
-        concurrent = min(connection.concurrency(resources, table.config.concurrent) for resources in needed)
+        needed = [one.resources_of(training) for _, one in table.experiments for training in one.trainings]
+        concurrent = connection.concurrency(needed, table.config.concurrent)
         return _run_trials(table, concurrent, stack.enter_context(_tracked(table)), say)
-
-
-def _resources(table: Table) -> list[Resources]:
-    """Return the resources of the trials' trainings."""
-    experiments = [experiment for _, experiment in table.experiments]
-    return [one.resources_of(training) for one in experiments for training in one.trainings]
 
 
 def _run_trials(table: Table, concurrent: int, tracker: Tracker, say: Say) -> list[TableLine]:
     results, lines, total = Results(), list[TableLine](), len(table.experiments)
-    rows = [row.name for row in table.config.rows]
-    jobs = []
-    for number, (trial, experiment) in enumerate(table.experiments, 1):
-        place = f"trial {number} of {total}"
-        shown = partial(
-            progress.phase,
-            f"{place}, row {rows.index(trial.row) + 1} of {len(rows)}: {described(trial)}",
-            short=f"{place}, {trial.row}",
-        )
-        jobs.append(partial(_run_trial, table.config, table.folder, shown, trial, experiment))
+
+    def ended(place: int, ending: EndedTrial | Exception) -> None:
+        nonlocal lines
+        if isinstance(ending, stop.StoppedError):
+            return
+        trial = table.experiments[place][0]
+        if isinstance(ending, RunError):
+            ending = EndedTrial(Outcome(trial, None, str(ending)))
+        elif isinstance(ending, Exception):
+            raise ending
+        results.ended[place] = ending
+        outcome, number = ending.outcome, len(results.ended)
+        how = f"failed: {outcome.failure}"
+        if outcome.value is not None:
+            how = f"{table.config.metric} {outcome.value:.{table.config.decimals}f}"
+        progress.update(phase, number)
+        say(f"{number} of {total}: {described(trial)}: {how}")
+        lines = aggregate(table.config, results.outcomes)
+        write(table, lines, results)
+
     with progress.phase(f"table {table.config.name}", total, "trial") as phase:
-        for number, (place, ended) in enumerate(pool.results(jobs, concurrent, table.folder, say), 1):
-            trial = table.experiments[place][0]
-            results.ended[place] = (
-                ended if isinstance(ended, EndedTrial) else EndedTrial(Outcome(trial, None, str(ended)))
-            )
-            outcome = results.ended[place].outcome
-            how = f"failed: {outcome.failure}"
-            if outcome.value is not None:
-                how = f"{table.config.metric} {outcome.value:.{table.config.decimals}f}"
-            progress.update(phase, number)
-            say(f"{number} of {total}: {described(trial)}: {how}")
-            lines = aggregate(table.config, results.outcomes)
-            write(table, lines, results)
+        if concurrent == 1:
+            for place in range(total):
+                ended(place, _run_trial(table, place))
+        else:
+            _run_at_once(table, concurrent, ended, say)
     tracker.summary(summary(lines))
     for path in sorted(table.folder.glob("table.*")) + sorted(table.folder.glob("curve-*.png")):
         tracker.artifact(path)
     return lines
 
 
-def _run_trial(
-    config: TableConfig,
-    folder: Path,
-    shown: Callable[[], AbstractContextManager[Phase]],
-    trial: TableTrial,
-    experiment: Experiment,
-) -> EndedTrial:
+def _run_at_once(table: Table, concurrent: int, ended: Callable[[int, Any], None], say: Say) -> None:
+    """Run the trials in a pool; raise StoppedError if it was asked to end."""
+    from orchestrator.runs import pool  # Tune is dear, and one trial at a time does without
+
+    total = len(table.experiments)
+    waiting = deque(range(total))
+
+    def take() -> tuple[int, str] | None:
+        return (waiting.popleft(), "") if waiting else None
+
+    def do(place: int, _: str) -> EndedTrial:
+        return stop.heeding(str(pool.place_of(table.folder, place)), partial(_run_trial, table, place)).result()
+
+    try:
+        pool.run(pool.Workload(table.folder, total, take, do, ended, say), concurrent)
+    finally:
+        rmtree(table.folder / pool.PLACES, ignore_errors=True)
+    if stop.requested():
+        raise stop.StoppedError(
+            f"stopped with {len(waiting)} of {total} not begun, as asked; the same command goes on from there"
+        )
+
+
+def _run_trial(table: Table, place: int) -> EndedTrial:
     """Run the missing trainings of a trial; return failures as outcomes; raise ValueError for an unknown metric."""
-    with shown():
-        return _trained(config, folder, trial, experiment)
+    trial, experiment = table.experiments[place]
+    rows = [row.name for row in table.config.rows]
+    number = f"trial {place + 1} of {len(table.experiments)}"
+    what = f"{number}, row {rows.index(trial.row) + 1} of {len(rows)}: {described(trial)}"
+    with progress.phase(what, short=f"{number}, {trial.row}"):
+        return _trained(table.config, table.folder, trial, experiment)
 
 
 def _trained(config: TableConfig, folder: Path, trial: TableTrial, experiment: Experiment) -> EndedTrial:
@@ -133,18 +149,8 @@ def _trained(config: TableConfig, folder: Path, trial: TableTrial, experiment: E
     )
 
 
-@contextmanager
-def _tracked(table: Table) -> Iterator[Tracker]:
+def _tracked(table: Table) -> AbstractContextManager[Tracker]:
     """Open the MLflow run that the table's trials are children of."""
-    experiment = table.base
-    tracker = Tracker(table.folder, experiment.tracking.uri or default_uri(Path(experiment.home)))
     rows = "\n".join(f"- {row.name}" for row in table.config.rows)
     description = f"The artifact `table.md` is the table; its runs are the child runs.\n\nRows:\n{rows}"
-    tags = {"kind": "table", "git_commit": git_commit(), DESCRIPTION: description}
-    tracker.start(experiment.name, table.config.title, table.folder.name, tags)
-    tracker.flush(force=True)
-    try:
-        with tracker.closing():
-            yield tracker
-    finally:
-        tracker.flush(force=True)
+    return parent(table.folder, table.base, table.config.title, description, {"kind": "table"})

@@ -12,8 +12,8 @@ from data.spelling import did_you_mean
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import read, resolve
 from orchestrator.config.refusal import ConfigError, validated
-from orchestrator.results.run_cards import TEST
 from orchestrator.runs import finetune, identity, pretrain
+from orchestrator.runs.held_out import check_tested
 from orchestrator.tables import cohort as cohorts
 from orchestrator.tables.cohort import Cohort
 from orchestrator.tables.grid import TableConfig, TableRow, TableTrial, trials_of
@@ -100,12 +100,7 @@ def _check_row(table: Table, row: TableRow) -> None:
     with refusing_row(table, row):
         pretrain.check(experiment)
         finetune.check(experiment)
-        tested = [name for name in (table.config.metric, *table.config.also) if name.startswith(TEST)]
-        if tested and finetune.downstream_of(experiment).test_split is None:
-            raise ValueError(
-                f"metric {tested[0]!r}: nothing is tested; set downstream.test_split, or name a metric of the "
-                "validation"
-            )
+        check_tested(experiment, (table.config.metric, *table.config.also))
 
 
 @contextmanager

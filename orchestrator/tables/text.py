@@ -1,12 +1,10 @@
 """Text of a table: its lines for people (terminal, Markdown), and its trials for programs (CSV)."""
 
-import csv
-import io
 from collections.abc import Sequence
 
 from rich.table import Table
 
-from orchestrator.results.text import NOTHING, as_markdown, as_ranked, significance, spread
+from orchestrator.results.text import NOTHING, as_csv, as_markdown, as_ranked, significance, spread
 from orchestrator.tables.grid import Outcome, PaperNumbers, TableConfig, TableLine
 
 
@@ -55,17 +53,17 @@ def markdown(config: TableConfig, lines: Sequence[TableLine]) -> str:
 
 def comma_separated(config: TableConfig, outcomes: Sequence[Outcome]) -> str:
     """Return one CSV line per trial: row, seeds, fold if any, values with every digit, the run's folder, failure."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    folds = ["fold"] if config.num_folds else []
-    names = ["row", "pretrain_seed", "finetune_seed", *folds, config.metric, *config.also, "run", "failure"]
-    writer.writerow(names)
-    for outcome in outcomes:
-        trial = outcome.trial
-        values = [outcome.value, *(outcome.also.get(name) for name in config.also)]
-        seeds = (trial.pretrain_seed, trial.finetune_seed, *([trial.fold] if folds else []))
-        writer.writerow([trial.row, *seeds, *values, outcome.run, outcome.failure])
-    return text.getvalue()
+    decided = ["pretrain_seed", "finetune_seed", *(["fold"] if config.num_folds else [])]
+    rows = [
+        [
+            outcome.trial.row,
+            *(getattr(outcome.trial, name) for name in decided),
+            *(outcome.value, *(outcome.also.get(name) for name in config.also)),
+            *(outcome.run, outcome.failure),
+        ]
+        for outcome in outcomes
+    ]
+    return as_csv(["row", *decided, config.metric, *config.also, "run", "failure"], rows)
 
 
 def terminal(config: TableConfig, lines: Sequence[TableLine]) -> Table:

@@ -170,7 +170,7 @@ def _work(config: dict[str, Any]) -> None:
     newest = progress.find().newest
     batches, report = partial(_batches, job, world), partial(_report, world)
     # One rank looks and tells the others: each look is a request if the storage is remote.
-    asked_to_stop = partial(stop.marked, job.uri) if world.rank == 0 else (lambda: False)
+    asked_to_stop = (lambda: bool(stop.marked(job.uri))) if world.rank == 0 else (lambda: False)
     try:
         with Checkpoint(newest.uri).as_directory() if newest else nullcontext() as folder:
             start = Path(folder) if folder else None

@@ -5,6 +5,8 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,11 +96,31 @@ def test_a_command_whose_terminal_is_closed_ends_with_its_own_exit_code() -> Non
     assert process.wait(60) == 129
 
 
-def test_a_stage_is_marked_until_it_is_started_again(tmp_path: Path) -> None:
+def test_a_stage_is_marked_with_the_first_reason_until_it_is_started_again(tmp_path: Path) -> None:
     storage = str(tmp_path / "checkpoints" / "pretrain")
-    assert not stop.marked(storage)
+    assert stop.marked(storage) == ""
+    stop.mark(storage, "pruned")
     stop.mark(storage)
-    assert stop.marked(storage)
+    assert stop.marked(storage) == "pruned"
     stop.unmark(storage)
     stop.unmark(storage)
-    assert not stop.marked(storage)
+    assert stop.marked(storage) == ""
+    stop.mark(storage)
+    assert stop.marked(storage) == "stopped"
+
+
+def test_a_job_hears_that_its_folder_is_marked_and_is_looked_after_until_it_has_ended(tmp_path: Path) -> None:
+    looks = list[bool]()
+
+    def job() -> str:
+        stop.mark(str(tmp_path))
+        deadline = time.monotonic() + 60
+        while not stop.requested():
+            assert time.monotonic() < deadline, "never asked to end"
+            time.sleep(0.01)
+        over.set()
+        return "saved"
+
+    over = threading.Event()
+    assert stop.heeding(str(tmp_path), job, lambda: looks.append(over.is_set())).result() == "saved"
+    assert (looks[0], looks[-1]) == (False, True)

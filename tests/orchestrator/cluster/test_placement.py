@@ -40,4 +40,4 @@ def test_as_many_jobs_run_at_once_as_have_gpus_and_cpus(
     monkeypatch: pytest.MonkeyPatch, gpus: float, jobs: int
 ) -> None:
     has(monkeypatch, CPU=16.0, GPU=gpus)
-    assert connection.fitting(ON_GPUS) == connection.concurrency(ON_GPUS, None) == jobs
+    assert connection.fitting(ON_GPUS) == connection.concurrency([ON_GPUS], None) == jobs

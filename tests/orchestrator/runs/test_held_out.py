@@ -25,6 +25,7 @@ from orchestrator.runs import finetune, held_out
 from orchestrator.runs.labelled import downstream_of, labelled_samples
 from orchestrator.runs.network import NETWORK, build_network
 from orchestrator.runs.run import RESULT
+from orchestrator.sweeps import sweep as sweeps
 from orchestrator.tables import table as tables
 from orchestrator.tables.run import run as run_table
 from orchestrator.tracking.outbox import posted
@@ -148,9 +149,34 @@ def test_a_table_of_test_scores_without_a_test_is_refused_before_anything_runs(s
     tables.check(tables.load(write_table(tmp_path, shards)))
 
 
+def write_sweep(folder: Path, shards: str, **downstream: object) -> Path:
+    """Write a sweep with the one point that the table has, judged by its test."""
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(tree_of(shards, folder / "runs", **downstream)))
+    sweep = {
+        "name": "held-out",
+        "title": "Held out",
+        "experiment": "experiment.yaml",
+        "objective": {"metric": "test/score"},
+        "search": {"name": "grid"},
+        "scheduler": {"name": "hyperband", "grace": 1},
+        "space": {"downstream.seed": {"choice": [0]}},
+    }
+    path = folder / "sweep.yaml"
+    path.write_text(yaml.safe_dump(sweep))
+    return path
+
+
+def test_a_sweep_for_test_scores_wants_high_ones_and_is_refused_without_a_test(shards: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"metric 'test/score': nothing is tested; set downstream.test_split"):
+        sweeps.check(sweeps.load(write_sweep(tmp_path, shards, test_split=None)))
+    sweep = sweeps.load(write_sweep(tmp_path, shards))
+    assert sweeps.check(sweep) == [{"downstream.seed": 0}]
+    assert sweep.config.objective.mode == "max"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_fine_tuning_is_tested_once_at_its_end_and_a_table_and_a_comparison_show_it(
+def test_a_fine_tuning_is_tested_once_at_its_end_and_a_table_a_sweep_and_a_comparison_show_it(
     shards: str,
     tmp_path: Path,
     ray_cluster: Path,
@@ -182,6 +208,10 @@ def test_a_fine_tuning_is_tested_once_at_its_end_and_a_table_and_a_comparison_sh
     experiment = table.experiments[0][1]
     assert held_out._score(experiment, str(run / "network")).metrics["score"] == pytest.approx(scores["test/score"])
 
+    # Neither the sweep nor the table trains or tests anew.
+    (standing,) = sweeps.run(sweeps.load(write_sweep(tmp_path, shards)), lambda text: None)
+    assert (standing.state, standing.value, standing.run) == ("done", scores["test/score"], run.name)
+    assert [path.name for path in (tmp_path / "runs" / "held").glob("finetune-*")] == [run.name]
     monkeypatch.setattr(finetune, "score_held_out", None)
     assert run_table(table, lambda text: None)[0].summary.values == line.summary.values
     with (table.folder / "table.csv").open(newline="") as file:

@@ -1,91 +1,111 @@
-"""Pruning: the decisions are those of Ray Tune's own schedulers, on curves that a test draws."""
+"""Pruning: Optuna's pruners decide as the sweep file says, and the same after any end of the sweep."""
 
-from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any
+from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule
+from pydantic import ValidationError
 
-from orchestrator.sweeps.pruning import Scheduler, prune
+from orchestrator.sweeps.settings import Scheduler, SweepConfig
+from orchestrator.sweeps.study import Ending, Ledger, pruner
 
-LENGTH = 20
-curves = st.lists(
-    st.lists(st.floats(0, 1, allow_nan=False), min_size=LENGTH, max_size=LENGTH), min_size=1, max_size=6
-)
+STEPS = 9
 
 
-def ours(scheduler: Scheduler, values: list[list[float]]) -> list[int | None]:
-    """Run trials one after the other; return the step at which each was ended."""
-    ended: list[int | None] = []
-    known: list[dict[int, float]] = []
-    for curve in values:
-        seen: dict[int, float] = {}
-        for step, value in enumerate(curve, 1):
-            seen[step] = value
-            if prune(scheduler, seen, known):
-                break
-        ended.append(len(seen) if len(seen) < LENGTH or prune(scheduler, seen, known) else None)
-        known.append(seen)
-    return ended
-
-
-def theirs(scheduler: Any, values: list[list[float]]) -> list[int | None]:
-    ended: list[int | None] = []
-    controller = SimpleNamespace(get_live_trials=list)
-    for number, curve in enumerate(values):
-        trial = TuneTrial(str(number))
-        scheduler.on_trial_add(controller, trial)
-        stopped = None
-        for step, value in enumerate(curve, 1):
-            if scheduler.on_trial_result(controller, trial, {"step": step, "value": value}) == "STOP":
-                stopped = step
-                break
-        ended.append(stopped)
-    return ended
-
-
-@dataclass(frozen=True)
-class TuneTrial:
-    """As much of a trial as Tune's schedulers look at."""
-
-    trial_id: str
-
-
-@settings(max_examples=60, deadline=None)
-@given(values=curves, grace=st.integers(1, 6), factor=st.sampled_from([2, 3, 4]))
-def test_asha_ends_the_trials_that_tune_s_asha_ends(values: list[list[float]], grace: int, factor: int) -> None:
-    reference = AsyncHyperBandScheduler(
-        time_attr="step", metric="value", mode="max", max_t=10 * LENGTH, grace_period=grace,
-        reduction_factor=factor, stop_last_trials=False,
-    )  # fmt: skip
-    scheduler = Scheduler(name="asha", grace=grace, reduction_factor=factor)
-    assert ours(scheduler, values) == theirs(reference, values)
-
-
-@settings(max_examples=60, deadline=None)
-@given(values=curves, grace=st.integers(1, 6), least=st.integers(1, 3))
-def test_the_median_rule_ends_the_trials_that_tune_s_ends(values: list[list[float]], grace: int, least: int) -> None:
-    reference = MedianStoppingRule(
-        time_attr="step", metric="value", mode="max", grace_period=grace, min_samples_required=least
+def ledger_of(folder: Path, scheduler: Scheduler, mode: str = "max") -> Ledger:
+    config = SweepConfig.model_validate(
+        {
+            "name": "seeds",
+            "title": "Seeds",
+            "experiment": "experiment.yaml",
+            "objective": {"metric": "score", "mode": mode},
+            "search": {"name": "random"},
+            "trials": 20,
+            "space": {"seed": {"choice": [0, 1]}},
+        }
     )
-    scheduler = Scheduler(name="median", grace=grace, least_trials=least)
-    assert ours(scheduler, values) == theirs(reference, values)
+    return Ledger(folder, config, {"seed": 0}, pruner(scheduler, STEPS))
 
 
-def test_a_report_that_passes_a_rung_is_judged_there_once() -> None:
-    scheduler, others = Scheduler(name="asha", grace=4, reduction_factor=2), [{5: 0.9}, {4: 0.8}]
-    assert [prune(scheduler, curve, others) for curve in ({3: 0.1}, {3: 0.1, 6: 0.1}, {6: 0.9, 7: 0.1})] == [
-        False, True, False,
+def ended(ledger: Ledger, values: list[float]) -> int | None:
+    """Run a trial with this curve; return the step at which it was ended, None if it ran to its end."""
+    number, _ = ledger.take() or (-1, {})
+    for step, value in enumerate(values, 1):
+        if ledger.falls_behind(number, step, value):
+            ledger.end(number, Ending("pruned", value))
+            return step
+    ledger.end(number, Ending("done", values[-1]))
+    return None
+
+
+def test_asha_ends_a_trial_at_a_rung_unless_it_is_among_the_best_that_came_as_far(tmp_path: Path) -> None:
+    ledger = ledger_of(tmp_path, Scheduler(name="asha", grace=2, reduction_factor=2))
+    rising, late = [0.1 * step for step in range(1, STEPS + 1)], [0.0, 0.3, 0.3, 0.3, 0.9, 0.9, 0.9, 0.9, 0.9]
+    assert ended(ledger, rising) is None
+    assert ended(ledger, [0.1] * STEPS) == 2
+    assert ended(ledger, late) == 4
+    assert ended(ledger, [0.9] * STEPS) is None
+
+
+def test_lower_values_are_kept_where_lower_is_better(tmp_path: Path) -> None:
+    ledger = ledger_of(tmp_path, Scheduler(name="asha", grace=2, reduction_factor=2), mode="min")
+    assert [ended(ledger, [value] * STEPS) for value in (0.5, 0.9, 0.1)] == [None, 2, None]
+
+
+def test_hyperband_lets_some_trials_run_further_before_they_are_judged(tmp_path: Path) -> None:
+    ledger = ledger_of(tmp_path / "sweep", Scheduler(name="hyperband", grace=1, reduction_factor=3))
+    steps = [ended(ledger, [1.0 - 0.01 * number] * STEPS) for number in range(20)]
+    assert {*steps} == {None, 1, 3, 9}
+    assert steps.count(1) > steps.count(3) > 0
+
+
+def test_the_median_rule_ends_a_trial_below_the_median_of_enough_that_finished(tmp_path: Path) -> None:
+    ledger = ledger_of(tmp_path, Scheduler(name="median", grace=3, least_trials=3))
+    assert [ended(ledger, [value] * STEPS) for value in (0.5, 0.1, 0.9)] == [None, None, None]
+    assert [ended(ledger, [value] * STEPS) for value in (0.4, 0.6, 0.4)] == [3, None, 3]
+
+
+@pytest.mark.parametrize("name", ["asha", "hyperband", "median"])
+def test_a_sweep_that_is_killed_in_every_trial_ends_the_same_trials_at_the_same_steps(
+    tmp_path: Path, name: str
+) -> None:
+    scheduler = Scheduler.model_validate({"name": name, "grace": 2, "reduction_factor": 2, "least_trials": 2})
+    curves = np.random.default_rng(0).random((6, STEPS)).tolist()
+    whole = ledger_of(tmp_path / "whole" / "sweep", scheduler)
+    expected = [ended(whole, curve) for curve in curves]
+    assert {*expected} > {None}
+    found: list[int | None] = []
+    for curve in curves:
+        cut = ledger_of(tmp_path / "cut" / "sweep", scheduler)
+        number, _ = cut.take() or (-1, {})
+        for step, value in enumerate(curve[:5], 1):
+            cut.falls_behind(number, step, value)
+        # The trial that goes on is the one that was cut, and it reports its curve from the beginning.
+        found.append(ended(ledger_of(tmp_path / "cut" / "sweep", scheduler), curve))
+        assert found[-1] in (1, None) or found[-1] > 5, (
+            "what was decided before the kill is known at the first report"
+        )
+    assert [step if step != 1 else early for step, early in zip(found, expected, strict=True)] == expected
+
+
+def test_a_report_that_passes_a_rung_is_judged_there_once(tmp_path: Path) -> None:
+    ledger = ledger_of(tmp_path, Scheduler(name="asha", grace=4, reduction_factor=2))
+    numbers = [number for number, _ in (ledger.take() or (-1, {}) for _ in range(3))]
+    assert not ledger.falls_behind(numbers[0], 5, 0.8)
+    assert [ledger.falls_behind(numbers[1], step, value) for step, value in ((3, 0.1), (6, 0.9), (7, 0.1))] == [
+        False, False, False,
     ]  # fmt: skip
+    assert [ledger.falls_behind(numbers[2], step, 0.1) for step in (3, 6, 7)] == [False, True, True]
 
 
-def test_no_scheduler_ends_nothing() -> None:
-    assert not prune(Scheduler(), {100: -1.0}, [{100: 1.0}] * 5)
+def test_no_scheduler_ends_nothing(tmp_path: Path) -> None:
+    ledger = ledger_of(tmp_path, Scheduler())
+    assert [ended(ledger, [value] * STEPS) for value in (1.0, -1.0)] == [None, None]
 
 
-def test_a_scheduler_without_grace_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"scheduler asha without grace; give the steps"):
+def test_a_scheduler_that_cannot_be_meant_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"scheduler asha without grace; give the steps"):
         Scheduler(name="asha")
+    for factor in (1, 2.5):
+        with pytest.raises(ValidationError, match=r"reduction_factor\n.*(multiple of 1|greater than or equal to 2)"):
+            Scheduler(name="asha", grace=1, reduction_factor=factor)

@@ -185,7 +185,7 @@ def test_a_ledger_that_is_opened_again_hands_out_what_did_not_end_and_then_what_
 
     for_three = Ledger(tmp_path / "cut", sweep_config(trials=6), base)
     assert [for_three.take() for _ in range(4)] == points[:4]
-    for_three.observe(0, 5, 0.5)
+    for_three.falls_behind(0, 5, 0.5)
     for_three.end(0, Ending("done", 0.75))
     for_three.end(1, Ending("failed", reason="worker died"))
     for_three.end(2, Ending("failed", reason="no such pair", impossible=True))
@@ -218,14 +218,12 @@ def test_tpe_learns_from_what_ended(tmp_path: Path) -> None:
     assert sum(abs(value - 0.8) < 0.1 for value in drawn[15:]) >= 8
 
 
-def test_a_ledger_keeps_each_step_once_and_turns_curves_so_that_higher_is_better(tmp_path: Path) -> None:
+def test_a_ledger_keeps_each_step_once_and_only_numbers(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "min", sweep_config(), {"method": {"crops": {"iou": [0.3, 0.6]}}})
-    for _ in range(2):
-        ledger.take()
+    ledger.take()
     for step, value in [(1, 0.5), (2, 0.25), (1, 9.0), (3, float("nan")), (4, 0.125)]:
-        ledger.observe(0, step, value)
-    assert ledger.curve(0, until=2) == {1: -0.5, 2: -0.25}
-    assert ledger.other_curves(1) == [{1: -0.5, 2: -0.25, 4: -0.125}]
+        assert not ledger.falls_behind(0, step, value)
+    assert ledger.study.trials[0].intermediate_values == {1: 0.5, 2: 0.25, 4: 0.125}
 
 
 @pytest.mark.parametrize("steps", [1, 99, 150, 1050, 1055])

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,14 @@ from orchestrator.history import HISTORY
 from orchestrator.runs import identity
 from orchestrator.runs.labelled import downstream_of, labelled_samples
 from orchestrator.runs.run import RESULT
+from orchestrator.tables import run as runs
 from orchestrator.tables import table as tables
+from orchestrator.tables.grid import Outcome
+from orchestrator.tables.results import EndedTrial
 from orchestrator.tables.run import run
 from orchestrator.terminal import progress
 from orchestrator.terminal.display import Display
+from orchestrator.tracking.tracker import Tracker
 from tests.experiments import UNET, tiny_experiment, tiny_segmentation
 from tests.points import assert_points_equal_history
 from tests.shardsets import write_slices
@@ -137,6 +142,16 @@ def test_a_row_that_cannot_work_is_refused_before_anything_runs(tmp_path: Path, 
     with pytest.raises(ValueError, match=r"IoU interval \[0, 0\].*widen method.crops.iou"):
         run(table, lambda text: None)
     assert not (tmp_path / "runs").exists()
+
+
+def test_one_trial_at_a_time_runs_in_this_process_in_order(
+    tmp_path: Path, shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, said = tables.load(write_table(tmp_path, shards)), list[str]()
+    monkeypatch.setattr(runs, "_trained", lambda *trial: EndedTrial(Outcome(trial[2], float(os.getpid()))))
+    lines = runs._run_trials(table, 1, Tracker(tmp_path / "tracked", "unused"), said.append)
+    assert [line.summary.values for line in lines] == [(float(os.getpid()),)] * 2
+    assert [text.split(",")[0] for text in said] == ["1 of 2: scratch", "2 of 2: [0.3"]
 
 
 @pytest.mark.slow
