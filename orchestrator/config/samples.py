@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, Field, model_serializer
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_serializer
 
 from data.labels import Labels
 from data.shards.index import Selection, ShardSet
@@ -86,5 +86,9 @@ def _weighed_together(data: Data | tuple[Data, ...]) -> Data | tuple[Data, ...]:
 
 
 Mix = Annotated[tuple[Data, ...], Field(min_length=1)]
-Sets = Annotated[Data | Mix, AfterValidator(_weighed_together)]
+Sets = Annotated[
+    Annotated[Data, Tag("one")] | Annotated[Mix, Tag("several")],
+    Discriminator(lambda given: "several" if isinstance(given, list | tuple) else "one"),
+    AfterValidator(_weighed_together),
+]
 """One shard set, or several whose samples come in turn."""

@@ -82,7 +82,7 @@ class Runs:
         shards = ShardSet.open(experiment.data.shards)
         key = experiment.pretrain_key(shards.digest)
         run = Run(self.home / experiment.name / f"pretrain-{key}", experiment, "pretrain", key, parent)
-        with run.opened(pretrain._caption(experiment, row), shards, pretrain._params(experiment)):
+        with run.opened(pretrain._caption(experiment, row), [shards], pretrain._params(experiment)):
             steps = [{"step": step, "loss": loss, "collapse": step / 100} for step in range(100)]
             HistoryWriter(run.folder, "pretrain").after_report(None, [{"history": steps}], None)
             run.finish({"encoder": "encoder"}, {}, [])
@@ -106,7 +106,7 @@ class Runs:
         caption, params = finetune._caption(experiment, start, row), finetune._params(experiment, start)
         writer = HistoryWriter(run.folder, "finetune")
         try:
-            with run.opened(caption, shards, params):
+            with run.opened(caption, [shards], params):
                 scores = {"score": score, "dice_mean": score, "dice/liver": score / 2}
                 steps = [{"step": 1, "score": score / 2}, {"step": 3, **scores, "judged": list(scores)}]
                 writer.after_report(None, [{"history": steps}], None)
