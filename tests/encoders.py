@@ -2,6 +2,7 @@
 
 from typing import get_args
 
+import pytest
 from torch import Tensor, nn
 
 from methods.encoders import ENCODERS, Encoder
@@ -9,6 +10,8 @@ from methods.encoders import ENCODERS, Encoder
 DIMS = {name: get_args(kind.Config.model_fields["spatial_dims"].annotation) for name, kind in ENCODERS.items()}
 """How many spatial dimensions each encoder can have."""
 BUILDS = [(name, number) for name, numbers in DIMS.items() for number in numbers]
+EACH_BUILD = [pytest.param(*build, marks=() if build[0] == "unet" else pytest.mark.slow) for build in BUILDS]
+"""The fast tests see one encoder: the more methods there are, the longer all pairs take."""
 
 
 class Pixels(Encoder):

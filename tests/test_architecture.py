@@ -88,6 +88,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     list(TopologicalSorter(imported).static_order())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["runs.pretrain", "runs.finetune", "ingest.tasks"])
 def test_a_run_s_processes_import_what_is_dear_only_where_it_is_used(module: str) -> None:
     code = f"import sys, orchestrator.{module}; print(*(name for name in {DEAR} if name in sys.modules))"
@@ -100,6 +101,7 @@ FILES = ("pydicom", "SimpleITK", "gdcm", "nibabel", "PIL", "pyarrow.parquet", "p
 LATE = {"--help": ("torch", "scipy", "jaxtyping", "ray", *DEAR, *FILES), "methods": ("ray", "scipy", *DEAR, *FILES)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", LATE)
 def test_commands_that_only_tell_import_nothing_dear(command: str) -> None:
     code = f"""

@@ -4,6 +4,7 @@
 """
 
 import numpy as np
+import pytest
 
 from tests.mutations import mutated, outcomes
 from tests.small_folders import FOLDERS
@@ -11,6 +12,7 @@ from tests.small_folders import FOLDERS
 NUM_FILES = 40
 
 
+@pytest.mark.slow
 def test_a_mutated_file_is_read_or_refused_in_words_and_loses_no_neighbour():
     found = outcomes(NUM_FILES)
     assert found.faults == []

@@ -15,7 +15,7 @@ from methods.downstream.class_losses import balanced_weights, read_grades
 from methods.downstream.classification import Classification
 from methods.encoders import ENCODERS, Encoder, UNetEncoder
 from tests.batches import eight_bit_batch, facts_of
-from tests.encoders import BUILDS, Pixels
+from tests.encoders import EACH_BUILD, Pixels
 from tests.references import class_losses
 
 NAMES = {0: "normal", 2: "mild", 5: "severe"}
@@ -98,7 +98,7 @@ def test_two_ranks_average_to_the_loss_of_one_even_where_their_classes_differ(ki
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("name", "dims"), BUILDS)
+@pytest.mark.parametrize(("name", "dims"), EACH_BUILD)
 def test_one_step_is_finite_with_every_encoder_and_reaches_every_parameter(name: str, dims: int, kind: str) -> None:
     encoder = ENCODERS[name](ENCODERS[name].Config(spatial_dims=dims, **TINY[name]))
     size = (*[32] * (dims - 1), 2 * encoder.stride)
@@ -307,6 +307,7 @@ class Hinges(Encoder):
         return [self.convolution]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_short_training_tells_the_classes_apart(kind: str) -> None:
     torch.manual_seed(0)

@@ -25,7 +25,7 @@ from methods.downstream.networks import segmentation_network
 from methods.encoders import ENCODERS, Encoder
 from methods.parts.sync_batch_norm import convert_sync_batch_norm
 from tests.batches import FACTS, eight_bit_batch, facts_of
-from tests.encoders import BUILDS, DIMS
+from tests.encoders import BUILDS, DIMS, EACH_BUILD
 from tests.toys import ToyClusters
 
 
@@ -164,7 +164,7 @@ def test_config_carries_its_registry_name_and_refuses_unknown_fields(name):
         METHODS[name].Config(no_such_field=1)
 
 
-@pytest.mark.parametrize(("encoder", "dims"), BUILDS)
+@pytest.mark.parametrize(("encoder", "dims"), EACH_BUILD)
 @pytest.mark.parametrize("name", TRAINED)
 def test_loss_is_finite_and_its_gradient_reaches_every_trainable_parameter_and_no_frozen_one(name, encoder, dims):
     method, batch = tiny_method(name, dims, encoder), batch_of(dims, 3)
@@ -249,7 +249,7 @@ def test_features_of_different_phantoms_stay_apart_through_a_short_run(name):
     assert losses.parts.get("collapse", torch.zeros(())) < 0.9
 
 
-@pytest.mark.parametrize(("encoder", "dims"), BUILDS)
+@pytest.mark.parametrize(("encoder", "dims"), EACH_BUILD)
 @pytest.mark.parametrize("name", METHODS)
 def test_encoder_loads_downstream_with_no_unmatched_key(name, encoder, dims):
     trained = tiny_method(name, dims, encoder).encoder.state_dict()

@@ -19,7 +19,7 @@ from methods.encoders import ENCODERS, Encoder, UNetEncoder
 from methods.parts.flat_map import mean_features
 from methods.simsiam import SimSiam
 from tests.batches import FACTS, eight_bit_batch, facts_of
-from tests.encoders import BUILDS
+from tests.encoders import EACH_BUILD
 from tests.methods.test_contract import batch_of, sgd, take_steps, tiny_config
 
 EXTENTS = {2: (256, 256), 3: (192, 192, 192)}
@@ -62,7 +62,7 @@ def loss_shape(method: Method, views: Views) -> torch.Size:
         return method.to(META).loss(views).total.shape
 
 
-@pytest.mark.parametrize(("encoder", "dims"), BUILDS)
+@pytest.mark.parametrize(("encoder", "dims"), EACH_BUILD)
 @pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if kind.trains])
 def test_a_method_takes_an_encoder_as_both_come(name, encoder, dims, monkeypatch):
     monkeypatch.setattr("methods.voco._health", lambda *given: {})  # it looks at values
@@ -73,7 +73,7 @@ def test_a_method_takes_an_encoder_as_both_come(name, encoder, dims, monkeypatch
     assert network.means_differ or not method.averages
 
 
-@pytest.mark.parametrize(("encoder", "dims"), BUILDS)
+@pytest.mark.parametrize(("encoder", "dims"), EACH_BUILD)
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_takes_an_encoder_as_both_come(name, encoder, dims):
     # MONAI's SwinUNETR looks at values while it is built.
@@ -105,6 +105,7 @@ def test_means_of_a_u_net_differ_between_images_as_its_config_says(dims, seed):
     assert spread["batch"] > 5 * spread["instance"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [UNetEncoder.Config.model_fields["norm"].default, "instance"])
 def test_simsiam_learns_on_the_default_u_net_and_hardly_on_one_with_instance_norm(norm):
     encoder, batch = unet(norm, 2, seed=0), batch_of(2, 16)

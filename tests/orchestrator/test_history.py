@@ -42,6 +42,7 @@ def test_a_file_that_is_one_torn_line_longer_than_a_block_becomes_empty(tmp_path
     assert Tail(path).read() == WHOLE[:1]
 
 
+@pytest.mark.slow
 def test_lines_that_do_not_fit_on_the_disk_leave_the_file_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / HISTORY
     append(path, WHOLE)

@@ -34,6 +34,7 @@ def holding(folder: Path) -> Iterator[None]:
         holder.wait()
 
 
+@pytest.mark.slow
 def test_a_folder_is_one_process_s_until_it_dies(tmp_path: Path) -> None:
     said, entered = [], threading.Event()
 

@@ -31,6 +31,7 @@ class Endless(Study):
         return object.__getattribute__(self, name)
 
 
+@pytest.mark.slow
 def test_a_study_that_is_read_without_end_is_quarantined_and_its_neighbours_are_written(tmp_path: Path) -> None:
     cohort = write_cohort(tmp_path / "cohort", 3, seed=5, spacing_mm=(20.0, 10.0, 10.0))
     studies = find_studies(str(cohort), "nnunet")

@@ -89,6 +89,7 @@ def itk_resampled(voxels: np.ndarray, affine: np.ndarray, out: Scan) -> np.ndarr
     return sitk.GetArrayFromImage(image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GRIDS)
 def test_random_volumes_come_out_where_simpleitk_puts_them_and_no_plane_is_invented(name: str) -> None:
     rng = np.random.default_rng(GRIDS.index(name))
@@ -157,6 +158,7 @@ def shift_of_labels(ratio: Fraction, rng: np.random.Generator, resize: bool) -> 
     return np.array(apart)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resize", [False, True])
 def test_labels_of_spheres_and_boxes_lie_on_their_images_at_every_ratio_of_voxel_sizes(resize: bool) -> None:
     rng = np.random.default_rng(7)

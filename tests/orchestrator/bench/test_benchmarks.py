@@ -39,6 +39,7 @@ def test_the_middle_of_a_stream_is_timed(plan):
     assert speed.first_batch_s > 0
 
 
+@pytest.mark.slow
 def test_drawing_is_timed_under_a_bound_and_without():
     times = time_per_image(16)
     assert set(times) == {"iou_pair_us", "plain_crops_us"}

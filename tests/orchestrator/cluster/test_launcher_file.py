@@ -60,6 +60,7 @@ def test_every_request_needs_the_token_which_the_file_does_not_hold() -> None:
     assert not re.search(r"RAY_AUTH_TOKEN=|[0-9a-f]{32}", (ROOT / "cluster.yaml").read_text())
 
 
+@pytest.mark.slow
 def test_the_packages_are_installed_from_the_files_that_are_copied(tmp_path: Path) -> None:
     """The wheel is built as the set-up builds it, but from what this machine has, so that no network is needed."""
     folder, content = "/home/ray/raydiology/", tree()

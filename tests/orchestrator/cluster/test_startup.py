@@ -58,6 +58,7 @@ def pretraining(shards: str, folder: Path, home: Path) -> str:
     return str(file)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(WITHIN_S)
 def test_a_dead_ray_address_is_refused_in_a_sentence(shards: str, tmp_path: Path, dead: str) -> None:
     said = refusal("pretrain", pretraining(shards, tmp_path, tmp_path / "runs"), RAY_ADDRESS=dead)
@@ -68,6 +69,7 @@ def test_a_dead_ray_address_is_refused_in_a_sentence(shards: str, tmp_path: Path
     )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(WITHIN_S)
 def test_a_temporary_folder_with_too_long_a_path_is_refused_in_a_sentence(shards: str, tmp_path: Path) -> None:
     (folder := tmp_path / ("x" * 90)).mkdir()

@@ -204,6 +204,7 @@ def test_every_table_resolves_for_each_of_its_rows(path: Path) -> None:
     assert direction_of(table.config.metric) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "name"), ON_COHORTS, ids=lambda value: getattr(value, "stem", value))
 def test_every_row_of_a_table_fits_each_of_its_cohorts(path: Path, name: str) -> None:
     table = tables.load(path, cohort=name)

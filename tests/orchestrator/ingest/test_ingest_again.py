@@ -135,6 +135,7 @@ def test_added_studies_alone_are_read_and_the_earlier_set_can_still_be_selected(
         ShardSet.open(f"{out}@{'0' * 16}")
 
 
+@pytest.mark.slow
 def test_an_ingest_that_is_interrupted_gives_the_digest_of_an_undisturbed_one_also_when_studies_are_read_again(
     tmp_path, monkeypatch
 ):

@@ -106,6 +106,7 @@ def test_every_variant_of_every_method_that_trains_is_counted(parameters) -> Non
         )
 
 
+@pytest.mark.slow
 def test_the_record_holds_what_is_counted_when_everything_is_built() -> None:
     found = parameters_.built()
     assert json.loads(parameters_.RECORD.read_text()) == found, (

@@ -55,6 +55,7 @@ def test_a_mistyped_home_is_refused_by_name_and_none_is_made(tmp_path: Path, mon
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told", ui.ENDING)
 def test_whatever_ends_the_command_ends_the_server(told: signal.Signals) -> None:
     code = """

@@ -123,6 +123,7 @@ def test_each_way_to_end_leaves_a_checkpoint_that_the_same_command_goes_on_from_
     assert not re.search(r"^\x1b", said, re.MULTILINE), "what Ray remarks has no colour in a log"
 
 
+@pytest.mark.slow
 def test_runs_that_an_interruption_leaves_open_are_closed_but_not_those_that_another_process_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

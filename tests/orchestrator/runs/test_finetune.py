@@ -144,10 +144,12 @@ def moved(shards: str, tmp_path: Path, *overrides: str) -> list[set[str]]:
     return differing
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_keeps_its_weights_and_its_statistics(shards: str, tmp_path: Path) -> None:
     assert moved(shards, tmp_path, "downstream.frozen_levels=all") == [set()] * 4
 
 
+@pytest.mark.slow
 def test_frozen_levels_are_those_that_see_the_image_first(shards: str, tmp_path: Path) -> None:
     last = moved(shards, tmp_path, "downstream.frozen_levels=2")[-1]
     assert {name.split(".")[1] for name in last} == {"2", "3", "4"}
@@ -155,6 +157,7 @@ def test_frozen_levels_are_those_that_see_the_image_first(shards: str, tmp_path:
     assert {name for name in everything if name.split(".")[1] in "234"} == last
 
 
+@pytest.mark.slow
 def test_an_encoder_that_is_frozen_for_two_epochs_learns_from_the_third_on(shards: str, tmp_path: Path) -> None:
     overrides = (
         "downstream.frozen_levels=all",

@@ -45,6 +45,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_pictures(tmp_path_factory.mktemp("pictures"), num_patients=24, num_classes=3)
 
 
+@pytest.mark.slow
 def test_training_validates_classes_and_keeps_network_card_and_pictures(shards: str, tmp_path: Path) -> None:
     experiment = experiment_of(shards)
     labelled = finetune.check(experiment)

@@ -16,6 +16,7 @@ from tests.clusters import ROOT
 FILES = sorted((ROOT / "experiments").rglob("*.yaml"))
 
 
+@pytest.mark.slow
 def test_no_two_files_of_experiments_write_the_same_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYDIOLOGY_TEST_DATA", "scans")
     written = defaultdict(list)

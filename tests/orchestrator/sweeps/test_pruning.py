@@ -52,6 +52,7 @@ def test_lower_values_are_kept_where_lower_is_better(tmp_path: Path) -> None:
     assert [ended(ledger, [value] * STEPS) for value in (0.5, 0.9, 0.1)] == [None, 2, None]
 
 
+@pytest.mark.slow
 def test_hyperband_lets_some_trials_run_further_before_they_are_judged(tmp_path: Path) -> None:
     ledger = ledger_of(tmp_path / "sweep", Scheduler(name="hyperband", grace=1, reduction_factor=3))
     steps = [ended(ledger, [1.0 - 0.01 * number] * STEPS) for number in range(20)]
@@ -65,6 +66,7 @@ def test_the_median_rule_ends_a_trial_below_the_median_of_enough_that_finished(t
     assert [ended(ledger, [value] * STEPS) for value in (0.4, 0.6, 0.4)] == [3, None, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["asha", "hyperband", "median"])
 def test_a_sweep_that_is_killed_in_every_trial_ends_the_same_trials_at_the_same_steps(
     tmp_path: Path, name: str

@@ -204,6 +204,7 @@ def test_a_grid_is_handed_out_in_order_and_ends(tmp_path: Path) -> None:
     assert [ledger.take() for _ in range(4)] == [(0, {"seed": 3}), (1, {"seed": 1}), (2, {"seed": 2}), None]
 
 
+@pytest.mark.slow
 def test_tpe_learns_from_what_ended(tmp_path: Path) -> None:
     config = sweep_config(
         search={"name": "tpe", "startup": 5}, trials=30, space={"optimiser.lr": {"uniform": [0, 1]}},

@@ -167,6 +167,7 @@ def begin(worker: subprocess.Popen[bytes]) -> None:
     worker.stdin.flush()
 
 
+@pytest.mark.slow
 def test_a_log_tells_of_other_processes_and_what_they_say(tmp_path: Path, worker: subprocess.Popen[bytes]) -> None:
     display, file = log(0.2)
     with display.phase("table t", 8, "trial"), display.others(tmp_path / "notes", "*.json"):
@@ -176,6 +177,7 @@ def test_a_log_tells_of_other_processes_and_what_they_say(tmp_path: Path, worker
     assert re.search(r"step 20 of 40, .* left, loss 0.1\n", file.getvalue())
 
 
+@pytest.mark.slow
 def test_a_terminal_has_a_bar_for_every_other_process(tmp_path: Path, worker: subprocess.Popen[bytes]) -> None:
     display, file = terminal()
     with display.phase("table t", 8, "trial"), display.others(tmp_path / "notes", "*.json"):

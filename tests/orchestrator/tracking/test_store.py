@@ -45,6 +45,7 @@ BEFORE = """
 """
 
 
+@pytest.mark.slow
 def test_an_oddly_named_home_keeps_its_artifacts_when_it_is_moved(tmp_path: Path) -> None:
     home, moved = tmp_path / ODD / "runs", tmp_path / "moved & renamed? 5%"
     subprocess.run([sys.executable, "-c", textwrap.dedent(BEFORE), str(home)], check=True, timeout=200)
@@ -64,6 +65,7 @@ def test_an_oddly_named_home_keeps_its_artifacts_when_it_is_moved(tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == [moved.name]
 
 
+@pytest.mark.slow
 def test_records_of_a_run_name_nothing_outside_of_its_home(tmp_path: Path) -> None:
     run = tmp_path / "home" / "tiny" / "pretrain-1"
     tracker = Tracker(run, default_uri(tmp_path / "home"))
@@ -77,6 +79,7 @@ def test_records_of_a_run_name_nothing_outside_of_its_home(tmp_path: Path) -> No
     ]
 
 
+@pytest.mark.slow
 def test_four_processes_that_start_at_once_in_a_new_home_share_one_store(tmp_path: Path) -> None:
     code = """
         import sys, time

@@ -32,6 +32,7 @@ def _runs(store: str, experiment: str) -> list[Run]:
     return list(client.search_runs([found.experiment_id]))
 
 
+@pytest.mark.slow
 def test_a_run_carries_params_metrics_artifacts_and_status(store: str, tmp_path: Path) -> None:
     picture = tmp_path / "views.png"
     picture.write_bytes(b"png")
@@ -136,6 +137,7 @@ def test_each_step_arrives_once_whatever_was_killed_before_it_was_sent(store: st
     assert_points_equal_history(folder, store, steps=9)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_at_another_server_brings_all_that_it_has(store: str, tmp_path: Path) -> None:
     folder, other = tmp_path / "run", f"sqlite:///{tmp_path}/other.db"
     tracker = Tracker(folder, store)
@@ -208,6 +210,7 @@ def test_what_can_never_be_tracked_is_refused_in_mlflows_words_before_anything_i
     assert "File exists" in _untrackable(tmp_path, f"sqlite:///{tmp_path}/file/mlflow.db")
 
 
+@pytest.mark.slow
 def test_an_old_schema_and_a_deleted_experiment_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
     file = tmp_path / "own" / "mlflow.db"
     uri = f"sqlite:///{file}"

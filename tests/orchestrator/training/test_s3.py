@@ -105,6 +105,7 @@ def unreachable(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     _remote.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(GIVES_UP_WITHIN_S)
 def test_a_server_that_does_not_answer_is_named_within_seconds(unreachable: None) -> None:
     with pytest.raises(
@@ -130,6 +131,7 @@ def _check_credentials(bucket: Bucket, after: float) -> None:
     urllib.request.urlopen(request, timeout=10).close()
 
 
+@pytest.mark.slow
 def test_a_study_whose_bucket_does_not_answer_is_not_quarantined(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
