@@ -4,8 +4,10 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -46,43 +48,56 @@ TINY_ENCODERS = {
 }
 FROZEN = [(name, min(dims)) for name, dims in DIMS.items()]
 TINY_ENCODERS["slices"] = {"slices": {"name": "unet", "spatial_dims": 2, **TINY_ENCODERS["unet"]}}
-# Fields by which a method is made small; those that a method does not have are left out.
-TINY_FIELDS = {
+# What makes any method small: its fields by the names that all methods give them; a number is an upper bound.
+TINY_FIELDS: dict[str, Any] = {
     "crops": {"size": 32, "iou": [0.3, 0.6]},
+    "*_dim": 16,
     "projector_dim": 32,
-    "predictor_dim": 16,
-    "grid": (1, 2, 2),
+    "*_dims": (16, 8),
+    "*_length": 32,
+    "num_*": 6,
     "num_crops": 2,
+    "grid": (1, 2, 2),
     "block": 16,
     "side": 32,
-    "num_permutations": 6,
-    "context_dim": 16,
-    "hidden_dims": (16, 8),
     "dropout": 0.0,  # ranks draw masks of their own, and then they could not equal one rank
 }
-# Grids of patches along D, H and W, of images along D and W, and their jitter: as few patches as the task can have.
-TINY_PATCHES = {"patch_location": ((1, 1, 3), 8), "jigsaw": ((1, 1, 3), 8), "cpc": ((4, 1, 2), 5)}
+# Grids of patches along D, H and W, of images along D and W, and their jitter: the first that a task takes.
+TINY_PATCHES = (((1, 1, 3), 8), ((4, 1, 2), 5))
 EXTENTS = {2: [(40, 72), (52, 66)], 3: [(36, 40, 66), (33, 38, 70)]}
 
 
-def tiny_config(case: str, dims: int, stride: int) -> FrozenConfig:
-    name, *variant = case.split()
-    config = METHODS[name].Config
+@cache
+def tiny_config(case: str, dims: int, encoder: str = "unet") -> FrozenConfig:
+    """Return a small config of any method, on samples of ``EXTENTS``."""
+    (name, *variant), network = case.split(), tiny_encoder(encoder, dims)
+    fields = {"variant": variant[0]} if variant else {}
     # Instance norm cannot take a coarsest map of a single voxel.
-    crop_size = (*[32] * (dims - 1), max(32, 2 * stride))
-    grid, jitter = TINY_PATCHES.get(name, ((1, 1, 1), 0))
-    patches = {
-        "grid": grid if dims == 3 else (grid[0], grid[2]),
-        "size": crop_size if dims == 2 else (stride, 32, 32),
-        "jitter": jitter,
-    }
-    fields = {
-        **TINY_FIELDS,
-        "crop_size": crop_size,
-        "patches": patches,
-        **({"variant": variant[0]} if variant else {}),
-    }
-    return config.model_validate({key: value for key, value in fields.items() if key in config.model_fields})
+    patterns = {**TINY_FIELDS, "crop_size": (*[32] * (dims - 1), max(32, 2 * network.stride))}
+    for field, about in METHODS[name].Config.model_fields.items():
+        for pattern, value in patterns.items():
+            if fnmatch(field, pattern) and not (isinstance(value, int) and about.default <= value):
+                fields[field] = value
+    configs = [fields]
+    if "patches" in METHODS[name].Config.model_fields:
+        size = (32, 32) if dims == 2 else (network.stride, 32, 32)
+        configs = [
+            {**fields, "patches": {"grid": (grid[0], *grid[-dims + 1 :]), "size": size, "jitter": jitter}}
+            for grid, jitter in TINY_PATCHES
+        ]
+    return next(filter(None, (taken(name, config, dims, network) for config in configs)))
+
+
+def taken(name: str, fields: dict[str, Any], dims: int, encoder: Encoder) -> FrozenConfig | None:
+    """Return a config with which a method can be built for the samples; None if there is none."""
+    try:
+        config = METHODS[name].Config.model_validate(fields)
+        method = METHODS[name](config, encoder, FACTS)
+        for extent in EXTENTS[dims]:
+            method.check_extent(extent)
+    except ValueError:
+        return None
+    return config
 
 
 def tiny_encoder(encoder: str, dims: int) -> Encoder:
@@ -90,9 +105,9 @@ def tiny_encoder(encoder: str, dims: int) -> Encoder:
 
 
 def tiny_method(case: str, dims: int, encoder: str = "unet", seed: int = 0) -> Method:
+    config = tiny_config(case, dims, encoder)
     torch.manual_seed(seed)
-    network = tiny_encoder(encoder, dims)
-    return METHODS[case.split()[0]](tiny_config(case, dims, network.stride), network, FACTS).train()
+    return METHODS[case.split()[0]](config, tiny_encoder(encoder, dims), FACTS).train()
 
 
 def phantom(extent: tuple[int, ...], number: int) -> np.ndarray:
@@ -299,7 +314,7 @@ TASK_CASES = ("segmentation classes", "segmentation regions", *(f"classification
 def tiny_task(case: str, dims: int, encoder: str) -> Task:
     torch.manual_seed(0)
     name, kind = case.split()
-    network, size = tiny_encoder(encoder, dims), tiny_config("rotation paper", dims, 32).side
+    network, size = tiny_encoder(encoder, dims), TINY_FIELDS["side"]
     if name == "classification":
         fields = {"kind": kind, "size": size, "hidden_dims": (8,)}
         return TASKS[name](

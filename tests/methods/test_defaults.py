@@ -97,7 +97,7 @@ def test_means_of_a_u_net_differ_between_images_as_its_config_says(dims, seed):
     batch, spread = batch_of(dims, 8), {}
     for norm in ("instance", "batch"):
         encoder = unet(norm, dims, seed)
-        method = SimSiam(tiny_config("simsiam paper", dims, encoder.stride), encoder, FACTS)
+        method = SimSiam(tiny_config("simsiam paper", dims), encoder, FACTS)
         with torch.no_grad():
             means = mean_features(encoder, method.views(batch, batch.rng(0)).images[0])
         spread[norm] = float((means - means.mean(0)).norm() / means.norm())
@@ -109,6 +109,6 @@ def test_means_of_a_u_net_differ_between_images_as_its_config_says(dims, seed):
 @pytest.mark.parametrize("norm", [UNetEncoder.Config.model_fields["norm"].default, "instance"])
 def test_simsiam_learns_on_the_default_u_net_and_hardly_on_one_with_instance_norm(norm):
     encoder, batch = unet(norm, 2, seed=0), batch_of(2, 16)
-    method = SimSiam(tiny_config("simsiam paper", 2, encoder.stride), encoder, FACTS)
+    method = SimSiam(tiny_config("simsiam paper", 2), encoder, FACTS)
     losses = take_steps(method, sgd(method), batch, range(30))
     assert (np.mean(losses[-5:]) < -0.2) == encoder.means_differ
