@@ -8,8 +8,8 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,6 +32,7 @@ from tests.points import assert_points_equal_history
 from tests.shardsets import write_slices
 from tests.waiting import HEARING, wait_for
 
+HEARD = "asked to stop (Ctrl-C)"
 ENDS_WITHIN_S, LONGER_THAN_ANY_TEST = 120.0, 100_000
 
 
@@ -71,10 +72,11 @@ def end_everything(job: subprocess.Popen[Any]) -> None:
         process.send_signal(signal.SIGTERM)
 
 
-def press_ctrl_c_twice(job: subprocess.Popen[Any]) -> None:
-    """Press it as a terminal does, for the whole group; two signals at the same moment would be one."""
+def press_ctrl_c_twice(log: Path, job: subprocess.Popen[Any]) -> None:
+    """Press it as a terminal does, for the whole group; before the first is heard, two signals would be one."""
+    before = log.read_text().count(HEARD)
     os.killpg(job.pid, signal.SIGINT)
-    time.sleep(0.1)
+    wait_for(lambda: log.read_text().count(HEARD) > before, job)
     os.killpg(job.pid, signal.SIGINT)
 
 
@@ -108,7 +110,7 @@ def test_each_way_to_end_leaves_a_checkpoint_that_the_same_command_goes_on_from_
     status, third = told(home)
     assert (status, third > second) == ("KILLED", True)
 
-    assert end(command, home, press_ctrl_c_twice, log) == 130
+    assert end(command, home, partial(press_ctrl_c_twice, tmp_path / "log"), log) == 130
     assert told(home)[0] == "KILLED"
 
     log.seek(0)
