@@ -139,11 +139,16 @@ class Experiment(FrozenConfig):
         """The addresses of all shards that the stages are fed, each once."""
         return tuple(dict.fromkeys(data.shards for stage in self.pretraining for data in self.data_of(stage)))
 
-    def seed_of(self, stage: Stage) -> int:
-        """Return the seed of a stage's order and random streams: the experiment's, and others for later stages."""
-        if stage == self.pretraining[0]:
+    def seed_of(self, training: Stage | Downstream) -> int:
+        """Return the seed of a training's order and random streams.
+
+        The first stage's is the experiment's; later stages have others, and the fine-tuning has its own.
+        """
+        if isinstance(training, Downstream):
+            return training.seed
+        if training == self.pretraining[0]:
             return self.seed
-        digest = hashlib.sha256(f"{self.seed}/{stage.name}".encode()).digest()
+        digest = hashlib.sha256(f"{self.seed}/{training.name}".encode()).digest()
         return int.from_bytes(digest[:4], "little")
 
     def start_of(self, stage: Stage) -> Start:

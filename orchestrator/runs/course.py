@@ -18,9 +18,9 @@ from methods.encoders import ENCODERS, Encoder
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.parts import TRAINABLE, EncoderConfig, Stage, WeightsFile
 from orchestrator.feed.plan import FeedPlan, SetPlan
-from orchestrator.training.checkpoint import Stream, load_encoder, weights_file
+from orchestrator.runs.plans import feed_plan, training_plan
+from orchestrator.training.checkpoint import load_encoder, weights_file
 from orchestrator.training.loop import Plan
-from orchestrator.training.optimiser import Schedule
 from orchestrator.training.outline import outline_method
 
 
@@ -71,37 +71,16 @@ class Course:
     @cached_property
     def plan(self) -> Plan:
         """The stage's budget in steps, and how they are computed."""
-        stage, training, num_samples = self.stage, self.experiment.training, self.samples.num_samples
-        return Plan(
-            schedule=Schedule.of(stage.optimiser, stage.budget, num_samples),
-            stream=Stream(self.samples.digest, self.experiment.seed_of(stage), stage.budget.batch_size),
-            num_samples=num_samples,
-            precision=training.precision,
-            num_chunks=self.experiment.shares_of(stage).num_chunks,
-            sync_batch_norm=training.sync_batch_norm,
-            report_every_steps=training.report_every_steps,
-            report_every_s=training.report_every_s,
-            checkpoint_every_steps=training.checkpoint_every_steps,
-        )
+        return training_plan(self.experiment, self.stage, self.samples.num_samples, self.samples.digest)
 
     @cached_property
     def feed(self) -> FeedPlan:
         """The feed of the stage's samples, from its first step to its last."""
-        resources = self.experiment.resources_of(self.stage)
-        return FeedPlan(
-            sets=tuple(
-                SetPlan(one.shards, shards.digest, one.split, None, one.keep, one.weight)
-                for one, shards in zip(self.experiment.data_of(self.stage), self.samples.shard_sets, strict=True)
-            ),
-            having=self.needs,
-            seed=self.experiment.seed_of(self.stage),
-            batch_size=self.stage.budget.batch_size,
-            world=resources.workers,
-            first_step=0,
-            last_step=self.plan.total_steps,
-            num_readers=resources.readers,
-            reader_resource=resources.reader_resource,
+        sets = tuple(
+            SetPlan(one.shards, shards.digest, one.split, None, one.keep, one.weight)
+            for one, shards in zip(self.experiment.data_of(self.stage), self.samples.shard_sets, strict=True)
         )
+        return feed_plan(self.experiment, self.stage, self.plan, sets, self.needs)
 
     def outline(self) -> Method:
         """Return the method without weights, to be read."""

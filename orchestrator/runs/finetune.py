@@ -27,6 +27,7 @@ from orchestrator.judging.validation import CONFUSIONS, PREDICTIONS, Rhythm, Val
 from orchestrator.runs.held_out import score_held_out
 from orchestrator.runs.labelled import LabelledSamples, downstream_of, labelled_samples
 from orchestrator.runs.network import NETWORK, NETWORK_CARD, build_network, outline_network, prepare
+from orchestrator.runs.plans import feed_plan, training_plan
 from orchestrator.runs.pretrain import PretrainingResult
 from orchestrator.runs.run import Caption, Run
 from orchestrator.terminal.progress import phase
@@ -34,7 +35,6 @@ from orchestrator.training import checkpoint as checkpoints
 from orchestrator.training.batch_norm import check_batch_norm
 from orchestrator.training.extents import check_extents
 from orchestrator.training.loop import Plan, Trainee
-from orchestrator.training.optimiser import Schedule
 from orchestrator.training.ray_train import Job, launch
 
 STAGE = "finetune"
@@ -109,49 +109,28 @@ def check(experiment: Experiment) -> LabelledSamples:
 
 def plan_of(experiment: Experiment, labelled: LabelledSamples) -> Plan:
     """Turn the task's budget into steps."""
-    task, training = downstream_of(experiment), experiment.training
-    num_samples = labelled.train.num_samples
-    return Plan(
-        schedule=Schedule.of(task.optimiser, task.budget, num_samples),
-        stream=checkpoints.Stream(labelled.shards.digest, task.seed, task.budget.batch_size),
-        num_samples=num_samples,
-        precision=training.precision,
-        num_chunks=experiment.shares_of(task).num_chunks,
-        sync_batch_norm=training.sync_batch_norm,
-        report_every_steps=training.report_every_steps,
-        report_every_s=training.report_every_s,
-        checkpoint_every_steps=training.checkpoint_every_steps,
-    )
+    return training_plan(experiment, downstream_of(experiment), labelled.train.num_samples, labelled.shards.digest)
 
 
 def feed_of(experiment: Experiment, labelled: LabelledSamples, plan: Plan) -> FeedPlan:
     """Plan the feed of labelled samples for the fine-tuning."""
-    task = downstream_of(experiment)
-    resources, shards = experiment.resources_of(task), labelled.shards
-    return FeedPlan(
-        sets=(SetPlan(shards.uri, shards.digest, task.train_split, labelled.patients, task.keep),),
-        having=TASKS[task.task.name].needs,
-        seed=task.seed,
-        batch_size=task.budget.batch_size,
-        world=resources.workers,
-        last_step=plan.total_steps,
-        num_readers=resources.readers,
-        reader_resource=resources.reader_resource,
-    )
+    task, shards = downstream_of(experiment), labelled.shards
+    labelled_set = SetPlan(shards.uri, shards.digest, task.train_split, labelled.patients, task.keep)
+    return feed_plan(experiment, task, plan, (labelled_set,), TASKS[task.task.name].needs)
 
 
 def _train(experiment: Experiment, encoder: str | None, labelled: LabelledSamples, run: Run) -> dict[str, float]:
     plan = plan_of(experiment, labelled)
-    feed_plan = feed_of(experiment, labelled, plan)
+    feed = feed_of(experiment, labelled, plan)
     if experiment.tracking.pictures:
         with phase("drawing the crops of the first samples"):
-            _preview(experiment, labelled.shards, feed_plan, run)
+            _preview(experiment, labelled.shards, feed, run)
     job = Job(
         folder=run.folder,
         stage=STAGE,
         storage=run.storage,
         plan=plan,
-        feed=feed_plan,
+        feed=feed,
         build=partial(_build, experiment, encoder),
         resources=experiment.resources_of(downstream_of(experiment)),
         keep_best=True,
