@@ -251,6 +251,7 @@ def effective_rank(features: Tensor) -> float:
 
 
 # Default variants only: whether VoCo's equations as printed collapse in so short a run depends on seed and width.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.trains])
 def test_features_of_different_phantoms_stay_apart_through_a_short_run(name):
     method, batch = tiny_method(name, 2), batch_of(2, 16)

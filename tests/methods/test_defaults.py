@@ -62,6 +62,7 @@ def loss_shape(method: Method, views: Views) -> torch.Size:
         return method.to(META).loss(views).total.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("encoder", "dims"), EACH_BUILD)
 @pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if kind.trains])
 def test_a_method_takes_an_encoder_as_both_come(name, encoder, dims, monkeypatch):

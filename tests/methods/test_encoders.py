@@ -148,6 +148,7 @@ def test_maps_have_the_channels_and_strides_that_the_encoder_declares(name: str,
     assert sizes == sorted(sizes, reverse=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "fields"), [("swin_unetr", SWIN), ("unet", UNET), ("densenet", DENSENET)])
 def test_an_encoder_of_slices_has_the_maps_of_its_part_averaged_along_the_depth(name: str, fields: dict):
     torch.manual_seed(0)

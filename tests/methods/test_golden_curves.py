@@ -10,9 +10,8 @@ RECORDED = json.loads(CURVES.read_text())
 FIRST = 2  # steps in which the last digit's difference has not grown yet
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=pytest.mark.slow) if "3D" in case else case for case in CASES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_the_losses_are_those_that_were_recorded(case):
     found, expected = curve(case), RECORDED[case]
     assert found[:FIRST] == pytest.approx(expected[:FIRST], rel=1e-2, abs=1e-3)

@@ -84,6 +84,7 @@ def test_pairs_stay_inside_wherever_enumeration_finds_any(size, room, bounds):
         assert tuple(b) in possible[tuple(a)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("extent", "size", "interval"),
     [

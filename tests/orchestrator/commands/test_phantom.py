@@ -11,6 +11,7 @@ from orchestrator.cli import main
 from orchestrator.commands.parser import parse
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "num_files", "num_labelled"), [("abdomen", 1, 1), ("brain", 4, 1), ("fundus", 1, 2), ("chest", 1, 1)]
 )

@@ -449,6 +449,7 @@ def test_the_command_prints_the_table_and_where_its_files_are(runs: Runs, capsys
     assert "compare: --metric dice: not one of the scores" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_mlflow_server_tells_the_same_as_the_folders(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

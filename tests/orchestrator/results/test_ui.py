@@ -17,6 +17,7 @@ from orchestrator.tracking.outbox import waiting
 from orchestrator.tracking.tracker import Tracker
 
 
+@pytest.mark.slow
 def test_the_page_opens_at_the_newest_experiment_and_what_waited_is_sent(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     commands: list[list[str]] = []

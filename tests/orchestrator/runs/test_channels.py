@@ -100,6 +100,7 @@ def test_a_step_of_training_reaches_the_weights_of_every_channel(shards: ShardSe
     assert ((weights - before).abs().sum(dim=(0, 2, 3, 4)) > 1e-4).all()
 
 
+@pytest.mark.slow
 def test_pictures_show_the_first_channel_and_the_regions(shards: ShardSet, batch: Batch) -> None:
     config = Segmentation.Config(crop_size=(32, 32, 32), regions=REGIONS)
     method = Segmentation(config, encoder(), facts_of(shards.label_names)).eval()

@@ -232,6 +232,7 @@ def test_an_encoder_that_learnt_other_channels_keeps_all_weights_but_those_that_
         finetune.build_network(wider, labelled, str(tmp_path))
 
 
+@pytest.mark.slow
 def test_training_validates_every_epoch_and_keeps_what_other_tools_take(shards: str, tmp_path: Path) -> None:
     state, recorder = train_here(experiment_of(shards))
     scores = [(entry["step"] + 1, entry["score"]) for entry in recorder.entries if "score" in entry]
@@ -250,6 +251,7 @@ def test_training_validates_every_epoch_and_keeps_what_other_tools_take(shards: 
     theirs.load_state_dict(load_file(tmp_path / finetune.NETWORK), strict=True)
 
 
+@pytest.mark.slow
 def test_every_validation_leaves_its_cases_in_the_checkpoint(shards: str) -> None:
     state, recorder = train_here(experiment_of(shards))
     scored = [entry for entry in recorder.entries if "score" in entry]
@@ -260,6 +262,7 @@ def test_every_validation_leaves_its_cases_in_the_checkpoint(shards: str) -> Non
     assert state.best_step in [entry["step"] + 1 for entry in scored]
 
 
+@pytest.mark.slow
 def test_training_stops_after_the_patience(shards: str) -> None:
     frozen = experiment_of(shards, "downstream.optimiser.lr=1.0e-30", "downstream.patience_epochs=2")
     state, recorder = train_here(frozen)

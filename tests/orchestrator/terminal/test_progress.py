@@ -54,6 +54,7 @@ def test_a_log_has_a_line_where_each_phase_begins_and_no_control_characters() ->
     assert file.getvalue() == "table t: trial 0 of 2\nstarting Ray\nsomething that stays\n"
 
 
+@pytest.mark.slow
 def test_a_log_says_now_and_then_that_something_slow_still_runs() -> None:
     display, file = log(0.05)
     with display.phase("table t", 2, "trial"), display.phase("starting Ray"):

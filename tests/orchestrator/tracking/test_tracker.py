@@ -77,6 +77,7 @@ def test_what_mlflow_is_to_draw_are_numbers_of_their_own() -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_same_key_finds_its_run_again_and_a_child_names_its_parent(store: str, tmp_path: Path) -> None:
     for _ in range(2):
         parent = Tracker(tmp_path / "parent", store)

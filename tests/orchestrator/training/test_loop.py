@@ -196,6 +196,7 @@ def test_reports_keep_their_distance_in_time_and_leave_no_step_out(tmp_path: Pat
     assert counted == [1] * TOTAL
 
 
+@pytest.mark.slow
 def test_a_step_s_speed_counts_what_was_reported_saved_and_judged_since_the_last(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
 
