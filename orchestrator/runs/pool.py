@@ -192,5 +192,6 @@ def run(load: Workload, concurrent: int) -> None:
             ),
             run_config=tune.RunConfig(storage_path=kept, name="tune", verbose=0, callbacks=[desk]),
         ).fit()
+    stop.raise_if_insisted()  # pressed while the last jobs ended
     if desk.error:
         raise desk.error
