@@ -99,11 +99,13 @@ class Ledger:
         newest may not have been judged. A value that is not a number is passed over.
         """
         trial, record = self._trial(number), self._frozen(number)
-        newest = record.last_step or 0
-        if BEHIND in record.user_attrs or step < newest or not math.isfinite(value):
-            return BEHIND in record.user_attrs
+        newest, ended = record.last_step or 0, BEHIND in record.user_attrs
+        if step < newest or not math.isfinite(value):
+            return ended
         if step > newest:
             trial.report(value, step)
+        if ended:  # it reports until it has ended, or was done before it could
+            return True
         # The study itself has no pruner: samplers would look only at trials of one of Hyperband's brackets.
         if behind := self.pruner.prune(self.study, self._frozen(number)):
             trial.set_user_attr(BEHIND, True)

@@ -47,6 +47,17 @@ def test_asha_ends_a_trial_at_a_rung_unless_it_is_among_the_best_that_came_as_fa
     assert ended(ledger, [0.9] * STEPS) is None
 
 
+def test_a_trial_that_is_done_before_it_could_be_ended_shows_all_its_steps(tmp_path: Path) -> None:
+    ledger = ledger_of(tmp_path, Scheduler(name="asha", grace=2, reduction_factor=2))
+    assert ended(ledger, [0.9] * STEPS) is None
+    number, _ = ledger.take() or (-1, {})
+    judged = [ledger.falls_behind(number, step, 0.1) for step in range(1, STEPS + 1)]
+    assert judged == [False] + [True] * (STEPS - 1)
+    ledger.end(number, Ending("done", 0.1))
+    found = ledger.standings()[number]
+    assert (found.state, found.steps, found.value) == ("done", STEPS, 0.1)
+
+
 def test_lower_values_are_kept_where_lower_is_better(tmp_path: Path) -> None:
     ledger = ledger_of(tmp_path, Scheduler(name="asha", grace=2, reduction_factor=2), mode="min")
     assert [ended(ledger, [value] * STEPS) for value in (0.5, 0.9, 0.1)] == [None, 2, None]
