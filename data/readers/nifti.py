@@ -108,7 +108,8 @@ def _check_layout(header: Nifti1Header, single: bool) -> _Layout:
         raise BadStudy(f"CIFTI-2 data (intent {intent})", "a volume", "remove the file from the source")
     offset, least = float(header["vox_offset"]), int(header["sizeof_hdr"]) + 4 if single else 0
     if not isfinite(offset) or offset < least:
-        raise BadStudy(f"vox_offset {offset:g}, inside the header", f"{least} or more", CORRECT_HEADER)
+        where = "inside the header" if offset < least else "no place in a file"
+        raise BadStudy(f"vox_offset {offset:g}, {where}", f"{least} or more", CORRECT_HEADER)
     return _Layout(dtype, _shape(header), int(offset))
 
 

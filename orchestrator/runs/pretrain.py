@@ -109,7 +109,8 @@ def _check_stage(course: Course) -> None:
 def _see_classes(course: Course, method: Method) -> None:
     """Let a supervised pretraining see the classes of its samples; nothing is judged by others."""
     if isinstance(method, Task):
-        method.see_classes(course.samples.classes, course.samples.classes)
+        classes = course.samples.classes
+        method.see_classes(classes, classes)
 
 
 def _check_samples(course: Course, spatial_dims: int, in_channels: int) -> None:

@@ -227,7 +227,7 @@ def _pass_on(tail: Tail, follow: Follow) -> None:
 
 
 def _raise_stopped(job: Job, done: int) -> None:
-    stop.raise_if_insisted()  # pressed while the checkpoint was saved, which then was faster
+    stop.raise_if_insisted()  # Ctrl-C was pressed again while the last checkpoint was saved
     if stop.requested() and done < job.plan.total_steps:
         raise stop.StoppedError(
             f"stage {job.stage}: stopped after step {done} of {job.plan.total_steps}, as asked; the same command "

@@ -30,14 +30,15 @@ def refusal(one: Study) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("offset", [float("nan"), float("inf"), -352.0])
-def test_an_offset_that_is_no_place_in_a_file_is_refused(tmp_path: Path, offset: float) -> None:
+@pytest.mark.parametrize(
+    ("offset", "where"),
+    [(float("nan"), "no place in a file"), (float("inf"), "no place in a file"), (-352.0, "inside the header")],
+)
+def test_an_offset_that_is_no_place_in_a_file_is_refused(tmp_path: Path, offset: float, where: str) -> None:
     content = bytearray(nib.Nifti1Image(VOXELS, OBLIQUE).to_bytes())
     content[108:112] = struct.pack("<f", offset)
     (tmp_path / "a.nii").write_bytes(content)
-    assert refusal(study(tmp_path / "a.nii")).startswith(
-        f"vox_offset {offset:g}, inside the header; expected 352 or more"
-    )
+    assert refusal(study(tmp_path / "a.nii")).startswith(f"vox_offset {offset:g}, {where}; expected 352 or more")
 
 
 @pytest.mark.parametrize(("qfac", "sign"), [(0.0, 1), (1.0, 1), (-1.0, -1), (7.0, 1), (-2.0, -1)])
