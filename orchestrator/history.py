@@ -20,6 +20,7 @@ from ray.train import Checkpoint, UserCallback
 
 HISTORY = "history.jsonl"
 STEP, TIME = "step", "time_ms"
+HELD = "held"
 BLOCK_BYTES = 2**20
 
 logger = logging.getLogger(__name__)
@@ -34,11 +35,20 @@ class HistoryWriter(UserCallback):
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
         """Write one line per step, with the time of the report, and one where training stopped for good."""
-        now = int(time.time() * 1000)
-        lines = [{"stage": self.stage, TIME: now, **entry} for entry in metrics[0].get("history", [])]
+        self.complete(metrics[0].get(HELD, []))
+        lines = self._lines(metrics[0].get("history", []))
         if "fatal" in metrics[0]:
             lines.append({"stage": self.stage, "fatal": metrics[0]["fatal"]})
         append(self.path, lines)
+
+    def complete(self, held: list[dict[str, Any]]) -> None:
+        """Write those steps of the checkpoints, in order, that the file lacks because their report was lost."""
+        known = {line[STEP] for line in steps(self.path.parent, self.stage)} if held else set()
+        append(self.path, self._lines([entry for entry in held if entry[STEP] not in known]))
+
+    def _lines(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        now = int(time.time() * 1000)
+        return [{"stage": self.stage, TIME: now, **entry} for entry in entries]
 
 
 def append(path: Path, lines: list[dict[str, Any]]) -> None:

@@ -2,8 +2,8 @@
 
 A checkpoint is a folder: ``method.safetensors`` (weights and buffers), ``optimiser.pt`` (read back with
 ``weights_only``), ``encoder.safetensors`` with ``encoder.json``, and ``state.json``: how far training is, the steps
-that were reported with it, and the sizes of the other files, so that a truncated file is noticed. No file can run
-code when it is read.
+since the checkpoint before it, and the sizes of the other files, so that a truncated file is noticed. No file can
+run code when it is read.
 """
 
 import json

@@ -122,7 +122,7 @@ def train(
     optimiser = optimisers.build(method, plan.schedule.config)
     state = restore(checkpoint, method, optimiser, plan.stream, world) if checkpoint else State()
     step_ended, reported = time.perf_counter(), float("-inf")
-    batches, history = feed(state.step), []
+    batches, history, num_reported = feed(state.step), [], 0
     exhausted = trainee.evaluation.exhausted if trainee.evaluation else lambda state: False
     stop = exhausted(state) or any_rank(asked_to_stop(), world)
     while state.step < plan.total_steps and not stop:
@@ -140,11 +140,11 @@ def train(
         report_due = checkpoint_due or _report_due(plan, state.step, reported, world)
         stop = report_due and any_rank(asked_to_stop(), world)
         if checkpoint_due or stop:
-            _save(trainee, optimiser, state, plan, history, world, report)
-            history = []
+            _save(trainee, optimiser, state, plan, history, num_reported, world, report)
+            history, num_reported = [], 0
         elif report_due:
-            report(_metrics(history, state))
-            history = []
+            report(_metrics(history[num_reported:], state))
+            num_reported = len(history)
         if report_due:
             reported = time.perf_counter()
         stop = stop or (evaluate and exhausted(state))
@@ -165,16 +165,20 @@ def _save(
     state: State,
     plan: Plan,
     history: list[dict[str, Any]],
+    num_reported: int,
     world: World,
     report: Report,
 ) -> None:
-    """Report a checkpoint; rank 0 writes it, with the parts of a state that other ranks hold."""
+    """Report a checkpoint; rank 0 writes it, with the parts of a state that other ranks hold.
+
+    It holds every step since the checkpoint before it, also those that were reported: a report may be lost.
+    """
     weights = whole_state(trainee.method, world)
     with TemporaryDirectory() as folder:
         if world.rank == 0:
             trainee.export(Path(folder), trainee.method)
             save(Path(folder), weights, optimiser, state, plan.stream, history)
-        report(_metrics(history, state), Path(folder) if world.rank == 0 else None)
+        report(_metrics(history[num_reported:], state), Path(folder) if world.rank == 0 else None)
 
 
 def _distribute(method: Method, plan: Plan, world: World) -> Callable[[Views], Losses]:

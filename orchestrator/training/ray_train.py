@@ -29,7 +29,7 @@ from orchestrator.cluster import connection
 from orchestrator.config.computing import Resources
 from orchestrator.feed import stream
 from orchestrator.feed.stream import FeedPlan
-from orchestrator.history import HISTORY, HistoryWriter, Tail, steps
+from orchestrator.history import HELD, HISTORY, HistoryWriter, Tail
 from orchestrator.stop import RunError
 from orchestrator.training.finite import NonFiniteError
 from orchestrator.training.loop import Plan, Trainee, train
@@ -114,10 +114,7 @@ def _resume(job: Job, progress: StageCheckpoints, say: Say) -> SavedCheckpoint |
     progress.repair()
     if found.newest is None:
         return None
-    # A kill may come after a checkpoint is saved and before the steps that were reported with it are in the history.
-    known = {line["step"] for line in steps(job.folder, job.stage)}
-    missing = [entry for entry in found.newest.history if entry["step"] not in known]
-    HistoryWriter(job.folder, job.stage).after_report(None, [{"history": missing}], None)
+    HistoryWriter(job.folder, job.stage).complete(progress.held_steps())
     if found.newest.step < job.plan.total_steps:
         say(
             f"stage {job.stage}: goes on from step {found.newest.step} of {job.plan.total_steps}, checkpoint "
@@ -174,6 +171,7 @@ def _work(config: dict[str, Any]) -> None:
     try:
         with Checkpoint(newest.uri).as_directory() if newest else nullcontext() as folder:
             start = Path(folder) if folder else None
+            ray.train.report({HELD: progress.held_steps() if world.rank == 0 else []})
             train(job.build(), job.plan, batches, world, report, start, asked_to_stop)
     except NonFiniteError as error:
         # The same batch would fail again, so the run's retries are not spent on it.

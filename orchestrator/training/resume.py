@@ -31,7 +31,7 @@ class DamageError(ValueError):
 class SavedCheckpoint:
     """A whole checkpoint: its address, and the contents of its ``state.json``.
 
-    history  the steps that were reported with the checkpoint
+    history  the steps since the checkpoint before it
     """
 
     uri: str
@@ -82,6 +82,14 @@ class StageCheckpoints:
         newest = self.find().newest
         return newest.step if newest else 0
 
+    def held_steps(self) -> list[dict[str, Any]]:
+        """Return the steps that the whole checkpoints hold, in order.
+
+        With a worker, Ray Train loses the last reports; a checkpoint that was lost so is here until it is reported.
+        """
+        whole = [checkpoint for name in self._names() if (checkpoint := _whole(join(self.uri, name)))]
+        return [entry for checkpoint in whole for entry in checkpoint.history]
+
     def best(self, newest: SavedCheckpoint) -> SavedCheckpoint:
         """Return the checkpoint with the best score up to the newest."""
         return read(join(self.uri, name_of(newest.state["best_step"])))
@@ -91,7 +99,7 @@ class StageCheckpoints:
 
         Ray writes the list in place. With a torn list, it would delete a new checkpoint under a damaged one's name.
         """
-        whole = {name for name in self._names() if _is_whole(join(self.uri, name))}
+        whole = {name for name in self._names() if _whole(join(self.uri, name))}
         if (listed := self._listed()) is not None and not listed <= whole:
             filesystem, path = locate(join(self.uri, SNAPSHOT))
             with reaching(self.uri):
@@ -142,12 +150,11 @@ def read(uri: str) -> SavedCheckpoint:
     return saved
 
 
-def _is_whole(uri: str) -> bool:
+def _whole(uri: str) -> SavedCheckpoint | None:
     try:
-        read(uri)
+        return read(uri)
     except DamageError:
-        return False
-    return True
+        return None
 
 
 def remaining(progress: StageCheckpoints, plan: FeedPlan) -> Dataset:

@@ -24,6 +24,7 @@ from orchestrator.results.ui import SERVER
 from orchestrator.runs.pretrain import pretrain
 from orchestrator.tracking.outbox import waiting
 from orchestrator.tracking.tracker import Tracker
+from orchestrator.training.resume import StageCheckpoints
 from tests import clusters
 from tests.buckets import served
 from tests.experiments import tiny_experiment
@@ -154,6 +155,32 @@ def test_a_killed_worker_and_an_absent_server_leave_no_trace_in_samples_losses_o
     with mlflow_server(absent, tmp_path / "server"):
         assert Tracker(history.parent, absent).flush(force=True) is None
         assert_points_equal_history(history.parent, absent, steps=TOTAL_STEPS)
+
+
+def test_a_worker_killed_before_its_last_reports_were_read_leaves_no_gap_in_the_history(
+    shards: str, undisturbed: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1.5")
+    result: list[list[dict[str, Any]]] = []
+    thread = threading.Thread(target=lambda: result.append(run(shards, tmp_path)), daemon=True)
+    thread.start()
+    lost = wait_for(lambda: unread_checkpoint(tmp_path))
+    kill_a_train_worker()
+    (history,) = tmp_path.glob(f"**/{HISTORY}")
+    assert lost > len(steps(history.parent, "pretrain")), "its report was not read before the worker died"
+    thread.join(timeout=500)
+    assert not thread.is_alive()
+    assert trace(result[0]) == trace(undisturbed)
+    assert len(Tail(history).read()) == TOTAL_STEPS, "no step was trained, or written, twice"
+
+
+def unread_checkpoint(home: Path) -> int | None:
+    """Return the steps of a run's newest whole checkpoint if Ray Train's controller has not read their report."""
+    for history in home.glob(f"**/{HISTORY}"):
+        saved = StageCheckpoints(str(history.parent / "checkpoints" / "pretrain")).step()
+        if saved > max(len(steps(history.parent, "pretrain")), KILL_AFTER_STEP):
+            return saved
+    return None
 
 
 def test_a_killed_job_started_again_leaves_no_trace_though_its_newest_checkpoint_and_its_history_are_cut_off(

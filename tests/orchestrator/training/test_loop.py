@@ -20,6 +20,7 @@ from orchestrator.training.checkpoint import CheckpointError, State, Stream
 from orchestrator.training.finite import NonFiniteError
 from orchestrator.training.loop import Plan, Trainee, train
 from orchestrator.training.optimiser import Schedule
+from orchestrator.training.resume import read
 from orchestrator.training.world import World
 
 TOTAL = 8
@@ -164,6 +165,17 @@ def test_every_step_is_reported_once_and_the_last_one_leaves_a_checkpoint(tmp_pa
     assert [entry["step"] for entry in recorder.entries] == list(range(TOTAL))
     assert sorted(recorder.checkpoints) == [3, 6, 8]
     assert state == State(step=TOTAL)
+
+
+def test_a_checkpoint_holds_every_step_since_the_one_before_it_reported_or_not(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    train(Trainee(Denoise()), plan(), feed, World(), recorder)
+    held = {step: read(str(folder)).history for step, folder in recorder.checkpoints.items()}
+    assert {step: [entry["step"] for entry in steps] for step, steps in held.items()} == {
+        3: [0, 1, 2],
+        6: [3, 4, 5],
+        8: [6, 7],
+    }
 
 
 def test_a_non_finite_loss_stops_before_the_optimiser_moves_and_names_the_samples(tmp_path: Path) -> None:
