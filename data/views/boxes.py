@@ -3,11 +3,10 @@
 A box is (2, n): its low corner and its high corner (exclusive), in voxels, axes in the order of ``data/scan.py``.
 Everything is batched over samples whose sizes may differ.
 
-A table of distances counts the partners of a first box inside its sample, whatever the sample's size
-(``distance_table.py``), and an integer draw picks one, axis by axis. The table never fails, but guessing is cheaper:
-draw a few second boxes, uniform over the region of possible partners; the first that meets the interval is uniform
-over the partners too. The table serves the samples whose guesses all miss. Counts and overlaps are exact integers,
-and the bounds of the interval mean the decimals that were written: 0.3 is 3/10.
+The second box is guessed a few times, uniform over the region of possible partners of the first; the first guess
+that meets the interval is uniform over the partners too. Where all guesses miss, all partners are enumerated and one
+is picked. Counts and overlaps are exact integers, and the bounds of the interval mean the decimals that were
+written: 0.3 is 3/10.
 
 The second box, given the first, is distributed as in Algorithm 1 of the IoU-positives thesis (seed 001), uniform
 over the partners of the first. The first is uniform over the positions that have a partner. Algorithm 1 gives up
@@ -22,15 +21,7 @@ from math import prod
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from data.views.distance_table import (
-    both_directions,
-    can_pair,
-    count_by_distance,
-    distance_table,
-    first_positions,
-    one_distance,
-    overlap_bounds,
-)
+from data.views.distance_table import can_pair, distance_table, first_positions, overlap_bounds, steps
 from data.views.rng import SampleRng, scale_words
 
 GUESSES = 12
@@ -126,7 +117,9 @@ class BoxPairs:
             low[hard] = self._draw_hard(room[hard], rng.fold("hard").take(hard))
         moves, hit = self._guess_moves(low, room, words[:, 1:])
         if not hit.all():
-            moves[~hit] = self._count_moves(low[~hit], room[~hit], rng.fold("counted").take(~hit))
+            units = rng.fold("counted").take(~hit).uniform().tolist()
+            missed = zip(low[~hit].tolist(), room[~hit].tolist(), units, strict=True)
+            moves[~hit] = [self._enumerated_move(*one) for one in missed]
         return boxes_at(low, self.size), boxes_at(low + moves, self.size)
 
     def _draw_hard(self, room: Int[np.ndarray, "b n"], rng: SampleRng) -> Int[np.ndarray, "b n"]:
@@ -167,23 +160,22 @@ class BoxPairs:
         chosen, samples = hits.argmax(axis=0), np.arange(hits.shape[1])
         return moves[chosen, :, samples], hits[chosen, samples]
 
-    def _count_moves(
-        self, low: Int[np.ndarray, "b n"], room: Int[np.ndarray, "b n"], rng: SampleRng
-    ) -> Int[np.ndarray, "b n"]:
-        """Draw the move from each first box to its partner, axis by axis, by counting the partners."""
-        table, moves, rank = distance_table(self.size, self.iou), np.empty_like(low), None
-        up = room - low
-        lookups = [both_directions(low[:, k], up[:, k], c) for k, c in enumerate(self.size)]
-        for axis in reversed(range(len(self.size))):
-            counts = count_by_distance(table, axis, lookups, (room[:, :axis] + 1).prod(axis=1))
-            num_up = counts.nearer_than(up[:, axis] + 1)
-            num_still = counts.cumulative[:, 1]
-            if rank is None:
-                rank = rng.integers(num_up - num_still + counts.nearer_than(low[:, axis] + 1))
-            downward = rank >= num_up
-            distance, rank = counts.find(rank - downward * (num_up - num_still))
-            moves[:, axis] = np.where(downward, -distance, distance)
-            lookups[axis] = one_distance(distance, self.size[axis])
+    def _enumerated_move(self, low: list[int], room: list[int], unit: float) -> list[int]:
+        """Return the move at a fraction of the list of all moves from a first box to its partners."""
+        table = distance_table(self.size, self.iou)
+        ways = []
+        for position, space, c, distance in zip(low, room, self.size, table.distances.T, strict=True):
+            up, down = steps(space - position, c), steps(position, c)
+            down[0] = 0  # standing still is one move
+            ways.append((up[distance], down[distance]))
+        cumulative = np.cumsum(np.prod([up + down for up, down in ways], axis=0))
+        index = min(int(unit * cumulative[-1]), int(cumulative[-1]) - 1)
+        place = int(cumulative.searchsorted(index, side="right"))
+        rest = index - int(cumulative[place - 1]) if place else index
+        moves = []
+        for distance, (up, down) in zip(table.distances[place].tolist(), ways, strict=True):
+            rest, way = divmod(rest, int(up[place] + down[place]))
+            moves.append(distance + way if way < up[place] else int(up[place]) - distance - way)
         return moves
 
     def _closest_reachable(self, extent: tuple[int, ...]) -> list[float]:

@@ -1,6 +1,5 @@
 """Boxes: exact IoU-bounded pairs, their distribution, and the errors for impossible requests."""
 
-import doctest
 from collections import Counter
 
 import numpy as np
@@ -9,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, ks_2samp
 
-from data.views import boxes, distance_table
+from data.views import boxes
 from data.views.boxes import BoxPairs, box_iou, boxes_at, check_fits, uniform_boxes
 from data.views.rng import SampleRng
 from tests.references import iou_pairs
@@ -100,7 +99,7 @@ def test_pairs_stay_inside_wherever_enumeration_finds_any(size, room, bounds):
         ((6, 4, 5), (3, 3, 3), (0.0, 0.2)),
     ],
 )
-@pytest.mark.parametrize("guesses", [1, boxes.GUESSES])  # after one guess, the table draws about half of the pairs
+@pytest.mark.parametrize("guesses", [1, boxes.GUESSES])  # after one guess, enumeration draws about half of the pairs
 def test_first_and_second_box_are_distributed_as_enumeration_says(extent, size, interval, guesses, monkeypatch):
     monkeypatch.setattr(boxes, "GUESSES", guesses)
     count = 12_000
@@ -199,8 +198,3 @@ def test_crop_larger_than_the_image_names_both_sizes():
 def test_interval_out_of_order_or_range_is_refused(interval):
     with pytest.raises(ValueError, match=r"expected 0 <= low <= high <= 1; correct method\.crops\.iou"):
         BoxPairs((8, 8), interval)
-
-
-def test_the_example_in_the_distance_tables_docstring_holds():
-    results = doctest.testmod(distance_table)
-    assert (results.failed, results.attempted) == (0, 10)
