@@ -1,7 +1,9 @@
 """Tiny shard sets for tests that need samples but no ingest: textured slices or volumes with two labelled organs."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -14,7 +16,12 @@ ROWS_PER_GROUP = 4
 
 
 def write_slices(
-    folder: Path | str, num_patients: int = 8, size: int = 48, seed: int = 0, num_tested: int = 0
+    folder: Path | str,
+    num_patients: int = 8,
+    size: int = 48,
+    seed: int = 0,
+    num_tested: int = 0,
+    label_names: Mapping[int, str] = MappingProxyType({1: "liver", 2: "kidney"}),
 ) -> str:
     """Write labelled slices of some patients, the last quarter of them as ``val``; return the folder.
 
@@ -37,7 +44,7 @@ def write_slices(
         file = write_shard(str(folder), f"{split}-00000", groups)
         assert file is not None
         files.append(file)
-    write_index(str(folder), files, IndexCard({"name": "test"}, {1: "liver", 2: "kidney"}))
+    write_index(str(folder), files, IndexCard({"name": "test"}, dict(label_names)))
     return str(folder)
 
 
@@ -67,7 +74,12 @@ def _volume(rng: np.random.Generator, patient: int, size: int, split: str) -> Sa
 
 
 def write_pictures(
-    folder: Path | str, num_patients: int = 24, size: int = 40, num_classes: int = 2, tested: tuple[int, ...] = ()
+    folder: Path | str,
+    num_patients: int = 24,
+    size: int = 40,
+    num_classes: int = 2,
+    tested: tuple[int, ...] = (),
+    num_channels: int = 1,
 ) -> str:
     """Write pictures whose class is how bright their middle is, the last quarter of them as ``val``.
 
@@ -77,7 +89,9 @@ def write_pictures(
     num_train = num_patients - num_patients // 4
     files = []
     for split, patients in (("train", range(num_train)), ("val", range(num_train, num_patients))):
-        rows = [to_row(_picture(rng, patient, patient % num_classes, size, split)) for patient in patients]
+        rows = [
+            to_row(_picture(rng, patient, patient % num_classes, size, split, num_channels)) for patient in patients
+        ]
         groups = [rows[at : at + ROWS_PER_GROUP] for at in range(0, len(rows), ROWS_PER_GROUP)]
         if file := write_shard(str(folder), f"{split}-00000", groups):
             files.append(file)
@@ -90,8 +104,10 @@ def write_pictures(
     return str(folder)
 
 
-def _picture(rng: np.random.Generator, patient: int, number: int, size: int, split: str) -> Sample:
-    voxels = rng.integers(0, 40, (1, size, size), dtype=np.uint8)
+def _picture(
+    rng: np.random.Generator, patient: int, number: int, size: int, split: str, num_channels: int = 1
+) -> Sample:
+    voxels = rng.integers(0, 40, (num_channels, size, size), dtype=np.uint8)
     voxels[:, size // 4 : -size // 4, size // 4 : -size // 4] += np.uint8(60 + 60 * number)
     scan = Scan(voxels=voxels, spacing_mm=(1.0, 1.0), modality="XR", scale=1 / 255)
     return Sample(scan, f"x{patient:03d}", f"p{patient:03d}", f"x{patient:03d}", "test", split, (number,))

@@ -72,6 +72,12 @@ class Mixture:
         columns = [one.shards.rows["classes"].take(one.selection.row_ids) for one in self.components]
         return pad_classes(pa.chunked_array([chunk for column in columns for chunk in column.chunks]))
 
+    @property
+    def shares(self) -> list[float]:
+        """The share of each set in what is visited."""
+        whole = sum(one.share for one in self.components)
+        return [float(one.share / whole) for one in self.components]
+
     def order(self, seed: int) -> Interleaving:
         """Return the order of the visits; sets of one size are visited in different orders."""
         orders = [Order(one.selection.group_sizes, _seed(seed, place)) for place, one in enumerate(self.components)]
@@ -102,11 +108,10 @@ class Mixture:
 
     def mean_bytes(self, labels: Labels | None) -> float:
         """Mean raw bytes per visited sample: its voxels, and its labels if they are read."""
-        per_voxel = labels.bytes_per_voxel if labels else 0
-        whole, total = sum(one.share for one in self.components), 0.0
-        for one in self.components:
+        per_voxel, total = labels.bytes_per_voxel if labels else 0, 0.0
+        for one, share in zip(self.components, self.shares, strict=True):
             sizes = one.shards.voxel_bytes[one.selection.row_ids]
-            total += float(one.share / whole) * float((sizes + per_voxel * one.selection.extents.prod(axis=1)).mean())
+            total += share * float((sizes + per_voxel * one.selection.extents.prod(axis=1)).mean())
         return total
 
     def _common(self, what: str, name: str) -> Any:

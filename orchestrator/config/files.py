@@ -41,20 +41,27 @@ def merge(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Overlay ``changes``: mappings merge, everything else is replaced.
 
     A mapping whose ``name`` differs from that of the mapping below it (another method, another encoder) replaces it
-    whole, because the fields of one mean nothing to the other.
+    whole, because the fields of one mean nothing to the other. A mapping whose keys are members of the list below it,
+    by their ``name`` or place (another budget for stage ``mask``, another weight for shard set ``0``), changes these.
     """
-    merged = dict(tree)
-    for key, value in changes.items():
-        old = merged.get(key)
-        if (
-            isinstance(value, dict)
-            and isinstance(old, dict)
-            and value.get("name", old.get("name")) == old.get("name")
-        ):
-            merged[key] = merge(old, value)
-        else:
-            merged[key] = value
-    return merged
+    return {**tree, **{key: _merged(tree.get(key), value) for key, value in changes.items()}}
+
+
+def _merged(old: Any, value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if isinstance(old, dict) and value.get("name", old.get("name")) == old.get("name"):
+        return merge(old, value)
+    if isinstance(old, list) and value and value.keys() <= (places := places_of(old)).keys():
+        changes = {places[name]: change for name, change in value.items()}
+        return [_merged(one, changes[place]) if place in changes else one for place, one in enumerate(old)]
+    return value
+
+
+def places_of(members: list[Any]) -> dict[str, int]:
+    """Return the places of a list's members, by their number from 0 and by their ``name``."""
+    named = {one["name"]: place for place, one in enumerate(members) if isinstance(one, dict) and "name" in one}
+    return {**{str(place): place for place in range(len(members))}, **named}
 
 
 def expand(dotted: dict[str, Any]) -> dict[str, Any]:

@@ -129,11 +129,10 @@ def _probe(experiment: Experiment) -> str:
 
 def _samples(course: Course) -> list[str]:
     """Say which shards a stage is fed, and where there are several, how many of its samples are theirs."""
-    lines, components = [], course.samples.components
-    whole = sum(one.share for one in components)
-    for data, one in zip(course.experiment.data_of(course.stage), components, strict=True):
-        share = f", {float(one.share / whole):.0%} of what is seen" if len(components) > 1 else ""
-        lines.append(_size("shards", one.shards) + share + _left_out("data", data.keep, one.selection))
+    lines, sets, shares = [], course.experiment.data_of(course.stage), course.samples.shares
+    for data, one, share in zip(sets, course.samples.components, shares, strict=True):
+        seen = f", {share:.0%} of what is seen" if len(shares) > 1 else ""
+        lines.append(_size("shards", one.shards) + seen + _left_out("data", data.keep, one.selection))
     return lines
 
 

@@ -113,8 +113,8 @@ class SweepConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _comparable(self) -> "SweepConfig":
-        of_method = [field for field in self.space if field.split(".")[0] == "method"]
-        across = [field for field in of_method if field in ("method", "method.name")]
+        of_method = [field for field in self.space if "method" in field.split(".")]
+        across = [field for field in of_method if field.endswith(("method", "method.name"))]
         if self.objective.of == "pretrain" and across:
             raise ValueError(
                 f"objective {self.objective.metric} of the pretraining, and a space over {across[0]}: losses and "

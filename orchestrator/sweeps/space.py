@@ -7,7 +7,7 @@ so that a later field may depend on an earlier one (``when``).
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.config.files import expand, merge
+from orchestrator.config.files import expand, merge, places_of
 from orchestrator.sweeps.domains import Interval, Knob, Scalar, Suggests, agrees, label
 
 Point = dict[str, Any]
@@ -89,7 +89,10 @@ def lookup(tree: dict[str, Any], field: str) -> Any:
     """Return a dotted field's value, or None if the field is missing."""
     value: Any = tree
     for part in field.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(value, list):
+            value = dict(enumerate(value)).get(places_of(value).get(part))
+        else:
+            value = value.get(part) if isinstance(value, dict) else None
     return value
 
 

@@ -49,6 +49,23 @@ def test_an_override_reaches_a_nested_field_and_stays_typed() -> None:
     assert experiment.pretraining[0].budget.epochs == 3
 
 
+def test_an_override_reaches_a_member_of_a_list_by_its_name_or_place() -> None:
+    flow = {name: tree()[name] for name in ("optimiser", "budget")}
+    stages = [{**flow, "name": name, "method": {"name": "simmim"}} for name in ("first", "second")]
+    several = {**tree(), "stages": stages, "method": None, "optimiser": None, "budget": None}
+    sets = [{"shards": "a", "weight": 3}, {"shards": "b", "weight": 1}]
+    asked = resolve(
+        {**several, "data": sets},
+        ["data.1.weight=2", "stages.second.method.mask_ratio=0.3", "stages.0.budget.epochs=9"],
+    )
+    assert [one.weight for one in asked.data] == [3, 2]
+    assert [stage.method.mask_ratio for stage in asked.pretraining] == [0.6, 0.3]
+    assert [stage.budget.epochs for stage in asked.pretraining] == [9, 2]
+    with pytest.raises(ConfigError, match="stages: expected a list, found"):
+        resolve(several, ["stages.third.method.mask_ratio=0.3"])
+    assert resolve({**tree(), "data": sets}, ["data.shards=c"]).data.shards.endswith("c")
+
+
 @pytest.mark.parametrize("text", ["budget.epochs", "=3"])
 def test_an_override_without_field_or_value_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"expected field\.subfield=value"):

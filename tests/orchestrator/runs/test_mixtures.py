@@ -33,6 +33,14 @@ def experiment(home: Path, *sets: dict[str, Any], **changes: Any) -> Experiment:
     return resolve({**tiny_experiment("mixed", "", home, 3, UNET, **changes), "data": list(sets)})
 
 
+def supervised(home: Path, *uris: str) -> Experiment:
+    """A stage that learns organs from two sets."""
+    tree = experiment(home, *({"shards": uri} for uri in uris)).model_dump(mode="json")
+    organs = {"name": "organs", "method": {"name": "segmentation", "crop_size": [32, 32]}}
+    flow = {name: tree[name] for name in ("optimiser", "budget")}
+    return resolve({**tree, "method": None, "optimiser": None, "budget": None, "stages": [{**organs, **flow}]})
+
+
 def test_a_stage_sees_all_samples_of_its_sets_and_is_told_their_number(
     slices: str, films: str, tmp_path: Path
 ) -> None:
@@ -55,6 +63,17 @@ def test_sets_that_do_not_go_together_are_refused(slices: str, films: str, tmp_p
     ):
         with pytest.raises(ValueError, match=said):
             pretrain.check(experiment(tmp_path, *sets))
+
+
+def test_sets_of_other_channels_or_names_of_labels_are_refused(slices: str, films: str, tmp_path: Path) -> None:
+    colours = write_pictures(tmp_path / "colours", num_channels=3)
+    with pytest.raises(ValueError, match=r"have 1 channels, shards \S+colours have 3; a stage is fed samples of one"):
+        pretrain.check(experiment(tmp_path, {"shards": films}, {"shards": colours}))
+    others = write_slices(tmp_path / "others", label_names={1: "liver", 2: "spleen"})
+    with pytest.raises(ValueError, match=r"shards \S+others: 2 is 'spleen', of the sets before it 'kidney'; ingest"):
+        pretrain.check(supervised(tmp_path, slices, others))
+    (course,) = pretrain.check(supervised(tmp_path, slices, slices))
+    assert course.facts.names == {1: "liver", 2: "kidney"}
 
 
 @pytest.mark.parametrize("sets", [[3, None], [3]])

@@ -16,7 +16,7 @@ from orchestrator.runs import pretrain
 from orchestrator.runs.course import Course, courses, digest_of, initial_encoder
 from orchestrator.training.checkpoint import ENCODER, CheckpointError, export_encoder
 from tests.experiments import UNET, tiny_experiment
-from tests.shardsets import write_pictures, write_slices
+from tests.shardsets import write_pictures, write_slices, write_volumes
 
 WIDER = {**UNET, "features": [8, 4, 8, 8, 8, 4]}
 SIMSIAM = {"name": "simsiam", "crops": {"size": [32, 32], "iou": [0.3, 0.6]}, "projector_dim": 16, "predictor_dim": 8}
@@ -102,6 +102,19 @@ def test_a_pretraining_begins_with_the_weights_of_a_file_which_its_key_holds(sli
     before = pretrain.folder_of(asked)
     torch.save({key: value + 1 for key, value in state.items()}, other)
     assert pretrain.folder_of(asked) != before
+
+
+def test_a_part_of_an_encoder_begins_with_the_weights_of_a_file(tmp_path: Path) -> None:
+    volumes, file = write_volumes(tmp_path / "volumes"), tmp_path / "weights.safetensors"
+    holding = {"name": "slices", "slices": {**UNET, "spatial_dims": 2}}
+    crops = {**SIMSIAM, "crops": {"size": [16, 32, 32], "iou": [0.3, 0.6]}}
+    changes = {"encoder": holding, "method": crops, "start": {"weights": str(file), "part": "slices"}}
+    asked = resolve({**tiny_experiment("stages", volumes, tmp_path, 3), **changes})
+    learnt = {key: value + 1 for key, value in initial_encoder(asked, asked.encoder).slices.state_dict().items()}
+    save_file(learnt, file)
+    (course,) = pretrain.check(asked)
+    started = course.build({}).encoder.slices.state_dict()
+    assert all(torch.equal(started[key], value) for key, value in learnt.items())
 
 
 def test_weights_that_do_not_fit_or_could_run_code_are_refused(slices: str, tmp_path: Path) -> None:

@@ -31,21 +31,25 @@ HEADS = {"projector_dim": 16, "predictor_dim": 8}
 
 
 def tree_of(folder: Path, home: Path) -> dict[str, Any]:
-    """A 2D encoder learns from slices and becomes a part of an encoder of volumes, which then learns organs."""
+    """A 2D encoder learns from slices and becomes a part of an encoder of volumes, which then learns organs.
+
+    The slices and the organs are those of two shard sets each.
+    """
     # Batch norm over few samples magnifies how sums round: with longer steps, two workers would drift from one.
     flow = {"optimiser": {"name": "sgd", "lr": 1e-5}, "budget": {"steps": STEPS, "batch_size": 4}}
     volumes = {"data": {"shards": str(folder / "volumes")}, "encoder": OF_VOLUMES}
+    organs = {**volumes, "data": [volumes["data"], {"shards": str(folder / "more")}]}
     on_slices = {"name": "simsiam", "crops": {"size": [32, 32], "iou": [0.3, 0.6]}, **HEADS}
     on_volumes = {**on_slices, "crops": {"size": [16, 32, 32], "iou": [0.3, 0.6]}}
     return {
         "name": "three",
         "home": str(home),
-        "data": {"shards": str(folder / "slices")},
+        "data": [{"shards": str(folder / name), "weight": weight} for name, weight in (("slices", 3), ("films", 1))],
         "encoder": OF_SLICES,
         "stages": [
             {"name": "slices", "method": on_slices, **flow},
             {"name": "volumes", "method": on_volumes, "start": {"slices": "slices"}, **volumes, **flow},
-            {"name": "organs", "method": {"name": "segmentation", "crop_size": [16, 32, 32]}, **volumes, **flow},
+            {"name": "organs", "method": {"name": "segmentation", "crop_size": [16, 32, 32]}, **organs, **flow},
         ],
         "health": {"times": 1},
         "training": {"report_every_steps": 1, "report_every_s": 0, "checkpoint_every_steps": 3},
@@ -57,7 +61,9 @@ def tree_of(folder: Path, home: Path) -> dict[str, Any]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("three")
     write_slices(folder / "slices", num_patients=4, size=40)
+    write_slices(folder / "films", num_patients=2, size=36, seed=1)
     write_volumes(folder / "volumes")
+    write_volumes(folder / "more", num_patients=2, size=36)
     return folder
 
 
