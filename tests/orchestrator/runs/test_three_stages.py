@@ -61,7 +61,7 @@ def tree_of(folder: Path, home: Path) -> dict[str, Any]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("three")
     write_slices(folder / "slices", num_patients=4, size=40)
-    write_slices(folder / "films", num_patients=4, size=36, seed=1)
+    write_slices(folder / "films", num_patients=4, size=48, seed=1)
     write_volumes(folder / "volumes")
     write_volumes(folder / "more", num_patients=2, size=36)
     return folder
