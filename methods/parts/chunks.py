@@ -7,7 +7,7 @@ computes the activations again, chunk by chunk, and adds up the gradients.
 Dropout and drop-path draw separate masks for each chunk: not the masks of one pass, but of the same distribution.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
@@ -58,7 +58,7 @@ def _pass(network: nn.Module, function: Callable[[Tensor], Outputs], chunk: Tens
 
 
 @contextmanager
-def _statistics_kept(network: nn.Module) -> Iterator[None]:
+def _statistics_kept(network: nn.Module) -> Generator[None]:
     """Leave running statistics unchanged: a chunk that is computed again has already been counted."""
     norms = [norm for norm in network.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
