@@ -53,7 +53,7 @@ def is_free(folder: Path) -> bool:
         return False
 
 
-def _wait(lock: FileLock, folder: Path) -> AbstractContextManager:
+def _wait(lock: FileLock, folder: Path) -> AbstractContextManager[object]:
     try:
         return lock.acquire(poll_interval=LOOK_EVERY_S, cancel_check=stop.requested)
     except Timeout:

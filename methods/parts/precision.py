@@ -31,8 +31,8 @@ class InFloat32(nn.Module):
     """Mixin by which a module of one input computes at least in float32, even under autocast."""
 
     @full_precision()
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(at_least_float32(x))
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(at_least_float32(input))
 
 
 class Head(InFloat32, nn.Sequential):

@@ -49,7 +49,7 @@ def connected() -> Generator[None]:
 
 def leave() -> None:
     """Leave the cluster; if Ray was started here, all its processes have ended when this returns."""
-    node, worker._global_node = worker._global_node, None
+    node, worker._global_node = worker._global_node, None  # pyright: ignore[reportPrivateUsage]  # no other way
     started = _processes(node.all_processes) if node else []
     ray.shutdown()
     if node and node.is_head():

@@ -13,7 +13,9 @@ METRICS = ("loss", "collapse", "score", "dice_mean")
 
 
 @contextmanager
-def shown(what: str, total_steps: int, validated: Callable[[int], bool] | None = None) -> Generator[Callable]:
+def shown(
+    what: str, total_steps: int, validated: Callable[[int], bool] | None = None
+) -> Generator[Callable[[Entries], None]]:
     """Show that a training's workers start; yield a function that takes the history's entries and shows its steps.
 
     ``validated`` returns whether a validation, during which nothing is reported, follows a step.
