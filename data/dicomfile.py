@@ -33,7 +33,7 @@ def read_data_set(uri: str, **options: Any) -> FileDataset:
     with open_file(uri) as file:
         gzipped = file.read(2) == _GZIP
         file.seek(0)
-        stream: Any = GzipFile(fileobj=file) if gzipped else file  # pyright: ignore[reportArgumentType]  # it reads and seeks
+        stream: Any = GzipFile(fileobj=file) if gzipped else file
         if gzipped and not options:
             stream = BytesIO(stream.read())  # to the end, so that its checksum is compared
         head = stream.read(_HEAD_BYTES)
@@ -55,7 +55,7 @@ def is_dicom(uri: str) -> bool:
         if head.startswith(_GZIP):
             file.seek(0)
             try:
-                head = GzipFile(fileobj=file).read(_HEAD_BYTES)  # pyright: ignore[reportArgumentType]  # it reads and seeks
+                head = GzipFile(fileobj=file).read(_HEAD_BYTES)
             except (OSError, EOFError, zlib.error):
                 return False
     return head[128:132] == b"DICM" or is_bare(head)
@@ -114,8 +114,7 @@ def numbers(data: Dataset, name: str) -> tuple[float, ...]:
 
 def _shown(data: Dataset, name: str) -> str:
     """Return a tag's text where it is made of nothing but digits and signs, which a name is not."""
-    raw = data.get_item(name)
-    value = raw.value if raw is not None else ""
+    value = data.get_item(name).value
     value = value.decode("latin-1") if isinstance(value, bytes) else value
     text = "\\".join(str(one) for one in value) if isinstance(value, MultiValue) else str(value)
     text = text.strip().replace("\\", " and ")

@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ _DENIED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "INVALID_CLIENT_TOKEN_ID", 
 
 
 @contextmanager
-def reaching(uri: str) -> Iterator[None]:
+def reaching(uri: str) -> Generator[None]:
     """Raise StorageError, without file names, if a bucket fails while the body reads or writes it."""
     try:
         yield
@@ -156,7 +156,7 @@ _listed: ContextVar[dict[str, Tree] | None] = ContextVar("listed", default=None)
 
 
 @contextmanager
-def listing_once() -> Iterator[None]:
+def listing_once() -> Generator[None]:
     """List each folder once while the body runs: all who ask see the same files, and a bucket is asked once."""
     token = _listed.set({})
     try:
@@ -245,7 +245,7 @@ def read_bytes(uri: str) -> bytes:
 
 
 @contextmanager
-def local_path(uri: str) -> Iterator[Path]:
+def local_path(uri: str) -> Generator[Path]:
     """Give a path for libraries that need one: the file itself, or a temporary copy of a remote one."""
     filesystem, path = locate(uri)
     if isinstance(filesystem, fs.LocalFileSystem):

@@ -4,7 +4,7 @@ import faulthandler
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from data.quarantine import REPAIR, BadStudy
@@ -18,7 +18,7 @@ class _OutOfTime(BaseException):
 
 
 @contextmanager
-def limited(seconds: float) -> Iterator[None]:
+def limited(seconds: float) -> Generator[None]:
     """Raise BadStudy where the body takes longer; end this process where a library in it cannot be interrupted.
 
     Only a process's main thread can be interrupted; in another one, only its process is ended.

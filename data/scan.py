@@ -70,7 +70,7 @@ class Scan:
 
     def with_(self, **changes: object) -> "Scan":
         """Return a copy with some fields replaced."""
-        return replace(self, **changes)  # type: ignore[arg-type]  # checked by __post_init__
+        return replace(self, **changes)  # checked by __post_init__
 
 
 def spacing_of(affine: Float64[np.ndarray, "4 4"]) -> tuple[float, float, float]:

@@ -76,7 +76,7 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _look(entry: os.DirEntry) -> os.stat_result | OddKind:
+def _look(entry: os.DirEntry[str]) -> os.stat_result | OddKind:
     """Return the state of a file or folder, or why there is none to be read."""
     if entry.name.startswith("."):
         return "hidden file or folder"

@@ -139,7 +139,7 @@ class Method(nn.Module, ABC):
     averages: ClassVar[bool] = False
     needs: ClassVar[Labels | None] = None
     shares: tuple[str, ...] = ()
-    encoder: nn.Module
+    encoder: "Encoder"
 
     @classmethod
     def takes(cls, encoder: "Encoder") -> tuple[int, int]:

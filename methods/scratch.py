@@ -6,11 +6,10 @@ Shapes:    none: it receives no batch.
 
 from typing import Literal
 
-from torch import nn
-
 from data.views.batch import Batch
 from data.views.rng import SampleRng
 from methods.base import Facts, FrozenConfig, Losses, Method, Views
+from methods.encoders.base import Encoder
 
 
 class Scratch(Method):
@@ -21,7 +20,7 @@ class Scratch(Method):
 
     trains = False
 
-    def __init__(self, config: Config, encoder: nn.Module, facts: Facts) -> None:
+    def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()
         self.config = config
         self.encoder = encoder

@@ -5,7 +5,7 @@ the fine-tuning. The second waits and then finds it done. A command that is star
 The kernel releases the lock of a process that dies; where a file system has no such locks, taking one is an OSError.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ LOOK_EVERY_S = 0.5
 
 
 @contextmanager
-def claimed(folder: Path, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+def claimed(folder: Path, say: Callable[[str], None] = lambda text: None) -> Generator[None]:
     """Wait until the folder is free, and hold it while the body runs; a process that dies releases it.
 
     Raises StoppedError if this process was asked to end its trainings while it waited, and RuntimeError where it
@@ -36,7 +36,7 @@ def claimed(folder: Path, say: Callable[[str], None] = lambda text: None) -> Ite
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def alone(path: Path) -> Generator[None]:
     """Let one process or thread at a time run the body, which must be short; ``path`` is the file to lock."""
     with _lock(path):
         yield
@@ -53,7 +53,7 @@ def is_free(folder: Path) -> bool:
         return False
 
 
-def _wait(lock: FileLock, folder: Path) -> AbstractContextManager:
+def _wait(lock: FileLock, folder: Path) -> AbstractContextManager[object]:
     try:
         return lock.acquire(poll_interval=LOOK_EVERY_S, cancel_check=stop.requested)
     except Timeout:

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -30,7 +30,7 @@ def in_job() -> bool:
 
 
 @contextmanager
-def as_in_job() -> Iterator[None]:
+def as_in_job() -> Generator[None]:
     """Make the body refuse everything that a job would refuse."""
     token = _checks_a_job.set(True)
     try:

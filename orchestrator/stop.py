@@ -12,7 +12,7 @@ a stage's storage, which every node reaches, and the workers save a checkpoint a
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from types import FrameType
@@ -93,7 +93,7 @@ def raise_if_insisted() -> None:
 
 
 @contextmanager
-def heard() -> Iterator[None]:
+def heard() -> Generator[None]:
     """Handle the signals that end a command while the body runs in the main thread.
 
     Signals that the process was started to ignore (``nohup``) stay ignored.
@@ -114,7 +114,7 @@ def heard() -> Iterator[None]:
 
 
 @contextmanager
-def awaited() -> Iterator[None]:
+def awaited() -> Generator[None]:
     """Take the first signal as a request while the body runs; the body must check for it, and for a second Ctrl-C."""
     with heard():
         _request.awaited += 1

@@ -39,7 +39,7 @@ def peek(file: NativeFile, num_bytes: int = 4096) -> bytes:
         return head
     file.seek(0)
     try:
-        plain = gzip.GzipFile(fileobj=file).read(num_bytes)  # pyright: ignore[reportArgumentType]  # it reads and seeks
+        plain = gzip.GzipFile(fileobj=file).read(num_bytes)
     except (OSError, EOFError, zlib.error):
         return head
     if plain.startswith(MAGIC):

@@ -61,7 +61,7 @@ def _channels(tree: dict[str, Any], source: str) -> tuple[str, ...]:
     name = "channel_names" if tree.get("channel_names") else "modality"
     given = tree.get(name) or []
     if isinstance(given, dict):
-        pairs = given.items()
+        pairs = list[tuple[Any, Any]](given.items())
         if not all(_is_number(key) for key in given):
             pairs = [(value, key) for key, value in pairs]
         if not all(_is_number(number) for number, _ in pairs):

@@ -22,7 +22,7 @@ Classes = tuple[tuple[int, ...] | None, tuple[str, ...]]
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|\.\d+)(e[+-]?\d{1,3})?", re.ASCII | re.I)
 LARGEST_CLASS = 9999  # larger numbers are codes: a network has an output for each number up to the largest
 _TRUTHS = {"true": "True", "false": "False"}  # pandas and Excel write them in cases of their own
-_CELLS = {"": 0, 0: 0, 1: 1, -1: -1, "True": 1, "False": 0}
+_CELLS: dict[object, int] = {"": 0, 0: 0, 1: 1, -1: -1, "True": 1, "False": 0}
 
 
 def read_classes(rows: Sequence[Row], columns: tuple[str, ...], options: SourceOptions) -> list[Classes | BadStudy]:

@@ -176,7 +176,7 @@ class SourceOptions(BaseModel):
         """Return the layouts that take an option."""
         extra = cls.model_fields[option].json_schema_extra
         assert isinstance(extra, dict)
-        return tuple(str(layout) for layout in cast(list, extra["layouts"]))
+        return tuple(cast(list[str], extra["layouts"]))
 
     def check_layout(self, layout: str) -> None:
         """Raise ValueError for an option that the layout does not take."""

@@ -57,23 +57,19 @@ class Task(Method):
     class_names    names of the classes that the network distinguishes
     """
 
-    needs: ClassVar[Labels]
+    needs: ClassVar[Labels]  # pyright: ignore[reportIncompatibleVariableOverride]  # nothing assigns it
     class_names: tuple[str, ...]
     network: nn.Module
     progress: Tensor
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        # A tuple hides the modules from torch's registry: the network registers them already.
-        self._encoder = (encoder,)
+        # Hidden from torch's registry: the network registers the modules already.
+        object.__setattr__(self, "encoder", encoder)
         self._num_held: int | None = 0
         self._held_until = 0.0
         # As precise as the loop's own progress: if rounded, modules and gradients would thaw at different steps.
         self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
-
-    @property
-    def encoder(self) -> Encoder:
-        return self._encoder[0]
 
     @abstractmethod
     def judge(self, batch: Batch) -> Judgement:

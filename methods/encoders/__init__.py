@@ -24,7 +24,7 @@ __all__ = [
     "UNetEncoder",
 ]
 
-ENCODERS = {
+ENCODERS: dict[str, type[Encoder]] = {
     "swin_unetr": SwinEncoder,
     "unet": UNetEncoder,
     "pooled_unet": PooledUNetEncoder,

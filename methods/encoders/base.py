@@ -1,8 +1,10 @@
 """Encoder: the interface of every encoder to pretraining methods and downstream tasks."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from jaxtyping import Float
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from methods.parts.chunks import InChunks, in_chunks
@@ -17,6 +19,7 @@ class Encoder(InChunks, ABC):
     means_differ   whether a channel's mean over the last map differs between images: not after instance norm
     """
 
+    Config: ClassVar[type[BaseModel]]
     spatial_dims: int
     in_channels: int
     channels: tuple[int, ...]

@@ -18,7 +18,7 @@ from methods.encoders.pooled_unet import PooledUNetEncoder
 from methods.encoders.swin_unetr import SwinEncoder
 from methods.encoders.unet import UNetEncoder
 
-OF_SLICES = {
+OF_SLICES: dict[str, type[Encoder]] = {
     "unet": UNetEncoder,
     "pooled_unet": PooledUNetEncoder,
     "densenet": DenseNetEncoder,

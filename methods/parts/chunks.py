@@ -7,15 +7,16 @@ computes the activations again, chunk by chunk, and adds up the gradients.
 Dropout and drop-path draw separate masks for each chunk: not the masks of one pass, but of the same distribution.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+from methods.parts.sync_batch_norm import BatchNorm
 
 
 class InChunks(nn.Module):
@@ -40,8 +41,8 @@ def in_chunks(
     outputs = [_pass(network, function, chunk) for chunk in images.chunk(num_chunks)]
     first = outputs[0]
     if isinstance(first, Tensor):
-        return torch.cat(outputs)  # pyright: ignore[reportReturnType, reportArgumentType]  # all of one type
-    return [torch.cat(maps) for maps in zip(*outputs, strict=True)]  # pyright: ignore[reportReturnType]
+        return torch.cat(outputs)  # pyright: ignore[reportArgumentType]  # all of one type
+    return [torch.cat(maps) for maps in zip(*outputs, strict=True)]
 
 
 def _pass(network: nn.Module, function: Callable[[Tensor], Outputs], chunk: Tensor) -> Outputs:
@@ -58,9 +59,9 @@ def _pass(network: nn.Module, function: Callable[[Tensor], Outputs], chunk: Tens
 
 
 @contextmanager
-def _statistics_kept(network: nn.Module) -> Iterator[None]:
+def _statistics_kept(network: nn.Module) -> Generator[None]:
     """Leave running statistics unchanged: a chunk that is computed again has already been counted."""
-    norms = [norm for norm in network.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
+    norms = [norm for norm in network.modules() if isinstance(norm, BatchNorm) and norm.track_running_stats]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         # Not restored after the pass: torch keeps the buffers for the gradient, and refuses changed ones.

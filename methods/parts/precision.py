@@ -3,7 +3,7 @@
 Under autocast each layer casts its own inputs, so an earlier cast has no effect: autocast has to be off.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -13,7 +13,7 @@ DEVICES = ("cpu", "cuda")
 
 
 @contextmanager
-def full_precision() -> Iterator[None]:
+def full_precision() -> Generator[None]:
     """Switch autocast off for a block, or, as a decorator, for a whole function."""
     with ExitStack() as stack:
         for device in DEVICES:
@@ -31,8 +31,8 @@ class InFloat32(nn.Module):
     """Mixin by which a module of one input computes at least in float32, even under autocast."""
 
     @full_precision()
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(at_least_float32(x))
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(at_least_float32(input))
 
 
 class Head(InFloat32, nn.Sequential):

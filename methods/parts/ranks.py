@@ -20,8 +20,8 @@ class _SumOverRanks(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        total = gradient.clone()
+    def backward(ctx: object, *grad_outputs: Tensor) -> Tensor:
+        total = grad_outputs[0].clone()
         dist.all_reduce(total)
         return total
 

@@ -7,12 +7,13 @@ the ranks, so that k ranks equal one rank with the whole batch, in value and in 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from methods.parts.ranks import sum_over_ranks
 
+BatchNorm = nn.modules.batchnorm._BatchNorm  # pyright: ignore[reportPrivateUsage]  # the base of all of torch's
 
-class SyncBatchNorm(_BatchNorm):
+
+class SyncBatchNorm(BatchNorm):
     """A drop-in for BatchNorm1d/2d/3d in training under torch.distributed; elsewhere it is plain batch norm."""
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -53,13 +54,13 @@ class SyncBatchNorm(_BatchNorm):
 def convert_sync_batch_norm(module: nn.Module) -> None:
     """Replace every batch norm inside a module, in place; parameters and buffers stay the same objects."""
     for name, child in module.named_children():
-        if isinstance(child, _BatchNorm) and not isinstance(child, SyncBatchNorm):
+        if isinstance(child, BatchNorm) and not isinstance(child, SyncBatchNorm):
             synced = SyncBatchNorm(
                 child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
             )
             synced.weight, synced.bias = child.weight, child.bias
-            for buffer in ("running_mean", "running_var", "num_batches_tracked"):
-                synced._buffers[buffer] = child._buffers[buffer]
+            synced.running_mean, synced.running_var = child.running_mean, child.running_var
+            synced.num_batches_tracked = child.num_batches_tracked
             synced.training = child.training
             setattr(module, name, synced)
         else:

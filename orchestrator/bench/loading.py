@@ -42,7 +42,7 @@ class Speed:
     first_batch_s: float
 
 
-class StepDataset(IterableDataset):
+class StepDataset(IterableDataset[Batch]):
     """The steps of a one-rank plan, each as a batch; workers take the steps in turn."""
 
     def __init__(self, plan: FeedPlan) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ class PlacementError(ValueError):
 
 
 @contextmanager
-def connected() -> Iterator[None]:
+def connected() -> Generator[None]:
     """Join the cluster that ``RAY_ADDRESS`` names, or start Ray here; shut down only a Ray that was started here."""
     if ray.is_initialized():
         yield
@@ -49,7 +49,7 @@ def connected() -> Iterator[None]:
 
 def leave() -> None:
     """Leave the cluster; if Ray was started here, all its processes have ended when this returns."""
-    node, worker._global_node = worker._global_node, None
+    node, worker._global_node = worker._global_node, None  # pyright: ignore[reportPrivateUsage]  # no other way
     started = _processes(node.all_processes) if node else []
     ray.shutdown()
     if node and node.is_head():
@@ -72,7 +72,7 @@ def _processes(all_processes: dict[str, Any]) -> list[psutil.Process]:
 
 
 @contextmanager
-def _own_handler() -> Iterator[None]:
+def _own_handler() -> Generator[None]:
     """Keep this process's SIGTERM handler while the body runs: Ray would replace it with an exit."""
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -86,7 +86,7 @@ def _own_handler() -> Iterator[None]:
 
 
 @contextmanager
-def _deaf_children() -> Iterator[None]:
+def _deaf_children() -> Generator[None]:
     """Shield processes that start while the body runs, and their children, from signals that ask this one to end.
 
     Slurm and systemd send SIGTERM to every process of a job, and a closing terminal sends SIGHUP to every process

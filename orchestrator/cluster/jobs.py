@@ -23,7 +23,7 @@ import requests
 import yaml
 from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
 from ray.exceptions import AuthenticationError
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+from ray.job_submission import JobDetails, JobSubmissionClient
 
 from data.files import shown
 from orchestrator.cluster.package import Package
@@ -236,10 +236,9 @@ def jobs(client: JobSubmissionClient) -> list[ClusterJob]:
 
 
 def _job(details: JobDetails) -> ClusterJob:
-    status = details.status.value if isinstance(details.status, JobStatus) else str(details.status)
     return ClusterJob(
         id=str(details.submission_id),
-        status=status,
+        status=details.status.value,
         command=(details.metadata or {}).get("command", str(details.entrypoint)),
         started=details.start_time / 1000 if details.start_time else None,
         ended=details.end_time / 1000 if details.end_time else None,

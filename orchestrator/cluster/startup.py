@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,7 +26,7 @@ class StartupError(ValueError):
 
 
 @contextmanager
-def joining(address: str) -> Iterator[None]:
+def joining(address: str) -> Generator[None]:
     """Raise StartupError if the body cannot join the cluster at an address."""
     _check_answer(address)
     os.environ.setdefault(ATTEMPTS_VARIABLE, ATTEMPTS)
@@ -45,7 +45,7 @@ def joining(address: str) -> Iterator[None]:
 
 
 @contextmanager
-def starting() -> Iterator[None]:
+def starting() -> Generator[None]:
     """Raise StartupError if the body cannot start Ray on this machine."""
     folder = _temporary_folder()
     _check_length(folder)

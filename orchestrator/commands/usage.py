@@ -53,17 +53,17 @@ def _read(command: Any, name: str, words: list[str], parent: typer.Context | Non
     """Parse the words after a command's name; options may be anywhere."""
     try:
         context = command.make_context(name, _spread(command, words), parent=parent, allow_extra_args=True)
-        mistake = f"no further argument {context.args[0]}" if context.args else ""
+        if not context.args:
+            return context
+        mistake = f"no further argument {context.args[0]}"
     except typer.Exit as ended:
         raise SystemExit(ended.exit_code) from None
     except typer.TyperException as error:
         mistake = _mistake(command, words, error)
     except UsageError as error:
         mistake = str(error)
-    if mistake:
-        called = f"{NAME} {name}" if parent else NAME
-        raise UsageError(f"{mistake}; `{called} --help` shows what can be given")
-    return context
+    called = f"{NAME} {name}" if parent else NAME
+    raise UsageError(f"{mistake}; `{called} --help` shows what can be given")
 
 
 def _options(command: Any) -> dict[str, TyperOption]:

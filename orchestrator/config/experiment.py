@@ -62,7 +62,8 @@ class Experiment(FrozenConfig):
         match fields:
             case {"downstream": {"resources": dict(own), **task}, "resources": dict(inherited)}:
                 return {**fields, "downstream": {**task, "resources": {**inherited, **own}}}
-        return fields
+            case _:
+                return fields
 
     @model_validator(mode="after")
     def _one_form(self) -> "Experiment":
@@ -166,7 +167,7 @@ class Experiment(FrozenConfig):
         if self.stages:
             return self.stages
         assert self.method is not None, "held by _one_form"
-        given = {"optimiser": self.optimiser, "budget": self.budget, "start": self.start}
+        given: dict[str, Any] = {"optimiser": self.optimiser, "budget": self.budget, "start": self.start}
         return (Stage(method=self.method, **{name: value for name, value in given.items() if value is not None}),)
 
     @property

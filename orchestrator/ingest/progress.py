@@ -1,6 +1,6 @@
 """Progress of an ingest: how many studies are done and quarantined. Only counts are shown."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from orchestrator.terminal import progress
@@ -16,7 +16,7 @@ class Tally:
         self._phase: Phase | None = None
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
+    def shown(self) -> Generator[None]:
         """Show the counts while the body runs."""
         with progress.phase("ingest", self._num_studies, "study", self._done) as self._phase:
             yield

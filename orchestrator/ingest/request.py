@@ -30,7 +30,7 @@ class ScanSource(FrozenConfig):
     layout: str
     options: SourceOptions = SourceOptions()
 
-    _placed = field_validator("source")(lambda uri: _placed(uri))
+    _source_placed = field_validator("source")(_placed)
 
 
 class IngestConfig(FrozenConfig):
@@ -63,7 +63,7 @@ class IngestConfig(FrozenConfig):
     rows_per_group: PositiveInt = 16
     readers: PositiveInt | None = None
 
-    _placed = field_validator("source", "out")(lambda uri: _placed(uri))
+    _both_placed = field_validator("source", "out")(_placed)
 
     @model_validator(mode="after")
     def _leaves_patients_to_train(self) -> Self:

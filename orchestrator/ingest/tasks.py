@@ -5,7 +5,7 @@ import os
 import pickle
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -145,7 +145,7 @@ def _packed(error: Exception) -> bytes:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def _silent() -> Generator[None]:
     """Drop what libraries print: ITK and GDCM name files and pydicom shows values, and Ray keeps workers' output."""
     kept = os.dup(1), os.dup(2)
     nothing = os.open(os.devnull, os.O_WRONLY)

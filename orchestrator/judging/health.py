@@ -10,7 +10,6 @@ from torch import Tensor
 
 from data.shards.index import ShardSet
 from methods.base import Method
-from methods.encoders import Encoder
 from methods.parts.collapse import collapse_coefficient
 from methods.parts.flat_map import mean_features
 from methods.parts.health import alignment, effective_rank, uniformity
@@ -49,7 +48,6 @@ class HealthWatch:
     @torch.no_grad()
     def run(self, method: Method, world: World) -> dict[str, float]:
         """Return ``health/...``, equal on all ranks."""
-        assert isinstance(method.encoder, Encoder)
         kept: list[list[Tensor]] = [[], []] if method.positives else [[]]
         for shards, row_ids in self.samples:
             for batch in batches_of(shards, row_ids, world, method.needs):

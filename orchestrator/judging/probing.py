@@ -131,7 +131,6 @@ class ProbeWatch:
 
     def run(self, method: Method, world: World) -> dict[str, float]:
         """Return ``probe/...``, equal on all ranks."""
-        assert isinstance(method.encoder, Encoder)
         return self.samples.measure(method.encoder, world).metrics
 
 
@@ -155,6 +154,6 @@ def neighbour_probabilities(
     voters = KNeighborsRegressor(
         min(neighbours, len(train)),
         metric="cosine",
-        weights=lambda distance: np.exp(-distance / TEMPERATURE),  # pyright: ignore[reportArgumentType]  # no stub
+        weights=lambda distance: np.exp(-distance / TEMPERATURE),  # pyright: ignore[reportArgumentType, reportUnknownLambdaType]
     )
     return voters.fit(train, classes.astype(float)).predict(val)

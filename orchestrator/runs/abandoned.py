@@ -1,6 +1,6 @@
 """Abandoned: MLflow runs whose process was killed before it could close them."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from orchestrator.tracking.outbox import OUTBOX, posted
 
 
 @contextmanager
-def closing_abandoned(experiment: Experiment) -> Iterator[None]:
+def closing_abandoned(experiment: Experiment) -> Generator[None]:
     """On an interrupt in the body, end the processes that it started and close the MLflow runs they leave open."""
     try:
         yield

@@ -140,7 +140,7 @@ def _train(experiment: Experiment, encoder: str | None, labelled: LabelledSample
         best = launch(job, follow, run.remark)
     with phase("collecting the best network"):
         exported = _collect(Checkpoint(best.uri), run)
-    scores = {**best.state["best"], "best_step": best.step}
+    scores: dict[str, float] = {**best.state["best"], "best_step": best.step}
     tested = _test(experiment, best.uri, run) if labelled.test else {}
     run.tracker.summary(tested)
     run.finish({"scores": scores | tested}, scores, exported)

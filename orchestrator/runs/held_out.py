@@ -34,8 +34,9 @@ def score_held_out(experiment: Experiment, checkpoint: str) -> TaskScores:
     Raises RunError if the process that scores dies, and ValueError where the score is not defined on the test split.
     """
     resources = experiment.resources_of(downstream_of(experiment))
-    place = {"num_cpus": resources.cpus_per_worker, "num_gpus": int(resources.gpu)}
-    scoring = ray.remote(max_retries=resources.max_failures, **place)(_score)
+    scoring = ray.remote(
+        max_retries=resources.max_failures, num_cpus=resources.cpus_per_worker, num_gpus=int(resources.gpu)
+    )(_score)
     try:
         return ray.get(scoring.remote(experiment, checkpoint))
     except RayTaskError as error:

@@ -106,15 +106,13 @@ def _measured(build: Callable[[], Method], plan: FeedPlan, in_chunks: bool, key:
 
 def saved_bytes(method: Method, views: Views) -> int:
     """Return how many bytes of activations the backward pass of ``loss`` would hold."""
-    weights = {tensor.untyped_storage()._cdata for tensor in (*method.parameters(), *method.buffers())}
-    held: dict[int, torch.UntypedStorage] = {}
+    weights = {tensor.untyped_storage() for tensor in (*method.parameters(), *method.buffers())}
+    held: set[torch.UntypedStorage] = set()
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            held[storage._cdata] = storage  # kept, so that its number is not reused
+        held.add(tensor.untyped_storage())
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         method.loss(views)
-    return sum(storage.nbytes() for storage in held.values())
+    return sum(storage.nbytes() for storage in held - weights)

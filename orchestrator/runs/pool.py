@@ -134,7 +134,7 @@ class JobQueue(Searcher):
         super().__init__()
         self.desk = desk
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Hand out the next job, or say that there is none."""
         if self.desk.closed or (taken := self.desk.load.take()) is None:
             return Searcher.FINISHED

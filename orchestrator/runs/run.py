@@ -1,7 +1,7 @@
 """Run: one training's folder, MLflow run, progress bar and result; pretraining and fine-tuning share it."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,7 @@ def tracker_of(folder: Path, experiment: Experiment) -> Tracker:
 @contextmanager
 def parent(
     folder: Path, experiment: Experiment, title: str, description: str, tags: dict[str, str]
-) -> Iterator[Tracker]:
+) -> Generator[Tracker]:
     """Open an MLflow run that others are children of while the body runs."""
     tracker = tracker_of(folder, experiment)
     told = {**tags, "git_commit": git_commit(), DESCRIPTION: description}
@@ -88,13 +88,13 @@ class Run:
         return record if "://" in record else str(self.folder / record)
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
+    def claimed(self) -> Generator[None]:
         """Wait until no other process works on the run, and hold it while the body runs."""
         with claimed(self.folder, progress.say):
             yield
 
     @contextmanager
-    def opened(self, caption: Caption, shard_sets: Sequence[ShardSet], params: dict[str, Any]) -> Iterator[None]:
+    def opened(self, caption: Caption, shard_sets: Sequence[ShardSet], params: dict[str, Any]) -> Generator[None]:
         """Open the MLflow run around a training on some shards, and close it however the training ends.
 
         Raises StoppedError if this process was asked to end while it did something else.
@@ -128,7 +128,7 @@ class Run:
     @contextmanager
     def stage(
         self, name: str, total_steps: int, validated: Callable[[int], bool] | None = None
-    ) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    ) -> Generator[Callable[[list[dict[str, Any]]], None]]:
         """Show how a stage trains and send its history; yield a function that takes the history's lines.
 
         ``validated`` returns whether a validation follows a step.

@@ -37,7 +37,8 @@ class Objective(FrozenConfig):
                 if (direction := direction_of(metric)) is None:
                     raise ValueError(f"metric {metric}: higher or lower may be better; give mode: max or mode: min")
                 return {**fields, "mode": direction}
-        return fields
+            case _:
+                return fields
 
 
 class Search(FrozenConfig):

@@ -157,7 +157,7 @@ class Ledger:
         return self._trials()[number]
 
     def _trial(self, number: int) -> Trial:
-        return Trial(self.study, self._frozen(number)._trial_id)
+        return Trial(self.study, self._frozen(number)._trial_id)  # pyright: ignore[reportPrivateUsage]  # no other way
 
 
 def given(config: SweepConfig, base: dict[str, Any]) -> list[Point]:

@@ -1,7 +1,7 @@
 """Table: read a table's file, resolve the experiment of every trial, and check them before anything runs."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -104,7 +104,7 @@ def _check_row(table: Table, row: TableRow) -> None:
 
 
 @contextmanager
-def refusing_row(table: Table, row: TableRow) -> Iterator[None]:
+def refusing_row(table: Table, row: TableRow) -> Generator[None]:
     """Name the row in a ValueError of the body."""
     try:
         yield

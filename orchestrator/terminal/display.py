@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,7 +57,7 @@ class Display:
     @contextmanager
     def phase(
         self, what: str, total: int | None = None, unit: str = "step", done: int = 0, short: str = ""
-    ) -> Iterator[Phase]:
+    ) -> Generator[Phase]:
         """Show a phase while the body runs."""
         phase = Phase(what, total, unit, done, short=short)
         self._begin(phase)
@@ -87,7 +87,7 @@ class Display:
         self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
-    def others(self, folder: Path, pattern: str) -> Iterator[None]:
+    def others(self, folder: Path, pattern: str) -> Generator[None]:
         """Show the phases of other processes while the body runs."""
         others = Others(folder, pattern)
         with self._lock:
@@ -100,7 +100,7 @@ class Display:
             self._listen([others])
 
     @contextmanager
-    def noted(self, path: Path) -> Iterator[None]:
+    def noted(self, path: Path) -> Generator[None]:
         """Write phases into a note for another process while the body runs, in place of showing them."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.note, self._said, self._about = path, [], ""

@@ -46,7 +46,7 @@ class Others:
             except FileNotFoundError:
                 continue  # the process has just ended
             if note["over"] or psutil.pid_exists(note["pid"]):
-                phases = (Phase(**{**phase, "counted": tuple(phase["counted"])}) for phase in note["phases"])
+                phases = (Phase(**phase | {"counted": tuple(phase["counted"])}) for phase in note["phases"])
                 found.append(Note(path, tuple(phases), tuple(note["said"]), note["about"], note["over"]))
         return found
 

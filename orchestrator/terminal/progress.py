@@ -4,7 +4,7 @@ A process that works for another process writes its phases into a note, a small 
 beside its own. Nothing heavy is imported here, because a command's first phase is loading everything else.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ _display = Display(console)
 
 
 @contextmanager
-def showing_on(display: Display) -> Iterator[Display]:
+def showing_on(display: Display) -> Generator[Display]:
     """Show everything in this process on another display while the body runs."""
     global _display
     before, _display = _display, display
@@ -28,7 +28,9 @@ def showing_on(display: Display) -> Iterator[Display]:
 
 
 @contextmanager
-def phase(what: str, total: int | None = None, unit: str = "step", done: int = 0, short: str = "") -> Iterator[Phase]:
+def phase(
+    what: str, total: int | None = None, unit: str = "step", done: int = 0, short: str = ""
+) -> Generator[Phase]:
     """Show a phase while the body runs."""
     with _display.phase(what, total, unit, done, short) as begun:
         yield begun
@@ -45,14 +47,14 @@ def say(text: str, style: str | None = None) -> None:
 
 
 @contextmanager
-def others(folder: Path, pattern: str) -> Iterator[None]:
+def others(folder: Path, pattern: str) -> Generator[None]:
     """Show the phases of other processes, whose notes are the files that match, while the body runs."""
     with _display.others(folder, pattern):
         yield
 
 
 @contextmanager
-def noted(path: Path) -> Iterator[None]:
+def noted(path: Path) -> Generator[None]:
     """Write this process's phases into a note for another process while the body runs."""
     with _display.noted(path):
         yield

@@ -1,7 +1,7 @@
 """Training progress: show a training to a person: its workers start, then its steps pass."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,7 +13,9 @@ METRICS = ("loss", "collapse", "score", "dice_mean")
 
 
 @contextmanager
-def shown(what: str, total_steps: int, validated: Callable[[int], bool] | None = None) -> Iterator[Callable]:
+def shown(
+    what: str, total_steps: int, validated: Callable[[int], bool] | None = None
+) -> Generator[Callable[[Entries], None]]:
     """Show that a training's workers start; yield a function that takes the history's entries and shows its steps.
 
     ``validated`` returns whether a validation, during which nothing is reported, follows a step.

@@ -3,7 +3,7 @@
 import errno
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -49,7 +49,7 @@ def hindrance_of(error: BaseException, uri: str, opening: bool = False) -> Hindr
 
 
 @contextmanager
-def in_words(uri: str, given: str) -> Iterator[None]:
+def in_words(uri: str, given: str) -> Generator[None]:
     """Raise ValueError, with MLflow's words, if the body cannot read MLflow at an address."""
     try:
         yield

@@ -35,7 +35,7 @@ class Cursor:
         if not path.exists():
             return cls()
         # Version 0.1 sent a history's metrics through the outbox; they must not be sent again.
-        return cls(**{"history": size_of(folder / HISTORY), **json.loads(path.read_text())})
+        return cls(**dict[str, Any](history=size_of(folder / HISTORY)) | json.loads(path.read_text()))
 
     def write(self, folder: Path) -> None:
         """Write the cursor into a run's folder."""

@@ -20,7 +20,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,7 +172,7 @@ class Tracker:
         self._post(op="finish", status=status)
 
     @contextmanager
-    def closing(self) -> Iterator[None]:
+    def closing(self) -> Generator[None]:
         """Close the run after the body: FAILED if it raised, KILLED if it was interrupted or asked to stop."""
         try:
             yield

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from copy import deepcopy
 
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from methods.base import Method
+from methods.parts.sync_batch_norm import BatchNorm
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.parts import Downstream, Stage
 from orchestrator.feed import stream
@@ -27,7 +27,7 @@ def check_batch_norm(
     _check_chunks(experiment, training, method)
     shares, sync = experiment.shares_of(training), experiment.training.sync_batch_norm
     together = shares.batch_size if sync else shares.samples
-    normalised = any(isinstance(part, _BatchNorm) for part in method.modules())
+    normalised = any(isinstance(part, BatchNorm) for part in method.modules())
     if together == 1 and normalised and not _passes_alone(method, samples()):
         field = "downstream.budget.batch_size" if isinstance(training, Downstream) else "budget.batch_size"
         raise ValueError(_alone(field, shares.batch_size))
@@ -35,7 +35,7 @@ def check_batch_norm(
 
 def _check_chunks(experiment: Experiment, training: Stage | Downstream, method: Method) -> None:
     joined = experiment.training.sync_batch_norm and any(
-        isinstance(part, _BatchNorm) for part in method.trained_in_chunks()
+        isinstance(part, BatchNorm) for part in method.trained_in_chunks()
     )
     shares = experiment.shares_of(training)
     if not joined or shares.num_chunks == 1:

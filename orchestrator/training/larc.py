@@ -39,7 +39,7 @@ class AdaptiveSGD(Optimizer):
         super().__init__(params, {**shared, "trust_coefficient": trust_coefficient, "eps": eps, "clip": clip})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Move every parameter that has a gradient; the loss is not computed again."""
         assert closure is None, "the training loop computes the loss itself"
         for group in self.param_groups:

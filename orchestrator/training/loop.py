@@ -123,7 +123,7 @@ def train(
     state = restore(checkpoint, method, optimiser, plan.stream, world) if checkpoint else State()
     step_ended, reported = time.perf_counter(), float("-inf")
     batches, history, num_reported = feed(state.step), [], 0
-    exhausted = trainee.evaluation.exhausted if trainee.evaluation else lambda state: False
+    exhausted: Callable[[State], bool] = trainee.evaluation.exhausted if trainee.evaluation else lambda state: False
     stop = exhausted(state) or any_rank(asked_to_stop(), world)
     while state.step < plan.total_steps and not stop:
         entry = _step(model, method, optimiser, plan, world, batches, state.step, step_ended)
@@ -187,7 +187,7 @@ def _distribute(method: Method, plan: Plan, world: World) -> Callable[[Views], L
     if plan.sync_batch_norm:
         convert_sync_batch_norm(method)
     # A rank's own part of a state is not overwritten by rank 0's.
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(method, method.shares)
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(method, method.shares)  # pyright: ignore[reportPrivateUsage]
     return DistributedDataParallel(method, device_ids=[world.device] if world.device.type == "cuda" else None)
 
 

@@ -1,6 +1,6 @@
 """Outline: a network without weights, and views without values, for checks and estimates by sizes alone."""
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Generator, Hashable
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -22,7 +22,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 @contextmanager
-def _without_weights() -> Iterator[None]:
+def _without_weights() -> Generator[None]:
     """Have networks that are built in the body hold parameters without values; buffers stay as they are."""
     # torch registers what the hook returns; its annotation says None.
     hook = register_module_parameter_registration_hook(_without_values)  # pyright: ignore[reportArgumentType]
