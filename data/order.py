@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+from jaxtyping import Int64, Integer, UInt64
 
 ORDER_VERSION = 1
 """Raised with every change of the sequence; a checkpoint written under another version cannot be resumed exactly."""
@@ -29,7 +30,7 @@ _CACHED_EPOCHS = 2
 class Order:
     """The visiting order of a selection whose row groups hold ``group_sizes`` selected rows, in selection order."""
 
-    def __init__(self, group_sizes: Sequence[int] | np.ndarray, seed: int) -> None:
+    def __init__(self, group_sizes: Sequence[int] | Integer[np.ndarray, " n"], seed: int) -> None:
         sizes = np.asarray(group_sizes, dtype=np.int64)
         if sizes.size == 0 or sizes.min() < 0 or sizes.sum() == 0:
             raise ValueError(
@@ -47,13 +48,13 @@ class Order:
         self._group_of = np.repeat(np.arange(len(sizes)), sizes)
         self._epoch = lru_cache(maxsize=_CACHED_EPOCHS)(self._permute)
 
-    def epochs(self, start: int, stop: int) -> np.ndarray:
-        """Return (stop - start,) int64: the epoch of each global sample number in [start, stop)."""
+    def epochs(self, start: int, stop: int) -> Int64[np.ndarray, "{stop-start}"]:
+        """Return the epoch of each global sample number in [start, stop)."""
         _check_range(start, stop)
         return np.arange(start, stop, dtype=np.int64) // self.num_samples
 
-    def positions(self, start: int, stop: int) -> np.ndarray:
-        """Return (stop - start,) int64: the position in the selection of each number in [start, stop)."""
+    def positions(self, start: int, stop: int) -> Int64[np.ndarray, "{stop-start}"]:
+        """Return the position in the selection of each number in [start, stop)."""
         _check_range(start, stop)
         n = self.num_samples
         pieces = [
@@ -62,8 +63,8 @@ class Order:
         ]
         return np.concatenate([np.empty(0, np.int64), *pieces])
 
-    def _permute(self, epoch: int) -> np.ndarray:
-        """Return the epoch's permutation of positions, (N,) int64."""
+    def _permute(self, epoch: int) -> Int64[np.ndarray, "{self.num_samples}"]:
+        """Return the epoch's permutation of positions."""
         keys = _words(self.seed, epoch, len(self._full) + self.num_samples)
         group_keys, row_keys = np.split(keys, [len(self._full)])
         groups = np.argsort(group_keys, kind="stable")
@@ -79,8 +80,8 @@ class Order:
         return np.concatenate([rows[:cut], rows[size:end], rows[cut:size], rows[end:]])
 
 
-def _words(seed: int, epoch: int, count: int) -> np.ndarray:
-    """Return (count,) random uint64 of an epoch. numpy keeps a bit generator's raw words the same for ever."""
+def _words(seed: int, epoch: int, count: int) -> UInt64[np.ndarray, "{count}"]:
+    """Return random words of an epoch. numpy keeps a bit generator's raw words the same for ever."""
     return np.random.Philox(key=np.array([seed % 2**64, epoch], np.uint64)).random_raw(count)
 
 

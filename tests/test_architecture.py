@@ -9,8 +9,13 @@ import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from jaxtyping import TypeCheckError
+
+from data.scan import spacing_of
+from orchestrator.direction import direction_of
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("data", "methods", "orchestrator")
@@ -69,6 +74,16 @@ def test_a_room_imports_only_rooms_that_stand_before_it(path: Path) -> None:
     if own != "__init__":
         rooms = {_room(name) for name in _imported(path) if name.startswith("orchestrator.")}
         assert {room for room in rooms if ROOMS.index(room) > ROOMS.index(own)} == set()
+
+
+def test_types_and_shapes_of_all_packages_are_checked_while_tests_run() -> None:
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["addopts"]
+    assert f"--jaxtyping-packages={','.join(PACKAGES)},tests.checked" in options.split()
+    assert spacing_of(np.eye(4)) == (1.0, 1.0, 1.0)
+    with pytest.raises(TypeCheckError, match=r"parameter 'affine'.\nActual value: f64\[3,3\]"):
+        spacing_of(np.eye(3))
+    with pytest.raises(TypeCheckError, match=r"parameter 'metric'.\nActual value: 3"):
+        direction_of(3)
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:

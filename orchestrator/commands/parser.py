@@ -14,7 +14,8 @@ from typer.main import get_command
 from orchestrator.commands import initial, jobs, machine, results, scans, training, usage
 from orchestrator.terminal.console import NAME
 
-app = typer.Typer(name=NAME, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
+HELP = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(name=NAME, cls=usage.Program, rich_markup_mode=None, context_settings=HELP)
 for subject in (scans, initial, training, results, jobs, machine):
     app.add_typer(subject.app)
 

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import typer
 from pydantic import ValidationError
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from data.spelling import did_you_mean
 from orchestrator.terminal.console import NAME, as_called
@@ -18,8 +18,16 @@ class UsageError(ValueError):
 class Command(TyperCommand):
     """A command whose help names commands as this process was called."""
 
+    context_class = typer.Context
+
     def get_help(self, ctx: Any) -> str:
         return as_called(super().get_help(ctx))
+
+
+class Program(TyperGroup):
+    """All commands."""
+
+    context_class = typer.Context
 
 
 class Commands(typer.Typer):

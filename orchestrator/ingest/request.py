@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, PositiveInt, field_validator, model_validator
@@ -66,7 +66,7 @@ class IngestConfig(FrozenConfig):
     _both_placed = field_validator("source", "out")(_placed)
 
     @model_validator(mode="after")
-    def _leaves_patients_to_train(self) -> Self:
+    def _leaves_patients_to_train(self) -> "IngestConfig":
         if self.val_fraction + self.test_fraction >= 1:
             raise ValueError(
                 f"val_fraction {self.val_fraction:g} and test_fraction {self.test_fraction:g} leave no patients to "
@@ -75,7 +75,7 @@ class IngestConfig(FrozenConfig):
         return self
 
     @model_validator(mode="after")
-    def _recipe_exists(self) -> Self:
+    def _recipe_exists(self) -> "IngestConfig":
         if self.recipe not in RECIPES:
             near = did_you_mean(self.recipe, RECIPES)
             raise ValueError(f"recipe: there is no {self.recipe!r}{near}; expected one of {', '.join(RECIPES)}")

@@ -64,9 +64,9 @@ def _run_without_fatal(job: BundleJob, bundle: Bundle) -> None:
     wanted = [study for study in bundle.studies if volume_id(job.key, study) not in spared]
     found = find_fatal(wanted, partial(_can_be_read, job))
     fatal = (*bundle.fatal, *(volume_id(job.key, study) for study in found))
-    whole = pickle.dumps(replace(bundle, fatal=fatal))
+    running = ray.remote(num_cpus=1, max_retries=_ONCE_MORE)(_run_one)
     try:
-        row = ray.get(_run_alone.remote(job, whole))
+        row = ray.get(running.remote(job, {"bundle": pickle.dumps(replace(bundle, fatal=fatal))}))
     except _DEATHS as error:
         raise RuntimeError(
             f"bundle {bundle.number}: the process that reads it ended four times ({type(error).__name__}), though "
@@ -89,7 +89,7 @@ def find_fatal(studies: Sequence[Study], can_be_read: Callable[[Sequence[Study]]
 
 def _can_be_read(job: BundleJob, studies: Sequence[Study]) -> bool:
     """Tell whether a process can read studies to their end; a single one gets a second process."""
-    reading = _read_alone.options(max_retries=_ONCE_MORE if len(studies) == 1 else 0)
+    reading = ray.remote(num_cpus=1, max_retries=_ONCE_MORE if len(studies) == 1 else 0)(_read)
     try:
         ray.get(reading.remote(job, pickle.dumps(list(studies))))
     except _DEATHS:
@@ -117,13 +117,7 @@ def _run_one(job: BundleJob, row: dict[str, Any]) -> dict[str, Any]:
     return {"number": bundle.number, "error": b""}
 
 
-@ray.remote(num_cpus=1, max_retries=_ONCE_MORE)
-def _run_alone(job: BundleJob, bundle: bytes) -> dict[str, Any]:
-    return _run_one(job, {"bundle": bundle})
-
-
-@ray.remote(num_cpus=1)
-def _read_alone(job: BundleJob, studies: bytes) -> None:
+def _read(job: BundleJob, studies: bytes) -> None:
     with _silent():
         for study in pickle.loads(studies):
             try:

@@ -1,7 +1,6 @@
 """Gallery: pictures of a validation: the same few samples each time, with truth and prediction."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,14 +12,6 @@ from orchestrator.judging.pictures import JudgedImage, MaskedSlice, draw_judged,
 
 PICTURED_VOLUMES = 4
 PICTURED_PER_CLASS, PICTURED_SAMPLES = 3, 16
-
-
-class Gallery(Protocol):
-    """Looks at every judged sample, and draws some."""
-
-    def offer(self, batch: Batch, index: int, true: Tensor, predicted: Tensor) -> None: ...
-
-    def draw(self, class_names: tuple[str, ...]) -> bytes | None: ...
 
 
 @dataclass
@@ -120,4 +111,6 @@ def _judged_image(
     )
 
 
+Gallery = MaskGallery | ClassGallery
+"""Looks at every judged sample, and draws some."""
 GALLERIES: dict[Labels, type[Gallery]] = {LABEL_MAP: MaskGallery, CLASSES: ClassGallery}

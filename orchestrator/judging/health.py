@@ -39,7 +39,7 @@ class HealthWatch:
     If a method's first two views are a positive pair, their alignment is measured too.
     """
 
-    samples: tuple[tuple[ShardSet, Int[np.ndarray, " n"]], ...]
+    samples: tuple[tuple[ShardSet, Int[np.ndarray, " _"]], ...]
     rhythm: Evenly
 
     def due(self, step: int) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -214,7 +214,7 @@ def _show(
 
 
 def _show_planes(
-    axes: Sequence[Axes],
+    axes: Shaped[np.ndarray, "planes=3"],
     image: Float[np.ndarray, "c d h w"],
     limits: tuple[float, float],
     spacing_mm: tuple[float, ...],

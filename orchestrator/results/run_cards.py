@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from orchestrator.direction import BEST, TEST
 from orchestrator.history import HISTORY, Once, Tail, metrics_of
@@ -60,6 +60,7 @@ class Card:
         return None if key == "scratch" else key
 
 
+@runtime_checkable
 class CardSource(Protocol):
     """A place to read runs from: folders, or an MLflow server."""
 

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -159,6 +160,17 @@ class JobQueue(Searcher):
         return {}
 
 
+def _work(do: Callable[[int, str], Any], folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Do a job in a process of the pool."""
+    stop.withdraw()  # the previous job of this process may have been asked to end
+    place = settings["place"]
+    with progress.noted(place_of(folder, place) / NOTE):
+        try:
+            return {RESULT: do(place, settings["details"])}
+        except stop.StoppedError as stopped:
+            return {RESULT: stopped}  # raised, it would cost the process
+
+
 def run(load: Workload, concurrent: int) -> None:
     """Do all jobs, ``concurrent`` at once.
 
@@ -168,21 +180,11 @@ def run(load: Workload, concurrent: int) -> None:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it names by their ids what failed
-    desk, do, folder = Desk(load), load.do, load.folder
-
-    def work(settings: dict[str, Any]) -> dict[str, Any]:
-        stop.withdraw()  # the previous job of this process may have been asked to end
-        place = settings["place"]
-        with progress.noted(place_of(folder, place) / NOTE):
-            try:
-                return {RESULT: do(place, settings["details"])}
-            except stop.StoppedError as stopped:
-                return {RESULT: stopped}  # raised, it would cost the process
-
+    desk = Desk(load)
     here = f"node:{ray.util.get_node_ip_address()}"
-    with stop.awaited(), TemporaryDirectory() as kept, progress.others(folder, f"{PLACES}/*/{NOTE}"):
+    with stop.awaited(), TemporaryDirectory() as kept, progress.others(load.folder, f"{PLACES}/*/{NOTE}"):
         tune.Tuner(
-            tune.with_resources(work, {"cpu": 0, here: SLIVER}),
+            tune.with_resources(partial(_work, load.do, load.folder), {"cpu": 0, here: SLIVER}),
             tune_config=tune.TuneConfig(
                 search_alg=JobQueue(desk),
                 num_samples=load.total,

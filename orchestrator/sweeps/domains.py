@@ -3,7 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -13,6 +13,7 @@ DIGITS = 10  # 0.1 + 0.2 is 0.3
 Scalar = str | float | int | bool | None
 
 
+@runtime_checkable
 class Suggests(Protocol):
     """A source of drawn numbers: one of Optuna's trials, or a test."""
 

@@ -90,7 +90,7 @@ def lookup(tree: dict[str, Any], field: str) -> Any:
     value: Any = tree
     for part in field.split("."):
         if isinstance(value, list):
-            value = dict(enumerate(value)).get(places_of(value).get(part))
+            value = dict(enumerate(value)).get(places_of(value).get(part, -1))
         else:
             value = value.get(part) if isinstance(value, dict) else None
     return value

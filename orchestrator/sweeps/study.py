@@ -107,7 +107,7 @@ class Ledger:
         if ended:  # it reports until it has ended, or was done before it could
             return True
         # The study itself has no pruner: samplers would look only at trials of one of Hyperband's brackets.
-        if behind := self.pruner.prune(self.study, self._frozen(number)):
+        if behind := bool(self.pruner.prune(self.study, self._frozen(number))):
             trial.set_user_attr(BEHIND, True)
         return behind
 

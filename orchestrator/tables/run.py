@@ -98,17 +98,21 @@ def _run_at_once(table: Table, concurrent: int, ended: Callable[[int, Any], None
     def take() -> tuple[int, str] | None:
         return (waiting.popleft(), "") if waiting else None
 
-    def do(place: int, _: str) -> EndedTrial:
-        return stop.heeding(str(pool.place_of(table.folder, place)), partial(_run_trial, table, place)).result()
-
     try:
-        pool.run(pool.Workload(table.folder, total, take, do, ended, say), concurrent)
+        pool.run(pool.Workload(table.folder, total, take, partial(_do, table), ended, say), concurrent)
     finally:
         rmtree(table.folder / pool.PLACES, ignore_errors=True)
     if stop.requested():
         raise stop.StoppedError(
             f"stopped with {len(waiting)} of {total} not begun, as asked; the same command goes on from there"
         )
+
+
+def _do(table: Table, place: int, _: str) -> EndedTrial:
+    """Run a trial in a process of the pool, which may be asked to end."""
+    from orchestrator.runs.pool import place_of
+
+    return stop.heeding(str(place_of(table.folder, place)), partial(_run_trial, table, place)).result()
 
 
 def _run_trial(table: Table, place: int) -> EndedTrial:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -28,22 +28,7 @@ from orchestrator.training.optimiser import Schedule
 from orchestrator.training.world import World, any_rank, mean_over_ranks
 
 
-class Evaluation(Protocol):
-    """A score taken during training, on all ranks together."""
-
-    def due(self, step: int) -> bool:
-        """Tell whether to evaluate after ``step`` steps."""
-        ...
-
-    def run(self, method: Method, world: World) -> dict[str, float]:
-        """Return the metrics, the same on every rank; ``score`` among them, higher is better."""
-        ...
-
-    def exhausted(self, state: State) -> bool:
-        """Tell whether to stop early."""
-        ...
-
-
+@runtime_checkable
 class Watch(Protocol):
     """A measurement on all ranks together that leaves the trained network unchanged."""
 
@@ -53,6 +38,15 @@ class Watch(Protocol):
 
     def run(self, method: Method, world: World) -> dict[str, float]:
         """Return the metrics, the same on every rank."""
+        ...
+
+
+@runtime_checkable
+class Evaluation(Watch, Protocol):
+    """A watch with ``score`` among its metrics; higher is better."""
+
+    def exhausted(self, state: State) -> bool:
+        """Tell whether to stop early."""
         ...
 
 
@@ -96,6 +90,7 @@ class Plan:
         return Progress(step, self.total_steps, self.epochs(step))
 
 
+@runtime_checkable
 class Report(Protocol):
     """Hand metrics, and a checkpoint folder if there is one, to their keeper; called by every rank."""
 

@@ -9,10 +9,12 @@ from copy import deepcopy
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
 import torch
+from ray.data import DataIterator
 
 from data.labels import LABEL_MAP
 from data.order import Order
@@ -211,19 +213,16 @@ def without_a_shard(folder: Path) -> FeedPlan:
     return FeedPlan((of(uri),), seed=5, batch_size=12, last_step=3)
 
 
-class Blocks:
-    """Some blocks of a plan in the shape of Ray's iterator."""
-
-    def __init__(self, plan: FeedPlan, numbers: list[int]) -> None:
-        self.reader, self.numbers = BlockReader(plan), numbers
-
-    def iter_batches(self, **_: object):
-        return map(self.reader.read, self.numbers)
+def blocks(plan: FeedPlan, numbers: list[int]) -> DataIterator:
+    """Return some blocks of a plan as Ray hands them over."""
+    iterator = create_autospec(DataIterator, instance=True)
+    iterator.iter_batches.return_value = map(BlockReader(plan).read, numbers)
+    return iterator
 
 
 def test_samples_of_another_step_are_refused(plan):
     steps = replace(plan, block_bytes=12 * SLICE_BYTES)
-    stream = batches(Blocks(steps, [0, 2]), steps, 0, "cpu")
+    stream = batches(blocks(steps, [0, 2]), steps, 0, "cpu")
     assert next(stream).numbers[0] == 0
     with pytest.raises(
         FeedError, match=r"got samples 24, 25, 26, 27, ... \(12\) for step 1, expected 12, 13, 14, 15"
@@ -235,7 +234,7 @@ def test_samples_of_another_step_are_refused(plan):
 def test_a_batch_is_whole_until_the_next_is_asked_for_and_its_memory_is_used_again(plan, slow_s):
     steps = replace(plan, having=LABEL_MAP, last_step=30, block_bytes=24 * SLICE_BYTES)
     places = set()
-    fed = batches(Blocks(steps, list(range(30))), steps, 0, "cpu")
+    fed = batches(blocks(steps, list(range(30))), steps, 0, "cpu")
     for got, direct in zip(fed, local_batches(steps, 0), strict=True):
         time.sleep(slow_s)
         assert torch.equal(got.voxels, direct.voxels)
@@ -247,7 +246,7 @@ def test_a_batch_is_whole_until_the_next_is_asked_for_and_its_memory_is_used_aga
 def test_a_feed_that_ends_early_is_refused(plan):
     steps = replace(plan, block_bytes=12 * SLICE_BYTES)
     with pytest.raises(FeedError, match=r"got no more samples for step 2, expected 24, 25"):
-        list(batches(Blocks(steps, [0, 1]), steps, 0, "cpu"))
+        list(batches(blocks(steps, [0, 1]), steps, 0, "cpu"))
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import pandas as pd
@@ -111,7 +112,7 @@ def test_the_network_of_a_checkpoint_is_what_is_scored(shards: str, tmp_path: Pa
     found = held_out._score(experiment, str(tmp_path))
     assert labelled.test is not None
     network = build_network(experiment, labelled.shards, None).eval()
-    validation = Validation(labelled.shards, labelled.test.row_ids, Rhythm(plan.total_steps, 1))
+    validation = Validation(labelled.shards, labelled.test.row_ids, Rhythm(Fraction(plan.total_steps), 1))
     assert validation.run(network, World()) != found.metrics, "the initial weights score otherwise"
     network.network.load_state_dict(load_file(tmp_path / NETWORK))
     assert validation.run(network, World()) == found.metrics

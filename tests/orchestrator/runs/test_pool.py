@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from ray import cloudpickle
@@ -106,7 +106,7 @@ def reason(owner: Owner, place: int) -> str:
 def tuned(place: int, last: Any = None, error: Path | None = None) -> Any:
     """Return as much of Tune's trial as a desk looks at."""
     config, last_result = {"place": place, "details": ""}, {pool.RESULT: last}
-    return SimpleNamespace(config=config, last_result=last_result, pickled_error_file=error)
+    return Mock(spec=pool.TuneTrial, config=config, last_result=last_result, pickled_error_file=error)
 
 
 def test_jobs_are_handed_out_in_order_with_earlier_requests_removed(owner: Owner) -> None:

@@ -11,6 +11,9 @@ import torch
 from torch import nn
 
 from data.files import join, read_bytes
+from data.views.batch import Batch
+from data.views.rng import SampleRng
+from methods.base import Losses, Method, Views
 from orchestrator.config.computing import Resources
 from orchestrator.config.optimiser import Optimiser
 from orchestrator.feed.plan import FeedPlan, SetPlan
@@ -27,19 +30,27 @@ TOTAL_STEPS = 8
 STREAM = Stream(digest="d", seed=5, batch_size=3)
 
 
-class Layer(nn.Linear):
-    """Stands in for a method."""
+class Layer(Method):
+    """The smallest method that has a state."""
 
-    shares = ()
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(2, 2)
+
+    def views(self, batch: Batch, rng: SampleRng) -> Views:
+        return Views((batch.voxels,))
+
+    def loss(self, views: Views) -> Losses:
+        return Losses(self.encoder(views.images[0]).sum())
 
 
 def write(stage: Path, step: int, state: State | None = None, first: int | None = None) -> Path:
     """Write the checkpoint of a step, with the steps since ``first``, by default the two before it."""
     folder = stage / name_of(step)
     folder.mkdir(parents=True)
-    layer = Layer(2, 2)
+    layer = Layer()
     optimiser = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
-    layer(torch.ones(1, 2)).sum().backward()
+    layer(Views((torch.ones(1, 2),))).total.backward()
     optimiser.step()
     (folder / "encoder.safetensors").write_bytes(b"weights")
     save(folder, layer.state_dict(), optimiser, state or State(step=step), STREAM, entries(first or step - 2, step))
@@ -163,7 +174,7 @@ def test_an_optimiser_s_state_that_a_gpu_wrote_is_read_without_one(
         folder = write(tmp_path, 2)
     with pytest.raises(RuntimeError, match="deserialize object on a CUDA device"):
         torch.load(folder / OPTIMISER, weights_only=True)
-    layer = Layer(2, 2)
+    layer = Layer()
     optimiser = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
     assert restore(folder, layer, optimiser, STREAM, World()) == State(step=2)
     assert [state["momentum_buffer"].device.type for state in optimiser.state.values()] == ["cpu", "cpu"]
