@@ -21,7 +21,7 @@ class ColourJitter(FrozenConfig):
     """How far brightness and contrast are moved, with which probability.
 
     brightness   a in x * f, with f in [1 - a, 1 + a]
-    contrast     a in mean + (x - mean) * f, with the mean over the image
+    contrast     a in x * f + mean * (1 - f), with the mean over the image
     """
 
     brightness: float = Field(default=0.8, ge=0, le=1)
@@ -40,4 +40,4 @@ def jitter(images: Float[Tensor, "b c *s"], config: ColourJitter, rng: SampleRng
 
     mean = images.flatten(1).mean(1).view(-1, *[1] * (images.ndim - 1))
     contrast, brightness = factor("contrast", config.contrast), factor("brightness", config.brightness)
-    return (mean + (images - mean) * contrast) * brightness
+    return (images * contrast + mean * (1 - contrast)) * brightness

@@ -125,7 +125,7 @@ class MultiCrop:
         return Views(tuple(images), tuple(boxes))
 
 
-def embed_crops(encoder: Encoder, head: Head, images: Sequence[Float[Tensor, "b c *s"]]) -> Float[Tensor, "v b d"]:
+def embed_crops(encoder: Encoder, head: Head, images: Sequence[Float[Tensor, "b c ..."]]) -> Float[Tensor, "v b d"]:
     """Return embeddings of length 1. Crops of one size pass the encoder together, and all crops pass the head.
 
     Batch norm takes its statistics from those that pass together, as in the released code.
