@@ -14,10 +14,10 @@ from methods.base import Facts, Method, Progress
 from tests.batches import eight_bit_batch
 from tests.encoders import Pixels
 
-NUM_SAMPLES, BATCH_SIZE, STEPS, SIDE, KINDS = 32, 16, 40, 20, 4
+NUM_SAMPLES, BATCH_SIZE, STEPS, KINDS = 32, 16, 40, 4
+SIDE, VIEW = {2: 20, 3: 12}, {2: 16, 3: 9}
 # Textures of one brightness and contrast each: with jitter of the published strength, forty steps learn brightness.
 SMALL: dict[str, Any] = {
-    "large_crops": {"size": 16, "area": (0.5, 1)},
     "hidden_dim": 32,
     "projector_dim": 16,
     "num_prototypes": KINDS,
@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {
 CASES: dict[str, dict[str, Any]] = {
     "swav paper": {"name": "swav", "frozen_steps": 5},
     "swav released": {"name": "swav", "variant": "released", "frozen_steps": 5,
-                      "small_crops": {"num": 2, "size": 10, "area": (0.2, 0.3)}},
+                      "small_crops": {"num": 2, "size": 9, "area": (0.2, 0.3)}},
     "deepcluster_v2 paper": {"name": "deepcluster_v2", "num_heads": 2},
 }  # fmt: skip
 
@@ -51,9 +51,9 @@ class Convolutions(Pixels):
 def texture(number: int, dims: int) -> np.ndarray:
     """Stripes one way, stripes the other way, squares, or noise, each shifted at random."""
     generator = np.random.default_rng(number)
-    places = np.indices((SIDE,) * dims)
+    places = np.indices((SIDE[dims],) * dims)
     rows, columns = (np.sign((places[axis] + generator.integers(6)) % 6 - 2.5) for axis in (-2, -1))
-    drawn = (rows, columns, rows * columns, generator.choice([-1, 1], (SIDE,) * dims))[number % KINDS]
+    drawn = (rows, columns, rows * columns, generator.choice([-1, 1], (SIDE[dims],) * dims))[number % KINDS]
     return (127 + 100 * drawn + generator.normal(0, 5, drawn.shape)).clip(0, 255).astype(np.uint8)
 
 
@@ -68,7 +68,9 @@ def trained(case: str, dims: int) -> tuple[Method, list[dict[str, float]]]:
     samples = torch.from_numpy(np.stack([texture(number, dims) for number in range(NUM_SAMPLES)]))[:, None]
     torch.manual_seed(0)
     kind = METHODS[CASES[case]["name"]]
-    config = kind.Config.model_validate({**SMALL, **CASES[case]})
+    config = kind.Config.model_validate(
+        {**SMALL, **CASES[case], "large_crops": {"size": VIEW[dims], "area": (0.5, 1)}}
+    )
     method = kind(config, Convolutions(dims), Facts(NUM_SAMPLES, STEPS, BATCH_SIZE)).train()
     optimiser = torch.optim.SGD([{"params": group.params} for group in method.param_groups()], lr=0.05, momentum=0.9)
     per_epoch, logged = NUM_SAMPLES // BATCH_SIZE, []
@@ -96,8 +98,9 @@ def purity(clusters: Tensor) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "dims"), [*((case, 2) for case in CASES), ("swav paper", 3), ("deepcluster_v2 paper", 3)]
+)
 def test_textures_become_clusters_that_both_views_of_a_sample_share(case, dims):
     method, logged = trained(case, dims)
     last = {name: np.mean([parts[name] for parts in logged[-6:]]) for name in logged[-1]}
