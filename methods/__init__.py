@@ -2,6 +2,7 @@
 
 from methods.base import Method
 from methods.cpc import CPC
+from methods.deepcluster_v2 import DeepClusterV2
 from methods.exemplar import Exemplar
 from methods.jigsaw import Jigsaw
 from methods.patch_location import PatchLocation
@@ -9,6 +10,7 @@ from methods.rotation import Rotation
 from methods.scratch import Scratch
 from methods.simmim import SimMIM
 from methods.simsiam import SimSiam
+from methods.swav import SwAV
 from methods.voco import VoCo
 
 METHODS: dict[str, type[Method]] = {
@@ -20,5 +22,7 @@ METHODS: dict[str, type[Method]] = {
     "exemplar": Exemplar,
     "cpc": CPC,
     "simmim": SimMIM,
+    "swav": SwAV,
+    "deepcluster_v2": DeepClusterV2,
     "scratch": Scratch,
 }

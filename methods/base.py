@@ -1,7 +1,7 @@
 """Method: the contract between a pretraining (or a downstream task) and the training loop."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -125,7 +125,8 @@ class Method(nn.Module, ABC):
 
     State that must survive a restart (queue, memory bank, teacher) is registered as buffers or modules. State of
     which each rank holds a part is registered by ``register_share``: data-parallel training leaves it alone, a
-    checkpoint holds all parts, and a resumed training divides them among the ranks that it has.
+    checkpoint holds all parts, and a resumed training divides them among the ranks that it has. It stays in host
+    memory, as it may be larger than a device's.
 
     ``needs`` says which labels the loss wants: samples without them are left out. ``trains`` is False for
     ``scratch``, which has nothing to optimise. ``positives`` says that the first two images of ``views`` are two
@@ -161,6 +162,10 @@ class Method(nn.Module, ABC):
     def check_extent(self, extent: tuple[int, ...]) -> None:
         """Raise ValueError where samples of this spatial size cannot be trained on."""
 
+    def doubts(self) -> tuple[str, ...]:
+        """Say, before a training starts and with numbers, why it can run but will hardly learn."""
+        return ()
+
     def param_groups(self) -> list[ParamGroup]:
         """Return every trainable parameter once; by default no decay on norms and biases (1-D tensors)."""
         return split_decay(p for p in self.parameters() if p.requires_grad)
@@ -183,6 +188,20 @@ class Method(nn.Module, ABC):
         """Register a buffer (n, ...) that is this rank's part of a state: the ranks' rows in order are the whole."""
         self.register_buffer(name, rows)
         self.shares = (*self.shares, name)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Method":
+        """Move or convert all but shares, which take over a type, and leave host memory only to lose their values."""
+        held = {name: self.get_buffer(name) for name in self.shares}
+        for name in held:
+            self._buffers[name] = None
+        try:
+            super()._apply(fn, recurse)
+        finally:
+            self._buffers.update(held)
+        for name, rows in held.items():
+            like = fn(rows[:0])
+            setattr(self, name, fn(rows) if like.is_meta else rows.to(like.dtype))
+        return self
 
     def after_step(self, progress: Progress) -> None:
         """Update what no gradient trains, such as a teacher."""

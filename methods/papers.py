@@ -32,9 +32,15 @@ def _proxy_sizes(volumes: dict[str, Any], pictures: dict[str, Any]) -> tuple[Pap
     )
 
 
+_CLUSTERED = (
+    PaperSize("CT, MR and X-ray slices", DenseNetEncoder.Config(spatial_dims=2)),
+    PaperSize("CT and MR volumes", SwinEncoder.Config(spatial_dims=3)),
+)
+
 # Seed 001, section 4.2; seed 002, Table 9; seed 004, sections 3 and 4. Seed 004's patches measure 39 voxels (32 in
 # CPC) and 66 pixels (74 in CPC); its encoders see 32 and 64 of them. SimMIM is a rival in seed 002, there with
-# UNETR's transformer: parameters are counted with the encoder of its other rows.
+# UNETR's transformer: parameters are counted with the encoder of its other rows. Seed 000 trains ResNet-50 on slices
+# and a 3D network of no name on volumes: parameters are counted with encoders that there are.
 PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
     "simsiam": (
         PaperSize(
@@ -45,6 +51,8 @@ PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
     ),
     "voco": (PaperSize("CT volumes", SwinEncoder.Config(spatial_dims=3)),),
     "simmim": (PaperSize("CT volumes", SwinEncoder.Config(spatial_dims=3), {"crop_size": (64, 96, 96)}),),
+    "swav": _CLUSTERED,
+    "deepcluster_v2": _CLUSTERED,
     "rotation": _proxy_sizes({"side": 128}, {"side": 224}),
     "patch_location": _proxy_sizes({}, {"patches": {"size": 64, "jitter": 8}}),
     "jigsaw": _proxy_sizes({}, {"patches": {"size": 64, "jitter": 8}}),

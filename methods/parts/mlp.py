@@ -1,4 +1,4 @@
-"""MLP heads: SimSiam's projector and predictor, VoCo's projector."""
+"""MLP heads: SimSiam's projector and predictor, VoCo's and SwAV's projectors."""
 
 from torch import nn
 
@@ -52,3 +52,16 @@ def plain_projector(in_dim: int, dim: int) -> Head:
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
     return layers
+
+
+def hidden_projector(in_dim: int, hidden_dim: int, dim: int) -> Head:
+    """Return the projector of SwAV and DeepCluster-v2: one hidden layer with batch norm and ReLU.
+
+    Reference: facebookresearch/swav @ 04b8f43, ``resnet50.py``.
+    """
+    return Head(
+        nn.Linear(in_dim, hidden_dim),
+        nn.BatchNorm1d(hidden_dim),
+        nn.ReLU(),
+        nn.Linear(hidden_dim, dim),
+    )

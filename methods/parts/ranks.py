@@ -43,11 +43,32 @@ def rows_of_all_ranks(rows: Shaped[Tensor, "b *d"]) -> Shaped[Tensor, "n *d"]:
     return torch.cat(gathered)
 
 
+def number_of_ranks() -> int:
+    """Return how many ranks train together."""
+    return dist.get_world_size() if _several() else 1
+
+
+def total_over_ranks(summand: Shaped[Tensor, "*s"]) -> Shaped[Tensor, "*s"]:
+    """Return the sum over all ranks, without gradients."""
+    total = summand.detach()
+    if _several():
+        total = total.clone()
+        dist.all_reduce(total)
+    return total
+
+
+def largest_over_ranks(values: Shaped[Tensor, "*s"]) -> Shaped[Tensor, "*s"]:
+    """Return the largest value over all ranks, element by element, without gradients."""
+    largest = values.detach()
+    if _several():
+        largest = largest.clone()
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return largest
+
+
 def share_over_ranks(name: str, part: Tensor, whole: Tensor) -> dict[str, Tensor]:
     """Return the share of ``part`` in ``whole`` over all ranks, under its name; nothing where ``whole`` is 0."""
-    counts = torch.stack([part.detach(), whole.detach()]).double()
-    if _several():
-        dist.all_reduce(counts)
+    counts = total_over_ranks(torch.stack([part.detach(), whole.detach()]).double())
     # A dry run's tensors have shapes and no values.
     return {name: counts[0] / counts[1]} if counts.is_meta or counts[1] > 0 else {}
 
@@ -79,3 +100,8 @@ def share_of(count: int) -> slice:
     size, larger = divmod(count, ranks)
     first = rank * size + min(rank, larger)
     return slice(first, first + size + (rank < larger))
+
+
+def own_of(everyone: Shaped[Tensor, "n *d"]) -> Shaped[Tensor, "b *d"]:
+    """Return this rank's rows of what ``rows_of_all_ranks`` has put together."""
+    return everyone.chunk(number_of_ranks())[dist.get_rank() if _several() else 0]

@@ -21,7 +21,7 @@ from orchestrator.feed.plan import FeedPlan, SetPlan
 from orchestrator.runs.plans import feed_plan, training_plan
 from orchestrator.training.checkpoint import load_encoder, weights_file
 from orchestrator.training.loop import Plan
-from orchestrator.training.outline import outline_method
+from orchestrator.training.outline import outline_method, outline_of
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,17 @@ class Course:
     def outline(self) -> Method:
         """Return the method without weights, to be read."""
         return outline_method(self.stage.method, self.encoder, self.facts)
+
+    def doubts(self) -> list[str]:
+        """Say where the stage can run but will hardly learn."""
+        found = list(self.outline().doubts())
+        if TRAINABLE[self.stage.method.name].averages and not outline_of(self.encoder).means_differ:
+            found.append(
+                f"{self.stage.method.name} averages the last map, whose means are nearly the same for all images "
+                f"after the instance norm of encoder {self.encoder.name}: it will hardly learn; set "
+                "encoder.norm=batch"
+            )
+        return [f"stage {self.stage.name}: {doubt}" for doubt in found]
 
     def build(self, before: Mapping[str, str] | None = None) -> Method:
         """Build the method on its encoder; ``before`` holds the addresses of what earlier stages trained, by name.

@@ -9,7 +9,6 @@ from rich.table import Table
 from data.shards.index import Selection, ShardSet
 from data.shards.keep import Keep
 from orchestrator.config.experiment import Experiment
-from orchestrator.config.parts import TRAINABLE
 from orchestrator.feed import stream
 from orchestrator.feed.stream import FeedPlan
 from orchestrator.runs.course import Course, courses
@@ -19,7 +18,6 @@ from orchestrator.runs.finetune import check as check_finetuning
 from orchestrator.runs.memory import Memory, finetuning_memory, stage_memory
 from orchestrator.runs.pretrain import check
 from orchestrator.training.loop import Plan
-from orchestrator.training.outline import outline_of
 
 COLUMNS = ("stage", "method", "samples", "epochs", "steps", "GPU memory per worker", "held for reading")
 
@@ -60,7 +58,8 @@ def describe(experiment: Experiment, finetuned: bool = False, probed: bool = Fal
     table = Table(*COLUMNS)
     for needs in pretraining_needs(experiment):
         table.add_row(*needs.cells)
-    lines = list(dict.fromkeys(line for course in courses(experiment) for line in _samples(course)))
+    stages = courses(experiment)
+    lines = list(dict.fromkeys(line for course in stages for line in _samples(course)))
     if finetuned:
         needs, labelled = finetuning_needs(experiment)
         table.add_row(*needs.cells)
@@ -70,7 +69,7 @@ def describe(experiment: Experiment, finetuned: bool = False, probed: bool = Fal
     trainings = experiment.trainings if finetuned else experiment.pretraining
     idle = filter(None, (experiment.idle_workers(training) for training in trainings))
     resolved = Syntax(experiment.model_dump_json(indent=2), "json", background_color="default")
-    return Group(resolved, table, *lines, *idle, *_doubts(experiment))
+    return Group(resolved, table, *lines, *idle, *[doubt for course in stages for doubt in course.doubts()])
 
 
 def pretraining_needs(experiment: Experiment) -> list[Needs]:
@@ -144,14 +143,3 @@ def _left_out(part: str, keep: Keep, selection: Selection, of: str = "its split"
     if not selection.num_left_out:
         return ""
     return f"; {part}.keep leaves out {selection.num_left_out:,} of {of} ({keep.describe(selection.left_out_by)})"
-
-
-def _doubts(experiment: Experiment) -> list[str]:
-    """Say of each stage where it can run but will hardly learn."""
-    return [
-        f"stage {stage.name}: {stage.method.name} averages the last map, whose means are nearly the same for all "
-        f"images after the instance norm of encoder {experiment.encoder_of(stage).name}: it will hardly learn; "
-        "set encoder.norm=batch"
-        for stage in experiment.pretraining
-        if TRAINABLE[stage.method.name].averages and not outline_of(experiment.encoder_of(stage)).means_differ
-    ]

@@ -169,7 +169,8 @@ def _run_stages(stages: Sequence[Course], run: Run) -> str:
             build=partial(_build, experiment, course.index, dict(trained)),
             resources=experiment.resources_of(stage),
         )
-        run.remark(experiment.idle_workers(stage))
+        for remark in (experiment.idle_workers(stage), *course.doubts()):
+            run.remark(remark)
         with run.stage(stage.name, course.plan.total_steps) as follow:
             trained[stage.name] = launch(job, follow, run.remark).uri
     encoder = trained.get(stages[-1].stage.name)

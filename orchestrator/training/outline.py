@@ -44,7 +44,14 @@ def outline_of(config: EncoderConfig) -> Encoder:
 def outline_method(config: StageMethodConfig, encoder: EncoderConfig, facts: Facts) -> Method:
     """Return a method without weights on an encoder without weights, to be read."""
     key = ("method", config.model_dump_json(), encoder, repr(facts))
-    return outline(key, lambda: TRAINABLE[config.name](config, deepcopy(outline_of(encoder)), facts))
+    return outline(key, lambda: _without_shares(TRAINABLE[config.name](config, deepcopy(outline_of(encoder)), facts)))
+
+
+def _without_shares(method: Method) -> Method:
+    """Leave a method's shares without values: they grow with the number of samples, and copies would fill memory."""
+    for name in method.shares:
+        setattr(method, name, method.get_buffer(name).to("meta"))
+    return method
 
 
 def outline(key: Hashable, build: Callable[[], Network]) -> Network:

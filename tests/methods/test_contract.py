@@ -73,7 +73,13 @@ def tiny_config(case: str, dims: int, encoder: str = "unet") -> FrozenConfig:
     (name, *variant), network = case.split(), tiny_encoder(encoder, dims)
     fields = {"variant": variant[0]} if variant else {}
     # Instance norm cannot take a coarsest map of a single voxel.
-    patterns = {**TINY_FIELDS, "crop_size": (*[32] * (dims - 1), max(32, 2 * network.stride))}
+    size = (*[32] * (dims - 1), max(32, 2 * network.stride))
+    patterns = {
+        **TINY_FIELDS,
+        "crop_size": size,
+        "large_crops": {"size": size},
+        "small_crops": {"num": 1, "size": size},
+    }
     for field, about in METHODS[name].Config.model_fields.items():
         for pattern, value in patterns.items():
             if fnmatch(field, pattern) and not (isinstance(value, int) and about.default <= value):

@@ -43,3 +43,16 @@ def test_a_method_that_averages_maps_is_doubted_after_instance_norm(
     text = printed(tmp_path, shards, capsys, encoder={**UNET, "norm": norm})
     assert ("stage pretrain: simsiam averages the last map" in text) == doubted
     assert ("set encoder.norm=batch" in text) == doubted
+
+
+@pytest.mark.parametrize(("num_prototypes", "doubted"), [(3000, True), (8, False)])
+def test_a_batch_that_cannot_fill_the_prototypes_is_doubted_with_numbers(
+    tmp_path, shards, capsys, monkeypatch, num_prototypes, doubted
+):
+    monkeypatch.setattr(console.out, "width", 800)
+    crops = {"size": 32}
+    method = {"name": "swav", "large_crops": crops, "hidden_dim": 8, "num_prototypes": num_prototypes}
+    text = printed(tmp_path, shards, capsys, method=method)
+    assert (
+        "stage pretrain: method.num_prototypes 3000: 8 embeddings are coded together (4 samples" in text
+    ) == doubted

@@ -1,0 +1,117 @@
+"""SwAV and DeepCluster-v2 find what images have in common: textures, wherever they begin."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from data.views.batch import Batch
+from methods import METHODS
+from methods.base import Facts, Method, Progress
+from tests.batches import eight_bit_batch
+from tests.encoders import Pixels
+
+NUM_SAMPLES, BATCH_SIZE, STEPS, KINDS = 32, 16, 40, 4
+SIDE, VIEW = {2: 20, 3: 12}, {2: 16, 3: 9}
+# Textures of one brightness and contrast each: with jitter of the published strength, forty steps learn brightness.
+SMALL: dict[str, Any] = {
+    "hidden_dim": 32,
+    "projector_dim": 16,
+    "num_prototypes": KINDS,
+    "jitter": {"prob": 0},
+    "augment": {"smooth_prob": 0},
+}
+CASES: dict[str, dict[str, Any]] = {
+    "swav paper": {"name": "swav", "frozen_steps": 5},
+    "swav released": {"name": "swav", "variant": "released", "frozen_steps": 5,
+                      "small_crops": {"num": 2, "size": 9, "area": (0.2, 0.3)}},
+    "deepcluster_v2 paper": {"name": "deepcluster_v2", "num_heads": 2},
+}  # fmt: skip
+
+
+class Convolutions(Pixels):
+    """Two convolutions, whose mean over space tells a texture."""
+
+    def __init__(self, spatial_dims: int) -> None:
+        super().__init__(spatial_dims)
+        self.channels = (16,)
+        convolution = (nn.Conv2d, nn.Conv3d)[spatial_dims - 2]
+        norm = (nn.BatchNorm2d, nn.BatchNorm3d)[spatial_dims - 2]
+        self.layers = nn.Sequential(
+            convolution(1, 16, 3), norm(16), nn.ReLU(), convolution(16, 16, 3), norm(16), nn.ReLU()
+        )
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        return [self.layers(x)]
+
+
+def texture(number: int, dims: int) -> np.ndarray:
+    """Stripes one way, stripes the other way, squares, or noise, each shifted at random."""
+    generator = np.random.default_rng(number)
+    places = np.indices((SIDE[dims],) * dims)
+    rows, columns = (np.sign((places[axis] + generator.integers(6)) % 6 - 2.5) for axis in (-2, -1))
+    drawn = (rows, columns, rows * columns, generator.choice([-1, 1], (SIDE[dims],) * dims))[number % KINDS]
+    return (127 + 100 * drawn + generator.normal(0, 5, drawn.shape)).clip(0, 255).astype(np.uint8)
+
+
+def batch_of(samples: Tensor, rows: np.ndarray, epoch: int) -> Batch:
+    extents = [tuple(samples.shape[2:])] * len(rows)
+    batch = eight_bit_batch(samples[rows], extents, tuple(f"sample-{row}" for row in rows), epoch=epoch)
+    return replace(batch, rows=rows)
+
+
+def trained(case: str, dims: int) -> tuple[Method, list[dict[str, float]]]:
+    """Train for seconds; return the method, and the parts of each step's loss."""
+    samples = torch.from_numpy(np.stack([texture(number, dims) for number in range(NUM_SAMPLES)]))[:, None]
+    torch.manual_seed(0)
+    kind = METHODS[CASES[case]["name"]]
+    config = kind.Config.model_validate(
+        {**SMALL, **CASES[case], "large_crops": {"size": VIEW[dims], "area": (0.5, 1)}}
+    )
+    method = kind(config, Convolutions(dims), Facts(NUM_SAMPLES, STEPS, BATCH_SIZE)).train()
+    optimiser = torch.optim.SGD([{"params": group.params} for group in method.param_groups()], lr=0.05, momentum=0.9)
+    per_epoch, logged = NUM_SAMPLES // BATCH_SIZE, []
+    for step in range(STEPS):
+        epoch, place = divmod(step, per_epoch)
+        rows = np.random.default_rng(epoch).permutation(NUM_SAMPLES).reshape(per_epoch, -1)[place]
+        batch = batch_of(samples, rows, epoch)
+        losses = method.loss(method.drawn(batch, batch.rng(0)))
+        optimiser.zero_grad()
+        losses.total.backward()
+        optimiser.step()
+        progress = Progress(step + 1, STEPS, (step + 1) // per_epoch)
+        method.after_step(progress)
+        if place == per_epoch - 1:
+            method.after_epoch(progress)
+        logged.append({name: float(value) for name, value in losses.parts.items()})
+    return method, logged
+
+
+def purity(clusters: Tensor) -> float:
+    """Return the share of samples whose texture is the most frequent one of their cluster."""
+    kinds = torch.arange(NUM_SAMPLES) % KINDS
+    most = [torch.bincount(kinds[clusters == cluster], minlength=KINDS).max().item() for cluster in range(KINDS)]
+    return sum(most) / NUM_SAMPLES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "dims"), [*((case, 2) for case in CASES), ("swav paper", 3), ("deepcluster_v2 paper", 3)]
+)
+def test_textures_become_clusters_that_both_views_of_a_sample_share(case, dims):
+    method, logged = trained(case, dims)
+    last = {name: np.mean([parts[name] for parts in logged[-6:]]) for name in logged[-1]}
+    assert last["shared_cluster"] > 0.75, "chance is 0.25"
+    assert last["prototypes_in_use"] > 2.5
+    clusters = method.get_buffer("clusters")
+    assert purity(clusters if clusters.ndim == 1 else clusters[:, 0]) > 0.7
+    if "code_entropy" in last:
+        spread = (last["code_entropy"] - last["code_entropy_least"]) / last["code_entropy_most"]
+        assert spread < 0.3, "uniform codes are at 1"
+        assert last["assignments_changed"] < 0.3
+    else:
+        assert last["accuracy"] > 0.75
+        assert last["cluster_entropy"] > 0.7 * last["cluster_entropy_most"]
