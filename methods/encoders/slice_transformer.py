@@ -90,9 +90,9 @@ class SliceTransformerEncoder(Encoder):
         num_slices       slices of a volume. Along the features, attention takes as many only; along the slices, it
                          takes any number, and a bias table is stretched over them
         pooled           the slice's maps that its token is made of; ``last`` alone has no multi-level features
-        dim              features of a token; ``paper`` has heads of dim / 8
-        slices_at_once   slices that pass their encoder at once, to save memory; by default all. No number depends on
-                         it: it is refused where slices share statistics, in training with batch norm
+        dim              features of a token
+        slices_at_once   slices that pass their encoder at once in training, to save memory; by default all. No number
+                         depends on it: it is refused where slices share statistics, in training with batch norm
         """
 
         name: Literal["slice_transformer"] = "slice_transformer"

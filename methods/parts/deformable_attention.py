@@ -10,15 +10,15 @@ Variants:  each flag is a field of the config and can be set on its own.
                       features are channels                     are the channels, so that their number is fixed
            grouped    no: each head's matrices take all         yes: a head takes an equal part of the channels
                       channels
-           head_dim   dim / heads, as the square output         64
-                      matrix has it
+           head_dim   80: F / H for 640 features, as the        64
+                      output matrix is square
            aligned    yes: the first and last places of the     no: they lie half a position beyond, where half of
                       grid are the first and last positions     what is sampled is 0
            bias       table: 2 D - 1 entries of each head,      mlp: a network on sign(x) log(1 + |x|) of the
                       read between them by interpolation        distance x, for all heads
            The paper leaves the offset network open: both have the released one, and the released output bias. Its
-           grid of D_G x 2 points has a second coordinate, which is 0 in a sequence. The released bias counts
-           distances in half lengths.
+           grid of D_G x 2 points has a second coordinate, which is 0 in a sequence. Distances are counted in half
+           lengths of the sequence, so that a table fits any length.
 Shapes:    B volumes, D slices, F features, C channels and N positions (F and D, or D and F), H heads of E dimensions,
            M places of the grid, w channels that a head takes.
 """

@@ -77,7 +77,9 @@ def test_attention_of_several_volumes_equals_the_reference(case):
     weights = {name: p.detach().numpy() for name, p in attention.named_parameters()}
     with torch.no_grad():
         found = attention(tokens).numpy()
-    np.testing.assert_allclose(found, reference.attention(form_of(config), weights, tokens.numpy()), rtol=0, atol=1e-11)
+    np.testing.assert_allclose(
+        found, reference.attention(form_of(config), weights, tokens.numpy()), rtol=0, atol=1e-11
+    )
 
 
 @pytest.mark.parametrize("num_slices", [4, 7, 23])
@@ -89,7 +91,9 @@ def test_attention_along_the_slices_takes_any_number_and_stretches_its_table(num
     weights = {name: p.detach().numpy() for name, p in attention.named_parameters()}
     with torch.no_grad():
         found = attention(tokens).numpy()
-    np.testing.assert_allclose(found, reference.attention(form_of(config), weights, tokens.numpy()), rtol=0, atol=1e-11)
+    np.testing.assert_allclose(
+        found, reference.attention(form_of(config), weights, tokens.numpy()), rtol=0, atol=1e-11
+    )
 
 
 def test_a_table_is_read_at_its_entries_for_distances_of_whole_slices():

@@ -59,7 +59,9 @@ def test_keys_and_shapes_are_those_of_torchvision_without_its_classifier(depth: 
     assert sum(p.numel() for p in encoder.parameters()) == PARAMETERS[depth]
 
 
-def test_a_file_with_torchvision_s_keys_loads_and_one_with_a_classifier_is_refused_by_its_keys(tmp_path: Path) -> None:
+def test_a_file_with_torchvision_s_keys_loads_and_one_with_a_classifier_is_refused_by_its_keys(
+    tmp_path: Path,
+) -> None:
     generator = torch.Generator().manual_seed(0)
     state = {key: torch.randn(shape, generator=generator) for key, shape in torchvision_shapes(18).items()}
     encoder = ResNetEncoder(ResNetEncoder.Config(spatial_dims=2, depth=18, grey_to_rgb=True))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from methods.downstream.classification import Classification
 from methods.downstream.networks import segmentation_network
-from methods.encoders import SliceTransformerEncoder, SlicesEncoder
+from methods.encoders import SlicesEncoder, SliceTransformerEncoder
 from methods.encoders.slice_transformer import sinusoids
 from tests.batches import eight_bit_batch, facts_of
 from tests.references import deformable_attention as reference
@@ -127,6 +127,7 @@ def gradients(encoder: SliceTransformerEncoder, images: Tensor, use: str) -> dic
     return found | {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use", ["maps", "tokens"])
 @pytest.mark.parametrize(("at_once", "num_chunks"), [(7, 1), (64, 1), (12, 2), (None, 2)])
 def test_the_number_of_slices_that_pass_at_once_changes_neither_value_nor_gradient(use, at_once, num_chunks) -> None:
