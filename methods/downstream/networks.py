@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from methods.downstream.unet import UNet
-from methods.encoders import DenseNetEncoder, PooledUNetEncoder, SlicesEncoder, SwinEncoder, UNetEncoder
+from methods.encoders import (
+    DenseNetEncoder,
+    PooledUNetEncoder,
+    ResNetEncoder,
+    SlicesEncoder,
+    SliceTransformerEncoder,
+    SwinEncoder,
+    UNetEncoder,
+)
 from methods.encoders.unet import norm_layer
 from methods.parts.precision import keep_in_float32
 
@@ -18,7 +26,15 @@ if TYPE_CHECKING:
     from monai.networks.nets.basic_unet import BasicUNet
     from monai.networks.nets.swin_unetr import SwinUNETR
 
-SegmentationEncoder = SwinEncoder | UNetEncoder | PooledUNetEncoder | DenseNetEncoder | SlicesEncoder
+SegmentationEncoder = (
+    SwinEncoder
+    | UNetEncoder
+    | PooledUNetEncoder
+    | DenseNetEncoder
+    | ResNetEncoder
+    | SlicesEncoder
+    | SliceTransformerEncoder
+)
 SWIN_UNETR_FACTOR = 12
 
 
@@ -30,7 +46,9 @@ def segmentation_network(encoder: SegmentationEncoder, num_classes: int) -> nn.M
         return pooled_unet(encoder, num_classes)
     if isinstance(encoder, DenseNetEncoder):
         return dense_unet(encoder, num_classes)
-    if isinstance(encoder, SlicesEncoder):
+    if isinstance(encoder, ResNetEncoder):
+        return residual_unet(encoder, num_classes)
+    if isinstance(encoder, SlicesEncoder | SliceTransformerEncoder):
         return slices_unet(encoder, num_classes)
     return basic_unet(encoder, num_classes)
 
@@ -94,7 +112,16 @@ def dense_unet(encoder: DenseNetEncoder, num_classes: int) -> UNet:
     return UNet(encoder, len(encoder.channels), widths, encoder.config.dropout, num_classes)
 
 
-def slices_unet(encoder: SlicesEncoder, num_classes: int) -> UNet:
+def residual_unet(encoder: ResNetEncoder, num_classes: int) -> UNet:
+    """Add a decoder to a ResNet; its widths halve from four times the first convolution's, 256 to 16 by default.
+
+    A ResNet's finest map has half the image's size, so the last block sees only the upsampled map.
+    """
+    widths = tuple(max(1, encoder.config.init_features * 4 // 2**level) for level in range(len(encoder.channels)))
+    return UNet(encoder, len(encoder.channels), widths, dropout=0.0, num_classes=num_classes)
+
+
+def slices_unet(encoder: SlicesEncoder | SliceTransformerEncoder, num_classes: int) -> UNet:
     """Add a 3D decoder as wide as the maps, and half as wide as the finest beyond it."""
     *skips, _ = encoder.channels
     beyond = encoder.stride.bit_length() - 1 - len(skips)

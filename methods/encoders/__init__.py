@@ -10,6 +10,8 @@ elsewhere, the functions that need MONAI import it.
 from methods.encoders.base import Encoder
 from methods.encoders.densenet import DenseNetEncoder
 from methods.encoders.pooled_unet import PooledUNetEncoder
+from methods.encoders.resnet import ResNetEncoder
+from methods.encoders.slice_transformer import SliceTransformerEncoder
 from methods.encoders.slices import SlicesEncoder
 from methods.encoders.swin_unetr import SwinEncoder
 from methods.encoders.unet import UNetEncoder
@@ -19,6 +21,8 @@ __all__ = [
     "DenseNetEncoder",
     "Encoder",
     "PooledUNetEncoder",
+    "ResNetEncoder",
+    "SliceTransformerEncoder",
     "SlicesEncoder",
     "SwinEncoder",
     "UNetEncoder",
@@ -29,5 +33,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     "unet": UNetEncoder,
     "pooled_unet": PooledUNetEncoder,
     "densenet": DenseNetEncoder,
+    "resnet": ResNetEncoder,
     "slices": SlicesEncoder,
+    "slice_transformer": SliceTransformerEncoder,
 }

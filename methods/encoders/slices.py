@@ -15,6 +15,7 @@ from methods.base import FrozenConfig
 from methods.encoders.base import Encoder
 from methods.encoders.densenet import DenseNetEncoder
 from methods.encoders.pooled_unet import PooledUNetEncoder
+from methods.encoders.resnet import ResNetEncoder
 from methods.encoders.swin_unetr import SwinEncoder
 from methods.encoders.unet import UNetEncoder
 
@@ -22,16 +23,45 @@ OF_SLICES: dict[str, type[Encoder]] = {
     "unet": UNetEncoder,
     "pooled_unet": PooledUNetEncoder,
     "densenet": DenseNetEncoder,
+    "resnet": ResNetEncoder,
     "swin_unetr": SwinEncoder,
 }
 SliceEncoderConfig = Annotated[
-    UNetEncoder.Config | PooledUNetEncoder.Config | DenseNetEncoder.Config | SwinEncoder.Config,
+    UNetEncoder.Config
+    | PooledUNetEncoder.Config
+    | DenseNetEncoder.Config
+    | ResNetEncoder.Config
+    | SwinEncoder.Config,
     Field(discriminator="name"),
 ]
 
 
+def check_slices(slices: SliceEncoderConfig, in_channels: int) -> None:
+    """Raise ValueError where an encoder of slices does not take those of a volume with so many channels."""
+    found = (slices.spatial_dims, slices.in_channels)
+    if found != (2, in_channels):
+        raise ValueError(
+            f"slices: spatial_dims {found[0]} and in_channels {found[1]}; expected 2 and {in_channels}, those of a "
+            "slice of the volume"
+        )
+
+
+def flat_slices(volumes: Float[Tensor, "b c d h w"]) -> Float[Tensor, "bd c h w"]:
+    """Return the slices of all volumes, one after the other."""
+    return volumes.transpose(1, 2).flatten(0, 1)
+
+
+def stacked(flat: Float[Tensor, "bd c y x"], volumes: Float[Tensor, "b _ d h w"]) -> Float[Tensor, "b c z y x"]:
+    """Stack a map of all slices along the depth, and average it there to its stride within a slice."""
+    images, _, depth, height, _ = volumes.shape
+    return avg_pool3d(flat.unflatten(0, (images, depth)).transpose(1, 2), (height // flat.shape[2], 1, 1))
+
+
 class SlicesEncoder(Encoder):
-    """The maps of a 2D encoder, stacked along the depth and averaged there to their stride within a slice."""
+    """The maps of a 2D encoder, stacked along the depth and averaged there to their stride within a slice.
+
+    In training, batch norm inside the encoder of slices takes the slices of all volumes together as its batch.
+    """
 
     class Config(FrozenConfig):
         """``slices`` is the encoder of slices: it has two spatial dimensions, and the channels of the volume."""
@@ -43,12 +73,7 @@ class SlicesEncoder(Encoder):
 
         @model_validator(mode="after")
         def _sees_slices(self) -> "SlicesEncoder.Config":
-            found = (self.slices.spatial_dims, self.slices.in_channels)
-            if found != (2, self.in_channels):
-                raise ValueError(
-                    f"slices: spatial_dims {found[0]} and in_channels {found[1]}; expected 2 and {self.in_channels}, "
-                    "those of a slice of the volume"
-                )
+            check_slices(self.slices, self.in_channels)
             return self
 
     def __init__(self, config: Config) -> None:
@@ -63,12 +88,7 @@ class SlicesEncoder(Encoder):
 
     def maps(self, x: Float[Tensor, "b c d h w"]) -> list[Tensor]:
         """Return as many maps as the encoder of slices has, finest first."""
-        images, _, depth, height, _ = x.shape
-        stacked = [
-            flat.unflatten(0, (images, depth)).transpose(1, 2)
-            for flat in self.slices.maps(x.transpose(1, 2).flatten(0, 1))
-        ]
-        return [avg_pool3d(one, (height // one.shape[3], 1, 1)) for one in stacked]
+        return [stacked(flat, x) for flat in self.slices.maps(flat_slices(x))]
 
     def levels(self) -> list[nn.Module]:
         """Return the levels of the encoder of slices."""

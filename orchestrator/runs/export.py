@@ -6,6 +6,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from methods.encoders.resnet import ResNetEncoder, monai_arguments
 from methods.encoders.unet import norm_layer
 from orchestrator.runs.finetune import NETWORK, NETWORK_CARD
 from orchestrator.runs.identity import own
@@ -59,6 +60,7 @@ _COUNTERPARTS = {
     "densenet": _Counterpart(
         "DenseNet", ("growth_rate", "block_config", "init_features"), encoder=f"network.features.{_STRICT}"
     ),
+    "resnet": _Counterpart("ResNet", (), encoder=f"network.{_STRICT}"),
 }
 
 
@@ -96,14 +98,22 @@ def _script(card: dict[str, Any], part: str, weights: str) -> str:
             f"{subject}encoder {encoder['name']}: MONAI has no class for it; load {part}/{weights} of the run's "
             "folder into the classes of methods/"
         )
+    return _SCRIPT.substitute(
+        kind=counterpart.kind,
+        arguments=", ".join(f"{name}={value!r}" for name, value in _arguments(card, part, counterpart).items()),
+        weights=weights,
+        load=load,
+    )
+
+
+def _arguments(card: dict[str, Any], part: str, counterpart: _Counterpart) -> dict[str, Any]:
+    """Return the arguments with which MONAI's class has the shapes of the weights."""
+    encoder = card["encoder"]
+    if encoder["name"] == "resnet":
+        return monai_arguments(ResNetEncoder.Config.model_validate(encoder))
     arguments = {"spatial_dims": encoder["spatial_dims"], "in_channels": encoder["in_channels"]}
     arguments["out_channels"] = len(card["class_names"]) if part == "network" else 2
     arguments |= {name: encoder[name] for name in counterpart.fields}
     if "norm" in encoder:
         arguments["norm"] = norm_layer(encoder["norm"])
-    return _SCRIPT.substitute(
-        kind=counterpart.kind,
-        arguments=", ".join(f"{name}={value!r}" for name, value in arguments.items()),
-        weights=weights,
-        load=load,
-    )
+    return arguments

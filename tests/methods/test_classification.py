@@ -26,7 +26,14 @@ TINY: dict[str, dict[str, Any]] = {
     "unet": {"features": (4, 6, 8, 12, 16, 4)},
     "pooled_unet": {"features": (4, 6, 8, 12, 16), "dropout": 0.0},
     "densenet": {"growth_rate": 4, "block_config": (1, 1, 1, 1), "init_features": 8},
+    "resnet": {"depth": 18, "init_features": 2},
     "slices": {"slices": {"name": "unet", "spatial_dims": 2, "features": (4, 6, 8, 12, 16, 4)}},
+    "slice_transformer": {
+        "slices": {"name": "resnet", "spatial_dims": 2, "depth": 18, "init_features": 2},
+        "dim": 16,
+        "attention": {"num_heads": 2, "head_dim": 4},
+        "num_layers": 1,
+    },
 }
 
 

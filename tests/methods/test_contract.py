@@ -45,9 +45,18 @@ TINY_ENCODERS = {
     "unet": {"features": (4, 6, 8, 12, 16, 4), "norm": "instance"},
     "pooled_unet": {"features": (4, 6, 8, 12, 16), "dropout": 0.0},
     "densenet": {"growth_rate": 4, "block_config": (1, 1, 1, 1), "init_features": 4},
+    "resnet": {"depth": 18, "init_features": 2},
 }
 FROZEN = [(name, min(dims)) for name, dims in DIMS.items()]
 TINY_ENCODERS["slices"] = {"slices": {"name": "unet", "spatial_dims": 2, **TINY_ENCODERS["unet"]}}
+TINY_ENCODERS["slice_transformer"] = {
+    "slices": {"name": "resnet", "spatial_dims": 2, **TINY_ENCODERS["resnet"]},
+    "dim": 16,
+    "attention": {"num_heads": 2, "head_dim": 4},
+    "num_layers": 1,
+    "hidden_dim": 12,
+    "dropout": 0.0,
+}
 # What makes any method small: its fields by the names that all methods give them; a number is an upper bound.
 TINY_FIELDS: dict[str, Any] = {
     "crops": {"size": 32, "iou": [0.3, 0.6]},

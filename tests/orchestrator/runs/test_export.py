@@ -18,8 +18,10 @@ CONFIGS: list[dict[str, Any]] = [
     {"name": "unet", "spatial_dims": 3, "features": [4, 4, 8, 8, 16, 4]},
     {"name": "unet", "spatial_dims": 2, "features": [4, 4, 8, 8, 16, 4], "norm": "batch"},
     {"name": "densenet", "spatial_dims": 2, "growth_rate": 4, "block_config": [1, 2, 1, 1], "init_features": 8},
+    {"name": "resnet", "spatial_dims": 2, "depth": 50, "init_features": 4, "grey_to_rgb": True},
+    {"name": "resnet", "spatial_dims": 3, "depth": 18, "init_features": 4, "in_channels": 2},
 ]
-KINDS = {"swin_unetr": "SwinUNETR", "unet": "BasicUNet", "densenet": "DenseNet"}
+KINDS = {"swin_unetr": "SwinUNETR", "unet": "BasicUNet", "densenet": "DenseNet", "resnet": "ResNet"}
 
 
 def write_run(folder: Path, fields: dict[str, Any]) -> torch.nn.Module:
