@@ -5,7 +5,7 @@ a sample two different ones: torchio's at their defaults. Their facts are those 
 (0.18.92), the version of JSSL's time. ``SWAV`` is the colour distortion of SwAV's views.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -24,12 +24,12 @@ def _from_name(transform: Any) -> Any:
     return {"name": transform} if isinstance(transform, str) else transform
 
 
-AnyTransform = Annotated[
-    Annotated[
-        Flip | Affine | Anisotropy | Noise | Blur | BiasField | Gamma | ColourJitter | Grey,
-        Field(discriminator="name"),
-    ],
-    BeforeValidator(_from_name),
+_Names = Literal[
+    "flip", "affine", "anisotropy", "noise", "blur", "bias_field", "gamma", "colour_jitter", "grey"
+]  # fmt: skip
+_ByName = Annotated[
+    Flip | Affine | Anisotropy | Noise | Blur | BiasField | Gamma | ColourJitter | Grey, Field(discriminator="name")
 ]
+AnyTransform = Annotated[_ByName, BeforeValidator(_from_name, json_schema_input_type=_Names | _ByName)]
 JSSL = (Flip(), Affine(), Anisotropy(), Noise(), Blur(), BiasField(), Gamma())
 SWAV = (ColourJitter(prob=0.8), Grey(prob=0.2), Blur(sigma=(0.1, 2.0), isotropic=True, prob=0.5))

@@ -4,7 +4,7 @@ Reference: torchio 0.18.92, RandomAnisotropy and Resample, and ITK's ResampleIma
            every f-th voxel, f in [1.5, 5], and brought back to its length. The thinned voxel k is the voxel nearest
            to (f - 1) / 2 + k f, for ceil(length / f) voxels k, so that the outer faces agree at the near end; the way
            back is linear. At the far end the last k may lie beyond the image: there torchio takes 0 (ITK's default),
-           which fades the last f voxels to 0.
+           towards which the last voxels fade.
            An axis of one voxel stays as it is; torchio sets the whole image to 0 where f is above 2.
 """
 

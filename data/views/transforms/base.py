@@ -1,11 +1,11 @@
-"""Transform: a named change of views. Drawing its numbers (on the host) and applying them (in torch) are apart."""
+"""Transform: a named change of views. Numbers are drawn on the host, and applied in torch, by two functions."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -42,6 +42,6 @@ class Transform(BaseModel, ABC):
         raise NotImplementedError(f"{type(self).__name__} moves no voxels")
 
 
-def by_sample(values: Float[np.ndarray, " b"], images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b *ones"]:
+def by_sample(values: Float[np.ndarray, " b"], images: Shaped[Tensor, "b c *s"]) -> Shaped[Tensor, "b *ones"]:
     """Return one number per sample on the images' device, to be broadcast over channels and voxels."""
     return torch.from_numpy(np.ascontiguousarray(values)).to(images).view(-1, *[1] * (images.ndim - 1))
