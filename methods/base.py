@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64, Shaped
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from data.additions import ADDED
 from data.labels import Labels
 from data.views.batch import Batch
 from data.views.rng import SampleRng
@@ -24,13 +25,6 @@ class FrozenConfig(BaseModel):
     """A config: immutable; unknown fields and numbers that are not finite are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Addition:
-    """Marks a field that a config gained later: at its default it is no part of a run key, so old keys stay."""
-
-
-ADDED = Addition()
 
 
 def decisive(config: BaseModel, exclude: set[str] | None = None) -> dict[str, Any]:

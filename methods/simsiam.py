@@ -17,7 +17,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.views.augmentation import Augmentation, augment, cut, draw
+from data.views.augmentation import Augmentation, augment, choose_one_of, cut, draw
 from data.views.batch import Batch
 from data.views.rng import SampleRng
 from methods.base import Facts, FrozenConfig, Losses, Method, ParamGroup, Views, split_decay
@@ -92,8 +92,9 @@ class SimSiam(Method):
         """Cut two boxes per sample and augment each independently."""
         boxes = self.config.crops.draw(batch.extents, rng.fold("crops"))
         size = self.config.crops.sized(batch.spatial_dims)
+        chosen = choose_one_of(self.config.augment, len(boxes), rng)
         images = [
-            augment(cut(batch, box), draw(self.config.augment, size, rng.fold(view)))
+            augment(cut(batch, box), draw(self.config.augment, size, rng.fold(view), chosen[view]))
             for view, box in enumerate(boxes)
         ]
         return Views(tuple(images), boxes)

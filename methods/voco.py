@@ -35,7 +35,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.views.augmentation import Augmentation, augment, draw
+from data.views.augmentation import Augmentation, augment, choose_one_of, draw
 from data.views.batch import Batch
 from data.views.rng import SampleRng
 from methods.base import Facts, FrozenConfig, Losses, Method, Progress, Views
@@ -237,7 +237,8 @@ class VoCo(Method):
         bases = tiles(batch.extents, self.grid)
         boxes = np.concatenate([crops, bases], axis=1).swapaxes(0, 1)
         streams = SampleRng(np.concatenate([rng.fold(view).keys for view in range(len(boxes))]))
-        drawn = draw(self.config.augment, self.size, streams)
+        chosen = choose_one_of(self.config.augment, len(boxes), rng).ravel()
+        drawn = draw(self.config.augment, self.size, streams, chosen)
         images = augment(cut_resized(batch, boxes, self.size).flatten(0, 1), drawn)
         shares = torch.from_numpy(overlap_shares(crops, bases)).to(images)
         return Views(images.chunk(len(boxes)), tuple(boxes), {"shares": shares})

@@ -176,7 +176,7 @@ def test_a_function_is_seen_at_a_glance() -> None:
 
 
 # The last word of a class's name that ends like a participle, and is a noun.
-NOUNS = {"Command", "Speed", "World"}
+NOUNS = {"Command", "Field", "Speed", "World"}
 PARTICIPLE = re.compile(
     r"(ed|en|wn|ld|nd|pt|ought|aught)$|^(Said|Paid|Made|Lost|Left|Sent|Built|Spent|Done|Gone|Read)$"
 )

@@ -6,6 +6,7 @@ which an augmentation was drawn pay for it.
 
 The order is that of the IoU-positives thesis (seed 001, section 4.5): zoom, flips, quarter-turns, intensity scale,
 intensity shift, Gaussian smoothing, Gaussian noise. The first three are one resampling. Intensities are not clipped.
+Then come ``transforms``, in their order, and one of ``one_of`` (``transforms/``).
 """
 
 from collections.abc import Sequence
@@ -15,29 +16,27 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.additions import ADDED
 from data.boxes import Boxes
 from data.views.batch import Batch
+from data.views.intervals import Deviations, Factors, Interval, Probability
 from data.views.rng import SampleRng
+from data.views.transforms import AnyTransform
+from data.views.transforms.series import (
+    Series,
+    choose,
+    draw_each,
+    draw_one_of,
+    transform,
+    transform_boxes,
+    transform_labels,
+)
 
 SMOOTHING_TAIL = 4.0  # standard deviations, as in MONAI's GaussianFilter
-
-
-def _in_order(interval: tuple[float, float]) -> tuple[float, float]:
-    if interval[0] > interval[1]:
-        raise ValueError(f"interval {list(interval)}: expected low <= high; swap the two")
-    return interval
-
-
-Interval = Annotated[tuple[float, float], AfterValidator(_in_order)]
-Factor = Annotated[float, Field(gt=0)]
-Deviation = Annotated[float, Field(ge=0)]
-Factors = Annotated[tuple[Factor, Factor], AfterValidator(_in_order)]
-Deviations = Annotated[tuple[Deviation, Deviation], AfterValidator(_in_order)]
-Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Augmentation(BaseModel):
@@ -50,6 +49,8 @@ class Augmentation(BaseModel):
     shift          b in x + b
     smooth_sigma   standard deviation in voxels, drawn for each axis
     noise_sigma    standard deviation in units of intensity
+    transforms     further changes, each with its own ``prob``
+    one_of         changes of which each view gets exactly one, and the views of a sample different ones
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -67,6 +68,19 @@ class Augmentation(BaseModel):
     smooth_prob: Probability = 0.0
     noise_sigma: Deviations = (0.01, 0.01)
     noise_prob: Probability = 0.0
+    transforms: Annotated[tuple[AnyTransform, ...], ADDED] = ()
+    one_of: Annotated[tuple[AnyTransform, ...], ADDED] = ()
+
+    @field_validator("one_of")
+    @classmethod
+    def _without_probabilities(cls, one_of: tuple[AnyTransform, ...]) -> tuple[AnyTransform, ...]:
+        for each in one_of:
+            if each.prob != 1:
+                raise ValueError(
+                    f"prob {each.prob:g} of {each.name} in one_of: exactly one of them happens, all equally often; "
+                    "remove prob, or move it to transforms"
+                )
+        return one_of
 
 
 @dataclass(frozen=True)
@@ -81,10 +95,23 @@ class ViewParams:
     smooth_sigma: Float[np.ndarray, "b n"]
     noise_sigma: Float[np.ndarray, " b"]
     noise: SampleRng
+    series: Series = ()
 
 
-def draw(config: Augmentation, size: tuple[int, ...], rng: SampleRng) -> ViewParams:
-    """Draw the parameters for one view of each sample, of the given spatial size."""
+def choose_one_of(config: Augmentation, num_views: int, rng: SampleRng) -> Int[np.ndarray, "v b"]:
+    """Draw which of ``one_of`` each view of a sample goes through, from the sample's stream, for ``draw``."""
+    if not config.one_of:
+        return np.zeros((num_views, len(rng)), dtype=np.int64)
+    return choose(len(config.one_of), num_views, rng.fold("one of"))
+
+
+def draw(
+    config: Augmentation, size: tuple[int, ...], rng: SampleRng, chosen: Int[np.ndarray, " b"] | None = None
+) -> ViewParams:
+    """Draw the parameters for one view of each sample, of the given spatial size.
+
+    ``chosen`` is the view's row of ``choose_one_of``. A sample's only view needs none.
+    """
 
     def value(name: str, interval: tuple[float, float], prob: float, neutral: float, *shape: int) -> np.ndarray:
         stream = rng.fold(name)
@@ -93,6 +120,10 @@ def draw(config: Augmentation, size: tuple[int, ...], rng: SampleRng) -> ViewPar
         return np.where(happens.reshape(-1, *[1] * len(shape)), drawn, neutral)
 
     n = len(size)
+    each = draw_each(config.transforms, size, rng.fold("transforms"))
+    one = draw_one_of(
+        config.one_of, choose_one_of(config, 1, rng)[0] if chosen is None else chosen, size, rng.fold("one")
+    )
     flips = [rng.fold(f"flip {axis}").chance(config.flip_prob * (axis in config.flip_axes)) for axis in "DHW"[-n:]]
     turns = rng.fold("quarter turns").integers(3) + 1 if size[-2] == size[-1] else np.full(len(rng), 2)
     return ViewParams(
@@ -104,6 +135,7 @@ def draw(config: Augmentation, size: tuple[int, ...], rng: SampleRng) -> ViewPar
         smooth_sigma=value("smooth", config.smooth_sigma, config.smooth_prob, 0.0, n),
         noise_sigma=value("noise", config.noise_sigma, config.noise_prob, 0.0),
         noise=rng.fold("noise voxels"),
+        series=(*each, *one),
     )
 
 
@@ -130,7 +162,7 @@ def augment(images: Float[Tensor, "b c *s"], drawn: ViewParams) -> Float[Tensor,
     factor = torch.from_numpy(1 + drawn.scale).to(images).view(per_sample)
     offset = torch.from_numpy(drawn.shift).to(images).view(per_sample)
     images = move(images, drawn) * factor + offset
-    return add_noise(smooth(images, drawn.smooth_sigma), drawn.noise_sigma, drawn.noise)
+    return transform(add_noise(smooth(images, drawn.smooth_sigma), drawn.noise_sigma, drawn.noise), drawn.series)
 
 
 def move(images: Float[Tensor, "b c *s"], drawn: ViewParams, nearest: bool = False) -> Float[Tensor, "b c *s"]:
@@ -149,13 +181,15 @@ def move(images: Float[Tensor, "b c *s"], drawn: ViewParams, nearest: bool = Fal
 
 
 def move_labels(labels: Int[Tensor, "b *s"], drawn: ViewParams) -> Int[Tensor, "b *s"]:
-    """Zoom, flip and turn label maps as ``move`` does images, preserving their values (below 2**24)."""
-    return move(labels[:, None].float(), drawn, nearest=True)[:, 0].to(labels.dtype)
+    """Move label maps as ``augment`` moves images, preserving their values (below 2**24)."""
+    moved = move(labels[:, None].float(), drawn, nearest=True)[:, 0].to(labels.dtype)
+    return transform_labels(moved, drawn.series)
 
 
 def move_boxes(findings: Sequence[Boxes], drawn: ViewParams, size: tuple[int, ...]) -> tuple[Boxes, ...]:
-    """Zoom, flip and turn the boxes of each view's findings as ``move`` does views of this size."""
-    return tuple(own.moved(matrix, size) for own, matrix in zip(findings, _to_moved(drawn, size), strict=True))
+    """Move the boxes of each view's findings as ``augment`` moves views of this size."""
+    moved = tuple(own.moved(matrix, size) for own, matrix in zip(findings, _to_moved(drawn, size), strict=True))
+    return transform_boxes(moved, drawn.series, size)
 
 
 def _to_moved(drawn: ViewParams, size: tuple[int, ...]) -> Float[np.ndarray, "b m m"]:

@@ -22,7 +22,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from data.labels import LABEL_MAP
-from data.views.augmentation import Augmentation, augment, draw, move_labels
+from data.views.augmentation import Augmentation, augment, choose_one_of, draw, move_labels
 from data.views.batch import Batch
 from data.views.rng import SampleRng
 from methods.base import ADDED, Facts, FrozenConfig, Losses, Views
@@ -177,12 +177,13 @@ class Segmentation(Task):
         intensities, classes = self._decode(batch)
         config = self.config
         images, masks, boxes = [], [], []
+        chosen = choose_one_of(config.augment, config.crops_per_sample, rng)
         for number in range(config.crops_per_sample):
             stream = rng.fold(number)
             box = draw_centred_boxes(
                 classes, batch.extents, self.crop_size, config.organ_prob, config.centre, stream.fold("box")
             )
-            drawn = draw(config.augment, self.crop_size, stream.fold("augmentation"))
+            drawn = draw(config.augment, self.crop_size, stream.fold("augmentation"), chosen[number])
             images.append(augment(cut_padded(intensities, box, batch.extents), drawn))
             masks.append(move_labels(cut_padded(classes, box, batch.extents).long(), drawn))
             boxes.append(box)

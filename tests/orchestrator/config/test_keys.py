@@ -80,6 +80,11 @@ TOGETHER = {
     "downstream.budget.steps": {"downstream": {"budget": {"epochs": None, "steps": 7}}},
     "downstream.resources": {"downstream": {"resources": {"workers": 2}}},
     "downstream.task.regions": {"downstream": {"task": {"regions": {"tumour": [1, 2]}}}},
+    **{
+        f"{owner}.augment.{field}": expand({f"{owner}.augment.{field}": ["flip", "gamma"]})
+        for owner in ("method", "downstream.task")
+        for field in ("transforms", "one_of")
+    },
     "data.weight": {"data": [{"shards": "a", "weight": 3}, {"shards": "b", "weight": 1}]},
     "start": {"start": {"weights": "encoder.safetensors"}},
     "stages": {"method": None, "optimiser": None, "budget": None, "stages": [{"method": {"name": "voco"}}]},

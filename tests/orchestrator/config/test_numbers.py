@@ -51,12 +51,19 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "TableConfig": {**NAMED, "rows": [{"name": "a"}], "reference": "a"},
     "Uniform": {"uniform": [0, 1]},
 }
-# Intensities, changes of intensities, what a paper prints, and what another config checks may be below 0.
+# Intensities and their changes, angles, shifts, what a paper prints, and what another config checks may be below 0.
 SIGNED = {
+    "Affine.degrees",
+    "Affine.padding",
+    "Affine.translation",
     "Augmentation.scale",
     "Augmentation.shift",
+    "BiasField.coefficients",
+    "ColourJitter.clip",
+    "Gamma.log_gamma",
     "Integer.integer",
     "Interval.interval",
+    "Noise.mean",
     "Ramp.start",
     "Ramp.end",
     "PaperNumbers.mean",
