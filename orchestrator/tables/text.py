@@ -54,7 +54,7 @@ def why_missing(rows: Sequence[TableRow]) -> list[str]:
     """Say why rows are missing: each reason once, with the rows that it keeps from being run."""
     reasons = dict.fromkeys(row.missing for row in rows if row.missing)
     names = {why: ", ".join(row.name for row in rows if row.missing == why) for why in reasons}
-    return [f"{MISSING}, with the paper's number alone, because {why}: {names[why]}" for why in reasons]
+    return [f"{MISSING} ({why}): {names[why]}" for why in reasons]
 
 
 def markdown(config: TableConfig, lines: Sequence[TableLine]) -> str:
