@@ -76,10 +76,18 @@ PRINTED = (
     PrintedTable(_VOCO, "Mathad\t", "Table 4. Experimental", 4, (Columns("voco/table_4.yaml", (3, 0, 1, 2)),)),
     PrintedTable(_VOCO, "Method\t", "Table 5. Experimental", 1, _each(1, "voco/table_5.yaml")),
     PrintedTable(
-        _VOCO, "Loss Functions", "Table 6. Evaluation", 2, _each(2, "voco/table_6_btcv.yaml", "voco/table_6_mm_whs.yaml")
+        _VOCO,
+        "Loss Functions",
+        "Table 6. Evaluation",
+        2,
+        _each(2, "voco/table_6_btcv.yaml", "voco/table_6_mm_whs.yaml"),
     ),
     PrintedTable(
-        _VOCO, "Number of bases", "Table 7. Evaluation", 2, _each(2, "voco/table_7_btcv.yaml", "voco/table_7_mm_whs.yaml")
+        _VOCO,
+        "Number of bases",
+        "Table 7. Evaluation",
+        2,
+        _each(2, "voco/table_7_btcv.yaml", "voco/table_7_mm_whs.yaml"),
     ),
     PrintedTable(
         _VOCO, "λ\t", "Table 10. Ablation", 2, _each(2, "voco/table_10_btcv.yaml", "voco/table_10_mm_whs.yaml")

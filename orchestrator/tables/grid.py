@@ -26,14 +26,15 @@ from orchestrator.tables.row import PaperNumbers, Seeds, TableRow
 class TableConfig(FrozenConfig):
     """A table file: its experiment, its rows, their repeats, and the comparison between them.
 
-    ``experiment`` is relative to the table's file. ``reference`` names the row that the others are tested against; only
-    a table whose rows are all missing has none. ``also`` names further metrics whose mean and deviation are shown, such as ``dice/liver``. ``notes`` are printed
-    below the table, for example how the paper's numbers were obtained. ``curves`` names metrics of the pretraining
-    that are drawn over its steps, one line per row (its first seed); ``convergence`` names metrics of the fine-tuning
-    that are drawn over its epochs, each row with its repeats. ``cohorts`` names files, relative to this one, of other
-    scans that the table can be run on (``--cohort``). ``concurrent`` is how many trials run at once: by default as
-    many as the cluster holds, or one on a single machine. ``num_folds`` cross-validates every row: a repeat is the
-    mean over this many folds of ``downstream.train_split``, and it counts once all of them are done.
+    ``experiment`` is relative to the table's file. ``reference`` names the row that the others are tested against;
+    only a table whose rows are all missing has none. ``also`` names further metrics whose mean and deviation are
+    shown, such as ``dice/liver``. ``notes`` are printed below the table, for example how the paper's numbers were
+    obtained. ``curves`` names metrics of the pretraining that are drawn over its steps, one line per row (its first
+    seed); ``convergence`` names metrics of the fine-tuning that are drawn over its epochs, each row with its repeats.
+    ``cohorts`` names files, relative to this one, of other scans that the table can be run on (``--cohort``).
+    ``concurrent`` is how many trials run at once: by default as many as the cluster holds, or one on a single
+    machine. ``num_folds`` cross-validates every row: a repeat is the mean over this many folds of
+    ``downstream.train_split``, and it counts once all of them are done.
     """
 
     name: FolderName
@@ -84,7 +85,9 @@ class TableConfig(FrozenConfig):
                 )
             return self
         if reference not in names:
-            raise ValueError(f"reference {reference!r} is not one of the rows {names}{did_you_mean(reference, names)}")
+            raise ValueError(
+                f"reference {reference!r} is not one of the rows {names}{did_you_mean(reference, names)}"
+            )
         if (why := self.rows[names.index(reference)].missing) is not None:
             raise ValueError(
                 f"reference {reference!r} is a missing row ({why}), against which nothing can be tested; name a row "

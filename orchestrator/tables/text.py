@@ -42,7 +42,9 @@ def notes(config: TableConfig, lines: Sequence[TableLine]) -> list[str]:
     """Explain the cells: what a run is, how p was computed, why it is missing, and which trials failed."""
     said = [f"a run is the mean over {config.num_folds} folds"] if config.num_folds else []
     if config.runnable:
-        said += ["mean ± sample deviation over the runs; p: Welch's t-test, two-sided, not corrected for several rows"]
+        said += [
+            "mean ± sample deviation over the runs; p: Welch's t-test, two-sided, not corrected for several rows"
+        ]
     for line in lines:
         if line.comparison and line.comparison.p is None:
             said.append(f"{line.name}: no p: {line.comparison.remark}")
