@@ -15,10 +15,11 @@ from orchestrator import cli
 from orchestrator.cluster import launcher_file
 from orchestrator.commands import jobs
 from orchestrator.commands.parser import parse
-from orchestrator.config.files import load
+from orchestrator.config.files import load, read
 from orchestrator.proposal import files
 from orchestrator.proposal.fingerprint import Machine
 from orchestrator.provenance import as_in_job
+from orchestrator.tables.grid import TableConfig
 from tests.documents import ROOT, Block, Told, blocks, commands, is_command
 from tests.shardsets import write_slices
 
@@ -98,6 +99,9 @@ def test_raydiology_takes_the_command_and_lacks_nothing_but_data(
     said = capsys.readouterr()
     if asked.get("cohort"):  # nothing is missing: it would make its phantoms and train for minutes
         assert (code, "phantoms is not written yet" in " ".join(said.out.split())) == (0, True), said.err
+        return
+    if verb == "table" and not TableConfig.model_validate(read(asked["table"])).runnable:
+        assert (code, "missing (" in said.out) == (0, True), said.err
         return
     assert (code, bool(DATA_IS_MISSING.search(said.err))) == (2, True), said.err
 

@@ -106,6 +106,9 @@ def table(
         return 0
     lines = run(asked, say)
     out.print(terminal(asked.config, lines))
+    if not asked.experiments:
+        out.print(f"files:  {asked.folder}", soft_wrap=True, highlight=False, markup=False)
+        return 0
     _show_results(asked.folder, asked.base.home, asked.config.metric)
     say_next(f"raydiology compare {typed(asked.folder.parent)}")
     return FAILED if any(line.failures for line in lines) else 0

@@ -17,6 +17,7 @@ from orchestrator.sweeps.sweep import Sweep
 from orchestrator.tables import table
 from orchestrator.tables.grid import TableTrial
 from orchestrator.tables.table import Table
+from orchestrator.tables.text import MISSING, why_missing
 from orchestrator.terminal.progress import phase
 
 
@@ -30,15 +31,18 @@ def of_table(asked: Table) -> Group:
         table.refuse_another(asked)
     printed = Printed("row", "trials", "done", "steps", "GPU memory per worker")
     for row in asked.config.rows:
+        if row.missing:
+            printed.add_row(row.name, MISSING, *("-", "-", "-"))
+            continue
         trials = [one for one in asked.experiments if one[0].row == row.name]
         with phase(f"checking row {row.name}, and estimating what it takes"), table.refusing_row(asked, row):
             cells = ("?", "?", "?") if absent else _row(trials)
         printed.add_row(row.name, str(len(trials)), *cells)
     if absent:
         return Group(printed, absent)
-    experiment = asked.base
-    idle = filter(None, (experiment.idle_workers(training) for training in experiment.trainings))
-    return Group(printed, f"folder: {asked.folder}", *idle)
+    used = asked.base.trainings if asked.experiments else ()
+    idle = filter(None, (asked.base.idle_workers(training) for training in used))
+    return Group(printed, *why_missing(asked.config.rows), f"folder: {asked.folder}", *idle)
 
 
 def _absent_cohort(asked: Table) -> str:

@@ -19,7 +19,7 @@ from orchestrator.config.parts import Seed
 from orchestrator.config.refusal import validated
 from orchestrator.ingest.request import IngestConfig
 from orchestrator.ingest.run import ingest
-from orchestrator.tables.grid import Seeds
+from orchestrator.tables.row import Seeds
 
 WRITERS: dict[str, Callable[..., Any]] = {
     "abdomen": write_cohort,

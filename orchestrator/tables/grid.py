@@ -18,53 +18,30 @@ from pydantic import Field, model_validator
 
 from data.spelling import did_you_mean
 from methods.base import FrozenConfig
-from orchestrator.config.parts import Seed
 from orchestrator.config.refusal import FolderName
 from orchestrator.results.statistics import Comparison, Summary, summarise, welch
-
-Seeds = tuple[Seed, ...]
-
-
-class PaperNumbers(FrozenConfig):
-    """The numbers that the paper prints for a row."""
-
-    mean: float
-    deviation: float | None = Field(default=None, ge=0)
-    values: tuple[float, ...] = ()
-
-
-class TableRow(FrozenConfig):
-    """One line of a table: changes to the base experiment (``{"method.crops.iou": [0.3, 0.6]}``).
-
-    ``paper`` holds what the paper prints for the table's metric, ``paper_also`` for the metrics under ``also``.
-    """
-
-    name: str = Field(min_length=1)
-    overrides: dict[str, Any] = Field(default_factory=dict)
-    pretrain_seeds: Seeds | None = None
-    finetune_seeds: Seeds | None = Field(default=None, min_length=1)
-    paper: PaperNumbers | None = None
-    paper_also: dict[str, float] = Field(default_factory=dict)
+from orchestrator.tables.row import PaperNumbers, Seeds, TableRow
 
 
 class TableConfig(FrozenConfig):
     """A table file: its experiment, its rows, their repeats, and the comparison between them.
 
-    ``experiment`` is relative to the table's file. ``reference`` names the row that the others are tested against.
-    ``also`` names further metrics whose mean and deviation are shown, such as ``dice/liver``. ``notes`` are printed
-    below the table, for example how the paper's numbers were obtained. ``curves`` names metrics of the pretraining
-    that are drawn over its steps, one line per row (its first seed); ``convergence`` names metrics of the fine-tuning
-    that are drawn over its epochs, each row with its repeats. ``cohorts`` names files, relative to this one, of other
-    scans that the table can be run on (``--cohort``). ``concurrent`` is how many trials run at once: by default as
-    many as the cluster holds, or one on a single machine. ``num_folds`` cross-validates every row: a repeat is the
-    mean over this many folds of ``downstream.train_split``, and it counts once all of them are done.
+    ``experiment`` is relative to the table's file. ``reference`` names the row that the others are tested against;
+    only a table whose rows are all missing has none. ``also`` names further metrics whose mean and deviation are
+    shown, such as ``dice/liver``. ``notes`` are printed below the table, for example how the paper's numbers were
+    obtained. ``curves`` names metrics of the pretraining that are drawn over its steps, one line per row (its first
+    seed); ``convergence`` names metrics of the fine-tuning that are drawn over its epochs, each row with its repeats.
+    ``cohorts`` names files, relative to this one, of other scans that the table can be run on (``--cohort``).
+    ``concurrent`` is how many trials run at once: by default as many as the cluster holds, or one on a single
+    machine. ``num_folds`` cross-validates every row: a repeat is the mean over this many folds of
+    ``downstream.train_split``, and it counts once all of them are done.
     """
 
     name: FolderName
     title: str
     experiment: str
     rows: tuple[TableRow, ...] = Field(min_length=1)
-    reference: str
+    reference: str | None = None
     metric: str = "score"
     also: tuple[str, ...] = ()
     pretrain_seeds: Seeds = (0,)
@@ -83,10 +60,6 @@ class TableConfig(FrozenConfig):
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise ValueError(f"rows: {names.count(twice[0])} are named {twice[0]!r}; give each its own name")
-        if self.reference not in names:
-            raise ValueError(
-                f"reference {self.reference!r} is not one of the rows {names}{did_you_mean(self.reference, names)}"
-            )
         for row in self.rows:
             if unknown := sorted(set(row.paper_also) - set(self.also)):
                 raise ValueError(
@@ -101,6 +74,32 @@ class TableConfig(FrozenConfig):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _reference_can_be_run(self) -> "TableConfig":
+        names, reference = [row.name for row in self.rows], self.reference
+        if reference is None:
+            if self.runnable:
+                raise ValueError(
+                    f"reference: missing; name the row that the others are tested against, one of "
+                    f"{[row.name for row in self.runnable]}"
+                )
+            return self
+        if reference not in names:
+            raise ValueError(
+                f"reference {reference!r} is not one of the rows {names}{did_you_mean(reference, names)}"
+            )
+        if (why := self.rows[names.index(reference)].missing) is not None:
+            raise ValueError(
+                f"reference {reference!r} is a missing row ({why}), against which nothing can be tested; name a row "
+                "that can be run, or where there is none, no reference"
+            )
+        return self
+
+    @property
+    def runnable(self) -> tuple[TableRow, ...]:
+        """The rows that are not missing."""
+        return tuple(row for row in self.rows if row.missing is None)
+
     def on_cohort(
         self,
         name: str,
@@ -108,20 +107,23 @@ class TableConfig(FrozenConfig):
         place: Callable[[str], str] = str,
         seeds: Seeds | None = None,
     ) -> "TableConfig":
-        """Return the table for another cohort, without the paper's numbers.
+        """Return the table for another cohort, without the paper's numbers and so without missing rows.
 
         ``rows`` further changes the rows whose names match: ``2D-*`` stands for every row whose name begins so.
         ``place`` returns the shards that replace the shards that a row names. ``seeds`` replace the table's seeds in
-        every row; rows that are not pretrained stay so. Raises ValueError for a name that no row matches.
+        every row; rows that are not pretrained stay so. Raises ValueError for a name that no row matches, and where
+        no row is left.
         """
-        names = [row.name for row in self.rows]
+        names = [row.name for row in self.runnable]
+        if not names:
+            raise ValueError(f"cohort {name}: all {len(self.rows)} rows are missing; run the table without --cohort")
         if unmatched := [pattern for pattern in rows if not any(_matches(pattern, one) for one in names)]:
             raise ValueError(
                 f"cohort {name}: it changes row {unmatched[0]!r}, the table's are {names}"
                 f"{did_you_mean(unmatched[0], names)}; name one of them, or several with a *"
             )
         changed = []
-        for row in self.rows:
+        for row in self.runnable:
             overrides = dict(row.overrides)
             for pattern, changes in rows.items():
                 overrides |= changes if _matches(pattern, row.name) else {}
@@ -177,7 +179,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class TableLine:
-    """One aggregated row. ``comparison`` is None for the reference row itself."""
+    """One aggregated row. ``comparison`` is None for the reference row itself, and for missing rows."""
 
     name: str
     summary: Summary
@@ -186,6 +188,7 @@ class TableLine:
     failures: tuple[str, ...]
     also: dict[str, Summary]
     paper_also: dict[str, float] = field(default_factory=dict)
+    missing: str | None = None
 
 
 def _matches(pattern: str, name: str) -> bool:
@@ -193,17 +196,17 @@ def _matches(pattern: str, name: str) -> bool:
 
 
 def trials_of(config: TableConfig) -> list[TableTrial]:
-    """List every run of the table: the first repeat of every row, then the second, and so on.
+    """List every run of the table: the first repeat of every row that is not missing, then the second, and so on.
 
     In this order a table that was stopped half-way already compares all of its rows.
     """
     repeats = []
-    for row in config.rows:
+    for row in config.runnable:
         pretrain, finetune = config.seeds(row)
         folds = range(config.num_folds) if config.num_folds else (None,)
         ways = product(pretrain or (None,), finetune, folds)
         repeats.append([TableTrial(row.name, row.overrides, *way, config.num_folds) for way in ways])
-    longest = max(len(trials) for trials in repeats)
+    longest = max((len(trials) for trials in repeats), default=0)
     return [trials[i] for i in range(longest) for trials in repeats if i < len(trials)]
 
 
@@ -214,16 +217,17 @@ def aggregate(config: TableConfig, outcomes: Sequence[Outcome]) -> list[TableLin
     """
     repeats = {row.name: _repeats(config, row, outcomes) for row in config.rows}
     values = {name: [value for value, _ in found] for name, found in repeats.items()}
-    reference = values[config.reference]
+    reference = values.get(config.reference or "", [])
     return [
         TableLine(
             name=row.name,
             summary=summarise(values[row.name]),
-            comparison=None if row.name == config.reference else welch(values[row.name], reference),
+            comparison=None if row.missing or row.name == config.reference else welch(values[row.name], reference),
             paper=row.paper,
             failures=tuple(o.failure for o in outcomes if o.trial.row == row.name and o.value is None),
             also={name: summarise([also[name] for _, also in repeats[row.name]]) for name in config.also},
             paper_also=row.paper_also,
+            missing=row.missing,
         )
         for row in config.rows
     ]

@@ -47,15 +47,18 @@ def run(table: Table, say: Say) -> list[TableLine]:
         check_writable(table.base.home, "home")
         stack.enter_context(claimed(table.folder, say))
         identity.mark(table.folder, table.identity)
-        stack.enter_context(connection.connected())
+        concurrent = 1
+        if needed := [one.resources_of(training) for _, one in table.experiments for training in one.trainings]:
+            stack.enter_context(connection.connected())
+            concurrent = connection.concurrency(needed, table.config.concurrent)
         stack.enter_context(closing_abandoned(table.base))
-        needed = [one.resources_of(training) for _, one in table.experiments for training in one.trainings]
-        concurrent = connection.concurrency(needed, table.config.concurrent)
         return _run_trials(table, concurrent, stack.enter_context(_tracked(table)), say)
 
 
 def _run_trials(table: Table, concurrent: int, tracker: Tracker, say: Say) -> list[TableLine]:
-    results, lines, total = Results(), list[TableLine](), len(table.experiments)
+    results, lines, total = Results(), aggregate(table.config, []), len(table.experiments)
+    if not total:
+        write(table, lines, results)
 
     def ended(place: int, ending: EndedTrial | Exception) -> None:
         nonlocal lines
@@ -118,7 +121,7 @@ def _do(table: Table, place: int, _: str) -> EndedTrial:
 def _run_trial(table: Table, place: int) -> EndedTrial:
     """Run the missing trainings of a trial; return failures as outcomes; raise ValueError for an unknown metric."""
     trial, experiment = table.experiments[place]
-    rows = [row.name for row in table.config.rows]
+    rows = [row.name for row in table.config.runnable]
     number = f"trial {place + 1} of {len(table.experiments)}"
     what = f"{number}, row {rows.index(trial.row) + 1} of {len(rows)}: {described(trial)}"
     with progress.phase(what, short=f"{number}, {trial.row}"):
@@ -155,6 +158,6 @@ def _trained(config: TableConfig, folder: Path, trial: TableTrial, experiment: E
 
 def _tracked(table: Table) -> AbstractContextManager[Tracker]:
     """Open the MLflow run that the table's trials are children of."""
-    rows = "\n".join(f"- {row.name}" for row in table.config.rows)
+    rows = "\n".join(f"- {row.name}{f' (missing: {row.missing})' * bool(row.missing)}" for row in table.config.rows)
     description = f"The artifact `table.md` is the table; its runs are the child runs.\n\nRows:\n{rows}"
     return parent(table.folder, table.base, table.config.title, description, {"kind": "table"})

@@ -16,7 +16,8 @@ from orchestrator.runs import finetune, identity, pretrain
 from orchestrator.runs.held_out import check_tested
 from orchestrator.tables import cohort as cohorts
 from orchestrator.tables.cohort import Cohort
-from orchestrator.tables.grid import TableConfig, TableRow, TableTrial, trials_of
+from orchestrator.tables.grid import TableConfig, TableTrial, trials_of
+from orchestrator.tables.row import TableRow
 from orchestrator.terminal import progress
 
 
@@ -42,8 +43,8 @@ class Table:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The identity of the table: its file, and its rows with their changes."""
-        return {"file": self.source, "rows": {row.name: row.overrides for row in self.config.rows}}
+        """The identity of the table: its file, and the rows that can be run with their changes."""
+        return {"file": self.source, "rows": {row.name: row.overrides for row in self.config.runnable}}
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), cohort: str | None = None) -> Table:
@@ -88,7 +89,7 @@ def _assigned(changes: Mapping[str, Any]) -> list[str]:
 def check(table: Table) -> None:
     """Raise ValueError if a row's parts do not fit together, or the folder holds another table."""
     refuse_another(table)
-    rows = table.config.rows
+    rows = table.config.runnable
     with progress.phase(f"checking table {table.config.name}", len(rows), "row") as phase:
         for number, row in enumerate(rows):
             progress.update(phase, number, row.name)
@@ -119,7 +120,7 @@ def refuse_another(table: Table) -> None:
         return
     mine = table.identity
     kept = [name for name, changes in mine["rows"].items() if found["rows"].get(name) == changes]
-    if found["file"] == mine["file"] and kept:
+    if found["file"] == mine["file"] and (kept or not found["rows"]):
         return
     rows = ", ".join(found["rows"])
     raise ValueError(

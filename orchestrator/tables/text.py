@@ -5,17 +5,21 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from orchestrator.results.text import NOTHING, as_csv, as_markdown, as_ranked, significance, spread
-from orchestrator.tables.grid import Outcome, PaperNumbers, TableConfig, TableLine
+from orchestrator.tables.grid import Outcome, TableConfig, TableLine
+from orchestrator.tables.row import PaperNumbers, TableRow
+
+MISSING = "missing"
 
 
 def cells(config: TableConfig, lines: Sequence[TableLine]) -> tuple[list[str], list[list[str]]]:
     """Return the heading and the rows of a table as text; with the paper's columns only if the paper has numbers."""
-    heading = ["row", config.metric, "n", "runs", f"p against {config.reference}", *config.also]
+    tested = f"p against {config.reference}" if config.reference else "p"
+    heading = ["row", config.metric, "n", "runs", tested, *config.also]
     rows = [
         [
             line.name,
-            spread(line.summary.mean, line.summary.deviation, config.decimals),
-            str(line.summary.num_values),
+            MISSING if line.missing else spread(line.summary.mean, line.summary.deviation, config.decimals),
+            NOTHING if line.missing else str(line.summary.num_values),
             "  ".join(f"{value:.{config.decimals}f}" for value in line.summary.values) or NOTHING,
             significance(line.comparison),
             *(spread(summary.mean, summary.deviation, config.decimals) for summary in line.also.values()),
@@ -37,12 +41,22 @@ def cells(config: TableConfig, lines: Sequence[TableLine]) -> tuple[list[str], l
 def notes(config: TableConfig, lines: Sequence[TableLine]) -> list[str]:
     """Explain the cells: what a run is, how p was computed, why it is missing, and which trials failed."""
     said = [f"a run is the mean over {config.num_folds} folds"] if config.num_folds else []
-    said += ["mean ± sample deviation over the runs; p: Welch's t-test, two-sided, not corrected for several rows"]
+    if config.runnable:
+        said += [
+            "mean ± sample deviation over the runs; p: Welch's t-test, two-sided, not corrected for several rows"
+        ]
     for line in lines:
         if line.comparison and line.comparison.p is None:
             said.append(f"{line.name}: no p: {line.comparison.remark}")
         said += [f"{line.name}: a run failed: {failure}" for failure in line.failures]
-    return [*said, *config.notes]
+    return [*said, *why_missing(config.rows), *config.notes]
+
+
+def why_missing(rows: Sequence[TableRow]) -> list[str]:
+    """Say why rows are missing: each reason once, with the rows that it keeps from being run."""
+    reasons = dict.fromkeys(row.missing for row in rows if row.missing)
+    names = {why: ", ".join(row.name for row in rows if row.missing == why) for why in reasons}
+    return [f"{MISSING} ({why}): {names[why]}" for why in reasons]
 
 
 def markdown(config: TableConfig, lines: Sequence[TableLine]) -> str:
@@ -52,18 +66,29 @@ def markdown(config: TableConfig, lines: Sequence[TableLine]) -> str:
 
 
 def comma_separated(config: TableConfig, outcomes: Sequence[Outcome]) -> str:
-    """Return one CSV line per trial: row, seeds, fold if any, values with every digit, the run's folder, failure."""
+    """Return one CSV line per trial: row, seeds, fold if any, values with every digit, the run's folder, failure.
+
+    After them the reason why a row is missing, which has one line without a trial, and the paper's numbers.
+    """
     decided = ["pretrain_seed", "finetune_seed", *(["fold"] if config.num_folds else [])]
+    printed = {
+        row.name: [row.paper and row.paper.mean, *(row.paper_also.get(name) for name in config.also)]
+        for row in config.rows
+    }
     rows = [
         [
             outcome.trial.row,
             *(getattr(outcome.trial, name) for name in decided),
             *(outcome.value, *(outcome.also.get(name) for name in config.also)),
-            *(outcome.run, outcome.failure),
+            *(outcome.run, outcome.failure, None),
+            *printed[outcome.trial.row],
         ]
         for outcome in outcomes
     ]
-    return as_csv(["row", *decided, config.metric, *config.also, "run", "failure"], rows)
+    empty = [None] * (len(decided) + 1 + len(config.also) + 2)
+    rows += [[row.name, *empty, row.missing, *printed[row.name]] for row in config.rows if row.missing]
+    paper = ["paper", *(f"{name}, paper" for name in config.also)]
+    return as_csv(["row", *decided, config.metric, *config.also, "run", "failure", MISSING, *paper], rows)
 
 
 def terminal(config: TableConfig, lines: Sequence[TableLine]) -> Table:

@@ -80,6 +80,8 @@ def test_csv_gives_back_every_run_with_its_seeds_and_all_digits() -> None:
         "score": str(1 / 3),
         "run": "finetune-12ab",
         "failure": "",
+        "missing": "",
+        "paper": "",
     }
     assert (rows[1]["pretrain_seed"], rows[1]["score"], rows[1]["failure"]) == ("", "", "failed, twice")
 
@@ -125,6 +127,70 @@ def test_further_metrics_are_columns_with_mean_and_deviation() -> None:
     assert heading[5:] == ["dice/liver", "paper"]
     assert [row[5] for row in rows] == ["0.260 ± 0.010", "0.380 ± 0.005"]
     assert comma_separated(config, given).splitlines()[:2] == [
-        "row,pretrain_seed,finetune_seed,score,dice/liver,run,failure",
-        "scratch,,1,0.5,0.25,,",
+        'row,pretrain_seed,finetune_seed,score,dice/liver,run,failure,missing,paper,"dice/liver, paper"',
+        "scratch,,1,0.5,0.25,,,,0.843,",
     ]
+
+
+def with_missing() -> TableConfig:
+    """The table with two rows that cannot be run, one of them for each metric."""
+    rows = [
+        *(row.model_dump(exclude_unset=True) for row in CONFIG.rows),
+        {"name": "PCRLv2", "missing": "it is not built", "paper": {"mean": 0.99}},
+        {"name": "MG", "missing": "it is not built", "paper_also": {"iou": 0.25}},
+        {"name": "I3D", "missing": "it needs weights", "paper": {"mean": 0.7, "deviation": 0.01}},
+    ]
+    return TableConfig.model_validate({**CONFIG.model_dump(exclude_unset=True), "also": ["iou"], "rows": rows})
+
+
+def test_a_missing_row_is_shown_as_missing_beside_the_paper_s_numbers() -> None:
+    config = with_missing()
+    given = [replace(outcome, also={"iou": 0.5}) for outcome in outcomes()]
+    heading, rows = cells(config, aggregate(config, given))
+    assert heading == ["row", "score", "n", "runs", "p against scratch", "iou", "paper", "iou, paper"]
+    assert rows[2:] == [
+        ["PCRLv2", "missing", "-", "-", "-", "-", "0.990", "-"],
+        ["MG", "missing", "-", "-", "-", "-", "-", "0.250"],
+        ["I3D", "missing", "-", "-", "-", "-", "0.700 ± 0.010", "-"],
+    ]
+    text = markdown(config, aggregate(config, given))
+    assert "| PCRLv2 | missing | - | - | - | - | 0.990 | - |" in text
+    assert "- missing (it is not built): PCRLv2, MG\n- missing (it needs weights): I3D\n" in text
+    assert "no p" not in text
+
+
+def test_missing_rows_come_last_on_the_terminal_and_are_never_the_best() -> None:
+    config = with_missing()
+    given = [replace(outcome, also={"iou": 0.5}) for outcome in outcomes()]
+    lines = printed(config, given)
+    rows = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
+    assert rows == ["a|b", "scratch", "PCRLv2", "MG", "I3D"]
+    assert [line.split("│")[1].strip() for line in lines if " best │" in line] == ["a|b"]
+
+
+def test_csv_has_a_line_for_each_missing_row_with_its_reason_and_the_paper_s_numbers() -> None:
+    config = with_missing()
+    rows = list(csv.DictReader(io.StringIO(comma_separated(config, outcomes()))))
+    assert [(row["row"], row["missing"], row["paper"], row["iou, paper"]) for row in rows[-3:]] == [
+        ("PCRLv2", "it is not built", "0.99", ""),
+        ("MG", "it is not built", "", "0.25"),
+        ("I3D", "it needs weights", "0.7", ""),
+    ]
+    assert {row[name] for row in rows[-3:] for name in ("pretrain_seed", "finetune_seed", "score", "run")} == {""}
+    assert {row["missing"] for row in rows[:-3]} == {""}
+    assert len(rows) == 6 + 3
+
+
+def test_a_table_of_missing_rows_alone_speaks_of_no_test() -> None:
+    rows = [{"name": "I3D", "missing": "it needs weights", "paper": {"mean": 0.7}}]
+    config = TableConfig.model_validate({"name": "t", "title": "One", "experiment": "e.yaml", "rows": rows})
+    assert markdown(config, aggregate(config, [])).splitlines() == [
+        "# One",
+        "",
+        "| row | score | n | runs | p | paper |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| I3D | missing | - | - | - | 0.700 |",
+        "",
+        "- missing (it needs weights): I3D",
+    ]
+    assert len(printed(config, [])) > 3

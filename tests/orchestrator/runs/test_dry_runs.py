@@ -121,7 +121,7 @@ def test_every_file_dry_runs_as_typed_at_any_number_of_workers(
     provide(experiments, kinds)
     for workers in WORKERS:
         assert main([verb, str(path), "--dry-run", f"resources.workers={workers}"]) == 0, capsys.readouterr().err
-        assert "GiB" in capsys.readouterr().out
+        assert ("GiB" in capsys.readouterr().out) == bool(experiments)
     assert not (tmp_path / "runs").exists()
 
 
@@ -174,14 +174,18 @@ def test_a_dry_run_of_a_table_tells_each_row_and_refuses_a_row_that_cannot_run(
 ) -> None:
     experiment(tmp_path, encoder=UNET, downstream=tiny_segmentation(write_slices(tmp_path / "labelled")))
     rows = [{"name": "scratch", "pretrain_seeds": []}, {"name": "simsiam", "pretrain_seeds": [0, 1]}]
+    rows.append({"name": "PCRLv2", "missing": "it is not built", "paper": {"mean": 0.8}})
     tree = {"name": "t", "title": "t", "experiment": "tiny.yaml", "rows": rows, "reference": "scratch"}
     (tmp_path / "table.yaml").write_text(yaml.safe_dump(tree))
     assert main(["table", str(tmp_path / "table.yaml"), "--dry-run"]) == 0
-    printed = [[cell.strip() for cell in line.strip("│").split("│")] for line in capsys.readouterr().out.splitlines()]
-    assert [cells[:4] for cells in printed if cells[0] in ("scratch", "simsiam")] == [
+    said = capsys.readouterr().out.splitlines()
+    printed = [[cell.strip() for cell in line.strip("│").split("│")] for line in said]
+    assert [cells[:4] for cells in printed if cells[0] in ("scratch", "simsiam", "PCRLv2")] == [
         ["scratch", "1", "0", "4"],
         ["simsiam", "2", "0", "6 + 4"],
+        ["PCRLv2", "missing", "-", "-"],
     ]
+    assert "missing (it is not built): PCRLv2" in said
     rows.append({"name": "wide", "overrides": {"downstream.task.labels": [7]}})
     (tmp_path / "table.yaml").write_text(yaml.safe_dump(tree))
     assert main(["table", str(tmp_path / "table.yaml"), "--dry-run"]) == 2

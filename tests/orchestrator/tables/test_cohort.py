@@ -56,6 +56,22 @@ def test_a_table_on_a_cohort_has_another_name_and_none_of_the_paper_s_numbers() 
     assert [(row.paper, row.paper_also) for row in table.rows] == [(None, {})] * 3
 
 
+def test_missing_rows_are_left_out_on_a_cohort_and_cannot_be_changed_by_it() -> None:
+    absent = {"name": "3D, 10 %", "missing": "not built", "paper": {"mean": 0.9}}
+    table = table_of(rows=[*(row.model_dump(exclude_unset=True) for row in table_of().rows), absent])
+    on_phantoms = table.on_cohort("phantom", {"*10 %": {"seed": 1}})
+    assert [row.name for row in on_phantoms.rows] == ["scratch, 10 %", "2D, 10 %", "2D, 100 %"]
+    assert [row.overrides.get("seed") for row in on_phantoms.rows] == [1, 1, None]
+    with pytest.raises(ValueError, match=r"cohort phantom: it changes row '3D\*', the table's are"):
+        table.on_cohort("phantom", {"3D*": {"seed": 1}})
+
+
+def test_a_table_of_missing_rows_alone_cannot_be_run_on_a_cohort() -> None:
+    absent = {"name": "3D", "missing": "not built", "paper": {"mean": 0.9}}
+    with pytest.raises(ValueError, match=r"cohort phantom: all 1 rows are missing; run the table without --cohort"):
+        table_of(rows=[absent], reference=None).on_cohort("phantom", {})
+
+
 def test_a_cohort_changes_rows_by_their_names_in_order_and_several_by_a_star() -> None:
     rows = {"2D*": {"budget": {"batch_size": 4}}, "2D, 100 %": {"budget": {"batch_size": 2}, "method.side": 64}}
     table = table_of().on_cohort("phantom", rows)

@@ -169,3 +169,51 @@ def test_a_row_without_runs_has_no_mean_and_says_why_there_is_no_p() -> None:
 def test_a_table_that_cannot_be_meant_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         table_4_2(**changes)
+
+
+MISSING = {"name": "PCRLv2", "missing": "it is not built", "paper": {"mean": 0.9}}
+
+
+def test_a_missing_row_gives_no_trials_and_a_line_without_values() -> None:
+    rows = [{"name": "a", "pretrain_seeds": []}, MISSING, {"name": "b"}]
+    config = table_4_2(rows=rows, reference="a")
+    trials = trials_of(config)
+    assert Counter(trial.row for trial in trials) == {"a": 2, "b": 4}
+    a, missing, b = aggregate(config, [Outcome(trial, 0.5 + place / 100) for place, trial in enumerate(trials)])
+    assert (missing.name, missing.missing, missing.paper.mean) == ("PCRLv2", "it is not built", 0.9)
+    assert (missing.summary.num_values, missing.summary.mean, missing.comparison) == (0, None, None)
+    assert (a.missing, b.missing) == (None, None)
+    assert b.comparison is not None
+
+
+def test_a_table_of_missing_rows_alone_has_no_reference_and_no_trials() -> None:
+    config = table_4_2(rows=[MISSING], reference=None)
+    assert trials_of(config) == []
+    assert [(line.name, line.comparison) for line in aggregate(config, [])] == [("PCRLv2", None)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"reference": "PCRLv2"},
+            r"reference 'PCRLv2' is a missing row \(it is not built\).*name a row that can be run",
+        ),
+        ({"reference": None}, r"reference: missing; name the row that the others are tested against, one of \['a'\]"),
+        ({"rows": [MISSING], "reference": "a"}, r"reference 'a' is not one of the rows \['PCRLv2'\]"),
+        (
+            {"rows": [{"name": "a"}, {**MISSING, "overrides": {"seed": 1}}]},
+            r"row PCRLv2: overrides beside missing \(it is not built\), but a missing row is not run; remove over",
+        ),
+        ({"rows": [{"name": "a"}, {**MISSING, "pretrain_seeds": []}]}, r"row PCRLv2: pretrain_seeds beside missing"),
+        ({"rows": [{"name": "a"}, {**MISSING, "finetune_seeds": [1]}]}, r"row PCRLv2: finetune_seeds beside missing"),
+        (
+            {"rows": [{"name": "a"}, {"name": "b", "missing": "not built"}]},
+            r"row b: missing \(not built\) and without numbers of the paper.*give paper, or remove the row",
+        ),
+        ({"rows": [{"name": "a"}, {**MISSING, "missing": ""}]}, r"missing\n.*at least 1 character"),
+    ],
+)
+def test_a_missing_row_that_cannot_be_meant_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        table_4_2(**{"rows": [{"name": "a"}, MISSING], "reference": "a", **changes})

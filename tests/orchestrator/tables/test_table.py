@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import yaml
+from mlflow import MlflowClient
 from mlflow.tracking._tracking_service import utils
 from rich.console import Console
 
 from orchestrator import cli
+from orchestrator.cluster import connection
 from orchestrator.config.refusal import ConfigError
 from orchestrator.history import HISTORY
+from orchestrator.results.run_cards import members
 from orchestrator.runs import identity
 from orchestrator.runs.labelled import downstream_of, labelled_samples
 from orchestrator.runs.run import RESULT
@@ -25,6 +28,7 @@ from orchestrator.tables.results import EndedTrial
 from orchestrator.tables.run import run
 from orchestrator.terminal import progress
 from orchestrator.terminal.display import Display
+from orchestrator.tracking.store import STORE, sqlite_address
 from orchestrator.tracking.tracker import Tracker
 from tests.experiments import UNET, tiny_experiment, tiny_segmentation
 from tests.points import assert_points_equal_history
@@ -152,6 +156,56 @@ def test_one_trial_at_a_time_runs_in_this_process_in_order(
     lines = runs._run_trials(table, 1, Tracker(tmp_path / "tracked", "unused"), said.append)
     assert [line.summary.values for line in lines] == [(float(os.getpid()),)] * 2
     assert [text.split(",")[0] for text in said] == ["1 of 2: scratch", "2 of 2: [0.3"]
+
+
+SCRATCH = {"name": "scratch", "overrides": {"method": {"name": "scratch"}}, "pretrain_seeds": []}
+ABSENT = {"name": "PCRLv2", "missing": "it is not built", "paper": {"mean": 0.9}}
+
+
+def test_a_table_with_a_missing_row_is_checked_run_and_written_without_it(
+    tmp_path: Path, shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, said = tables.load(write_table(tmp_path, shards, rows=[ABSENT, SCRATCH])), list[str]()
+    tables.check(table)
+    assert table.identity["rows"] == {"scratch": {"method": {"name": "scratch"}}}
+    monkeypatch.setattr(runs, "_trained", lambda *trial: EndedTrial(Outcome(trial[2], 0.5, run="finetune-1")))
+    lines = runs._run_trials(table, 1, Tracker(tmp_path / "tracked", "unused"), said.append)
+    assert [(line.name, line.summary.mean, line.missing) for line in lines] == [
+        ("PCRLv2", None, "it is not built"),
+        ("scratch", 0.5, None),
+    ]
+    assert [text.split(",")[0] for text in said] == ["1 of 1: scratch"]
+    assert "| PCRLv2 | missing |" in (table.folder / "table.md").read_text()
+    assert set(members(table.folder).values()) == {"scratch"}
+
+
+def test_a_row_that_can_be_run_now_goes_on_in_the_table_s_folder(tmp_path: Path, shards: str) -> None:
+    before = tables.load(write_table(tmp_path, shards, rows=[SCRATCH, ABSENT]))
+    identity.mark(before.folder, before.identity)
+    now = tables.load(write_table(tmp_path, shards, rows=[SCRATCH, {"name": "PCRLv2", "paper": {"mean": 0.9}}]))
+    tables.check(now)
+    assert now.folder == before.folder
+
+
+def test_a_table_of_missing_rows_alone_is_shown_and_tracked_without_ray_or_shards(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(connection, "connected", lambda: pytest.fail("nothing is to run"))
+    path = write_table(tmp_path, str(tmp_path / "nowhere"), rows=[ABSENT], reference=None)
+    assert cli.main(["table", str(path), "--dry-run"]) == 0
+    assert "missing (it is not built): PCRLv2" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
+    for _ in range(2):
+        assert cli.main(["table", str(path)]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "│ PCRLv2 │ missing │ - │ - │ - │ 0.900 │" in said
+        assert f"files: {tables.load(path).folder}" in said
+    client = MlflowClient(sqlite_address(tmp_path / "runs" / STORE))
+    experiment = client.get_experiment_by_name("tiny")
+    runs_of = client.search_runs([experiment.experiment_id])
+    (table,) = [run for run in runs_of if run.data.tags["kind"] == "table"]
+    assert "PCRLv2 (missing: it is not built)" in table.data.tags["mlflow.note.content"]
 
 
 @pytest.mark.slow
