@@ -26,7 +26,6 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from methods.base import FrozenConfig
 from methods.encoders.base import Encoder
@@ -35,6 +34,7 @@ from methods.encoders.slices import OF_SLICES, SliceEncoderConfig, check_slices,
 from methods.parts.chunks import Outputs, in_chunks
 from methods.parts.deformable_attention import FORMS, DeformableAttention
 from methods.parts.precision import at_least_float32, full_precision
+from methods.parts.sync_batch_norm import BatchNorm
 from methods.parts.variants import completed_by
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -183,7 +183,7 @@ class SliceTransformerEncoder(Encoder):
         slices = flat_slices(volumes)
         chunks = ceil(len(slices) / (self.config.slices_at_once or len(slices)))
         traced = volumes.requires_grad or any(p.requires_grad for p in self.slices.parameters())
-        if chunks > 1 and any(m.training for m in self.slices.modules() if isinstance(m, _BatchNorm)):
+        if chunks > 1 and any(m.training for m in self.slices.modules() if isinstance(m, BatchNorm)):
             raise ValueError(
                 f"encoder.slices_at_once {self.config.slices_at_once}: the {len(slices)} slices would pass batch "
                 f"norm in {chunks} chunks, each with statistics of its own; leave slices_at_once out, freeze the "
