@@ -166,7 +166,10 @@ class SliceTransformerEncoder(Encoder):
         return [*self.slices.levels(), self.projection, *self.layers]
 
     def freeze_slices(self) -> None:
-        """Train the encoder of slices no more: its statistics stay as they are, and no activations are held."""
+        """Train the encoder of slices no more: its statistics stay as they are.
+
+        Without weights that want a gradient, autograd holds none of its activations.
+        """
         self.slices_frozen = True
         self.slices.requires_grad_(False)
         self.slices.eval()
@@ -179,18 +182,16 @@ class SliceTransformerEncoder(Encoder):
         return self
 
     def _pass_slices(self, function: Callable[[Tensor], Outputs], volumes: Tensor, num_chunks: int = 1) -> Outputs:
-        """Return a function's outputs on all slices; without gradients if they would reach no weight."""
+        """Return a function's outputs on all slices; raise ValueError where chunks of them would change numbers."""
         slices = flat_slices(volumes)
         chunks = ceil(len(slices) / (self.config.slices_at_once or len(slices)))
-        traced = volumes.requires_grad or any(p.requires_grad for p in self.slices.parameters())
         if chunks > 1 and any(m.training for m in self.slices.modules() if isinstance(m, BatchNorm)):
             raise ValueError(
                 f"encoder.slices_at_once {self.config.slices_at_once}: the {len(slices)} slices would pass batch "
                 f"norm in {chunks} chunks, each with statistics of its own; leave slices_at_once out, freeze the "
                 "encoder of slices, or take one without batch norm (swin_unetr, or unet with norm=instance)"
             )
-        with torch.set_grad_enabled(torch.is_grad_enabled() and traced):
-            return in_chunks(self, function, slices, max(chunks, num_chunks))
+        return in_chunks(self, function, slices, max(chunks, num_chunks))
 
     @full_precision()
     def _vectors(self, maps: list[Tensor]) -> Float[Tensor, "bd k"]:
