@@ -9,6 +9,7 @@ from orchestrator.tables.grid import Outcome, TableConfig, TableLine
 from orchestrator.tables.row import PaperNumbers, TableRow
 
 MISSING = "missing"
+MOST_ALSO = 4  # each takes up to two columns, and a terminal of 120 letters has room for about twelve
 
 
 def cells(config: TableConfig, lines: Sequence[TableLine]) -> tuple[list[str], list[list[str]]]:
@@ -22,7 +23,7 @@ def cells(config: TableConfig, lines: Sequence[TableLine]) -> tuple[list[str], l
             NOTHING if line.missing else str(line.summary.num_values),
             "  ".join(f"{value:.{config.decimals}f}" for value in line.summary.values) or NOTHING,
             significance(line.comparison),
-            *(spread(summary.mean, summary.deviation, config.decimals) for summary in line.also.values()),
+            *(spread(line.also[name].mean, line.also[name].deviation, config.decimals) for name in config.also),
         ]
         for line in lines
     ]
@@ -92,10 +93,17 @@ def comma_separated(config: TableConfig, outcomes: Sequence[Outcome]) -> str:
 
 
 def terminal(config: TableConfig, lines: Sequence[TableLine]) -> Table:
-    """Return the table for the console, the best row first and marked; files keep the order of the rows."""
-    heading, rows = cells(config, lines)
+    """Return the table for the console, the best row first and marked; files keep the order of the rows.
+
+    Further metrics are left to the files where they are too many for a console.
+    """
+    shown, said = config, notes(config, lines)
+    if len(config.also) > MOST_ALSO:
+        shown = config.model_copy(update={"also": ()})
+        said.append(f"in table.md and table.csv also: {', '.join(config.also)}")
+    heading, rows = cells(shown, lines)
     means = [line.summary.mean for line in lines]
-    return as_ranked(config.title, heading, rows, notes(config, lines), config.metric, means)
+    return as_ranked(config.title, heading, rows, said, config.metric, means)
 
 
 def _printed(paper: PaperNumbers | None, decimals: int) -> str:

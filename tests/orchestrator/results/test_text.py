@@ -194,3 +194,16 @@ def test_a_table_of_missing_rows_alone_speaks_of_no_test() -> None:
         "- missing (it needs weights): I3D",
     ]
     assert len(printed(config, [])) > 3
+
+
+def test_the_terminal_leaves_further_metrics_to_the_files_where_they_are_many() -> None:
+    organs = tuple(f"dice/{number}" for number in range(5))
+    given = [replace(outcome, also=dict.fromkeys(organs, 0.25)) for outcome in outcomes()]
+    few, many = (CONFIG.model_copy(update={"also": organs[:count]}) for count in (4, 5))
+    assert not any("table.csv" in line for line in printed(few, given))
+    assert any("0.250" in line for line in printed(few, given))
+    assert any(
+        "in table.md and table.csv also: dice/0, dice/1, dice/2, dice/3, dice/4" in li for li in printed(many, given)
+    )
+    assert not any("0.250" in line for line in printed(many, given))
+    assert markdown(many, aggregate(many, given)).count("0.250 ± 0.000") == 2 * 5
