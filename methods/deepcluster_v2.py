@@ -21,6 +21,7 @@ Shapes:    B samples, A large crops, V crops, H heads, C channels, *s spatial ax
 from math import log
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
@@ -133,8 +134,9 @@ class DeepClusterV2(Method):
         ).requires_grad_(config.learn_after is not None)
         self.share = share_of(facts.num_samples)
         num_rows = self.share.stop - self.share.start
-        # A row of zeros is an embedding that there is none of yet.
-        self.register_share("bank", torch.zeros(num_rows, config.large_crops.num, config.projector_dim))
+        # A row of zeros has no embedding yet. numpy's zeros take no memory before they are written to, torch's do.
+        bank = np.zeros((num_rows, config.large_crops.num, config.projector_dim), np.float32)
+        self.register_share("bank", torch.from_numpy(bank))
         self.register_share("clusters", torch.full((num_rows, config.num_heads), UNASSIGNED))
         # Of the first centroids; all ranks draw the same ones.
         self.register_buffer("seed", torch.randint(2**31, (1,)))

@@ -171,11 +171,19 @@ class SwAV(Method):
         return Losses(swapped_loss(scores, codes, config.temperature, config.reduction), parts)
 
     def doubts(self) -> tuple[str, ...]:
-        """Doubt a batch that cannot fill the prototypes."""
-        config = self.config
+        """Doubt a batch that cannot fill the prototypes, and a queue that would not be read in time."""
+        config, facts = self.config, self.facts
+        begins = -(-config.queue_start_epoch * facts.num_samples // facts.batch_size)
+        full = begins + -(-config.queue_length // facts.batch_size)
+        late = config.queue_length > 0 and full >= facts.steps
+        queued = 0 if late else config.queue_length
         crops = config.large_crops.num if config.codes == "together" else 1
-        text = doubt(config.num_prototypes, self.facts.batch_size, config.queue_length, crops)
-        return (text,) if text else ()
+        filled = doubt(config.num_prototypes, facts.batch_size, queued, crops)
+        unread = (
+            f"method.queue_length {config.queue_length}: the queue is filled from step {begins} on and read once it "
+            f"is full, after step {full}; the budget has {facts.steps} steps; lower method.queue_start_epoch"
+        )
+        return (*([unread] if late else []), *([filled] if filled else []))
 
     def param_groups(self) -> list[ParamGroup]:
         """Return all parameters; the prototypes learn after ``frozen_steps``."""

@@ -96,7 +96,7 @@ def _measured(build: Callable[[], Method], plan: FeedPlan, in_chunks: bool, key:
             method.pass_in_chunks(len(batch))
             held_in_chunks = saved_bytes(method, views) // len(batch)
         _MEASURED[key] = _Measurement(
-            everything_bytes=sum(t.numel() * t.element_size() for t in _on_device(method)),
+            everything_bytes=sum(t.numel() * t.element_size() for t in on_device(method)),
             num_trainable=sum(p.numel() for p in method.parameters() if p.requires_grad),
             held_bytes=held,
             held_in_chunks_bytes=held_in_chunks,
@@ -104,7 +104,7 @@ def _measured(build: Callable[[], Method], plan: FeedPlan, in_chunks: bool, key:
     return _MEASURED[key]
 
 
-def _on_device(method: Method) -> list[torch.Tensor]:
+def on_device(method: Method) -> list[torch.Tensor]:
     """Return weights and buffers; shares stay in the host's memory."""
     buffers = [buffer for name, buffer in method.named_buffers() if name not in method.shares]
     return [*method.parameters(), *buffers]

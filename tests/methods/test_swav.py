@@ -170,7 +170,7 @@ def test_health_tells_which_samples_changed_their_cluster_and_how_large_clusters
 
 
 def test_a_batch_that_cannot_fill_the_prototypes_is_doubted_with_numbers():
-    facts = Facts(num_samples=100, steps=10, batch_size=12)
+    facts = Facts(num_samples=100, steps=100, batch_size=12)
     (doubt,) = tiny(facts, num_prototypes=3000).doubts()
     assert "num_prototypes 3000: 24 embeddings are coded together (12 samples, 2 of each)" in doubt
     assert "spread over 125 prototypes or more" in doubt
@@ -180,8 +180,12 @@ def test_a_batch_that_cannot_fill_the_prototypes_is_doubted_with_numbers():
         in doubt
     )
     assert tiny(facts, num_prototypes=24).doubts() == ()
-    assert tiny(facts, num_prototypes=3000, queue_length=1488).doubts() == ()
-    assert len(tiny(facts, num_prototypes=3000, queue_length=1487).doubts()) == 1
+    assert tiny(replace(facts, steps=500), num_prototypes=3000, queue_length=1488).doubts() == ()
+    assert len(tiny(replace(facts, steps=500), num_prototypes=3000, queue_length=1487).doubts()) == 1
+    (late, few) = tiny(facts, num_prototypes=3000, queue_length=1488, queue_start_epoch=1).doubts()
+    assert "queue_length 1488: the queue is filled from step 9 on and read once it is full, after step 133" in late
+    assert "the budget has 100 steps; lower method.queue_start_epoch" in late
+    assert "24 embeddings are coded together" in few
     assert len(tiny(facts, variant="released", num_prototypes=13).doubts()) == 1
     assert tiny(facts, variant="released", num_prototypes=12).doubts() == ()
 

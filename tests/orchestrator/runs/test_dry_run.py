@@ -54,5 +54,5 @@ def test_a_batch_that_cannot_fill_the_prototypes_is_doubted_with_numbers(
     method = {"name": "swav", "large_crops": crops, "hidden_dim": 8, "num_prototypes": num_prototypes}
     text = printed(tmp_path, shards, capsys, method=method)
     assert (
-        "stage pretrain: method.num_prototypes 3000: 8 embeddings are coded together (4 samples" in text
+        "stage pretrain: method.num_prototypes 3000: 16 embeddings are coded together (8 samples" in text
     ) == doubted

@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from methods.base import FrozenConfig, Losses, Method, Views
+from methods.base import Facts, FrozenConfig, Losses, Method, Views
+from methods.deepcluster_v2 import DeepClusterV2
+from methods.encoders import UNetEncoder
 from orchestrator.config.files import resolve
 from orchestrator.feed import stream
 from orchestrator.runs.course import Course
-from orchestrator.runs.memory import OVERHEAD, Memory, saved_bytes, stage_memory
+from orchestrator.runs.memory import OVERHEAD, Memory, on_device, saved_bytes, stage_memory
+from orchestrator.training.outline import outline_method
 from tests.experiments import tiny_experiment
 from tests.shardsets import write_slices
 
@@ -41,6 +44,18 @@ def test_the_total_has_both_parts_and_chunks_save_activations_alone() -> None:
     assert memory.total_bytes(8) == pytest.approx(OVERHEAD * (1000 + 800))
     # Two of eight samples hold what is held in chunks; all eight hold the rest.
     assert memory.total_bytes(8, num_chunks=4) == pytest.approx(OVERHEAD * (1000 + 8 * 20 + 2 * 80))
+
+
+def test_what_each_rank_holds_a_part_of_takes_no_device_memory() -> None:
+    method = Two()
+    before = [tensor.data_ptr() for tensor in on_device(method)]
+    method.register_share("bank", torch.zeros(10, 10))
+    assert [tensor.data_ptr() for tensor in on_device(method)] == before
+    outlined = outline_method(
+        DeepClusterV2.Config(), UNetEncoder.Config(spatial_dims=2), Facts(10**6, steps=1, batch_size=4)
+    )
+    assert isinstance(outlined, DeepClusterV2)
+    assert (outlined.bank.shape, outlined.bank.is_meta) == ((10**6, 2, 128), True)
 
 
 @pytest.fixture(scope="module")
