@@ -31,10 +31,10 @@ from torch.nn import functional as F
 from data.views.augmentation import Augmentation
 from data.views.batch import Batch
 from data.views.rng import SampleRng
+from data.views.transforms import SWAV
 from methods.base import Facts, FrozenConfig, Losses, Method, ParamGroup, Progress, Views, split_decay
 from methods.encoders import Encoder
 from methods.parts.cluster_health import agreement_part, renamed_share, size_entropy, sizes
-from methods.parts.colour_jitter import ColourJitter
 from methods.parts.kmeans import UNASSIGNED, random_rows, spherical_kmeans
 from methods.parts.mlp import hidden_projector
 from methods.parts.multi_crop import AreaCrops, MultiCrop, embed_crops
@@ -52,8 +52,7 @@ HEALTH = ("assignments_changed", "cluster_entropy", "prototypes_in_use", "smalle
 _AUGMENT: dict[str, Any] = {
     "flip_axes": ("W",),
     "flip_prob": 0.5,
-    "smooth_sigma": (0.1, 2.0),
-    "smooth_prob": 0.5,
+    "transforms": SWAV,
 }
 _LARGE: dict[str, Any] = {"num": 2, "area": (0.08, 1.0)}
 _SMALL: dict[str, Any] = {"num": 0, "area": (0.05, 0.14)}
@@ -86,7 +85,6 @@ class DeepClusterV2(Method):
 
         large_crops      crops whose embeddings are kept, in a bank for each; the heads cluster these banks in turn
         small_crops      crops that only predict
-        jitter           for grey images: brightness and contrast
         num_heads        heads, each with clusters of its own
         num_iterations   of k-means
         learn_after      first steps in which the prototypes take no gradient; None: they never do
@@ -97,7 +95,6 @@ class DeepClusterV2(Method):
         large_crops: AreaCrops = AreaCrops(**_LARGE)
         small_crops: AreaCrops = AreaCrops(**_SMALL)
         augment: Augmentation = Augmentation(**_AUGMENT)
-        jitter: ColourJitter = ColourJitter()
         hidden_dim: PositiveInt = 2048
         projector_dim: PositiveInt = 128
         num_heads: PositiveInt = 3
@@ -123,9 +120,7 @@ class DeepClusterV2(Method):
     def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()
         self.config, self.facts = config, facts
-        self.crops = MultiCrop(
-            config.large_crops, config.small_crops, config.augment, config.jitter, encoder.spatial_dims
-        )
+        self.crops = MultiCrop(config.large_crops, config.small_crops, config.augment, encoder.spatial_dims)
         self.crops.check_encoder(encoder.stride)
         self.encoder: Encoder = encoder
         self.projector = hidden_projector(encoder.channels[-1], config.hidden_dim, config.projector_dim)

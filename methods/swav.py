@@ -27,10 +27,10 @@ from torch import Tensor
 from data.views.augmentation import Augmentation
 from data.views.batch import Batch
 from data.views.rng import SampleRng
+from data.views.transforms import SWAV
 from methods.base import Facts, FrozenConfig, Losses, Method, ParamGroup, Progress, Views, split_decay
 from methods.encoders import Encoder
 from methods.parts.cluster_health import changed_part, code_parts, doubt, sizes
-from methods.parts.colour_jitter import ColourJitter
 from methods.parts.embedding_queue import EmbeddingQueue
 from methods.parts.mlp import hidden_projector
 from methods.parts.multi_crop import AreaCrops, MultiCrop, embed_crops
@@ -46,8 +46,7 @@ Reduction = Literal["sum", "mean"]
 _AUGMENT: dict[str, Any] = {
     "flip_axes": ("W",),
     "flip_prob": 0.5,
-    "smooth_sigma": (0.1, 2.0),
-    "smooth_prob": 0.5,
+    "transforms": SWAV,
 }
 _LARGE: dict[str, Any] = {"num": 2, "area": (0.14, 1.0)}
 _SMALL: dict[str, Any] = {"num": 0, "area": (0.05, 0.14)}
@@ -91,7 +90,6 @@ class SwAV(Method):
 
         large_crops         crops that are coded, and predict
         small_crops         crops that only predict
-        jitter              for grey images: brightness and contrast
         epsilon             the weight of the codes' entropy
         num_iterations      of Sinkhorn
         frozen_steps        first steps in which the prototypes stay as they were drawn
@@ -104,7 +102,6 @@ class SwAV(Method):
         large_crops: AreaCrops = AreaCrops(**_LARGE)
         small_crops: AreaCrops = AreaCrops(**_SMALL)
         augment: Augmentation = Augmentation(**_AUGMENT)
-        jitter: ColourJitter = ColourJitter()
         hidden_dim: PositiveInt = 2048
         projector_dim: PositiveInt = 128
         num_prototypes: int = Field(default=3000, ge=2)
@@ -132,9 +129,7 @@ class SwAV(Method):
     def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()
         self.config, self.facts = config, facts
-        self.crops = MultiCrop(
-            config.large_crops, config.small_crops, config.augment, config.jitter, encoder.spatial_dims
-        )
+        self.crops = MultiCrop(config.large_crops, config.small_crops, config.augment, encoder.spatial_dims)
         self.crops.check_encoder(encoder.stride)
         self.encoder: Encoder = encoder
         self.projector = hidden_projector(encoder.channels[-1], config.hidden_dim, config.projector_dim)

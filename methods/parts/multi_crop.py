@@ -19,12 +19,11 @@ from pydantic import NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.views.augmentation import Augmentation, Factors, augment, draw
+from data.views.augmentation import Augmentation, Factors, augment, choose_one_of, draw
 from data.views.batch import Batch
 from data.views.rng import SampleRng, scale_words
 from methods.base import FrozenConfig, Views
 from methods.encoders import Encoder
-from methods.parts.colour_jitter import ColourJitter, jitter
 from methods.parts.flat_map import mean_features
 from methods.parts.precision import Head, full_precision
 from methods.parts.sampled_crops import sample_crops
@@ -93,7 +92,6 @@ class MultiCrop:
     large: AreaCrops
     small: AreaCrops
     augment: Augmentation
-    jitter: ColourJitter
     spatial_dims: int
 
     def kinds(self) -> list[tuple[str, AreaCrops, tuple[int, ...]]]:
@@ -112,15 +110,17 @@ class MultiCrop:
             check_stride(size, stride, f"method.{name}.size")
 
     def views(self, batch: Batch, rng: SampleRng) -> Views:
-        """Cut all crops of one kind by one resampling, change their colours, and augment them."""
+        """Cut all crops of one kind by one resampling, and augment them."""
         images: list[Tensor] = []
         boxes: list[np.ndarray] = []
+        chosen = choose_one_of(self.augment, sum(crops.num for _, crops, _ in self.kinds()), rng)
         for name, crops, size in self.kinds():
             streams = [rng.fold(f"{name} {number}") for number in range(crops.num)]
             drawn = np.stack([crops.draw(batch.extents, size, stream.fold("box")) for stream in streams])
             together = SampleRng(np.concatenate([stream.keys for stream in streams]))
-            cut = jitter(sample_crops(batch, drawn, size).flatten(0, 1), self.jitter, together.fold("jitter"))
-            images += augment(cut, draw(self.augment, size, together.fold("augment"))).chunk(crops.num)
+            cut = sample_crops(batch, drawn, size).flatten(0, 1)
+            own = chosen[len(images) :][: crops.num].flatten()
+            images += augment(cut, draw(self.augment, size, together.fold("augment"), own)).chunk(crops.num)
             boxes += list(drawn)
         return Views(tuple(images), tuple(boxes))
 

@@ -21,8 +21,7 @@ SMALL: dict[str, Any] = {
     "hidden_dim": 32,
     "projector_dim": 16,
     "num_prototypes": KINDS,
-    "jitter": {"prob": 0},
-    "augment": {"smooth_prob": 0},
+    "augment": {"transforms": []},
 }
 CASES: dict[str, dict[str, Any]] = {
     "swav paper": {"name": "swav", "frozen_steps": 5},
