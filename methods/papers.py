@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from methods.base import FrozenConfig
-from methods.encoders import DenseNetEncoder, PooledUNetEncoder, SwinEncoder
+from methods.encoders import DenseNetEncoder, PooledUNetEncoder, ResNetEncoder, SwinEncoder
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ def _proxy_sizes(volumes: dict[str, Any], pictures: dict[str, Any]) -> tuple[Pap
 
 
 _CLUSTERED = (
-    PaperSize("CT, MR and X-ray slices", DenseNetEncoder.Config(spatial_dims=2)),
-    PaperSize("CT and MR volumes", SwinEncoder.Config(spatial_dims=3)),
+    PaperSize("CT and MR slices", ResNetEncoder.Config(spatial_dims=2, grey_to_rgb=True)),
+    PaperSize("CT and MR volumes", ResNetEncoder.Config(spatial_dims=3)),
 )
 
 # Seed 001, section 4.2; seed 002, Table 9; seed 004, sections 3 and 4. Seed 004's patches measure 39 voxels (32 in
 # CPC) and 66 pixels (74 in CPC); its encoders see 32 and 64 of them. SimMIM is a rival in seed 002, there with
 # UNETR's transformer: parameters are counted with the encoder of its other rows. Seed 000 trains ResNet-50 on slices
-# and a 3D network of no name on volumes: parameters are counted with encoders that there are.
+# and a 3D convolutional network of no name on volumes: parameters are counted with ResNet-50 for both.
 PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
     "simsiam": (
         PaperSize(

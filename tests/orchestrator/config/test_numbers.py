@@ -17,6 +17,7 @@ NAMED = {"name": "a", "title": "a", "experiment": "a.yaml"}
 # The fields without which a config is no config; it is changed in one number at a time.
 REQUIRED: dict[str, dict[str, Any]] = {
     "Budget": BUDGET,
+    "AreaCrops": {"num": 2, "area": [0.1, 1]},
     "Choice": {"choice": [1, 2]},
     "Cohort": {
         "kind": "brain",

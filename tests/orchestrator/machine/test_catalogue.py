@@ -69,14 +69,14 @@ HEADS: dict[str, dict[tuple[str, int], dict[str, int]]] = {
         ("released", 2): {"heads": 3 * linear(50_176, 1024)},
     },
     "swav": {
-        (variant, dims): {"projector": linear(width, 2048) + 2 * 2048 + linear(2048, 128), "prototypes": 3000 * 128}
+        (variant, dims): {"projector": linear(2048, 2048) + 2 * 2048 + linear(2048, 128), "prototypes": 3000 * 128}
         for variant in ("paper", "released")
-        for dims, width in ((2, 1024), (3, 768))
+        for dims in (2, 3)
     },
     "deepcluster_v2": {
-        ("paper", 2): {"projector": linear(1024, 2048) + 2 * 2048 + linear(2048, 128)},
+        ("paper", 2): {"projector": linear(2048, 2048) + 2 * 2048 + linear(2048, 128)},
         ("released", 3): {
-            "projector": linear(768, 2048) + 2 * 2048 + linear(2048, 128),
+            "projector": linear(2048, 2048) + 2 * 2048 + linear(2048, 128),
             "prototypes": 3 * 3000 * 128,
         },
     },
