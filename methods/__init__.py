@@ -5,6 +5,8 @@ from methods.cpc import CPC
 from methods.deepcluster_v2 import DeepClusterV2
 from methods.exemplar import Exemplar
 from methods.jigsaw import Jigsaw
+from methods.jssl_cluster import JSSLCluster
+from methods.jssl_mask import JSSLMask
 from methods.patch_location import PatchLocation
 from methods.rotation import Rotation
 from methods.scratch import Scratch
@@ -24,5 +26,7 @@ METHODS: dict[str, type[Method]] = {
     "simmim": SimMIM,
     "swav": SwAV,
     "deepcluster_v2": DeepClusterV2,
+    "jssl_mask": JSSLMask,
+    "jssl_cluster": JSSLCluster,
     "scratch": Scratch,
 }

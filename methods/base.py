@@ -1,7 +1,7 @@
 """Method: the contract between a pretraining (or a downstream task) and the training loop."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -16,6 +16,7 @@ from data.labels import Labels
 from data.views.batch import Batch
 from data.views.rng import SampleRng
 from methods.parts.chunks import InChunks
+from methods.parts.shares import ShareHolder, shares_of
 
 if TYPE_CHECKING:
     from methods.encoders.base import Encoder
@@ -107,7 +108,7 @@ class ParamGroup:
     starts_at: float = 0.0
 
 
-class Method(nn.Module, ABC):
+class Method(ShareHolder, ABC):
     """One pretraining method. It never sees Ray, a device, the optimiser, the logger, files or epochs.
 
     Under ``precision: bf16`` the loop calls a method under autocast. Modules that compute on maps follow autocast:
@@ -118,14 +119,13 @@ class Method(nn.Module, ABC):
     It is built from its config, the encoder and the ``Facts`` of the training.
 
     State that must survive a restart (queue, memory bank, teacher) is registered as buffers or modules. State of
-    which each rank holds a part is registered by ``register_share``: data-parallel training leaves it alone, a
-    checkpoint holds all parts, and a resumed training divides them among the ranks that it has. It stays in host
-    memory, as it may be larger than a device's.
+    which each rank holds a part is a share (``parts/shares.py``): data-parallel training leaves it alone, a
+    checkpoint holds all parts, and a resumed training divides them among the ranks that it has.
 
     ``needs`` says which labels the loss wants: samples without them are left out. ``trains`` is False for
     ``scratch``, which has nothing to optimise. ``positives`` says that the first two images of ``views`` are two
     views of a sample, whose features should be alike. ``averages`` says that the loss sees only the mean over space
-    of an encoder's map.
+    of an encoder's map. ``encoders`` names the only encoders that it can train; by default, any.
     """
 
     Config: ClassVar[type[FrozenConfig]]
@@ -133,7 +133,7 @@ class Method(nn.Module, ABC):
     positives: ClassVar[bool] = False
     averages: ClassVar[bool] = False
     needs: ClassVar[Labels | None] = None
-    shares: tuple[str, ...] = ()
+    encoders: ClassVar[tuple[str, ...]] = ()
     encoder: "Encoder"
 
     @classmethod
@@ -178,24 +178,10 @@ class Method(nn.Module, ABC):
         """Yield the modules of the network that images pass in chunks."""
         return self.chunked().modules()
 
-    def register_share(self, name: str, rows: Tensor) -> None:
-        """Register a buffer (n, ...) that is this rank's part of a state: the ranks' rows in order are the whole."""
-        self.register_buffer(name, rows)
-        self.shares = (*self.shares, name)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Method":
-        """Move or convert all but shares, which take over a type, and leave host memory only to lose their values."""
-        held = {name: self.get_buffer(name) for name in self.shares}
-        for name in held:
-            self._buffers[name] = None
-        try:
-            super()._apply(fn, recurse)
-        finally:
-            self._buffers.update(held)
-        for name, rows in held.items():
-            like = fn(rows[:0])
-            setattr(self, name, fn(rows) if like.is_meta else rows.to(like.dtype))
-        return self
+    @property
+    def shares(self) -> tuple[str, ...]:
+        """The names of the shares, also those of parts."""
+        return shares_of(self)
 
     def after_step(self, progress: Progress) -> None:
         """Update what no gradient trains, such as a teacher."""

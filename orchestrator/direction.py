@@ -10,11 +10,13 @@ Direction = Literal["max", "min"]
 
 HIGHER = {
     "score", "dice", "dice_mean", "iou", "iou_mean", "kappa", "kappa_quadratic", "auc", "f1", "precision", "recall",
-    "specificity", "effective_rank", "positive_cosine", "negative_distance", "samples_per_s",
+    "specificity", "effective_rank", "positive_cosine", "negative_distance", "samples_per_s", "shared_cluster",
+    "prototypes_in_use", "smallest_cluster", "cluster_entropy",
 }  # fmt: skip
 LOWER = {
     "loss", "prediction", "regularisation", "cross_entropy", "collapse", "alignment", "uniformity",
-    "positive_distance", "dead_positives", "data_wait_share",
+    "positive_distance", "dead_positives", "data_wait_share", "code_entropy", "assignments_changed",
+    "largest_cluster",
 }  # fmt: skip
 ENDINGS: dict[str, Direction] = {"_loss": "min", "_error": "min", "accuracy": "max", "kappa": "max"}
 # Prefixes of a metric's own name: where it was measured.

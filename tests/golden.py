@@ -20,11 +20,12 @@ from orchestrator.training.checkpoint import Stream
 from orchestrator.training.loop import Plan, Trainee, train
 from orchestrator.training.optimiser import Schedule
 from orchestrator.training.world import World
-from tests.methods.test_contract import TASK_CASES, TRAINED, labelled_batch, tiny_method, tiny_task
+from tests.methods.test_contract import IN_DIMS, TASK_CASES, labelled_batch, tiny_method, tiny_task
 
 CURVES = Path(__file__).with_name("golden_curves.json")
 STEPS = 20
-CASES = [f"{case}, {dims}D" for case in (*TRAINED, *TASK_CASES) for dims in (2, 3) if not case.startswith("toy")]
+TRAININGS = [*IN_DIMS, *((case, dims) for case in TASK_CASES for dims in (2, 3))]
+CASES = [f"{case}, {dims}D" for case, dims in TRAININGS if not case.startswith("toy")]
 
 
 def curve(case: str) -> list[float]:

@@ -17,7 +17,7 @@ def least_entropy(num_prototypes: int, num_embeddings: int) -> float:
     return max(0.0, log(num_prototypes / num_embeddings))
 
 
-def doubt(num_prototypes: int, batch_size: int, queue_length: int, crops: int) -> str:
+def doubt(num_prototypes: int, batch_size: int, queue_length: int, crops: int, place: str) -> str:
     """Say, with numbers, that embeddings that are coded together cannot fill the prototypes; empty if they can."""
     embeddings = crops * (batch_size + queue_length)
     if embeddings >= num_prototypes:
@@ -25,11 +25,11 @@ def doubt(num_prototypes: int, batch_size: int, queue_length: int, crops: int) -
     queued = f", and {queue_length} of the queue" if queue_length else ""
     least, most = least_entropy(num_prototypes, embeddings), log(num_prototypes)
     return (
-        f"method.num_prototypes {num_prototypes}: {embeddings} embeddings are coded together ({batch_size} samples"
+        f"{place}.num_prototypes {num_prototypes}: {embeddings} embeddings are coded together ({batch_size} samples"
         f"{queued}, {crops} of each), so that a code is spread over {num_prototypes / embeddings:.0f} prototypes or "
         f"more: the mean entropy of the codes is at least {least:.2f} of {most:.2f} nats, and close to {most:.2f} at "
-        f"first; set method.num_prototypes to {embeddings} or fewer, raise budget.batch_size, or set "
-        f"method.queue_length to {-(-num_prototypes // crops) - batch_size} or more"
+        f"first; set {place}.num_prototypes to {embeddings} or fewer, raise budget.batch_size, or set "
+        f"{place}.queue_length to {-(-num_prototypes // crops) - batch_size} or more"
     )
 
 

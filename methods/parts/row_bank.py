@@ -1,6 +1,6 @@
 """Row bank: values of all samples of a training by row, of which each rank holds a part in host memory.
 
-The part is a share (``Method.register_share``) for the rows of ``share``, a slice of all N rows.
+The part is a share (``parts/shares.py``) for the rows of ``share``, a slice of all N rows.
 """
 
 import torch

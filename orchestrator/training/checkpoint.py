@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from data.order import ORDER_VERSION
 from methods.base import Method
+from methods.parts.shares import set_share
 from orchestrator.training.resume import STATE
 from orchestrator.training.world import World
 
@@ -89,7 +90,7 @@ def _load_whole(method: Method, state: dict[str, Tensor], world: World) -> None:
     for name in method.shares:
         own = method.get_buffer(name)
         part = state[name].tensor_split(world.size)[world.rank].to(own)
-        setattr(method, name, part.clone())
+        set_share(method, name, part.clone())
         state[name] = part
     method.load_state_dict(state)
 

@@ -12,6 +12,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from data.views.batch import Batch
 from methods.base import Facts, Method, Views
 from methods.encoders import ENCODERS, Encoder
+from methods.parts.shares import set_share
 from orchestrator.config.parts import TRAINABLE, EncoderConfig, StageMethodConfig
 
 MOST_KEPT = 64
@@ -50,7 +51,7 @@ def outline_method(config: StageMethodConfig, encoder: EncoderConfig, facts: Fac
 def _without_shares(method: Method) -> Method:
     """Leave a method's shares without values: they grow with the number of samples, and copies would fill memory."""
     for name in method.shares:
-        setattr(method, name, method.get_buffer(name).to("meta"))
+        set_share(method, name, method.get_buffer(name).to("meta"))
     return method
 
 

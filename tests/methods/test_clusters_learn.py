@@ -105,7 +105,7 @@ def test_textures_become_clusters_that_both_views_of_a_sample_share(case, dims):
     last = {name: np.mean([parts[name] for parts in logged[-6:]]) for name in logged[-1]}
     assert last["shared_cluster"] > 0.75, "chance is 0.25"
     assert last["prototypes_in_use"] > 2.5
-    clusters = method.get_buffer("clusters")
+    clusters = method.get_buffer("clusters.assigned")
     assert purity(clusters if clusters.ndim == 1 else clusters[:, 0]) > 0.7
     if "code_entropy" in last:
         spread = (last["code_entropy"] - last["code_entropy_least"]) / last["code_entropy_most"]

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from methods.base import Facts, Progress, Views
-from methods.deepcluster_v2 import DeepClusterV2, cluster_loss
+from methods.deepcluster_v2 import DeepClusterV2
 from methods.parts.kmeans import UNASSIGNED
+from methods.parts.kmeans_clusters import cluster_loss
 from tests.batches import FACTS
 from tests.encoders import Pixels
 from tests.methods.test_swav import CROPS, embeddings_of, views_of
@@ -53,8 +54,8 @@ def test_banks_hold_the_embeddings_of_each_large_crop_by_row():
         expected = embeddings_of(method, views)
         method.loss(views)
     method.after_step(Progress(1, 20, 0))
-    torch.testing.assert_close(method.bank[5:9], expected[:2].transpose(0, 1))
-    assert method.bank[:5].abs().sum() == method.bank[9:].abs().sum() == 0
+    torch.testing.assert_close(method.clusters.bank[5:9], expected[:2].transpose(0, 1))
+    assert method.clusters.bank[:5].abs().sum() == method.clusters.bank[9:].abs().sum() == 0
 
 
 def test_heads_cluster_the_banks_in_turn_and_take_the_centroids_as_prototypes(monkeypatch):
@@ -64,15 +65,15 @@ def test_heads_cluster_the_banks_in_turn_and_take_the_centroids_as_prototypes(mo
         first[seed] = points[seed % 3 :: 3][:count].clone()
         return first[seed]
 
-    monkeypatch.setattr("methods.deepcluster_v2.random_rows", first_rows)
+    monkeypatch.setattr("methods.parts.kmeans_clusters.random_rows", first_rows)
     with torch.no_grad():
-        method.seed.zero_()
+        method.clusters.seed.zero_()
         epoch(method)
     assert list(first) == [3, 4, 5]
-    for number, head in enumerate(method.prototypes):
-        points = method.bank[:, number % 2].numpy()
+    for number, head in enumerate(method.clusters.prototypes):
+        points = method.clusters.bank[:, number % 2].numpy()
         found, centroids = reference.spherical_kmeans(points, first[3 + number].numpy(), 10)
-        assert method.clusters[:, number].tolist() == found
+        assert method.clusters.assigned[:, number].tolist() == found
         np.testing.assert_allclose(head.weight.detach().numpy(), centroids, rtol=0, atol=1e-12)
 
 
@@ -80,9 +81,9 @@ def test_after_an_epoch_samples_predict_their_clusters():
     method = tiny().double()
     seen = epoch(method)
     with torch.no_grad():
-        scores = torch.stack([embeddings_of(method, seen[1]) @ head.weight.T for head in method.prototypes])
+        scores = torch.stack([embeddings_of(method, seen[1]) @ head.weight.T for head in method.clusters.prototypes])
     losses = method.loss(seen[1])
-    clusters = method.clusters[4:8]
+    clusters = method.clusters.assigned[4:8]
     assert losses.total.item() == pytest.approx(
         reference.cluster_loss(scores.numpy(), clusters.numpy(), 0.1), abs=1e-9
     )
@@ -94,14 +95,16 @@ def test_samples_without_a_cluster_take_the_strongest_prototype_of_their_code():
     method = tiny().double()
     views = views_of(2, 0, first=4)
     with torch.no_grad():
-        scores = torch.stack([embeddings_of(method, views) @ head.weight.T for head in method.prototypes]).numpy()
+        scores = torch.stack(
+            [embeddings_of(method, views) @ head.weight.T for head in method.clusters.prototypes]
+        ).numpy()
     codes = np.stack([reference.sinkhorn(scores[head, head % 2], 0.05, 3) for head in range(3)])
     coded = codes.argmax(-1).T
     assert method.loss(views).total.item() == pytest.approx(reference.cluster_loss(scores, coded, 0.1), abs=1e-9)
     assert all(len(set(column)) > 1 for column in coded.T), "codes of a batch are spread over prototypes"
 
     known = torch.tensor([[0, 1, 2], [UNASSIGNED] * 3, [3, 3, 3], [UNASSIGNED] * 3])
-    method.clusters[4:8] = known
+    method.clusters.assigned[4:8] = known
     mixed = np.where(known.numpy() >= 0, known.numpy(), coded)
     assert method.loss(views).total.item() == pytest.approx(reference.cluster_loss(scores, mixed, 0.1), abs=1e-9)
     bare = method.loss(replace(views, rows=None))
@@ -116,13 +119,13 @@ def test_the_first_epoch_has_a_loss_with_a_gradient():
 
 def test_prototypes_stay_centroids_or_learn_after_some_steps():
     frozen = tiny(replace(FOUR, steps=1000))
-    assert not any(p.requires_grad for p in frozen.prototypes.parameters())
+    assert not any(p.requires_grad for p in frozen.clusters.prototypes.parameters())
     assert {id(p) for group in frozen.param_groups() for p in group.params} == {
         id(p) for p in (*frozen.encoder.parameters(), *frozen.projector.parameters())
     }
     learning = tiny(replace(FOUR, steps=1000), variant="released")
     last = learning.param_groups()[-1]
-    assert [id(p) for p in last.params] == [id(p) for p in learning.prototypes.parameters()]
+    assert [id(p) for p in last.params] == [id(p) for p in learning.clusters.prototypes.parameters()]
     assert last.starts_at == 0.313
 
 
@@ -131,7 +134,7 @@ def test_health_tells_sizes_and_changes_since_the_epoch_before():
     start = method.loss(views_of(2)).parts
     assert [start[name].item() for name in ("assignments_changed", "largest_cluster")] == [1, 0]
     epoch(method)
-    before = method.clusters.clone()
+    before = method.clusters.assigned.clone()
     parts = method.loss(views_of(2)).parts
     counts = torch.stack([torch.bincount(column, minlength=4) for column in before.T])
     assert parts["assignments_changed"].item() == 1
@@ -144,7 +147,7 @@ def test_health_tells_sizes_and_changes_since_the_epoch_before():
     assert parts["cluster_entropy_most"].item() == pytest.approx(np.log(4))
     epoch(method, seed=7, number=2)
     changed = []
-    for old, new in zip(before.T, method.clusters.T, strict=True):
+    for old, new in zip(before.T, method.clusters.assigned.T, strict=True):
         stayed = sum(torch.bincount(old[new == cluster], minlength=4).max().item() for cluster in range(4))
         changed.append(1 - stayed / 12)
     assert 0 < np.mean(changed) < 1
@@ -157,20 +160,20 @@ def test_more_clusters_than_samples_are_doubted_and_train():
     assert "num_prototypes 30: there are 12 samples to cluster, so that 18 or more clusters stay empty" in doubt
     assert "set it to 6 or fewer" in doubt
     epoch(method)
-    assert method.clusters.min() >= 0
+    assert method.clusters.assigned.min() >= 0
     assert torch.isfinite(method.loss(views_of(2)).total)
     assert tiny(num_prototypes=12).doubts() == ()
 
 
 def test_banks_stay_in_host_memory_without_a_device_and_follow_a_type():
     method = tiny()
-    held = method.bank.data_ptr()
+    held = method.clusters.bank.data_ptr()
     method.to("cpu")
-    assert method.bank.data_ptr() == held
-    assert method.double().bank.dtype == torch.float64
-    assert method.clusters.dtype == torch.int64
-    assert method.to("meta").bank.is_meta
-    assert {"bank", "clusters"} <= set(method.state_dict())
+    assert method.clusters.bank.data_ptr() == held
+    assert method.double().clusters.bank.dtype == torch.float64
+    assert method.clusters.assigned.dtype == torch.int64
+    assert method.to("meta").clusters.bank.is_meta
+    assert {"clusters.bank", "clusters.assigned"} <= set(method.state_dict())
 
 
 def test_variants_differ_in_whether_prototypes_learn_and_in_nothing_else():

@@ -20,7 +20,7 @@ from methods.parts.flat_map import mean_features
 from methods.simsiam import SimSiam
 from tests.batches import FACTS, eight_bit_batch, facts_of
 from tests.encoders import EACH_BUILD
-from tests.methods.test_contract import batch_of, sgd, take_steps, tiny_config
+from tests.methods.test_contract import batch_of, encoder_for, pairs, sgd, take_steps, takes, tiny_config
 
 EXTENTS = {2: (256, 256), 3: (192, 192, 192)}
 META = torch.device("meta")
@@ -45,8 +45,10 @@ def sample(dims: int) -> Batch:
 
 @cache
 def default_views(name: str, dims: int) -> Views:
-    """Return what a method's defaults cut; it needs no real encoder, but its stride."""
+    """Return what a method's defaults cut; most need no real encoder, but its stride."""
     light = UNetEncoder(UNetEncoder.Config(spatial_dims=dims, features=(1, 1, 1, 1, 1, 1))).to(META)
+    if not takes(name, "unet"):
+        light = default_encoder(encoder_for(name), dims)
     with META:
         method = METHODS[name](METHODS[name].Config(), light, FACTS)
     for key, buffer in method.named_buffers():
@@ -63,8 +65,7 @@ def loss_shape(method: Method, views: Views) -> torch.Size:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("encoder", "dims"), EACH_BUILD)
-@pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if kind.trains])
+@pytest.mark.parametrize(("name", "encoder", "dims"), pairs(name for name, kind in METHODS.items() if kind.trains))
 def test_a_method_takes_an_encoder_as_both_come(name, encoder, dims, monkeypatch):
     monkeypatch.setattr("methods.voco._health", lambda *given: {})  # it looks at values
     network = default_encoder(encoder, dims)

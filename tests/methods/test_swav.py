@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from methods.base import Facts, Progress, Views
 from methods.parts.embedding_queue import EmbeddingQueue
-from methods.swav import SwAV, swapped_loss
+from methods.parts.swapped_codes import swapped_loss
+from methods.swav import SwAV
 from tests.batches import FACTS, random_batch
 from tests.encoders import Pixels
 from tests.references import clustering as reference
@@ -63,7 +64,7 @@ def test_the_method_s_loss_is_that_of_its_codes(variant, dims):
     losses = method.loss(views)
     with torch.no_grad():
         z = embeddings_of(method, views)
-        scores = (z @ method.prototypes.weight.T).numpy()
+        scores = (z @ method.clusters.prototypes.weight.T).numpy()
     if variant == "paper":
         codes = reference.sinkhorn(scores.reshape(8, 9), 0.05, 3).reshape(2, 4, 9)
         expected = reference.swapped_loss(scores, codes, 0.1, "sum")
@@ -78,31 +79,31 @@ def test_the_method_s_loss_is_that_of_its_codes(variant, dims):
     agree = np.mean(codes[0].argmax(-1) == codes[1].argmax(-1))
     assert losses.parts["shared_cluster"].item() == pytest.approx(agree)
     losses.total.backward()
-    assert method.prototypes.weight.grad.abs().sum() > 0
+    assert method.clusters.prototypes.weight.grad.abs().sum() > 0
 
 
 def test_codes_take_no_gradient():
     method, views = tiny().double(), views_of(2)
     method.loss(views).total.backward()
-    found = method.prototypes.weight.grad.clone()
+    found = method.clusters.prototypes.weight.grad.clone()
     method.zero_grad()
     z = embeddings_of(method, views)
-    scores = method.prototypes(z)
+    scores = method.clusters.prototypes(z)
     codes = torch.from_numpy(reference.sinkhorn(scores.detach().numpy().reshape(8, 9), 0.05, 3)).view(2, 4, 9)
     swapped_loss(scores, codes, 0.1, "sum").backward()
-    torch.testing.assert_close(found, method.prototypes.weight.grad, rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(found, method.clusters.prototypes.weight.grad, rtol=1e-8, atol=1e-12)
 
 
 def test_prototypes_have_length_1_after_each_step_and_wait_for_their_turn():
     method = tiny(replace(FACTS, steps=1000))
-    torch.testing.assert_close(method.prototypes.weight.norm(dim=1), torch.ones(9))
+    torch.testing.assert_close(method.clusters.prototypes.weight.norm(dim=1), torch.ones(9))
     with torch.no_grad():
-        method.prototypes.weight.mul_(3)
+        method.clusters.prototypes.weight.mul_(3)
     method.double().loss(views_of(2))
     method.after_step(Progress(1, 1000, 0))
-    torch.testing.assert_close(method.prototypes.weight.norm(dim=1), torch.ones(9).double())
+    torch.testing.assert_close(method.clusters.prototypes.weight.norm(dim=1), torch.ones(9).double())
     *others, last = method.param_groups()
-    assert [id(p) for p in last.params] == [id(method.prototypes.weight)]
+    assert [id(p) for p in last.params] == [id(method.clusters.prototypes.weight)]
     assert (last.starts_at, {group.starts_at for group in others}) == (0.313, {0.0})
 
 
@@ -127,7 +128,7 @@ def test_a_full_queue_is_coded_with_the_batch_and_predicts_nothing(codes):
             method.after_step(Progress(step + 1, 20, 0))
         losses = method.loss(views_of(2, 2))
         queued = torch.cat([seen[1], seen[0]], dim=1)[:, :6]
-        both = torch.cat([queued, seen[2]], dim=1) @ method.prototypes.weight.T
+        both = torch.cat([queued, seen[2]], dim=1) @ method.clusters.prototypes.weight.T
     if codes == "together":
         coded = reference.sinkhorn(both.numpy().reshape(20, 9), 0.05, 3).reshape(2, 10, 9)
     else:
@@ -144,7 +145,7 @@ def test_a_queue_begins_with_the_first_step_of_its_epoch():
     for step in range(1, 7):  # two steps are an epoch: the fifth is the first of epoch 2
         method.loss(views_of(2, step))
         method.after_step(Progress(step, 20, step // 2))
-        filled.append(int(method.queue.filled))
+        filled.append(int(method.clusters.queue.filled))
     assert filled == [0, 0, 0, 0, 4, 8]
 
 
@@ -156,7 +157,7 @@ def test_health_tells_which_samples_changed_their_cluster_and_how_large_clusters
     other = method.loss(views_of(2, 1, first=4))
     assert "assignments_changed" not in other.parts
     method.after_step(Progress(2, 20, 1))
-    before = method.clusters.clone()
+    before = method.clusters.assigned.clone()
     assert before.min() >= 0
     method.after_epoch(Progress(2, 20, 1))
     same = method.loss(views_of(2, 0))
@@ -166,7 +167,7 @@ def test_health_tells_which_samples_changed_their_cluster_and_how_large_clusters
     assert same.parts["largest_cluster"].item() == counts.max()
     changed = method.loss(views_of(2, 5))
     method.after_step(Progress(3, 20, 1))
-    assert changed.parts["assignments_changed"].item() == (before != method.clusters)[:4].double().mean() > 0
+    assert changed.parts["assignments_changed"].item() == (before != method.clusters.assigned)[:4].double().mean() > 0
 
 
 def test_a_batch_that_cannot_fill_the_prototypes_is_doubted_with_numbers():

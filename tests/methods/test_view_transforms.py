@@ -14,8 +14,8 @@ from methods.parts.fitting import Fitting
 from methods.simsiam import SimSiam
 from methods.voco import VoCo
 from tests.batches import FACTS, eight_bit_batch, random_batch
-from tests.encoders import Pixels
-from tests.methods.test_contract import EXTENTS, tiny_config, tiny_encoder
+from tests.encoders import DIMS, Pixels
+from tests.methods.test_contract import EXTENTS, encoder_for, tiny_config, tiny_encoder
 from tests.methods.test_segmentation import STORED, batch_of, method_of
 
 # Each adds a number of its own.
@@ -72,15 +72,14 @@ def test_crops_of_a_segmentation_go_through_different_transforms() -> None:
     assert (np.sort(by_view, axis=0).T == [1, 2, 4]).all()
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("name", AUGMENTS)
+@pytest.mark.parametrize(("name", "dims"), [(name, dims) for name in AUGMENTS for dims in DIMS[encoder_for(name)]])
 def test_every_method_that_augments_takes_transforms(name: str, dims: int) -> None:
     config = tiny_config(name, dims)
     augment = config.augment.model_copy(update={"transforms": SWAV, "one_of": JSSL})  # type: ignore[attr-defined]
     torch.manual_seed(0)
     batch = random_batch(EXTENTS[dims])
     plain, changed = (
-        METHODS[name](each, tiny_encoder("unet", dims), FACTS).views(batch, batch.rng(0))
+        METHODS[name](each, tiny_encoder(encoder_for(name), dims), FACTS).views(batch, batch.rng(0))
         for each in (config, config.model_copy(update={"augment": augment}))
     )
     for before, after in zip(plain.images, changed.images, strict=True):

@@ -40,8 +40,21 @@ CASES: dict[str, dict[str, Any]] = {
                                 "num_heads": 2, "num_iterations": 2},
 }  # fmt: skip
 STATE = {
-    "swav together": {"queue.rows", "queue.filled", "clusters", "cluster_sizes", "prototypes.weight"},
-    "deepcluster_v2 frozen": {"bank", "clusters", "seed", "health", "prototypes.0.weight", "prototypes.2.weight"},
+    "swav together": {
+        "clusters.queue.rows",
+        "clusters.queue.filled",
+        "clusters.assigned",
+        "clusters.cluster_sizes",
+        "clusters.prototypes.weight",
+    },
+    "deepcluster_v2 frozen": {
+        "clusters.bank",
+        "clusters.assigned",
+        "clusters.seed",
+        "clusters.health",
+        "clusters.prototypes.0.weight",
+        "clusters.prototypes.2.weight",
+    },
 }
 
 
