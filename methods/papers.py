@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from methods.base import FrozenConfig
-from methods.encoders import DenseNetEncoder, PooledUNetEncoder, ResNetEncoder, SwinEncoder
+from methods.encoders import (
+    DenseNetEncoder,
+    PooledUNetEncoder,
+    ResNetEncoder,
+    SliceTransformerEncoder,
+    SwinEncoder,
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ _CLUSTERED = (
     PaperSize("CT and MR slices", ResNetEncoder.Config(spatial_dims=2, grey_to_rgb=True)),
     PaperSize("CT and MR volumes", ResNetEncoder.Config(spatial_dims=3)),
 )
+_RELATED = (PaperSize("CT and MR volumes", SliceTransformerEncoder.Config.model_validate({"variant": "released"})),)
 
 # Seed 001, section 4.2; seed 002, Table 9; seed 004, sections 3 and 4. Seed 004's patches measure 39 voxels (32 in
 # CPC) and 66 pixels (74 in CPC); its encoders see 32 and 64 of them. SimMIM is a rival in seed 002, there with
@@ -53,6 +60,8 @@ PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
     "simmim": (PaperSize("CT volumes", SwinEncoder.Config(spatial_dims=3), {"crop_size": (64, 96, 96)}),),
     "swav": _CLUSTERED,
     "deepcluster_v2": _CLUSTERED,
+    "jssl_mask": _RELATED,
+    "jssl_cluster": _RELATED,
     "rotation": _proxy_sizes({"side": 128}, {"side": 224}),
     "patch_location": _proxy_sizes({}, {"patches": {"size": 64, "jitter": 8}}),
     "jigsaw": _proxy_sizes({}, {"patches": {"size": 64, "jitter": 8}}),

@@ -11,6 +11,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -39,7 +40,7 @@ def parameters(name: str) -> list[dict[str, Any]]:
 
 def build(name: str, size: PaperSize, config: FrozenConfig) -> Counts:
     """Count the parameters of each part of a method, by building it."""
-    encoder = _encoder(size.encoder.model_dump_json())
+    encoder = deepcopy(_encoder(size.encoder.model_dump_json()))  # a method may freeze a part of it
     # Heads of a hundred million parameters need no memory here. MONAI's Swin cannot be built like this.
     with torch.device("meta"):
         method = METHODS[name](config, encoder, COUNTED)

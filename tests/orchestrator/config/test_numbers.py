@@ -15,9 +15,10 @@ BUDGET = {"epochs": 2, "batch_size": 8}
 SHARDS = {"shards": "shards"}
 NAMED = {"name": "a", "title": "a", "experiment": "a.yaml"}
 # The fields without which a config is no config; it is changed in one number at a time.
+CROPS = {"num": 2, "area": [0.1, 1]}
 REQUIRED: dict[str, dict[str, Any]] = {
     "Budget": BUDGET,
-    "AreaCrops": {"num": 2, "area": [0.1, 1]},
+    "AreaCrops": CROPS,
     "Choice": {"choice": [1, 2]},
     "Cohort": {
         "kind": "brain",
@@ -25,6 +26,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
         "unlabelled": 2,
         "ingest": {"layout": "volumes", "recipe": "ct_volume"},
     },
+    "CropsConfig": {"large_crops": CROPS, "small_crops": CROPS, "augment": {}},
     "Data": SHARDS,
     "Downstream": {**SHARDS, "task": {"name": "segmentation"}, "optimiser": {"lr": 0.1}, "budget": BUDGET},
     "Experiment": {"name": "a", "data": SHARDS, "encoder": ENCODER, "method": {"name": "simsiam"}},

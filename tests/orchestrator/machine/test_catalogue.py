@@ -69,7 +69,7 @@ HEADS: dict[str, dict[tuple[str, int], dict[str, int]]] = {
         ("released", 2): {"heads": 3 * linear(50_176, 1024)},
     },
     "swav": {
-        (variant, dims): {"projector": linear(2048, 2048) + 2 * 2048 + linear(2048, 128), "prototypes": 3000 * 128}
+        (variant, dims): {"projector": linear(2048, 2048) + 2 * 2048 + linear(2048, 128), "clusters": 3000 * 128}
         for variant in ("paper", "released")
         for dims in (2, 3)
     },
@@ -77,9 +77,11 @@ HEADS: dict[str, dict[tuple[str, int], dict[str, int]]] = {
         ("paper", 2): {"projector": linear(2048, 2048) + 2 * 2048 + linear(2048, 128)},
         ("released", 3): {
             "projector": linear(2048, 2048) + 2 * 2048 + linear(2048, 128),
-            "prototypes": 3 * 3000 * 128,
+            "clusters": 3 * 3000 * 128,
         },
     },
+    "jssl_mask": {("paper", 3): {"decoder": linear(640, 640)}},
+    "jssl_cluster": {("released", 3): {"clusters": 3000 * 640}},
     "cpc": {
         ("released", 3): {"projector": linear(256, 1024), "context": GRU, "predictors": 2 * linear(256, 1024)},
         ("paper", 3): {"projector": linear(256, 1024), "context": GRU, "predictors": linear(256, 1024)},
