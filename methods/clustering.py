@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from jaxtyping import Float
 from pydantic import PositiveInt, field_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.views.augmentation import Augmentation
 from data.views.batch import Batch
@@ -22,10 +22,13 @@ from methods.parts.multi_crop import AreaCrops, MultiCrop, embed_crops
 from methods.parts.swapped_codes import SwappedCodes
 
 ClustersConfig = SwappedCodes.Config | KMeansClusters.Config
-CLUSTERS: dict[str, type[SwappedCodes] | type[KMeansClusters]] = {
-    "swav": SwappedCodes,
-    "deepcluster_v2": KMeansClusters,
-}
+
+
+def clusters_of(config: ClustersConfig, dim: int, num_telling: int, facts: Facts, place: str = "method") -> Clusters:
+    """Build clusters of embeddings (d = ``dim``), which the first ``num_telling`` views of a sample tell."""
+    if isinstance(config, SwappedCodes.Config):
+        return SwappedCodes(config, dim, num_telling, facts, place)
+    return KMeansClusters(config, dim, num_telling, facts, place)
 
 
 class Clustering(Method):
@@ -92,9 +95,9 @@ class CropClustering(Clustering):
         self.crops = MultiCrop(config.large_crops, config.small_crops, config.augment, encoder.spatial_dims)
         self.crops.check_encoder(encoder.stride)
         self.encoder: Encoder = encoder
-        self.projector: nn.Module = hidden_projector(encoder.channels[-1], config.hidden_dim, config.projector_dim)
+        self.projector = hidden_projector(encoder.channels[-1], config.hidden_dim, config.projector_dim)
         assert isinstance(config, SwappedCodes.Config | KMeansClusters.Config)
-        self.clusters = CLUSTERS[config.name](config, config.projector_dim, config.large_crops.num, facts)
+        self.clusters = clusters_of(config, config.projector_dim, config.large_crops.num, facts)
 
     def views(self, batch: Batch, rng: SampleRng) -> Views:
         """Cut the large and the small crops, and augment each on its own."""

@@ -29,7 +29,7 @@ from data.views.batch import Batch
 from data.views.rng import SampleRng
 from data.views.transforms import JSSL
 from methods.base import Facts, FrozenConfig, Views
-from methods.clustering import CLUSTERS, Clustering, ClustersConfig
+from methods.clustering import Clustering, ClustersConfig, clusters_of
 from methods.encoders import Encoder
 from methods.encoders.slice_transformer import SliceTransformerEncoder
 from methods.jssl_mask import relating_slices
@@ -58,7 +58,6 @@ class JSSLCluster(Clustering):
     """An encoder ``slice_transformer``, and clusters of volumes."""
 
     encoders: ClassVar[tuple[str, ...]] = ("slice_transformer",)
-    encoder: SliceTransformerEncoder
 
     class Config(FrozenConfig):
         """``variant`` fills in the flags of ``clusters`` that are not given; the completed config is kept.
@@ -89,10 +88,9 @@ class JSSLCluster(Clustering):
         super().__init__()
         self.config = config
         size = per_axis(config.size, encoder.spatial_dims, "method.size")
-        self.encoder = relating_slices(encoder, size)
+        self.encoder: Encoder = relating_slices(encoder, size)
         self.whole = WholeViews(size, config.augment, NUM_VIEWS)
-        kind = CLUSTERS[config.clusters.name]
-        self.clusters = kind(config.clusters, self.encoder.config.dim, NUM_VIEWS, facts, "method.clusters")
+        self.clusters = clusters_of(config.clusters, encoder.channels[-1], NUM_VIEWS, facts, "method.clusters")
 
     def views(self, batch: Batch, rng: SampleRng) -> Views:
         """Fit the volumes, and augment each view on its own."""
@@ -100,6 +98,7 @@ class JSSLCluster(Clustering):
 
     def embed(self, views: Views) -> Float[Tensor, "v b f"]:
         """Return Z of eq. 10: the means over the tokens of volumes, of length 1; all views pass together."""
+        assert isinstance(self.encoder, SliceTransformerEncoder)
         tokens = self.encoder.attend(self.encoder.project(torch.cat(views.images)))
         with full_precision():
             return F.normalize(tokens.mean(1), dim=1).unflatten(0, (len(views.images), -1))

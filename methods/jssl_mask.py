@@ -66,7 +66,6 @@ class JSSLMask(Method):
     """An encoder ``slice_transformer``, a learnt token in place of masked slices, and a linear decoder."""
 
     encoders: ClassVar[tuple[str, ...]] = ("slice_transformer",)
-    encoder: SliceTransformerEncoder
 
     class Config(FrozenConfig):
         """``variant`` fills in the flags that are not given; the completed config is kept.
@@ -91,16 +90,16 @@ class JSSLMask(Method):
         super().__init__()
         self.config = config
         size = per_axis(config.size, encoder.spatial_dims, "method.size")
-        self.encoder = relating_slices(encoder, size)
-        self.encoder.freeze_slices()
-        self.encoder.projection.requires_grad_(False)
+        self.encoder: Encoder = relating_slices(encoder, size)
+        self._transformer.freeze_slices()
+        self._transformer.projection.requires_grad_(False)
         self.whole = WholeViews(size, config.augment, config.num_views)
         self.num_masked = ceil(exact(config.mask_ratio) * size[0])
         if self.num_masked == size[0]:
             raise ValueError(
                 f"method.mask_ratio {config.mask_ratio:g} masks all {size[0]} slices of a volume; lower it"
             )
-        dim = self.encoder.config.dim
+        dim = encoder.channels[-1]
         self.token = nn.Parameter(torch.randn(dim) * config.token_std)
         self.decoder = LinearHead(dim, dim)
 
@@ -114,10 +113,10 @@ class JSSLMask(Method):
     def loss(self, views: Views) -> Losses:
         """Compute eq. 15, and for comparison the error of predicting the mean of the slices that are seen."""
         masked = views.targets["masked"]
-        tokens = self.encoder.project(torch.cat(views.images)).detach().unflatten(0, (len(views.images), -1))
+        tokens = self._transformer.project(torch.cat(views.images)).detach().unflatten(0, (len(views.images), -1))
         hidden = masked[None, :, :, None]
         seen = torch.where(hidden, self.token.to(tokens), tokens)
-        predicted = self.decoder(self.encoder.attend(seen.flatten(0, 1))).view_as(tokens)
+        predicted = self.decoder(self._transformer.attend(seen.flatten(0, 1))).view_as(tokens)
         mean = (tokens * ~hidden).sum(2, keepdim=True) / (~hidden).sum(2, keepdim=True)
         return Losses(
             self._error(predicted, tokens, masked),
@@ -126,8 +125,13 @@ class JSSLMask(Method):
 
     def trained_in_chunks(self) -> Iterator[nn.Module]:
         """Yield the modules of the encoder without those of its slices, which are not trained."""
-        frozen = {*self.encoder.slices.modules()}
+        frozen = {*self._transformer.slices.modules()}
         return (module for module in self.encoder.modules() if module not in frozen)
+
+    @property
+    def _transformer(self) -> SliceTransformerEncoder:
+        assert isinstance(self.encoder, SliceTransformerEncoder)
+        return self.encoder
 
     def _error(
         self, predicted: Float[Tensor, "v b d f"], tokens: Float[Tensor, "v b d f"], masked: Bool[Tensor, "b d"]
