@@ -83,7 +83,7 @@ TINY_ENCODERS["slice_transformer"] = {
 }
 # What makes any method small: its fields by the names that all methods give them; a number is an upper bound.
 TINY_FIELDS: dict[str, Any] = {
-    "crops": {"size": (32, 32, 32), "iou": [0.3, 0.6]},
+    "crops": {"size": 32, "iou": [0.3, 0.6]},
     "*_dim": 16,
     "projector_dim": 32,
     "*_dims": (16, 8),

@@ -56,7 +56,7 @@ def end(command: list[str], home: Path, tell: Callable[[subprocess.Popen[Any]], 
         assert any("raylet" in process.name() for process in ours)
         tell(job)
         code = job.wait(ENDS_WITHIN_S)
-        assert psutil.wait_procs(ours, 10)[1] == [], "all that it started has ended with it"
+        assert psutil.wait_procs(ours, 60)[1] == [], "all that it started has ended with it"
         return code
     finally:
         if job.poll() is None:
