@@ -37,7 +37,7 @@ def test_no_two_files_of_experiments_write_the_same_folder(monkeypatch: pytest.M
 
 def test_titles_of_tables_and_sweeps_tell_their_runs_in_mlflow_apart() -> None:
     titles = [(read(path.parent / fields["experiment"])["name"], fields["title"])
-              for path in FILES if "title" in (fields := yaml.safe_load(path.read_text()))]  # fmt: skip
+              for path in FILES if "title" in (fields := read(path))]  # fmt: skip
     assert len(titles) > 20
     assert len(set(titles)) == len(titles)
 

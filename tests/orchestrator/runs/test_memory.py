@@ -55,7 +55,7 @@ def test_what_each_rank_holds_a_part_of_takes_no_device_memory() -> None:
         DeepClusterV2.Config(), UNetEncoder.Config(spatial_dims=2), Facts(10**6, steps=1, batch_size=4)
     )
     assert isinstance(outlined, DeepClusterV2)
-    assert (outlined.bank.shape, outlined.bank.is_meta) == ((10**6, 2, 128), True)
+    assert (outlined.clusters.bank.shape, outlined.clusters.bank.is_meta) == ((10**6, 2, 128), True)
 
 
 @pytest.fixture(scope="module")
