@@ -40,6 +40,8 @@ def variants_of(name: str) -> list[str]:
 # A toy stands for methods to come: a bank over all samples, clusters at each epoch's end, parts of a state on ranks.
 METHODS = REGISTERED | {"toy_clusters": ToyClusters}
 TRAINED = [case for name, method in METHODS.items() if method.trains for case in variants_of(name)]
+# The fast tests see one variant of a method: variants share most of their code.
+FIRST = {variants_of(name)[0] for name in METHODS}
 
 
 def encoder_for(case: str) -> str:
@@ -52,10 +54,16 @@ def takes(case: str, encoder: str) -> bool:
     return encoder in (METHODS[case.split()[0]].encoders or ENCODERS)
 
 
+def slow_unless_first(case: str) -> list[pytest.MarkDecorator]:
+    return [] if case in FIRST | set(METHODS) else [pytest.mark.slow]
+
+
 def pairs(cases: Iterable[str]) -> list[Any]:
     """List each method with each encoder that it can train, in 2D and 3D."""
     return [
-        pytest.param(case, *build.values, marks=build.marks if takes(case, "unet") else ())
+        pytest.param(
+            case, *build.values, marks=[*slow_unless_first(case), *(build.marks if takes(case, "unet") else ())]
+        )
         for case in cases
         for build in EACH_BUILD
         if takes(case, str(build.values[0]))
@@ -63,7 +71,9 @@ def pairs(cases: Iterable[str]) -> list[Any]:
 
 
 IN_DIMS = [(case, dims) for case in TRAINED for dims in DIMS[encoder_for(case)]]
-IN_FEWEST = [(case, min(DIMS[encoder_for(case)])) for case in TRAINED]
+EACH_IN_DIMS = [pytest.param(*one, marks=slow_unless_first(one[0])) for one in IN_DIMS]
+EACH_IN_FEWEST = [pytest.param(case, min(DIMS[encoder_for(case)]), marks=slow_unless_first(case)) for case in TRAINED]
+EACH_ON_UNET = [pytest.param(case, marks=slow_unless_first(case)) for case in TRAINED if takes(case, "unet")]
 TINY_ENCODERS = {
     "swin_unetr": {"feature_size": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 4), "window_size": 3},
     "unet": {"features": (4, 6, 8, 12, 16, 4), "norm": "instance"},
@@ -239,7 +249,7 @@ def test_loss_is_finite_and_its_gradient_reaches_every_trainable_parameter_and_n
     assert [key for key, p in trainable.items() if p.ndim > 1 and p.grad.abs().sum() == 0] == []
 
 
-@pytest.mark.parametrize(("name", "dims"), IN_DIMS)
+@pytest.mark.parametrize(("name", "dims"), EACH_IN_DIMS)
 def test_same_seed_gives_the_same_views_on_any_batch_split(name, dims):
     method, batch = tiny_method(name, dims), batch_of(dims, 4)
     whole = list(tensors(method.drawn(batch, batch.rng(7))))
@@ -251,7 +261,7 @@ def test_same_seed_gives_the_same_views_on_any_batch_split(name, dims):
         torch.testing.assert_close(torch.cat(pieces), one, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "dims"), IN_FEWEST)
+@pytest.mark.parametrize(("name", "dims"), EACH_IN_FEWEST)
 def test_another_seed_and_another_epoch_give_other_views(name, dims):
     method, batch = tiny_method(name, dims), batch_of(dims, 3)
     later = Batch(**{**vars(batch), "epochs": batch.epochs + 1})
@@ -261,7 +271,7 @@ def test_another_seed_and_another_epoch_give_other_views(name, dims):
         assert all(not torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
-@pytest.mark.parametrize(("name", "dims"), IN_FEWEST)
+@pytest.mark.parametrize(("name", "dims"), EACH_IN_FEWEST)
 def test_training_goes_on_bit_for_bit_after_a_checkpoint_round_trip(name, dims):
     batch = batch_of(dims, 4)
     method = tiny_method(name, dims)
@@ -317,7 +327,7 @@ def test_encoder_loads_downstream_with_no_unmatched_key(name, encoder, dims):
         assert torch.equal(values[value.data_ptr()], trained[key])
 
 
-@pytest.mark.parametrize("name", [name for name in TRAINED if takes(name, "unet")])
+@pytest.mark.parametrize("name", EACH_ON_UNET)
 def test_images_that_pass_the_encoder_in_chunks_change_neither_loss_nor_gradient(name):
     whole, chunked = (tiny_method(name, 2).double() for _ in range(2))
     chunked.pass_in_chunks(3)

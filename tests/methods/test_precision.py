@@ -18,7 +18,7 @@ from methods.parts.health import alignment, effective_rank, uniformity
 from methods.parts.precision import InFloat32
 from tests.batches import facts_of
 from tests.encoders import BUILDS
-from tests.methods.test_contract import TRAINED, batch_of, takes, tiny_encoder, tiny_method
+from tests.methods.test_contract import EACH_ON_UNET, batch_of, tiny_encoder, tiny_method
 
 # How far from float32's loss the loss may be, as a share of it or, where it is below 1, in all: the encoder's doing.
 BOUND = 0.05
@@ -103,7 +103,7 @@ def followers_in(method: Method) -> list[nn.Module]:
     return [modules[name] for name in names if name in modules]
 
 
-@pytest.mark.parametrize("name", [name for name in TRAINED if takes(name, "unet")])
+@pytest.mark.parametrize("name", EACH_ON_UNET)
 def test_heads_and_losses_of_a_method_compute_in_float32_under_autocast(name):
     method, batch = tiny_method(name, 2), batch_of(2, 12)
     views, followers = method.drawn(batch, batch.rng(0)), followers_in(method)
