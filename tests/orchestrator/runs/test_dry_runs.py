@@ -90,9 +90,11 @@ def provide(experiments: Sequence[Experiment], folder: Path) -> None:
                 readers.setdefault(data.shards, []).append((stage.method, experiment.encoder_of(stage)))
                 channels[data.shards] = experiment.encoder_of(stage).in_channels
         if task := experiment.downstream:
-            last = experiment.pretraining[-1].method
-            readers.setdefault(task.shards, []).append((last, experiment.pretrained_encoder))
-            channels.setdefault(task.shards, experiment.downstream_encoder.in_channels)
+            tuned = experiment.downstream_encoder
+            trained = [(stage.method, experiment.encoder_of(stage)) for stage in experiment.pretraining]
+            last = next(one for one in reversed(trained) if one[1].spatial_dims == tuned.spatial_dims)
+            readers.setdefault(task.shards, []).append(last)
+            channels.setdefault(task.shards, tuned.in_channels)
     for uri, found in readers.items():
         Path(uri).parent.mkdir(parents=True, exist_ok=True)
         Path(uri).symlink_to(written(folder, extent_of(found), channels[uri]))
