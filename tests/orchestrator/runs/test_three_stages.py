@@ -36,7 +36,7 @@ def tree_of(folder: Path, home: Path) -> dict[str, Any]:
     The slices and the organs are those of two shard sets each.
     """
     # Batch norm over few samples magnifies how sums round: with longer steps, two workers would drift from one.
-    flow = {"optimiser": {"name": "sgd", "lr": 1e-5}, "budget": {"steps": STEPS, "batch_size": 4}}
+    flow = {"optimiser": {"name": "sgd", "lr": 1e-6}, "budget": {"steps": STEPS, "batch_size": 4}}
     volumes = {"data": {"shards": str(folder / "volumes")}, "encoder": OF_VOLUMES}
     organs = {**volumes, "data": [volumes["data"], {"shards": str(folder / "more")}]}
     on_slices = {"name": "simsiam", "crops": {"size": [32, 32], "iou": [0.3, 0.6]}, **HEADS}

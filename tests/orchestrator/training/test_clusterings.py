@@ -138,14 +138,14 @@ def test_the_state_that_a_restart_needs_moves_and_is_saved(case, alone):
     entries, state = alone[1][case]
     assert STATE.get(case, set()) <= state.keys()
     if case.startswith("swav"):
-        start = method_of(case).get_parameter("prototypes.weight")
-        assert (state["clusters"] >= 0).all()
-        assert state["queue.filled"] == CASES[case]["queue_length"]
-        assert state["queue.rows"].norm(dim=2).min() > 0.99
-        assert not torch.equal(state["prototypes.weight"], start)
+        start = method_of(case).get_parameter("clusters.prototypes.weight")
+        assert (state["clusters.assigned"] >= 0).all()
+        assert state["clusters.queue.filled"] == CASES[case]["queue_length"]
+        assert state["clusters.queue.rows"].norm(dim=2).min() > 0.99
+        assert not torch.equal(state["clusters.prototypes.weight"], start)
     else:
-        assert state["clusters"].shape == (NUM_SAMPLES, CASES[case].get("num_heads", 3))
-        assert state["bank"].norm(dim=2).min() > 0.99
+        assert state["clusters.assigned"].shape == (NUM_SAMPLES, CASES[case].get("num_heads", 3))
+        assert state["clusters.bank"].norm(dim=2).min() > 0.99
         assert [entry["largest_cluster"] for entry in entries][:2] == [0, 0]
         assert min(entry["largest_cluster"] for entry in entries[2:]) >= 2
 
