@@ -201,3 +201,12 @@ def test_points_are_named_by_the_shortest_names_that_tell_fields_apart() -> None
 def test_values_that_cannot_be_meant_are_refused(knob: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         space(field=knob)
+
+
+def test_a_field_of_a_list_s_member_is_found_by_the_member_s_name_or_place_and_drawn_into_it() -> None:
+    base = {"stages": [{"name": "intra", "lr": 1}, {"name": "mask", "lr": 2}]}
+    found = [spaces.lookup(base, f"stages.{member}.lr") for member in ("mask", "0", "inter", "7")]
+    assert found == [2, 1, None, None]
+    knobs = space(stages__mask__lr={"choice": [2, 3]})
+    assert spaces.first(knobs, base) == {"stages.mask.lr": 2}
+    assert spaces.grid(knobs, base) == [{"stages.mask.lr": 2}, {"stages.mask.lr": 3}]
