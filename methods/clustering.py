@@ -4,7 +4,7 @@ Shapes:    B samples, V views, C channels, *s spatial axes, d dimensions.
 """
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from pydantic import PositiveInt, field_validator
@@ -13,6 +13,7 @@ from torch import Tensor
 from data.views.augmentation import Augmentation
 from data.views.batch import Batch
 from data.views.rng import SampleRng
+from data.views.transforms import SWAV
 from methods.base import Facts, FrozenConfig, Losses, Method, ParamGroup, Progress, Views, split_decay
 from methods.encoders import Encoder
 from methods.parts.clusters import Clusters
@@ -22,6 +23,11 @@ from methods.parts.multi_crop import AreaCrops, MultiCrop, embed_crops
 from methods.parts.swapped_codes import SwappedCodes
 
 ClustersConfig = SwappedCodes.Config | KMeansClusters.Config
+# Flags that the variants of SwAV and DeepCluster-v2 share: who gives one field of a part keeps the others.
+CROPS: dict[str, dict[str, Any]] = {
+    "small_crops": {"num": 0, "area": (0.05, 0.14)},
+    "augment": {"flip_axes": ("W",), "flip_prob": 0.5, "transforms": SWAV},
+}
 
 
 def clusters_of(config: ClustersConfig, dim: int, num_telling: int, facts: Facts, place: str = "method") -> Clusters:
@@ -73,8 +79,8 @@ class CropsConfig(FrozenConfig):
     """
 
     large_crops: AreaCrops
-    small_crops: AreaCrops
-    augment: Augmentation
+    small_crops: AreaCrops = AreaCrops(**CROPS["small_crops"])
+    augment: Augmentation = Augmentation(**CROPS["augment"])
     hidden_dim: PositiveInt = 2048
     projector_dim: PositiveInt = 128
 

@@ -17,26 +17,13 @@ Shapes:    B samples, A large crops, V crops, H heads, C channels, *s spatial ax
 
 from typing import Any, Literal
 
-from data.views.augmentation import Augmentation
-from data.views.transforms import SWAV
-from methods.clustering import CropClustering, CropsConfig
+from methods.clustering import CROPS, CropClustering, CropsConfig
 from methods.parts.kmeans_clusters import KMeansClusters
 from methods.parts.multi_crop import AreaCrops
 from methods.parts.variants import completed_by
 
-_AUGMENT: dict[str, Any] = {
-    "flip_axes": ("W",),
-    "flip_prob": 0.5,
-    "transforms": SWAV,
-}
 _LARGE: dict[str, Any] = {"num": 2, "area": (0.08, 1.0)}
-_SMALL: dict[str, Any] = {"num": 0, "area": (0.05, 0.14)}
-_PAPER: dict[str, Any] = {
-    "large_crops": _LARGE,
-    "small_crops": _SMALL,
-    "augment": _AUGMENT,
-    "learn_after": None,
-}
+_PAPER: dict[str, Any] = {**CROPS, "large_crops": _LARGE, "learn_after": None}
 VARIANTS: dict[str, dict[str, Any]] = {"paper": _PAPER, "released": {**_PAPER, "learn_after": 313}}
 
 
@@ -49,7 +36,5 @@ class DeepClusterV2(CropClustering):
         name: Literal["deepcluster_v2"] = "deepcluster_v2"
         variant: Literal["paper", "released"] = "paper"
         large_crops: AreaCrops = AreaCrops(**_LARGE)
-        small_crops: AreaCrops = AreaCrops(**_SMALL)
-        augment: Augmentation = Augmentation(**_AUGMENT)
 
         _completed = completed_by(VARIANTS)

@@ -19,30 +19,16 @@ Shapes:    B samples, A large crops, V crops, C channels, *s spatial axes, d dim
 
 from typing import Any, Literal
 
-from data.views.augmentation import Augmentation
-from data.views.transforms import SWAV
-from methods.clustering import CropClustering, CropsConfig
+from methods.clustering import CROPS, CropClustering, CropsConfig
 from methods.parts.multi_crop import AreaCrops
 from methods.parts.swapped_codes import SwappedCodes
 from methods.parts.variants import completed_by
 
-_AUGMENT: dict[str, Any] = {
-    "flip_axes": ("W",),
-    "flip_prob": 0.5,
-    "transforms": SWAV,
-}
 _LARGE: dict[str, Any] = {"num": 2, "area": (0.14, 1.0)}
-_SMALL: dict[str, Any] = {"num": 0, "area": (0.05, 0.14)}
-_PAPER: dict[str, Any] = {
-    "large_crops": _LARGE,
-    "small_crops": _SMALL,
-    "augment": _AUGMENT,
-    "codes": "together",
-    "reduction": "sum",
-}
+_PAPER: dict[str, Any] = {**CROPS, "large_crops": _LARGE, "codes": "together", "reduction": "sum"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "paper": _PAPER,
-    "released": {**_PAPER, "small_crops": {**_SMALL, "num": 6}, "codes": "apart", "reduction": "mean"},
+    "released": {**_PAPER, "small_crops": {**CROPS["small_crops"], "num": 6}, "codes": "apart", "reduction": "mean"},
 }
 
 
@@ -55,7 +41,5 @@ class SwAV(CropClustering):
         name: Literal["swav"] = "swav"
         variant: Literal["paper", "released"] = "paper"
         large_crops: AreaCrops = AreaCrops(**_LARGE)
-        small_crops: AreaCrops = AreaCrops(**_SMALL)
-        augment: Augmentation = Augmentation(**_AUGMENT)
 
         _completed = completed_by(VARIANTS)

@@ -28,6 +28,7 @@ from ray.job_submission import JobDetails, JobSubmissionClient
 from data.files import shown
 from orchestrator.cluster.package import Package
 from orchestrator.cluster.startup import TOKEN_REMEDY
+from orchestrator.config.yaml_text import parsed
 from orchestrator.provenance import COMMIT_VARIABLE, JOB_VARIABLE, git_commit
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -124,7 +125,7 @@ def read_runtime_env(path: str | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        tree = yaml.safe_load(Path(path).read_text())
+        tree = parsed(Path(path).read_text())
     except FileNotFoundError:
         raise SubmitError(f"runtime environment {path}: no such file") from None
     except yaml.YAMLError as error:

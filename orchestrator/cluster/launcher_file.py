@@ -10,6 +10,8 @@ import yaml
 from jsonschema.exceptions import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from orchestrator.config.yaml_text import parsed
+
 # Where the launcher puts its file on a cluster's head.
 ON_HEAD = Path("~/ray_bootstrap_config.yaml")
 
@@ -21,7 +23,7 @@ class ClusterFileError(ValueError):
 def check(path: Path) -> dict[str, Any]:
     """Return a cluster file with Ray's defaults; raise ClusterFileError if the launcher would refuse it."""
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = parsed(path.read_text())
     except yaml.YAMLError as error:
         raise ClusterFileError(f"{path.name}: not YAML: {error}") from None
     try:
@@ -52,4 +54,4 @@ def capacity(tree: dict[str, Any]) -> dict[str, float]:
 def capacity_here() -> dict[str, float]:
     """Return the resources that the cluster can grow to if this is the head of a launched cluster; else nothing."""
     path = ON_HEAD.expanduser()
-    return capacity(yaml.safe_load(path.read_text())) if path.is_file() else {}
+    return capacity(parsed(path.read_text())) if path.is_file() else {}

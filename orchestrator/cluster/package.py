@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from zipfile import ZIP_DEFLATED, ZipFile
 
-import yaml
+from orchestrator.config.yaml_text import parsed
 
 CODE = ("data", "methods", "orchestrator")
 CONFIGS = ("experiments", "cluster")
@@ -138,7 +138,7 @@ def _behind(folder: Path, config: str) -> Iterator[str]:
             "relative to it; copy the file to experiments/"
         )
     yield path.resolve().relative_to(folder.resolve()).as_posix()
-    tree = yaml.safe_load(path.read_text())
+    tree = parsed(path.read_text())
     for other in _named_by(tree if isinstance(tree, dict) else {}):
         yield from _behind(folder, str(Path(config).parent / other))
 

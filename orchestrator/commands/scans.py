@@ -60,9 +60,9 @@ def phantom(
 
 
 def _value(text: str) -> Any:
-    import yaml
+    from orchestrator.config.yaml_text import parsed
 
-    return yaml.safe_load(text)
+    return parsed(text)
 
 
 def _recipes() -> list[str]:

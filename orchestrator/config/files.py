@@ -8,6 +8,7 @@ import yaml
 
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.refusal import ConfigError, validated
+from orchestrator.config.yaml_text import parsed
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -28,7 +29,7 @@ def read(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"experiment {path}: no such file; experiments/ holds those that come with Raydiology")
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = parsed(path.read_text())
     except yaml.YAMLError as error:
         raise ConfigError(f"experiment {path}: not YAML: {error}") from None
     if not isinstance(tree, dict):
@@ -79,7 +80,7 @@ def _parse_override(text: str) -> dict[str, Any]:
     if not equals or not path:
         raise ConfigError(f"override {text!r}: expected field.subfield=value, such as method.crops.iou='[0.3,0.6]'")
     try:
-        return expand({path: yaml.safe_load(value)})
+        return expand({path: parsed(value)})
     except yaml.YAMLError:
         raise ConfigError(f"override {text!r}: {value!r} is not YAML; quote lists, such as '[0.3,0.6]'") from None
 

@@ -16,6 +16,7 @@ from orchestrator.config.files import merge
 from orchestrator.config.parts import Seed
 from orchestrator.config.paths import absolute
 from orchestrator.config.refusal import ConfigError, validated
+from orchestrator.config.yaml_text import parsed
 
 
 def _placed(uri: str) -> str:
@@ -102,7 +103,7 @@ def load(asked: dict[str, Any], path: str | None = None) -> IngestConfig:
         if not Path(path).is_file():
             raise ConfigError(f"ingest file {path}: no such file")
         try:
-            tree = yaml.safe_load(_expanded(Path(path).read_text(), path))
+            tree = parsed(_expanded(Path(path).read_text(), path))
         except yaml.YAMLError as error:
             raise ConfigError(f"ingest file {path}: not YAML: {error}") from None
         if not isinstance(tree, dict):

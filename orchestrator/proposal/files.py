@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from data.shards.index import ShardSet
 from orchestrator.config.files import merge, resolve
 from orchestrator.config.paths import absolute
+from orchestrator.config.yaml_text import parsed
 from orchestrator.proposal import experiment_text, table_text
 from orchestrator.proposal.experiment_text import FileHead
 from orchestrator.proposal.fingerprint import Fingerprint, LabelFacts, Machine, TooFewLabelsError, by
@@ -150,7 +149,7 @@ def _encoder(head: FileHead) -> dict[str, Any]:
 
 def _check(text: str, rows: Sequence[dict[str, Any]], source: str) -> None:
     """Raise ValueError where a row could not run."""
-    tree = yaml.safe_load(text)
+    tree = parsed(text)
     for changes in rows:
         pretrain.check(resolve(merge(tree, changes), source=source))
     if "downstream" in tree:
