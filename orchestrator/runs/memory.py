@@ -61,7 +61,7 @@ _MEASURED: dict[Hashable, _Measurement] = {}
 def stage_memory(course: Course) -> Memory:
     """Return what a stage takes in float32."""
     stage, plan = course.stage, course.feed
-    key = (stage.method.model_dump_json(), course.encoder, repr(plan.sets))
+    key = (stage.method.model_dump_json(), course.encoder, _sets(plan))
     in_chunks = course.plan.num_chunks > 1
     return _memory(_measured(course.outline, plan, in_chunks, key), stage.optimiser)
 
@@ -72,7 +72,12 @@ def finetuning_memory(experiment: Experiment, labelled: LabelledSamples, plan: F
     network = (task.task.model_dump_json(), experiment.downstream_encoder, task.frozen_levels, task.frozen_epochs)
     outlined = partial(outline_network, experiment, labelled)
     in_chunks = experiment.shares_of(task).num_chunks > 1
-    return _memory(_measured(outlined, plan, in_chunks, (*network, repr(plan.sets))), task.optimiser)
+    return _memory(_measured(outlined, plan, in_chunks, (*network, _sets(plan))), task.optimiser)
+
+
+def _sets(plan: FeedPlan) -> str:
+    """Name what a training is fed from: some patients of a split stand for all of them."""
+    return repr([replace(one, patients=None, weight=None) for one in plan.sets])
 
 
 def _memory(measured: _Measurement, optimiser: Optimiser) -> Memory:
