@@ -14,7 +14,7 @@ from orchestrator.proposal import files as initial
 from orchestrator.proposal.fingerprint import Machine
 from orchestrator.runs.finetune import FinetuningResult, finetune
 from orchestrator.runs.pretrain import pretrain
-from tests.clusters import ROOT
+from tests.documents import ROOT, blocks_of
 
 pytestmark = pytest.mark.slow
 FOLDER = ROOT / "experiments" / "real_scans"
@@ -25,6 +25,7 @@ EXPECTED = {
     "ct_volumes": (16, 0, 16),
     "fundus": (300, 1, 299),
     "hippocampus": (72, 0, 72),
+    "hippocampus_sizes": (72, 0, 72),
     "lidc": (1, 0, 133),
     "mednist": (900, 2, 898),
     "mr": (16, 0, 16),
@@ -47,13 +48,17 @@ Ingested = Callable[[str], ShardSet]
 
 @pytest.fixture(scope="module")
 def ingested(ray_cluster: Path, scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
-    """Ingest a source by the name of its file, once."""
+    """Ingest a source by the name of its file, once; the table of sizes is written as the document says."""
     out = tmp_path_factory.mktemp("shards")
+    (sizes,) = (block for block in blocks_of(ROOT / "docs" / "real_scans.md") if block.language == "python")
 
     @cache
     def run(name: str) -> ShardSet:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("RAYDIOLOGY_TEST_DATA", str(scans))
+            patch.chdir(out)
+            if name == "hippocampus_sizes":
+                exec(sizes.text, {})
             request = load({"out": str(out / name)}, str(FOLDER / f"ingest_{name}.yaml"))
         report = ingest(request)
         assert report.shards is not None
@@ -77,6 +82,10 @@ def test_label_values_without_names_are_called_by_their_numbers(ingested: Ingest
     assert ingested("sarcoma").label_names == {1: "tumour"}
     assert ingested("hippocampus").label_names == {1: "anterior", 2: "posterior"}
     assert ingested("ct").label_names == {1: "tumour"}
+
+
+def test_half_of_the_hippocampi_are_large(ingested: Ingested) -> None:
+    assert sorted(ingested("hippocampus_sizes").rows["classes"].to_pylist()) == [[0]] * 36 + [[1]] * 36
 
 
 @pytest.mark.parametrize("name", ["ct_volumes", "fundus", "hippocampus", "mednist", "pneumoniamnist", "sarcoma"])
