@@ -33,7 +33,8 @@ class Cohort(FrozenConfig):
     """The contents of a cohort's file.
 
     kind, labelled, unlabelled, seed   of the phantoms, see ``raydiology phantom``
-    ingest      an ingest's fields except ``source`` and ``out``; its shards replace all shards that a table names
+    ingest      an ingest's fields except ``source`` and ``out``; its shards replace all shards that a table's experiment
+                and rows name, but those under ``also``
     also        further ingests, each under the name of the shards that it replaces: ``shards/brats-slices``
     overrides   changes to a table's experiment: networks and budgets that fit the phantoms
     rows        further changes to single rows by name, or to several rows: ``2D-*``
@@ -59,11 +60,6 @@ class Cohort(FrozenConfig):
     def place(self, home: str, shards: str) -> str:
         """Return the cohort's shards that replace the given shards of a table."""
         return str(_out(self.folder(home), shards if shards in self.also else ""))
-
-    def changes(self, home: str) -> dict[str, Any]:
-        """Return the changes to a table's experiment by dotted names: the cohort's overrides and its shards."""
-        shards = self.place(home, "")
-        return {**self.overrides, "data.shards": shards, "downstream.shards": shards}
 
     def prepare(self, home: str) -> None:
         """Write and ingest the phantoms, unless that is done already."""
