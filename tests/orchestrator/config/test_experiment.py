@@ -65,6 +65,18 @@ def test_an_override_reaches_a_member_of_a_list_by_its_name_or_place() -> None:
     assert resolve({**tree(), "data": sets}, ["data.shards=c"]).data.shards.endswith("c")
 
 
+def test_an_override_by_null_removes_a_member_that_is_a_mapping() -> None:
+    members = {
+        "sets": [{"shards": "a"}, {"shards": "b"}],
+        "stages": [{"name": "first"}, {"name": "second"}, {"name": "third"}],
+        "size": [3, None, 5],
+    }
+    asked = merge(members, {"sets": {"0": None}, "stages": {"first": None, "third": {"seed": 1}}, "size": {"0": None}})
+    assert asked["sets"] == [{"shards": "b"}]
+    assert asked["stages"] == [{"name": "second"}, {"name": "third", "seed": 1}]
+    assert asked["size"] == [None, None, 5]
+
+
 @pytest.mark.parametrize("text", ["budget.epochs", "=3"])
 def test_an_override_without_field_or_value_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"expected field\.subfield=value"):

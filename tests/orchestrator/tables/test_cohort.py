@@ -11,7 +11,7 @@ from orchestrator.config.refusal import ConfigError
 from orchestrator.tables import cohort as cohorts
 from orchestrator.tables import table as tables
 from orchestrator.tables.cohort import Cohort
-from orchestrator.tables.grid import TableConfig
+from orchestrator.tables.grid import TableConfig, placed
 from tests.experiments import tiny_experiment, tiny_segmentation
 
 INGEST = {
@@ -102,6 +102,18 @@ def test_shards_that_a_row_names_are_those_of_the_cohort_that_stand_for_them(tmp
         str(folder / "shards"): "mri_brain",
         str(folder / "shards-shards-slices"): "mri_brain",
     }
+
+
+def test_shards_at_any_depth_of_an_experiment_are_those_of_the_cohort_that_stand_for_them() -> None:
+    stages = [{"name": "first"}, {"name": "second", "data": [{"shards": "a", "weight": 2}, {"shards": "b"}]}]
+    tree = {"data": {"shards": "c"}, "stages": stages, "probe": {"shards": "d"}, "shards.name": "kept"}
+    assert placed(tree, str.upper) == {
+        "data": {"shards": "C"},
+        "stages": [{"name": "first"}, {"name": "second", "data": [{"shards": "A", "weight": 2}, {"shards": "B"}]}],
+        "probe": {"shards": "D"},
+        "shards.name": "kept",
+    }
+    assert placed({"stages.second.data.shards": "a"}, str.upper) == {"stages.second.data.shards": "A"}
 
 
 def test_a_number_of_the_paper_is_of_a_metric_that_is_shown() -> None:
