@@ -11,6 +11,7 @@ from pydantic import Field
 
 from data.phantoms.abdomen import write_cohort
 from data.phantoms.brain import write_brains
+from data.phantoms.nodules import write_candidates
 from data.phantoms.pictures import write_films, write_fundus
 from data.shards.index import INDEX
 from methods.base import FrozenConfig
@@ -26,6 +27,7 @@ WRITERS: dict[str, Callable[..., Any]] = {
     "brain": write_brains,
     "fundus": write_fundus,
     "chest": write_films,
+    "nodules": write_candidates,
 }
 
 
@@ -41,7 +43,7 @@ class Cohort(FrozenConfig):
     seeds       seeds of pretraining and of fine-tuning, in place of the table's
     """
 
-    kind: Literal["abdomen", "brain", "fundus", "chest"]
+    kind: Literal["abdomen", "brain", "fundus", "chest", "nodules"]
     labelled: int = Field(gt=0)
     unlabelled: int = Field(ge=0)
     seed: Seed = 0

@@ -71,7 +71,9 @@ def test_an_override_by_null_removes_a_member_that_is_a_mapping() -> None:
         "stages": [{"name": "first"}, {"name": "second"}, {"name": "third"}],
         "size": [3, None, 5],
     }
-    asked = merge(members, {"sets": {"0": None}, "stages": {"first": None, "third": {"seed": 1}}, "size": {"0": None}})
+    asked = merge(
+        members, {"sets": {"0": None}, "stages": {"first": None, "third": {"seed": 1}}, "size": {"0": None}}
+    )
     assert asked["sets"] == [{"shards": "b"}]
     assert asked["stages"] == [{"name": "second"}, {"name": "third", "seed": 1}]
     assert asked["size"] == [None, None, 5]
