@@ -35,8 +35,8 @@ class Cohort(FrozenConfig):
     """The contents of a cohort's file.
 
     kind, labelled, unlabelled, seed   of the phantoms, see ``raydiology phantom``
-    ingest      an ingest's fields except ``source`` and ``out``; its shards replace all shards that a table's experiment
-                and rows name, but those under ``also``
+    ingest      an ingest's fields except ``source`` and ``out``; its shards replace all shards that a table's
+                experiment and rows name, but those under ``also``
     also        further ingests, each under the name of the shards that it replaces: ``shards/brats-slices``
     overrides   changes to a table's experiment: networks and budgets that fit the phantoms
     rows        further changes to single rows by name, or to several rows: ``2D-*``
