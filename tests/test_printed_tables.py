@@ -19,6 +19,8 @@ from tests.printed_tables import EXPERIMENTS, PRINTED, SEEDS, Columns, PrintedNu
 
 FILES = sorted(path for path in EXPERIMENTS.rglob("*.yaml") if {"rows", "experiment"} <= read(path).keys())
 PLACED = [(table, columns) for table in PRINTED for columns in table.files]
+# Cohorts whose runs are to say something, and the steps of their longest training.
+LONGER = {"phantom_table_7.yaml": 150}
 # Where the text spells a name in another way than the table file.
 SPELT = {"jiasaw": "jigsaw", "modelgeneis": "modelsgenesis"}
 seeds_are_here = pytest.mark.skipif(
@@ -37,7 +39,8 @@ def test_a_table_file_resolves_as_it_is_and_on_each_of_its_cohorts(path: Path) -
         assert all(row.paper is None and row.missing is None for row in small.config.rows)
         trained = [one for _, experiment in small.experiments for one in trainings_of(experiment)]
         budgets = [one.budget for one in trained]
-        assert max(budget.steps or budget.epochs or 0 for budget in budgets) <= 8
+        most = LONGER.get(table.config.cohorts[name], 8)
+        assert max(budget.steps or budget.epochs or 0 for budget in budgets) <= most
 
 
 def test_every_number_of_a_paper_is_in_a_table_that_is_compared_with_its_text() -> None:

@@ -190,6 +190,11 @@ def _write(
             Image.fromarray(picture.pixels).save(root / file)
             label = class_names[picture.label] if patient < num_patients else ""
             rows.append((file, label, f"phantom_{patient:03d}"))
+    return write_table(root, rows)
+
+
+def write_table(root: Path, rows: Sequence[tuple[str, str, str]]) -> Path:
+    """Write the table of a folder's files, their classes and patients; return the folder."""
     with (root / TABLE).open("w", newline="") as table:
         csv.writer(table).writerows([("file", "label", "patient"), *rows])
     return root

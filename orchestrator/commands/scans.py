@@ -34,13 +34,16 @@ _PHANTOMS = {
     "brain": "--layout nnunet --recipe mri_brain",
     "fundus": "--layout csv --recipe fundus",
     "chest": "--layout csv --recipe xray",
+    "nodules": "--layout csv --modality CT --recipe ct_volume",
 }
 
 
 @app.command()
 def phantom(
     *,
-    kind: Annotated[Literal["abdomen", "brain", "fundus", "chest"], Option(help="what to write")] = "abdomen",
+    kind: Annotated[
+        Literal["abdomen", "brain", "fundus", "chest", "nodules"], Option(help="what to write")
+    ] = "abdomen",
     target: Annotated[str, Option("--out", help="folder to write")],
     labelled: Annotated[int, Option(help="patients with labels")] = 12,
     unlabelled: Annotated[int, Option(help="patients without labels")] = 12,
@@ -49,9 +52,16 @@ def phantom(
     """Write a synthetic cohort: CT, MR, photographs or X-rays."""
     from data.phantoms.abdomen import write_cohort
     from data.phantoms.brain import write_brains
+    from data.phantoms.nodules import write_candidates
     from data.phantoms.pictures import write_films, write_fundus
 
-    writers = {"abdomen": write_cohort, "brain": write_brains, "fundus": write_fundus, "chest": write_films}
+    writers = {
+        "abdomen": write_cohort,
+        "brain": write_brains,
+        "fundus": write_fundus,
+        "chest": write_films,
+        "nodules": write_candidates,
+    }
     with progress.phase(f"drawing {labelled + unlabelled} phantoms"):
         writers[kind](target, labelled, unlabelled, seed=seed)
     out.print(f"{labelled} labelled and {unlabelled} unlabelled phantoms in {target}")

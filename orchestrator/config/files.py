@@ -43,7 +43,8 @@ def merge(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
     A mapping whose ``name`` differs from that of the mapping below it (another method, another encoder) replaces it
     whole, because the fields of one mean nothing to the other. A mapping whose keys are members of the list below it,
-    by their ``name`` or place (another budget for stage ``mask``, another weight for shard set ``0``), changes these.
+    by their ``name`` or place (another budget for stage ``mask``, another weight for shard set ``0``), changes these;
+    ``null`` removes a member that is a mapping, such as a stage.
     """
     return {**tree, **{key: _merged(tree.get(key), value) for key, value in changes.items()}}
 
@@ -55,7 +56,11 @@ def _merged(old: Any, value: Any) -> Any:
         return merge(old, value)
     if isinstance(old, list) and value and value.keys() <= (places := places_of(old)).keys():
         changes = {places[name]: change for name, change in value.items()}
-        return [_merged(one, changes[place]) if place in changes else one for place, one in enumerate(old)]
+        return [
+            _merged(one, changes[place]) if place in changes else one
+            for place, one in enumerate(old)
+            if not isinstance(one, dict) or changes.get(place, one) is not None
+        ]
     return value
 
 

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from data.phantoms.abdomen import write_cohort
 from data.phantoms.brain import write_brains
+from data.phantoms.nodules import write_candidates
 from data.phantoms.pictures import write_films, write_fundus
 from data.shards.index import INDEX
 from methods.base import FrozenConfig
@@ -26,6 +27,7 @@ WRITERS: dict[str, Callable[..., Any]] = {
     "brain": write_brains,
     "fundus": write_fundus,
     "chest": write_films,
+    "nodules": write_candidates,
 }
 
 
@@ -33,14 +35,15 @@ class Cohort(FrozenConfig):
     """The contents of a cohort's file.
 
     kind, labelled, unlabelled, seed   of the phantoms, see ``raydiology phantom``
-    ingest      an ingest's fields except ``source`` and ``out``; its shards replace all shards that a table names
+    ingest      an ingest's fields except ``source`` and ``out``; its shards replace all shards that a table's
+                experiment and rows name, but those under ``also``
     also        further ingests, each under the name of the shards that it replaces: ``shards/brats-slices``
     overrides   changes to a table's experiment: networks and budgets that fit the phantoms
     rows        further changes to single rows by name, or to several rows: ``2D-*``
     seeds       seeds of pretraining and of fine-tuning, in place of the table's
     """
 
-    kind: Literal["abdomen", "brain", "fundus", "chest"]
+    kind: Literal["abdomen", "brain", "fundus", "chest", "nodules"]
     labelled: int = Field(gt=0)
     unlabelled: int = Field(ge=0)
     seed: Seed = 0
@@ -59,11 +62,6 @@ class Cohort(FrozenConfig):
     def place(self, home: str, shards: str) -> str:
         """Return the cohort's shards that replace the given shards of a table."""
         return str(_out(self.folder(home), shards if shards in self.also else ""))
-
-    def changes(self, home: str) -> dict[str, Any]:
-        """Return the changes to a table's experiment by dotted names: the cohort's overrides and its shards."""
-        shards = self.place(home, "")
-        return {**self.overrides, "data.shards": shards, "downstream.shards": shards}
 
     def prepare(self, home: str) -> None:
         """Write and ingest the phantoms, unless that is done already."""

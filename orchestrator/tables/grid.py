@@ -127,8 +127,7 @@ class TableConfig(FrozenConfig):
             overrides = dict(row.overrides)
             for pattern, changes in rows.items():
                 overrides |= changes if _matches(pattern, row.name) else {}
-            overrides = {path: place(to) if path.endswith(".shards") else to for path, to in overrides.items()}
-            update = {"overrides": overrides, "paper": None, "paper_also": {}}
+            update = {"overrides": placed(overrides, place), "paper": None, "paper_also": {}}
             if seeds is not None:
                 update |= {"pretrain_seeds": () if row.pretrain_seeds == () else seeds, "finetune_seeds": seeds}
             changed.append(row.model_copy(update=update))
@@ -189,6 +188,16 @@ class TableLine:
     also: dict[str, Summary]
     paper_also: dict[str, float] = field(default_factory=dict)
     missing: str | None = None
+
+
+def placed(tree: Any, place: Callable[[str], str]) -> Any:
+    """Return a config tree, or changes to one by dotted names, whose shards are replaced, at any depth."""
+    if isinstance(tree, dict):
+        return {
+            name: place(value) if name.split(".")[-1] == "shards" else placed(value, place)
+            for name, value in tree.items()
+        }
+    return [placed(one, place) for one in tree] if isinstance(tree, list) else tree
 
 
 def _matches(pattern: str, name: str) -> bool:

@@ -16,7 +16,7 @@ from orchestrator.runs import finetune, identity, pretrain
 from orchestrator.runs.held_out import check_tested
 from orchestrator.tables import cohort as cohorts
 from orchestrator.tables.cohort import Cohort
-from orchestrator.tables.grid import TableConfig, TableTrial, trials_of
+from orchestrator.tables.grid import TableConfig, TableTrial, placed, trials_of
 from orchestrator.tables.row import TableRow
 from orchestrator.terminal import progress
 
@@ -59,8 +59,9 @@ def load(path: str | Path, overrides: Sequence[str] = (), cohort: str | None = N
     if cohort is not None:
         chosen = _cohort(path, table, cohort)
         home = resolve(base, overrides, str(path)).home
-        table = table.on_cohort(cohort, chosen.rows, partial(chosen.place, home), chosen.seeds)
-        overrides = [*_assigned({**chosen.changes(home), "name": f"{base.get('name')}-{cohort}"}), *overrides]
+        place = partial(chosen.place, home)
+        table, base = table.on_cohort(cohort, chosen.rows, place, chosen.seeds), placed(base, place)
+        overrides = [*_assigned({**chosen.overrides, "name": f"{base.get('name')}-{cohort}"}), *overrides]
     experiments = []
     for trial in trials_of(table):
         # The row comes last: overrides on the command line are for all rows, and must not undo a row's own changes.

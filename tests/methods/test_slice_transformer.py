@@ -48,6 +48,7 @@ def default_sized(**fields: Any) -> SliceTransformerEncoder:
         ({"variant": "released", "num_slices": 32}, 31_071_748),
         ({"variant": "released", "num_slices": 128}, 31_346_692),
         ({"variant": "released", "attention": {"axis": "slices"}}, 32_890_884),
+        ({"variant": "released", "pooled": "last"}, 31_162_884 - (256 + 512 + 1024 + 2048) * 640),
         ({"variant": "paper"}, 36_272_096),
     ],
 )

@@ -9,17 +9,16 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from methods import METHODS
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import load, merge, read, resolve, schema
 from orchestrator.config.parts import Budget
 from orchestrator.config.refusal import ConfigError
 from orchestrator.direction import direction_of
 from orchestrator.ingest import request as ingest_request
-from orchestrator.runs.pretrain import build_encoder
 from orchestrator.sweeps import sweep as sweeps
 from orchestrator.sweeps.space import extremes
 from orchestrator.tables import table as tables
+from orchestrator.training.outline import outline_method
 from tests.batches import FACTS
 from tests.clusters import ROOT
 
@@ -64,6 +63,20 @@ def test_an_override_reaches_a_member_of_a_list_by_its_name_or_place() -> None:
     with pytest.raises(ConfigError, match="stages: expected a list, found"):
         resolve(several, ["stages.third.method.mask_ratio=0.3"])
     assert resolve({**tree(), "data": sets}, ["data.shards=c"]).data.shards.endswith("c")
+
+
+def test_an_override_by_null_removes_a_member_that_is_a_mapping() -> None:
+    members = {
+        "sets": [{"shards": "a"}, {"shards": "b"}],
+        "stages": [{"name": "first"}, {"name": "second"}, {"name": "third"}],
+        "size": [3, None, 5],
+    }
+    asked = merge(
+        members, {"sets": {"0": None}, "stages": {"first": None, "third": {"seed": 1}}, "size": {"0": None}}
+    )
+    assert asked["sets"] == [{"shards": "b"}]
+    assert asked["stages"] == [{"name": "second"}, {"name": "third", "seed": 1}]
+    assert asked["size"] == [None, None, 5]
 
 
 @pytest.mark.parametrize("text", ["budget.epochs", "=3"])
@@ -232,13 +245,13 @@ def test_every_row_of_a_table_fits_each_of_its_cohorts(path: Path, name: str) ->
         for request in table.cohort.requests(table.cohort.folder(table.experiments[0][1].home))
     }
     for trial, experiment in table.experiments:
-        spatial_dims, size = shards[experiment.data.shards]
-        encoder = build_encoder(experiment)
-        assert shards[experiment.downstream.shards][0] == spatial_dims == encoder.spatial_dims, trial.row
-        assert experiment.pretraining[0].budget.steps <= 10
-        METHODS[experiment.pretraining[0].method.name](experiment.pretraining[0].method, encoder, FACTS).check_extent(
-            size[-spatial_dims:]
-        )
+        for stage in experiment.pretraining:
+            method = outline_method(stage.method, experiment.encoder_of(stage), FACTS)
+            for data in experiment.data_of(stage):
+                spatial_dims, size = shards[data.shards]
+                assert spatial_dims == experiment.encoder_of(stage).spatial_dims, trial.row
+                method.check_extent(size[-spatial_dims:])
+        assert shards[experiment.downstream.shards][0] == experiment.downstream_encoder.spatial_dims, trial.row
 
 
 def test_every_cohort_belongs_to_a_table() -> None:

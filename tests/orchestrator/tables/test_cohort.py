@@ -11,7 +11,7 @@ from orchestrator.config.refusal import ConfigError
 from orchestrator.tables import cohort as cohorts
 from orchestrator.tables import table as tables
 from orchestrator.tables.cohort import Cohort
-from orchestrator.tables.grid import TableConfig
+from orchestrator.tables.grid import TableConfig, placed
 from tests.experiments import tiny_experiment, tiny_segmentation
 
 INGEST = {
@@ -104,6 +104,18 @@ def test_shards_that_a_row_names_are_those_of_the_cohort_that_stand_for_them(tmp
     }
 
 
+def test_shards_at_any_depth_of_an_experiment_are_those_of_the_cohort_that_stand_for_them() -> None:
+    stages = [{"name": "first"}, {"name": "second", "data": [{"shards": "a", "weight": 2}, {"shards": "b"}]}]
+    tree = {"data": {"shards": "c"}, "stages": stages, "probe": {"shards": "d"}, "shards.name": "kept"}
+    assert placed(tree, str.upper) == {
+        "data": {"shards": "C"},
+        "stages": [{"name": "first"}, {"name": "second", "data": [{"shards": "A", "weight": 2}, {"shards": "B"}]}],
+        "probe": {"shards": "D"},
+        "shards.name": "kept",
+    }
+    assert placed({"stages.second.data.shards": "a"}, str.upper) == {"stages.second.data.shards": "A"}
+
+
 def test_a_number_of_the_paper_is_of_a_metric_that_is_shown() -> None:
     with pytest.raises(ValidationError, match=r"a: paper_also\.dice is not one of the metrics under also \['iou'\]"):
         table_of(rows=[{"name": "a", "paper_also": {"dice": 0.5}}], reference="a")
@@ -128,7 +140,7 @@ def test_a_folder_is_named_by_what_the_scans_and_shards_depend_on_alone(tmp_path
     ("changes", "words"),
     [
         ({"labeled": 3}, r"cohort\.yaml:\n  labeled: no such field"),
-        ({"kind": "heart"}, r"kind: expected 'abdomen', 'brain', 'fundus' or 'chest', found 'heart'"),
+        ({"kind": "heart"}, r"kind: expected 'abdomen', 'brain', 'fundus', 'chest' or 'nodules', found 'heart'"),
         (
             {"ingest": {**INGEST, "recipe": "mri"}},
             r"cohort brain, ingest:\n  recipe: there is no 'mri'; expected one of",
