@@ -98,7 +98,8 @@ def comma_separated(config: TableConfig, outcomes: Sequence[Outcome]) -> str:
     """Return one CSV line per trial: row, seeds, fold if any, values with every digit, the run's folder, failure.
 
     Fields with lists have columns, and where rows choose, so have the validation score and whether the trial has the
-    value that its row chose. After the trials the reason why a row is missing, which has one line without a trial, and the paper's numbers.
+    value that its row chose. After the trials come the reason why a row is missing, which has one line without a
+    trial, and the paper's numbers.
     """
     seeds = ["pretrain_seed", "finetune_seed", *(["fold"] if config.num_folds else [])]
     fields, choices = _fields(config), {row.name: choice_of(config, row, outcomes) for row in config.rows}
