@@ -44,7 +44,7 @@ Lists = Annotated[dict[str, tuple[Any, ...]], AfterValidator(_told_apart)]
 
 
 @dataclass(frozen=True)
-class Tried:
+class Candidate:
     """One of a choice's values: the mean validation score over the repeats that are complete, None without any."""
 
     settings: Settings
@@ -58,15 +58,15 @@ class Tried:
 
 
 @dataclass(frozen=True)
-class Choice:
+class TableChoice:
     """A row's choice: the values in the order of their lists, the one that was chosen (None: nothing ran yet).
 
     metric        the metric of the validation that decided, in its own direction
     validated_on  what the runs were validated on
     """
 
-    tried: tuple[Tried, ...]
-    chosen: Tried | None
+    tried: tuple[Candidate, ...]
+    chosen: Candidate | None
     metric: str
     validated_on: str
 
@@ -84,14 +84,14 @@ class Choice:
         return f"{worded(self.chosen.settings)} is chosen by {by}{partly} ({'; '.join(scores)})"
 
 
-def choose(tried: Sequence[Tried], metric: str, validated_on: str) -> Choice:
+def choose(tried: Sequence[Candidate], metric: str, validated_on: str) -> TableChoice:
     """Choose the value with the best mean, the first of equals; incomplete ones only where no value is complete."""
     direction = direction_of(metric)
     assert direction is not None, "held by refuse_choice"
     scored = [one for one in tried if one.mean is not None]
     candidates = [one for one in scored if one.is_complete] or scored
     places = best_first([one.mean for one in candidates], direction)
-    return Choice(tuple(tried), candidates[places[0]] if places else None, metric, validated_on)
+    return TableChoice(tuple(tried), candidates[places[0]] if places else None, metric, validated_on)
 
 
 def settings_of(lists: Mapping[str, Sequence[Any]]) -> list[Settings]:
@@ -167,7 +167,7 @@ def _written(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _scored(one: Tried, decimals: int) -> str:
+def _scored(one: Candidate, decimals: int) -> str:
     if one.mean is None:
         return f"no score, 0 of {one.num_repeats} repeats"
     return f"{one.mean:.{decimals}f}" + (

@@ -7,7 +7,7 @@ from math import prod
 from statistics import fmean
 
 from orchestrator.results.statistics import Comparison, Summary, summarise, welch
-from orchestrator.tables.choice import Choice, Settings, Tried, choose, settings_of, worded
+from orchestrator.tables.choice import Candidate, Settings, TableChoice, choose, settings_of, worded
 from orchestrator.tables.grid import TableConfig, TableTrial
 from orchestrator.tables.row import PaperNumbers, TableRow
 
@@ -44,7 +44,7 @@ class TableLine:
     also: dict[str, Summary]
     paper_also: dict[str, float] = field(default_factory=dict)
     missing: str | None = None
-    choice: Choice | None = None
+    choice: TableChoice | None = None
 
 
 def aggregate(config: TableConfig, outcomes: Sequence[Outcome]) -> list[TableLine]:
@@ -76,7 +76,7 @@ def aggregate(config: TableConfig, outcomes: Sequence[Outcome]) -> list[TableLin
     ]
 
 
-def choice_of(config: TableConfig, row: TableRow, outcomes: Sequence[Outcome]) -> Choice | None:
+def choice_of(config: TableConfig, row: TableRow, outcomes: Sequence[Outcome]) -> TableChoice | None:
     """Return what a row chooses; None if it chooses nothing."""
     chosen, repeated = config.lists(row)
     if row.missing or not chosen:
@@ -87,7 +87,7 @@ def choice_of(config: TableConfig, row: TableRow, outcomes: Sequence[Outcome]) -
     for settings in settings_of(chosen):
         repeats = _repeats(config, row, settings, outcomes)
         scores = [_mean(fold.validation for fold in folds) for folds in repeats]
-        tried.append(Tried(settings, fmean(scores) if scores else None, len(scores), num_repeats))
+        tried.append(Candidate(settings, fmean(scores) if scores else None, len(scores), num_repeats))
     places = dict.fromkeys(
         one.validated_on for one in outcomes if one.trial.row == row.name and one.value is not None
     )
@@ -95,7 +95,7 @@ def choice_of(config: TableConfig, row: TableRow, outcomes: Sequence[Outcome]) -
 
 
 def _kept(
-    config: TableConfig, row: TableRow, choice: Choice | None, outcomes: Sequence[Outcome]
+    config: TableConfig, row: TableRow, choice: TableChoice | None, outcomes: Sequence[Outcome]
 ) -> list[list[Outcome]]:
     """Return the folds of each repeat that makes a row's numbers."""
     settings = choice.settings if choice else {}

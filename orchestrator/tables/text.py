@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from orchestrator.results.text import NOTHING, as_csv, as_markdown, as_ranked, significance, spread
-from orchestrator.tables.choice import Choice, listed, shortly
+from orchestrator.tables.choice import TableChoice, listed, shortly
 from orchestrator.tables.grid import TableConfig
 from orchestrator.tables.outcome import Outcome, TableLine, choice_of
 from orchestrator.tables.row import PaperNumbers, TableRow
@@ -150,7 +150,7 @@ def _fields(config: TableConfig) -> list[str]:
     return list(dict.fromkeys(field for row in config.runnable for lists in config.lists(row) for field in lists))
 
 
-def _is_chosen(outcome: Outcome, choices: Mapping[str, Choice | None]) -> bool | None:
+def _is_chosen(outcome: Outcome, choices: Mapping[str, TableChoice | None]) -> bool | None:
     """Tell whether a trial has the value that its row chose; None where the row chooses nothing."""
     choice = choices[outcome.trial.row]
     return None if choice is None else choice.settings == outcome.trial.tried
