@@ -116,7 +116,7 @@ def listed(lists: Mapping[str, Sequence[Any]]) -> str:
     )
 
 
-def placed(lists: Mapping[str, Sequence[Any]], place: Callable[[str], str]) -> dict[str, tuple[Any, ...]]:
+def placed_lists(lists: Mapping[str, Sequence[Any]], place: Callable[[str], str]) -> dict[str, tuple[Any, ...]]:
     """Return the lists with other shards in place of those that they name."""
     return {
         field: tuple(map(place, values)) if field.endswith(".shards") else tuple(values)

@@ -23,7 +23,7 @@ from orchestrator.direction import TEST
 from orchestrator.tables.choice import (
     Lists,
     Settings,
-    placed,
+    placed_lists,
     refuse_choice,
     refuse_overridden,
     refuse_shared,
@@ -169,14 +169,14 @@ class TableConfig(FrozenConfig):
             if seeds is not None:
                 update |= {"pretrain_seeds": () if row.pretrain_seeds == () else seeds, "finetune_seeds": seeds}
             for kind, own in (("choose", row.choose), ("repeat_over", row.repeat_over)):
-                update[kind] = None if own and lists and kind in lists else own and placed(own, place)
+                update[kind] = None if own and lists and kind in lists else own and placed_lists(own, place)
             changed.append(row.model_copy(update=update))
         update = {
             "name": f"{self.name}-{name}",
             "title": f"{self.title} (on cohort {name}, not the paper's data)",
             "rows": tuple(changed),
-            "choose": placed(self.choose, place),
-            "repeat_over": placed(self.repeat_over, place),
+            "choose": placed_lists(self.choose, place),
+            "repeat_over": placed_lists(self.repeat_over, place),
             **(lists or {}),
         }
         table = self.model_copy(update=update)
