@@ -37,6 +37,7 @@ def test_a_table_file_resolves_as_it_is_and_on_each_of_its_cohorts(path: Path) -
         small = tables.load(path, cohort=name)
         assert {trial.row for trial, _ in small.experiments} == set(trials)
         assert all(row.paper is None and row.missing is None for row in small.config.rows)
+        assert not any(lists for row in small.config.rows for lists in small.config.lists(row)), "it is to stay short"
         trained = [one for _, experiment in small.experiments for one in trainings_of(experiment)]
         budgets = [one.budget for one in trained]
         most = LONGER.get(table.config.cohorts[name], 8)

@@ -11,6 +11,9 @@ What a mean Dice means differs between papers, so every choice is a field of ``C
             are skipped even where they are predicted. Mean over the labels of each slice, then over the slices.
 ``brats``   the BraTS challenge's, as in Isensee et al. ("nnU-Net for Brain Tumor Segmentation", BrainLes 2020):
             as ``volume``, but a region that is neither in the truth nor in the prediction scores 1.
+``single_class``  JSSL's released code (duyhominhnguyen/Self-supervised-Image-Volume-Intra-Inter-Contrastive, its
+            script for MM-WHS): as ``volume``, but both means are of one label alone, and the score is its IoU. Other
+            labels keep scores of their own.
 """
 
 from collections.abc import Sequence
@@ -22,7 +25,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-ConventionName = Literal["volume", "thesis", "brats"]
+ConventionName = Literal["volume", "thesis", "brats", "single_class"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Convention:
     false_alarms    whether a label that is predicted but absent from the truth scores 0 (else it is skipped)
     average_first   the mean that is taken first: of a label over units, or of a unit over labels
     silence         whether a label that is neither predicted nor there scores 1 (else it is skipped)
+    single          whether the means are of one label, which the caller names, and not of all
+    chosen_by       which of the two means is the score
     """
 
     unit: Literal["volume", "slice"]
@@ -41,24 +46,30 @@ class Convention:
     false_alarms: bool
     average_first: Literal["units", "labels"]
     silence: bool = False
+    single: bool = False
+    chosen_by: Literal["dice", "iou"] = "dice"
 
 
 CONVENTIONS: dict[ConventionName, Convention] = {
     "volume": Convention(unit="volume", background=False, false_alarms=True, average_first="units"),
     "thesis": Convention(unit="slice", background=True, false_alarms=False, average_first="labels"),
     "brats": Convention(unit="volume", background=False, false_alarms=True, average_first="units", silence=True),
+    "single_class": Convention(
+        unit="volume", background=False, false_alarms=True, average_first="units", single=True, chosen_by="iou"
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Dice and IoU in [0, 1]: a value per label that could be scored, and their means.
+    """Dice and IoU in [0, 1]: a value per label that could be scored, their means, and that which is the score.
 
     ``num_units`` counts the volumes or slices behind each label's value. ``remarks`` names the labels that
     have no score, or a score of 0 by false alarms alone. ``unit_dice`` and ``unit_iou`` are what is averaged: a value
     for each unit and each of ``labels``, NaN where the pair is skipped.
     """
 
+    score: float
     mean_dice: float
     mean_iou: float
     dice: dict[str, float]
@@ -108,36 +119,50 @@ def dice_and_iou(
     return dice, iou
 
 
+def check_scored_class(convention: ConventionName, scored: int | str | None) -> None:
+    """Raise ValueError where a convention of one label lacks it, or another convention is given one."""
+    if CONVENTIONS[convention].single and scored is None:
+        raise ValueError(f"scored_class: missing beside convention {convention}; name the one label that is scored")
+    if not CONVENTIONS[convention].single and scored is not None:
+        raise ValueError(
+            f"scored_class {scored!r} beside convention {convention}, which scores all labels; set "
+            "convention=single_class, or leave scored_class out"
+        )
+
+
 def score(
     counts: Int[np.ndarray, "units classes classes"],
     label_names: Sequence[str],
     convention: ConventionName = "volume",
+    scored: str | None = None,
 ) -> Scores:
     """Score counts of the convention's units (volumes or slices).
 
-    ``label_names`` names every class, background first. Raises ValueError where nothing can be scored.
+    ``label_names`` names every class, background first; ``scored`` is the label of which the means are under
+    ``single_class``. Raises ValueError where nothing can be scored.
     """
     rules = CONVENTIONS[convention]
     assert counts.shape[1] == len(label_names), "one name per class, background included"
     first = 0 if rules.background else 1
     dice, iou = (values[:, first:] for values in dice_and_iou(counts, rules))
-    return _scores(dice, iou, counts.sum(2)[:, first:], list(label_names[first:]), rules)
+    return _scores(dice, iou, counts.sum(2)[:, first:], list(label_names[first:]), rules, scored)
 
 
 def score_regions(
     counts: Int[np.ndarray, "units regions true predicted"],
     names: Sequence[str],
     convention: ConventionName = "volume",
+    scored: str | None = None,
 ) -> Scores:
     """Score regions, each by its own (true, predicted) counts of voxels outside (0) and inside it (1).
 
-    ``names`` names every region. Raises ValueError where nothing can be scored.
+    ``names`` names every region; ``scored`` as in ``score``. Raises ValueError where nothing can be scored.
     """
     rules = CONVENTIONS[convention]
     assert counts.shape[1] == len(names), "one name per region"
     pairs = dice_and_iou(counts.reshape(-1, 2, 2), rules)
     dice, iou = (values[:, 1].reshape(counts.shape[:2]) for values in pairs)
-    return _scores(dice, iou, counts[:, :, 1].sum(2), list(names), rules)
+    return _scores(dice, iou, counts[:, :, 1].sum(2), list(names), rules, scored)
 
 
 def _scores(
@@ -146,16 +171,21 @@ def _scores(
     true: Int[np.ndarray, "units labels"],
     names: list[str],
     rules: Convention,
+    scored: str | None,
 ) -> Scores:
-    num_scored = (~np.isnan(dice)).sum(0)
-    if not num_scored.any():
+    assert (scored is not None) == rules.single, "one label is named where one is scored"
+    num_scored, counted = (~np.isnan(dice)).sum(0), slice(None) if scored is None else [names.index(scored)]
+    if not num_scored[counted].any():
+        subject = f"none of the labels {names} occurs" if scored is None else f"label {scored} does not occur"
         raise ValueError(
-            f"segmentation scores: none of the labels {names} occurs in the {len(true)} {rules.unit}s that were "
-            "evaluated; expected at least one; check the split and the labels of the shards"
+            f"segmentation scores: {subject} in the {len(true)} {rules.unit}s that were evaluated; expected at least "
+            "one; check the split and the labels of the shards"
         )
+    mean_dice, mean_iou = _mean(dice[:, counted], rules), _mean(iou[:, counted], rules)
     return Scores(
-        mean_dice=_mean(dice, rules),
-        mean_iou=_mean(iou, rules),
+        score=mean_dice if rules.chosen_by == "dice" else mean_iou,
+        mean_dice=mean_dice,
+        mean_iou=mean_iou,
         dice=_by_label(dice, names),
         iou=_by_label(iou, names),
         num_units={name: int(n) for name, n in zip(names, num_scored, strict=True) if n},

@@ -28,7 +28,7 @@ from data.views.rng import SampleRng
 from methods.base import ADDED, Facts, FrozenConfig, Losses, Views
 from methods.downstream.base import Cases, Evidence, Judgement, Task, TaskScores, merge
 from methods.downstream.crops import Centre, cut_padded, draw_centred_boxes
-from methods.downstream.metrics import CONVENTIONS, ConventionName
+from methods.downstream.metrics import CONVENTIONS, ConventionName, check_scored_class
 from methods.downstream.networks import SegmentationEncoder, segmentation_network
 from methods.downstream.surfaces import surface_distance
 from methods.downstream.targets import target_of
@@ -69,6 +69,7 @@ class Segmentation(Task):
         regions              name -> label values: regions to learn instead of classes; they may overlap
         window_overlap       share of a window that the next one covers too, for all axes or for each
         convention           how Dice and IoU are averaged, see ``metrics.py``
+        scored_class         under ``single_class``: name of the label or region that is scored, or a label's value
         dice_weight, cross_entropy_weight  factors of the two terms of the loss
         largest_component    of each predicted label or region, keep a whole sample's largest connected part
         surface_distance     whether cases have ``surface_distance_mm``, see ``surfaces.py``: null where truth or
@@ -89,6 +90,7 @@ class Segmentation(Task):
         window_blend: Literal["constant", "gaussian"] = "constant"
         window_batch: PositiveInt = 16
         convention: ConventionName = "volume"
+        scored_class: Annotated[NonNegativeInt | str | None, ADDED] = None
         dice_weight: Annotated[float, Field(ge=0), ADDED] = 1.0
         cross_entropy_weight: Annotated[float, Field(ge=0), ADDED] = 1.0
         largest_component: Annotated[bool, ADDED] = False
@@ -97,9 +99,10 @@ class Segmentation(Task):
         _completed = completed_by(VARIANTS)
 
         @model_validator(mode="after")
-        def _learns(self) -> "Segmentation.Config":
+        def _learns_and_scores(self) -> "Segmentation.Config":
             if self.dice_weight == self.cross_entropy_weight == 0:
                 raise ValueError("dice_weight and cross_entropy_weight are both 0: nothing is learnt; raise one")
+            check_scored_class(self.convention, self.scored_class)
             return self
 
         @model_validator(mode="after")
@@ -133,6 +136,7 @@ class Segmentation(Task):
         self.config = config
         self.target = target_of(facts.names, config.labels, config.regions, config.background_in_loss)
         self.class_names = self.target.names
+        self.scored = None if config.scored_class is None else self.target.named(config.scored_class)
         self.network = segmentation_network(encoder, self.target.num_outputs)
         self.crop_size = per_axis(config.crop_size, encoder.spatial_dims, "downstream.task.crop_size")
         check_stride(self.crop_size, encoder.stride, "downstream.task.crop_size")
@@ -220,7 +224,7 @@ class Segmentation(Task):
         )
 
     def scores(self, evidence: Evidence) -> TaskScores:
-        """Return ``score`` (the mean Dice), the mean Dice and IoU, and both for every label or region.
+        """Return ``score`` (the mean Dice, or what the convention chooses), mean Dice and IoU, and both per label.
 
         Characters of label names that MLflow refuses become underscores. The cases have a row for each unit of the
         convention and each label or region: ``case``, ``label``, ``dice``, ``iou``, and perhaps
@@ -229,10 +233,10 @@ class Segmentation(Task):
         rows = np.stack([counts.ravel() for counts in evidence.values()])
         size = prod(self.target.shape)
         counts = rows[:, :size].astype(np.int64).reshape(-1, *self.target.shape)
-        scores = self.target.score(counts, self.config.convention)
+        scores = self.target.score(counts, self.config.convention, self.scored)
         named = {name: re.sub(r"[^\w. -]", "_", name) for name in scores.dice}
         metrics = {
-            "score": scores.mean_dice,
+            "score": scores.score,
             "dice_mean": scores.mean_dice,
             "iou_mean": scores.mean_iou,
             **{f"dice/{named[name]}": value for name, value in scores.dice.items()},

@@ -5,7 +5,7 @@ A target knows the label values to learn (``values``; the i-th is class index i 
 Shapes: B samples, K classes (0 is background), R regions, *s spatial axes (D, H, W) or (H, W).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data.spelling import did_you_mean
 from methods.base import Losses
 from methods.downstream.metrics import ConventionName, Scores, count_confusions, score, score_regions
 from methods.parts.precision import full_precision
@@ -67,6 +68,11 @@ class Classes(nn.Module):
         self.shape = (self.num_outputs, self.num_outputs)
         self.background_in_loss = background_in_loss
 
+    def named(self, label: str | int) -> str:
+        """Return the name of a label given by its name or its value; raise ValueError for one that is not learnt."""
+        names = dict(zip(self.values, self.names[1:], strict=True))
+        return _known_name(names.get(label, label) if isinstance(label, int) else label, names.values(), names)
+
     def card(self) -> dict[str, Any]:
         """Describe the label value that each output stands for; the first output is the background."""
         return {"class_names": list(self.names), "label_values": list(self.values)}
@@ -107,9 +113,11 @@ class Classes(nn.Module):
         planes = [mask.reshape(-1, *mask.shape[-2:]) for mask in (true, predicted)]
         return count_confusions(planes[0], planes[1], self.num_outputs)
 
-    def score(self, counts: Int[np.ndarray, "units true predicted"], convention: ConventionName) -> Scores:
-        """Score the counts."""
-        return score(counts, self.names, convention)
+    def score(
+        self, counts: Int[np.ndarray, "units true predicted"], convention: ConventionName, scored: str | None = None
+    ) -> Scores:
+        """Score the counts; ``scored`` names the class that is scored alone."""
+        return score(counts, self.names, convention, scored)
 
 
 class Regions(nn.Module):
@@ -130,6 +138,10 @@ class Regions(nn.Module):
         self.shape = (self.num_outputs, 2, 2)
         members = [[value in values for value in (0, *self.values)] for values in self.regions.values()]
         self.register_buffer("members", torch.tensor(members), persistent=False)
+
+    def named(self, label: str | int) -> str:
+        """Return the name of a region; raise ValueError for one that is not learnt."""
+        return _known_name(label, self.regions)
 
     def card(self) -> dict[str, Any]:
         """Describe the label values that each output stands for."""
@@ -169,9 +181,14 @@ class Regions(nn.Module):
         """Count a sample's voxels for each region by whether they lie, and are predicted to lie, inside it."""
         return count_confusions(true.int(), predicted.int(), 2)[None]
 
-    def score(self, counts: Int[np.ndarray, "units regions true predicted"], convention: ConventionName) -> Scores:
-        """Score the counts."""
-        return score_regions(counts, self.names[1:], convention)
+    def score(
+        self,
+        counts: Int[np.ndarray, "units regions true predicted"],
+        convention: ConventionName,
+        scored: str | None = None,
+    ) -> Scores:
+        """Score the counts; ``scored`` names the region that is scored alone."""
+        return score_regions(counts, self.names[1:], convention, scored)
 
 
 def target_of(
@@ -201,6 +218,17 @@ def _check_known(wanted: Sequence[int], known: list[int], field: str) -> None:
     if unknown or not wanted:
         subject = f"value {unknown[0]}" if unknown else f"{list(wanted)}"
         raise ValueError(f"{field}: {subject} is not among the shards' labels {known}; name some of them")
+
+
+def _known_name(label: str | int, names: Collection[str], values: Collection[int] = ()) -> str:
+    """Return the label if it is one of the names; raise ValueError with near names for another."""
+    if label in names:
+        return str(label)
+    numbers = f" or values {list(values)}" if values else ""
+    raise ValueError(
+        f"downstream.task.scored_class: {label!r} is not among the labels that are learnt"
+        f"{did_you_mean(str(label), names)}; expected one of {list(names)}{numbers}"
+    )
 
 
 def _sum(dice: Float[Tensor, ""], cross_entropy: Float[Tensor, ""], weights: tuple[float, float]) -> Losses:

@@ -19,7 +19,8 @@ _JUDGED = {
 # If these differ, the same metric measures something else: other patients, other labels, another mean.
 _JUDGED_BY = (
     DATASET, "downstream.val_split", "downstream.num_folds", "downstream.task.name", "downstream.task.labels",
-    "downstream.task.regions", "downstream.task.convention", "downstream.task.kind", "downstream.task.score",
+    "downstream.task.regions", "downstream.task.convention",
+    "downstream.task.scored_class", "downstream.task.kind", "downstream.task.score",
 )  # fmt: skip
 # If these differ, the metric is the same but the starts are not equal.
 _GIVEN = (DATASET, "downstream.label_fraction")

@@ -247,7 +247,7 @@ def _caption(experiment: Experiment, trained: PretrainingResult | None, row: str
         title=f"finetune {row or start}, {seeds}",
         description=(
             f"{task.task.name.capitalize()}, {f'pretrained by {start}' if trained else 'not pretrained'}. `best/...` "
-            f"are the metrics of the best checkpoint on {_validated_on(task)}"
+            f"are the metrics of the best checkpoint on {validated_on(task)}"
             f"{f', `test/...` on split {task.test_split}' if task.test_split else ''}. Artifacts: "
             "`pictures/predictions.png` shows truth and prediction, `pictures/views-finetune.png` what it was "
             "trained on; `network/` is the best checkpoint's network, `cases.parquet` its score on each case."
@@ -256,7 +256,8 @@ def _caption(experiment: Experiment, trained: PretrainingResult | None, row: str
     )
 
 
-def _validated_on(task: Downstream) -> str:
+def validated_on(task: Downstream) -> str:
+    """Name the samples that the best checkpoint is chosen by."""
     return f"fold {task.fold} of {task.num_folds}" if task.num_folds else f"split {task.val_split}"
 
 

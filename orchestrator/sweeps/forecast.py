@@ -58,15 +58,17 @@ def _absent_cohort(asked: Table) -> str:
 
 
 def _row(trials: list[tuple[TableTrial, Experiment]]) -> tuple[str, str, str]:
-    """Return how many trials are done, and the steps and the memory of the first, which is checked."""
-    trial, experiment = trials[0]
-    pretraining, finetuning = pretraining_needs(experiment), finetuning_needs(experiment)[0]
-    needs = [finetuning]
-    if trial.pretrain_seed is not None:
-        needs = [*(one for one in pretraining if one.steps), finetuning]
-    steps = " + ".join(f"{one.steps:,}" for one in needs)
-    memory = ", ".join(dict.fromkeys(one.memory for one in needs))
-    return str(sum(_is_done(*one) for one in trials)), steps, memory
+    """Return how many trials are done, and steps and memory of the first with each value, which is checked."""
+    steps, memory = [], []
+    for trial, experiment in table.one_of_each_setting(trials):
+        pretraining, finetuning = pretraining_needs(experiment), finetuning_needs(experiment)[0]
+        needs = [finetuning]
+        if trial.pretrain_seed is not None:
+            needs = [*(one for one in pretraining if one.steps), finetuning]
+        steps.append(" + ".join(f"{one.steps:,}" for one in needs))
+        memory += [one.memory for one in needs]
+    done = str(sum(_is_done(*one) for one in trials))
+    return done, " or ".join(dict.fromkeys(steps)), ", ".join(dict.fromkeys(memory))
 
 
 def _is_done(trial: TableTrial, experiment: Experiment) -> bool:

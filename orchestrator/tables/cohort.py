@@ -20,6 +20,7 @@ from orchestrator.config.parts import Seed
 from orchestrator.config.refusal import validated
 from orchestrator.ingest.request import IngestConfig
 from orchestrator.ingest.run import ingest
+from orchestrator.tables.choice import Lists
 from orchestrator.tables.row import Seeds
 
 WRITERS: dict[str, Callable[..., Any]] = {
@@ -41,6 +42,7 @@ class Cohort(FrozenConfig):
     overrides   changes to a table's experiment: networks and budgets that fit the phantoms
     rows        further changes to single rows by name, or to several rows: ``2D-*``
     seeds       seeds of pretraining and of fine-tuning, in place of the table's
+    choose, repeat_over   fields and their values, in place of the table's; ``{}`` is none
     """
 
     kind: Literal["abdomen", "brain", "fundus", "chest", "nodules"]
@@ -52,16 +54,24 @@ class Cohort(FrozenConfig):
     overrides: dict[str, Any] = Field(default_factory=dict)
     rows: dict[str, dict[str, Any]] = Field(default_factory=dict)
     seeds: Seeds | None = Field(default=None, min_length=1)
+    choose: Lists | None = None
+    repeat_over: Lists | None = None
 
     def folder(self, home: str) -> Path:
         """Return the folder of its scans and shards, named by the settings that they depend on."""
-        core = self.model_dump(mode="json", exclude={"overrides", "rows", "seeds"})
+        core = self.model_dump(mode="json", exclude={"overrides", "rows", "seeds", "choose", "repeat_over"})
         digest = hashlib.sha256(json.dumps(core, sort_keys=True).encode()).hexdigest()[:12]
         return Path(home) / "cohorts" / f"{self.kind}-{digest}"
 
     def place(self, home: str, shards: str) -> str:
         """Return the cohort's shards that replace the given shards of a table."""
         return str(_out(self.folder(home), shards if shards in self.also else ""))
+
+    @property
+    def lists(self) -> dict[str, Lists]:
+        """Its values of fields in place of a table's, by ``choose`` and ``repeat_over``."""
+        given = {"choose": self.choose, "repeat_over": self.repeat_over}
+        return {kind: lists for kind, lists in given.items() if lists is not None}
 
     def prepare(self, home: str) -> None:
         """Write and ingest the phantoms, unless that is done already."""

@@ -1,17 +1,17 @@
-"""Grid: the rows of a table as trials, and trials back to rows. Pure: nothing is run or read here.
+"""Grid: the rows of a table as trials. Pure: nothing is run or read here.
 
 A table compares rows (changes to one base experiment), each repeated over seeds: every pretraining seed is
 fine-tuned with every fine-tuning seed. A row may give its own seeds; a row with no pretraining seeds (``[]``) is
 only fine-tuned, like "from scratch". Under cross-validation, each repeat is fine-tuned on every fold, and its value
-is the mean over the folds.
+is the mean over the folds. Every repeat is run with every value of ``repeat_over``, each a repeat of its own, and of
+``choose``, one of which the row keeps (``choice.py``).
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import product
-from statistics import fmean
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -19,8 +19,17 @@ from pydantic import Field, model_validator
 from data.spelling import did_you_mean
 from methods.base import FrozenConfig
 from orchestrator.config.refusal import FolderName
-from orchestrator.results.statistics import Comparison, Summary, summarise, welch
-from orchestrator.tables.row import PaperNumbers, Seeds, TableRow
+from orchestrator.direction import TEST
+from orchestrator.tables.choice import (
+    Lists,
+    Settings,
+    placed_lists,
+    refuse_choice,
+    refuse_overridden,
+    refuse_shared,
+    settings_of,
+)
+from orchestrator.tables.row import Seeds, TableRow
 
 
 class TableConfig(FrozenConfig):
@@ -34,7 +43,9 @@ class TableConfig(FrozenConfig):
     ``cohorts`` names files, relative to this one, of other scans that the table can be run on (``--cohort``).
     ``concurrent`` is how many trials run at once: by default as many as the cluster holds, or one on a single
     machine. ``num_folds`` cross-validates every row: a repeat is the mean over this many folds of
-    ``downstream.train_split``, and it counts once all of them are done.
+    ``downstream.train_split``, and it counts once all of them are done. ``choose`` lists values of fields, of which
+    each row keeps those that score best on the validation split; ``repeat_over`` lists values that are repeats, as
+    seeds are.
     """
 
     name: FolderName
@@ -53,6 +64,8 @@ class TableConfig(FrozenConfig):
     cohorts: dict[str, str] = Field(default_factory=dict)
     concurrent: int | None = Field(default=None, gt=0)
     num_folds: int | None = Field(default=None, ge=2)
+    choose: Lists = Field(default_factory=dict)
+    repeat_over: Lists = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _rows_are_told_apart(self) -> "TableConfig":
@@ -95,6 +108,29 @@ class TableConfig(FrozenConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _lists_and_rows_fit(self) -> "TableConfig":
+        self.check_lists()
+        return self
+
+    def check_lists(self) -> None:
+        """Raise ValueError where a row also sets a field that it chooses or repeats over, or cannot choose."""
+        for row in self.runnable:
+            chosen, repeated = self.lists(row)
+            try:
+                refuse_shared(chosen, repeated)
+                refuse_overridden("choose", chosen, row.overrides)
+                refuse_overridden("repeat_over", repeated, row.overrides)
+                if chosen:
+                    refuse_choice(self.chosen_by)
+            except ValueError as error:
+                raise ValueError(f"row {row.name}: {error}") from None
+
+    @property
+    def chosen_by(self) -> str:
+        """The metric by which ``choose`` decides: the table's, as the validation measures it."""
+        return self.metric.removeprefix(TEST)
+
     @property
     def runnable(self) -> tuple[TableRow, ...]:
         """The rows that are not missing."""
@@ -106,13 +142,14 @@ class TableConfig(FrozenConfig):
         rows: Mapping[str, Mapping[str, Any]],
         place: Callable[[str], str] = str,
         seeds: Seeds | None = None,
+        lists: Mapping[str, Lists] | None = None,
     ) -> "TableConfig":
         """Return the table for another cohort, without the paper's numbers and so without missing rows.
 
         ``rows`` further changes the rows whose names match: ``2D-*`` stands for every row whose name begins so.
         ``place`` returns the shards that replace the shards that a row names. ``seeds`` replace the table's seeds in
-        every row; rows that are not pretrained stay so. Raises ValueError for a name that no row matches, and where
-        no row is left.
+        every row; rows that are not pretrained stay so. ``lists`` replace ``choose`` and ``repeat_over`` in the same
+        way. Raises ValueError for a name that no row matches, and where no row is left.
         """
         names = [row.name for row in self.runnable]
         if not names:
@@ -130,9 +167,27 @@ class TableConfig(FrozenConfig):
             update = {"overrides": placed(overrides, place), "paper": None, "paper_also": {}}
             if seeds is not None:
                 update |= {"pretrain_seeds": () if row.pretrain_seeds == () else seeds, "finetune_seeds": seeds}
+            for kind, own in (("choose", row.choose), ("repeat_over", row.repeat_over)):
+                update[kind] = None if own and lists and kind in lists else own and placed_lists(own, place)
             changed.append(row.model_copy(update=update))
-        title = f"{self.title} (on cohort {name}, not the paper's data)"
-        return self.model_copy(update={"name": f"{self.name}-{name}", "title": title, "rows": tuple(changed)})
+        update = {
+            "name": f"{self.name}-{name}",
+            "title": f"{self.title} (on cohort {name}, not the paper's data)",
+            "rows": tuple(changed),
+            "choose": placed_lists(self.choose, place),
+            "repeat_over": placed_lists(self.repeat_over, place),
+            **(lists or {}),
+        }
+        table = self.model_copy(update=update)
+        table.check_lists()
+        return table
+
+    def lists(self, row: TableRow) -> tuple[Lists, Lists]:
+        """Return the values that a row chooses from and those that it repeats over; if it gives none, the table's."""
+        return (
+            self.choose if row.choose is None else row.choose,
+            self.repeat_over if row.repeat_over is None else row.repeat_over,
+        )
 
     def seeds(self, row: TableRow) -> tuple[Seeds, Seeds]:
         """Return a row's pretraining and fine-tuning seeds; if it gives none, the table's."""
@@ -142,7 +197,10 @@ class TableConfig(FrozenConfig):
 
 @dataclass(frozen=True)
 class TableTrial:
-    """One run of a row; ``pretrain_seed`` is None if nothing is pretrained, ``fold`` without cross-validation."""
+    """One run of a row; ``pretrain_seed`` is None if nothing is pretrained, ``fold`` without cross-validation.
+
+    ``repeated`` holds its values of the fields that are repeated over, ``tried`` of those that are chosen.
+    """
 
     row: str
     overrides: dict[str, Any]
@@ -150,44 +208,23 @@ class TableTrial:
     finetune_seed: int
     fold: int | None = None
     num_folds: int | None = None
+    repeated: Settings = field(default_factory=dict)
+    tried: Settings = field(default_factory=dict)
+
+    @property
+    def settings(self) -> Settings:
+        """Its values of all fields with lists."""
+        return {**self.repeated, **self.tried}
 
     @property
     def changes(self) -> dict[str, Any]:
-        """The row's overrides, the seeds and the fold, by dotted names."""
+        """The row's overrides, its values of fields with lists, the seeds and the fold, by dotted names."""
         seeds: dict[str, Any] = {"downstream.seed": self.finetune_seed}
         if self.pretrain_seed is not None:
             seeds["seed"] = self.pretrain_seed
         if self.fold is not None:
             seeds |= {"downstream.num_folds": self.num_folds, "downstream.fold": self.fold}
-        return {**self.overrides, **seeds}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of a trial: its value and the values of further metrics, or the reason why it has none.
-
-    ``run`` names the folder of its fine-tuning.
-    """
-
-    trial: TableTrial
-    value: float | None
-    failure: str = ""
-    also: dict[str, float] = field(default_factory=dict)
-    run: str = ""
-
-
-@dataclass(frozen=True)
-class TableLine:
-    """One aggregated row. ``comparison`` is None for the reference row itself, and for missing rows."""
-
-    name: str
-    summary: Summary
-    comparison: Comparison | None
-    paper: PaperNumbers | None
-    failures: tuple[str, ...]
-    also: dict[str, Summary]
-    paper_also: dict[str, float] = field(default_factory=dict)
-    missing: str | None = None
+        return {**self.overrides, **self.settings, **seeds}
 
 
 def placed(tree: Any, place: Callable[[str], str]) -> Any:
@@ -212,48 +249,14 @@ def trials_of(config: TableConfig) -> list[TableTrial]:
     repeats = []
     for row in config.runnable:
         pretrain, finetune = config.seeds(row)
+        chosen, repeated = config.lists(row)
         folds = range(config.num_folds) if config.num_folds else (None,)
-        ways = product(pretrain or (None,), finetune, folds)
-        repeats.append([TableTrial(row.name, row.overrides, *way, config.num_folds) for way in ways])
+        ways = product(pretrain or (None,), finetune, settings_of(repeated), settings_of(chosen), folds)
+        repeats.append(
+            [
+                TableTrial(row.name, row.overrides, start, seed, fold, config.num_folds, again, tried)
+                for start, seed, again, tried, fold in ways
+            ]
+        )
     longest = max((len(trials) for trials in repeats), default=0)
     return [trials[i] for i in range(longest) for trials in repeats if i < len(trials)]
-
-
-def aggregate(config: TableConfig, outcomes: Sequence[Outcome]) -> list[TableLine]:
-    """Summarise each row, and test it against the reference row by Welch's t-test.
-
-    Trials that failed are left out of the numbers, with all folds of their repeat, and named in ``failures``.
-    """
-    repeats = {row.name: _repeats(config, row, outcomes) for row in config.rows}
-    values = {name: [value for value, _ in found] for name, found in repeats.items()}
-    reference = values.get(config.reference or "", [])
-    return [
-        TableLine(
-            name=row.name,
-            summary=summarise(values[row.name]),
-            comparison=None if row.missing or row.name == config.reference else welch(values[row.name], reference),
-            paper=row.paper,
-            failures=tuple(o.failure for o in outcomes if o.trial.row == row.name and o.value is None),
-            also={name: summarise([also[name] for _, also in repeats[row.name]]) for name in config.also},
-            paper_also=row.paper_also,
-            missing=row.missing,
-        )
-        for row in config.rows
-    ]
-
-
-def _repeats(config: TableConfig, row: TableRow, outcomes: Sequence[Outcome]) -> list[tuple[float, dict[str, float]]]:
-    """Return the value of each of a row's repeats and of its further metrics, as means over all of its folds."""
-    repeats: dict[tuple[int | None, int], list[Outcome]] = {}
-    for outcome in outcomes:
-        if outcome.trial.row == row.name and outcome.value is not None:
-            seeds = (outcome.trial.pretrain_seed, outcome.trial.finetune_seed)
-            repeats.setdefault(seeds, []).append(outcome)
-    return [
-        (
-            fmean(fold.value for fold in folds if fold.value is not None),
-            {name: fmean(fold.also[name] for fold in folds) for name in config.also},
-        )
-        for folds in repeats.values()
-        if len(folds) == (config.num_folds or 1)
-    ]

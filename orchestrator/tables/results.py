@@ -1,5 +1,6 @@
 """Results: how a table's trials ended so far, and its files: Markdown, CSV, curves."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -7,7 +8,8 @@ from data.shards.writer import write_atomically
 from orchestrator.history import steps
 from orchestrator.results.charts import Curve, draw_bands, draw_curves
 from orchestrator.runs import finetune
-from orchestrator.tables.grid import Outcome, TableLine
+from orchestrator.tables.grid import TableConfig
+from orchestrator.tables.outcome import Outcome, TableLine
 from orchestrator.tables.table import Table
 from orchestrator.tables.text import comma_separated, markdown
 from orchestrator.tracking.tracker import plain
@@ -55,6 +57,16 @@ class Results:
                 found.setdefault(one.outcome.trial.row, []).append(one.finetuning)
         return found
 
+    def chosen(self, lines: Sequence[TableLine]) -> "Results":
+        """Return those of the trials that make the rows' numbers: with the values that were chosen."""
+        settings = {line.name: line.choice.settings for line in lines if line.choice}
+        kept = {}
+        for place, one in self.ended.items():
+            trial = one.outcome.trial
+            if settings.get(trial.row, trial.tried) == trial.tried:
+                kept[place] = one
+        return Results(kept)
+
     def _in_order(self) -> list[EndedTrial]:
         return [self.ended[place] for place in sorted(self.ended)]
 
@@ -72,13 +84,14 @@ def write(table: Table, lines: list[TableLine], results: Results) -> None:
     """Write Markdown, CSV and curves."""
     write_atomically(table.folder / "table.md", markdown(table.config, lines))
     write_atomically(table.folder / "table.csv", comma_separated(table.config, results.outcomes))
+    shown = results.chosen(lines)
     for metric in table.config.curves:
-        curves = {row: _curve(*place, metric) for row, place in results.pretrainings.items()}
+        curves = {row: _curve(*place, metric) for row, place in shown.pretrainings.items()}
         if any(len(x) for x, _ in curves.values()):
             png = draw_curves(curves, f"{metric} while pretraining", "step", metric)
             write_atomically(table.folder / f"curve-{plain(metric)}.png", png)
     for metric in table.config.convergence:
-        repeats = {row: results.convergence(row, metric) for row in results.finetunings}
+        repeats = {row: shown.convergence(row, metric) for row in shown.finetunings}
         png = draw_bands(repeats, f"{metric} while fine-tuning", "epoch", metric)
         write_atomically(table.folder / f"curve-finetune-{plain(metric)}.png", png)
 
@@ -99,3 +112,8 @@ def _curve(folder: Path, stages: list[str], metric: str) -> Curve:
 
 def summary(lines: list[TableLine]) -> dict[str, float]:
     return {f"mean/{plain(line.name)}": line.summary.mean for line in lines if line.summary.mean is not None}
+
+
+def choices(config: TableConfig, lines: Sequence[TableLine]) -> dict[str, str]:
+    """Return what each row chose, by names of MLflow's tags."""
+    return {f"chosen/{plain(line.name)}": line.choice.remark(config.decimals) for line in lines if line.choice}

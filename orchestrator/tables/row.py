@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from methods.base import FrozenConfig
 from orchestrator.config.parts import Seed
+from orchestrator.tables.choice import Lists
 
 Seeds = tuple[Seed, ...]
 
@@ -21,9 +22,9 @@ class PaperNumbers(FrozenConfig):
 class TableRow(FrozenConfig):
     """One line of a table: changes to the base experiment (``{"method.crops.iou": [0.3, 0.6]}``).
 
-    ``paper`` holds what the paper prints for the table's metric, ``paper_also`` for the metrics under ``also``.
-    ``missing`` says in a few words why the row cannot be run (``PCRLv2 is not built``): the row then shows the
-    paper's numbers, and has nothing else.
+    ``choose`` and ``repeat_over`` replace the table's; ``{}`` is none. ``paper`` holds what the paper prints for the
+    table's metric, ``paper_also`` for the metrics under ``also``. ``missing`` says in a few words why the row cannot
+    be run (``PCRLv2 is not built``): the row then shows the paper's numbers, and has nothing else.
     """
 
     name: str = Field(min_length=1)
@@ -32,13 +33,16 @@ class TableRow(FrozenConfig):
     finetune_seeds: Seeds | None = Field(default=None, min_length=1)
     paper: PaperNumbers | None = None
     paper_also: dict[str, float] = Field(default_factory=dict)
+    choose: Lists | None = None
+    repeat_over: Lists | None = None
     missing: str | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def _missing_row_has_only_numbers(self) -> "TableRow":
         if self.missing is None:
             return self
-        given = [name for name in ("overrides", "pretrain_seeds", "finetune_seeds") if name in self.model_fields_set]
+        run_only = ("overrides", "pretrain_seeds", "finetune_seeds", "choose", "repeat_over")
+        given = [name for name in run_only if name in self.model_fields_set]
         if given:
             raise ValueError(
                 f"row {self.name}: {given[0]} beside missing ({self.missing}), but a missing row is not run; "

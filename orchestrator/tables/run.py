@@ -7,6 +7,7 @@ table that shares trials with it, only runs what is missing.
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
@@ -23,8 +24,9 @@ from orchestrator.runs.abandoned import closing_abandoned
 from orchestrator.runs.pretrain import PretrainingResult
 from orchestrator.runs.run import parent
 from orchestrator.stop import RunError
-from orchestrator.tables.grid import Outcome, TableConfig, TableLine, TableTrial, aggregate
-from orchestrator.tables.results import EndedTrial, Results, summary, write
+from orchestrator.tables.grid import TableConfig, TableTrial
+from orchestrator.tables.outcome import Outcome, TableLine, aggregate
+from orchestrator.tables.results import EndedTrial, Results, choices, summary, write
 from orchestrator.tables.table import Table, check, described
 from orchestrator.terminal import progress
 from orchestrator.tracking.tracker import Tracker
@@ -86,6 +88,8 @@ def _run_trials(table: Table, concurrent: int, tracker: Tracker, say: Say) -> li
         else:
             _run_at_once(table, concurrent, ended, say)
     tracker.summary(summary(lines))
+    if chosen := choices(table.config, lines):
+        tracker.tags(chosen)
     for path in sorted(table.folder.glob("table.*")) + sorted(table.folder.glob("curve-*.png")):
         tracker.artifact(path)
     return lines
@@ -140,7 +144,8 @@ def _trained(config: TableConfig, folder: Path, trial: TableTrial, experiment: E
         # Trials that cannot work were refused before the first trial; a refusal now, as for a lost shard, is a
         # failure.
         return EndedTrial(Outcome(trial, None, " ".join(str(error).split())), pretraining)
-    for metric in (config.metric, *config.also):
+    chosen_by = [config.chosen_by] if trial.tried else []
+    for metric in (config.metric, *config.also, *chosen_by):
         if metric not in done.scores:
             raise ValueError(
                 f"table {config.name}: metric {metric!r} is not one of the scores {sorted(done.scores)}"
@@ -149,11 +154,10 @@ def _trained(config: TableConfig, folder: Path, trial: TableTrial, experiment: E
     also = {name: done.scores[name] for name in config.also}
     task = finetune.downstream_of(experiment)
     steps_per_epoch = finetune.labelled_samples(task).train.num_samples / task.budget.batch_size
-    return EndedTrial(
-        Outcome(trial, done.scores[config.metric], also=also, run=done.folder.name),
-        pretraining,
-        (done.folder, steps_per_epoch),
-    )
+    outcome = Outcome(trial, done.scores[config.metric], also=also, run=done.folder.name)
+    if trial.tried:
+        outcome = replace(outcome, validation=done.scores[config.chosen_by], validated_on=finetune.validated_on(task))
+    return EndedTrial(outcome, pretraining, (done.folder, steps_per_epoch))
 
 
 def _tracked(table: Table) -> AbstractContextManager[Tracker]:

@@ -14,7 +14,9 @@ from orchestrator.config.files import read, resolve
 from orchestrator.config.refusal import ConfigError, validated
 from orchestrator.runs import finetune, identity, pretrain
 from orchestrator.runs.held_out import check_tested
+from orchestrator.runs.labelled import downstream_of
 from orchestrator.tables import cohort as cohorts
+from orchestrator.tables.choice import worded
 from orchestrator.tables.cohort import Cohort
 from orchestrator.tables.grid import TableConfig, TableTrial, placed, trials_of
 from orchestrator.tables.row import TableRow
@@ -60,15 +62,46 @@ def load(path: str | Path, overrides: Sequence[str] = (), cohort: str | None = N
         chosen = _cohort(path, table, cohort)
         home = resolve(base, overrides, str(path)).home
         place = partial(chosen.place, home)
-        table, base = table.on_cohort(cohort, chosen.rows, place, chosen.seeds), placed(base, place)
+        table = table.on_cohort(cohort, chosen.rows, place, chosen.seeds, chosen.lists)
+        base = placed(base, place)
         overrides = [*_assigned({**chosen.overrides, "name": f"{base.get('name')}-{cohort}"}), *overrides]
-    experiments = []
+    experiments: list[tuple[TableTrial, Experiment]] = []
     for trial in trials_of(table):
         # The row comes last: overrides on the command line are for all rows, and must not undo a row's own changes.
         changes = [*overrides, *_assigned(trial.changes)]
         experiments.append((trial, resolve(base, changes, f"{path}, row {trial.row}")))
+    for row in table.runnable:
+        _refuse_same_runs(path, row, [one for one in experiments if one[0].row == row.name])
     resolved = resolve(base, overrides, str(path))
     return Table(table, resolved, tuple(experiments), path.name, chosen)
+
+
+def _refuse_same_runs(path: Path, row: TableRow, experiments: Sequence[tuple[TableTrial, Experiment]]) -> None:
+    """Raise ConfigError where two values of the row's lists give the same run, which would be counted twice."""
+    settings: dict[str, str] = {}
+    unlike = one_of_each_setting(experiments)
+    for trial, experiment in unlike if len(unlike) > 1 else ():
+        starts = [stage.start for stage in experiment.pretraining]
+        pretrained = "scratch"
+        if trial.pretrain_seed is not None and experiment.trains:
+            pretrained = experiment.pretrain_key(f"{experiment.pretrained_on} {starts}")
+        key = experiment.finetune_key(pretrained, downstream_of(experiment).shards)
+        other = settings.setdefault(key, worded(trial.settings))
+        if other != worded(trial.settings):
+            raise ConfigError(
+                f"{path}, row {row.name}: {other} and {worded(trial.settings)} are the same run; give values that "
+                "differ, or the row its own choose or repeat_over without the field"
+            )
+
+
+def one_of_each_setting(
+    experiments: Sequence[tuple[TableTrial, Experiment]],
+) -> list[tuple[TableTrial, Experiment]]:
+    """Return a row's first trial with each combination of values of its lists."""
+    found: dict[str, tuple[TableTrial, Experiment]] = {}
+    for trial, experiment in experiments:
+        found.setdefault(worded(trial.settings), (trial, experiment))
+    return list(found.values())
 
 
 def _cohort(path: Path, table: TableConfig, name: str) -> Cohort:
@@ -98,20 +131,21 @@ def check(table: Table) -> None:
 
 
 def _check_row(table: Table, row: TableRow) -> None:
-    experiment = next(experiment for trial, experiment in table.experiments if trial.row == row.name)
-    with refusing_row(table, row):
-        pretrain.check(experiment)
-        finetune.check(experiment)
-        check_tested(experiment, (table.config.metric, *table.config.also))
+    for trial, experiment in one_of_each_setting([one for one in table.experiments if one[0].row == row.name]):
+        with refusing_row(table, row, trial):
+            pretrain.check(experiment)
+            finetune.check(experiment)
+            check_tested(experiment, (table.config.metric, *table.config.also))
 
 
 @contextmanager
-def refusing_row(table: Table, row: TableRow) -> Generator[None]:
-    """Name the row in a ValueError of the body."""
+def refusing_row(table: Table, row: TableRow, trial: TableTrial | None = None) -> Generator[None]:
+    """Name the row in a ValueError of the body, and a trial's values of fields with lists."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"table {table.config.name}, row {row.name}: {error}") from error
+        settings = f", {worded(trial.settings)}" if trial and trial.settings else ""
+        raise ValueError(f"table {table.config.name}, row {row.name}{settings}: {error}") from error
 
 
 def refuse_another(table: Table) -> None:
@@ -134,5 +168,6 @@ def refuse_another(table: Table) -> None:
 def described(trial: TableTrial) -> str:
     """Name a trial for people."""
     start = "not pretrained" if trial.pretrain_seed is None else f"pretraining seed {trial.pretrain_seed}"
+    settings = f", {worded(trial.settings)}" if trial.settings else ""
     fold = "" if trial.fold is None else f", fold {trial.fold} of {trial.num_folds}"
-    return f"{trial.row}, {start}, fine-tuning seed {trial.finetune_seed}{fold}"
+    return f"{trial.row}{settings}, {start}, fine-tuning seed {trial.finetune_seed}{fold}"

@@ -1,14 +1,16 @@
 """Text of a table: its lines for people (terminal, Markdown), and its trials for programs (CSV)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
 from orchestrator.results.text import NOTHING, as_csv, as_markdown, as_ranked, significance, spread
-from orchestrator.tables.grid import Outcome, TableConfig, TableLine
+from orchestrator.tables.choice import TableChoice, listed, shortly
+from orchestrator.tables.grid import TableConfig
+from orchestrator.tables.outcome import Outcome, TableLine, choice_of
 from orchestrator.tables.row import PaperNumbers, TableRow
 
-MISSING = "missing"
+MISSING, CHOSEN = "missing", "chosen"
 MOST_ALSO = 4  # each takes up to two columns, and a terminal of 120 letters has room for about twelve
 
 
@@ -27,6 +29,10 @@ def cells(config: TableConfig, lines: Sequence[TableLine]) -> tuple[list[str], l
         ]
         for line in lines
     ]
+    if any(line.choice for line in lines):
+        heading.insert(1, CHOSEN)
+        for row, line in zip(rows, lines, strict=True):
+            row.insert(1, NOTHING if line.choice is None else shortly(line.choice.settings or {}) or NOTHING)
     if any(line.paper for line in lines):
         heading.append("paper")
         for row, line in zip(rows, lines, strict=True):
@@ -40,17 +46,39 @@ def cells(config: TableConfig, lines: Sequence[TableLine]) -> tuple[list[str], l
 
 
 def notes(config: TableConfig, lines: Sequence[TableLine]) -> list[str]:
-    """Explain the cells: what a run is, how p was computed, why it is missing, and which trials failed."""
+    """Explain the cells: what a run is, what was chosen, how p was computed, what is missing, which trials failed."""
     said = [f"a run is the mean over {config.num_folds} folds"] if config.num_folds else []
+    said += _explained(config)
     if config.runnable:
         said += [
             "mean ± sample deviation over the runs; p: Welch's t-test, two-sided, not corrected for several rows"
         ]
     for line in lines:
+        if line.choice:
+            said.append(f"{line.name}: {line.choice.remark(config.decimals)}")
         if line.comparison and line.comparison.p is None:
             said.append(f"{line.name}: no p: {line.comparison.remark}")
         said += [f"{line.name}: a run failed: {failure}" for failure in line.failures]
     return [*said, *why_missing(config.rows), *config.notes]
+
+
+def _explained(config: TableConfig) -> list[str]:
+    """Say which values are repeats and which are chosen from, each list once, with its rows unless all have it."""
+    meanings = (
+        f"{CHOSEN}: for each row the value with the best mean {config.chosen_by} of its validations, the first of "
+        "equals; all numbers of the row are of the runs with it; ",
+        "each value makes a repeat of its own with every seed: ",
+    )
+    said = []
+    for place in (1, 0):
+        names: dict[str, list[str]] = {}
+        for row in config.runnable:
+            if lists := config.lists(row)[place]:
+                names.setdefault(listed(lists), []).append(row.name)
+        for text, rows in names.items():
+            which = "" if len(rows) == len(config.runnable) else f" ({', '.join(rows)})"
+            said.append(f"{meanings[place]}{text}{which}")
+    return said
 
 
 def why_missing(rows: Sequence[TableRow]) -> list[str]:
@@ -69,9 +97,13 @@ def markdown(config: TableConfig, lines: Sequence[TableLine]) -> str:
 def comma_separated(config: TableConfig, outcomes: Sequence[Outcome]) -> str:
     """Return one CSV line per trial: row, seeds, fold if any, values with every digit, the run's folder, failure.
 
-    After them the reason why a row is missing, which has one line without a trial, and the paper's numbers.
+    Fields with lists have columns, and where rows choose, so have the validation score and whether the trial has the
+    value that its row chose. After the trials come the reason why a row is missing, which has one line without a
+    trial, and the paper's numbers.
     """
-    decided = ["pretrain_seed", "finetune_seed", *(["fold"] if config.num_folds else [])]
+    seeds = ["pretrain_seed", "finetune_seed", *(["fold"] if config.num_folds else [])]
+    fields, choices = _fields(config), {row.name: choice_of(config, row, outcomes) for row in config.rows}
+    chooses = any(choices.values())
     printed = {
         row.name: [row.paper and row.paper.mean, *(row.paper_also.get(name) for name in config.also)]
         for row in config.rows
@@ -79,13 +111,16 @@ def comma_separated(config: TableConfig, outcomes: Sequence[Outcome]) -> str:
     rows = [
         [
             outcome.trial.row,
-            *(getattr(outcome.trial, name) for name in decided),
+            *(outcome.trial.settings.get(field) for field in fields),
+            *(getattr(outcome.trial, name) for name in seeds),
+            *([outcome.validation, _is_chosen(outcome, choices)] if chooses else []),
             *(outcome.value, *(outcome.also.get(name) for name in config.also)),
             *(outcome.run, outcome.failure, None),
             *printed[outcome.trial.row],
         ]
         for outcome in outcomes
     ]
+    decided = [*fields, *seeds, *([f"validation {config.chosen_by}", CHOSEN] if chooses else [])]
     empty = [None] * (len(decided) + 1 + len(config.also) + 2)
     rows += [[row.name, *empty, row.missing, *printed[row.name]] for row in config.rows if row.missing]
     paper = ["paper", *(f"{name}, paper" for name in config.also)]
@@ -108,3 +143,14 @@ def terminal(config: TableConfig, lines: Sequence[TableLine]) -> Table:
 
 def _printed(paper: PaperNumbers | None, decimals: int) -> str:
     return NOTHING if paper is None else spread(paper.mean, paper.deviation, decimals)
+
+
+def _fields(config: TableConfig) -> list[str]:
+    """Return the fields with lists of any row."""
+    return list(dict.fromkeys(field for row in config.runnable for lists in config.lists(row) for field in lists))
+
+
+def _is_chosen(outcome: Outcome, choices: Mapping[str, TableChoice | None]) -> bool | None:
+    """Tell whether a trial has the value that its row chose; None where the row chooses nothing."""
+    choice = choices[outcome.trial.row]
+    return None if choice is None else choice.settings == outcome.trial.tried

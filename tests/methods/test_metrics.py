@@ -171,3 +171,30 @@ def test_mean_over_labels_weighs_every_label_once_and_mean_over_slices_every_sli
 def test_the_default_convention_excludes_background() -> None:
     assert not CONVENTIONS["volume"].background
     assert CONVENTIONS["thesis"].background
+
+
+def single_class_counts() -> np.ndarray:
+    """Three volumes of eight voxels: the spleen is in two of them, and falsely predicted in none but the second."""
+    truth = np.array([[2, 2, 2, 2, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0, 0, 0], [2, 2, 0, 0, 0, 0, 0, 0]])
+    prediction = np.array([[2, 2, 2, 0, 1, 1, 2, 0], [1, 0, 0, 0, 0, 0, 0, 0], [2, 2, 2, 2, 0, 0, 0, 0]])
+    return counts_of(truth, prediction)
+
+
+def test_under_single_class_the_means_are_of_one_label_over_its_volumes_and_its_iou_is_the_score() -> None:
+    counts = single_class_counts()
+    scores = score(counts, NAMES, "single_class", "spleen")
+    assert scores.mean_iou == scores.score == pytest.approx((3 / 5 + 2 / 4) / 2)  # not in the second volume at all
+    assert scores.mean_dice == pytest.approx((6 / 8 + 4 / 6) / 2)
+    assert scores.num_units == {"liver": 2, "spleen": 2}
+    assert scores.iou == pytest.approx({"liver": (1 + 1 / 2) / 2, "spleen": 0.55})
+    of_all = score(counts, NAMES)
+    assert of_all.score == of_all.mean_dice == pytest.approx((sum(of_all.dice.values())) / 2)
+    assert of_all.mean_iou == pytest.approx((0.75 + 0.55) / 2)
+
+
+def test_a_single_class_that_is_only_predicted_scores_0_and_one_that_is_nowhere_is_refused() -> None:
+    counts = single_class_counts()[1:]
+    counts[0, 0, 2], counts[0, 0, 0] = 1, counts[0, 0, 0] - 1  # one false voxel of the spleen in the second volume
+    assert score(counts, NAMES, "single_class", "spleen").score == pytest.approx((0 + 2 / 4) / 2)
+    with pytest.raises(ValueError, match=r"label aorta does not occur in the 2 volumes that were .*check the split"):
+        score(counts, NAMES, "single_class", "aorta")

@@ -367,6 +367,52 @@ def test_under_the_thesis_convention_slices_are_the_units() -> None:
     assert {int(counts.sum()) for counts in planes.values()} == {1600}
 
 
+@pytest.mark.parametrize("given", ["spleen", 7])
+def test_under_single_class_the_score_is_the_iou_of_the_label_that_its_name_or_value_names(given: str | int) -> None:
+    method, batch = method_of(convention="single_class", scored_class=given), batch_of([(40, 40), (40, 40)])
+    counts = {sample: np.array([[1500, 0, 0], [0, 50, 0], [20, 0, 30]]) for sample in batch.sample_ids}
+    counts["s-1"] = np.array([[1550, 0, 0], [10, 40, 0], [0, 0, 0]])  # without a spleen
+    metrics = method.scores(counts).metrics
+    assert metrics["score"] == metrics["iou_mean"] == metrics["iou/spleen"] == pytest.approx(30 / 50)
+    assert metrics["dice_mean"] == pytest.approx(60 / 80)
+    assert metrics["iou/liver"] == pytest.approx((1 + 40 / 50) / 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"scored_class": "splen"},
+            r"scored_class: 'splen' .*learnt \(did you mean spleen\?\); expected one of \['liver'",
+        ),
+        (
+            {"scored_class": 5},
+            r"scored_class: 5 is not among .*expected one of \['liver', 'spleen'\] or values \[3, 7\]",
+        ),
+        ({"scored_class": "spleen", "labels": (3,)}, r"scored_class: 'spleen' is not among .*one of \['liver'\] or"),
+        (
+            {"scored_class": 2, "regions": {"all": (3, 7)}},
+            r"scored_class: 2 is not among .*expected one of \['all'\]$",
+        ),
+        ({}, r"scored_class: missing beside convention single_class; name the one label"),
+        (
+            {"convention": "volume", "scored_class": 3},
+            r"scored_class 3 beside convention volume, which .*leave scored",
+        ),
+    ],
+    ids=["misspelt", "unknown value", "not learnt", "region", "none", "other convention"],
+)
+def test_a_class_that_cannot_be_scored_alone_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        method_of(**{"convention": "single_class", **fields})
+
+
+def test_a_region_can_be_scored_alone() -> None:
+    method = method_of(convention="single_class", scored_class="all", regions={"all": (3, 7), "spleen": (7,)})
+    counts = {"v": np.array([[[80, 5], [5, 10]], [[90, 0], [5, 5]]])}
+    assert method.scores(counts).metrics["score"] == pytest.approx(10 / 20)
+
+
 def test_weights_survive_safetensors_and_the_encoder_is_stored_once() -> None:
     method = method_of()
     state = method.state_dict()

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from orchestrator.tables.grid import Outcome, TableConfig, aggregate, trials_of
+from orchestrator.tables.grid import TableConfig, trials_of
+from orchestrator.tables.outcome import Outcome, aggregate
 from orchestrator.tables.text import cells, comma_separated, markdown, terminal
 
 CONFIG = TableConfig.model_validate(

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.tables.grid import Outcome, TableConfig, aggregate, trials_of
+from orchestrator.tables.grid import TableConfig, trials_of
+from orchestrator.tables.outcome import Outcome, aggregate
 from orchestrator.tables.text import comma_separated, notes
 
 RUNS = {

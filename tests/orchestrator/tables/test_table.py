@@ -23,7 +23,7 @@ from orchestrator.runs.labelled import downstream_of, labelled_samples
 from orchestrator.runs.run import RESULT
 from orchestrator.tables import run as runs
 from orchestrator.tables import table as tables
-from orchestrator.tables.grid import Outcome
+from orchestrator.tables.outcome import Outcome
 from orchestrator.tables.results import EndedTrial
 from orchestrator.tables.run import run
 from orchestrator.terminal import progress
