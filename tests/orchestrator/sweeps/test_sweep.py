@@ -101,7 +101,7 @@ def sweep_config(**changes: Any) -> SweepConfig:
         ),
         (
             {"space": {"stages.2.method": {"choice": [{"name": "swav"}, {"name": "voco"}]}}},
-            r"collapse of the pretraining, and a space over stages\.2\.method: losses and health of different methods",
+            r"collapse of the pretraining, and a space over stages\.2\.method: losses and health of differ",
         ),
         (
             {"objective": LOSS, "space": {"stages.mask.method.mask_ratio": {"uniform": [0.1, 0.5]}}},
