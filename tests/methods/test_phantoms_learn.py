@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jaxtyping import Bool, Float
 from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -56,8 +55,8 @@ class Convolutions(Pixels):
 
 
 @cache
-def slices(first_patient: int) -> tuple[Tensor, Bool[np.ndarray, "n k"]]:
-    """Return the slices of some patients (n, 1, SIDE, SIDE) in 8 bits, and which organs each shows."""
+def slices(first_patient: int) -> tuple[Tensor, np.ndarray]:
+    """Return the slices of some patients (n, 1, SIDE, SIDE) in 8 bits, and which organs (n, k) each shows."""
     images: list[Tensor] = []
     shown: list[np.ndarray] = []
     for patient in range(first_patient, first_patient + NUM_PATIENTS):
@@ -93,7 +92,7 @@ def auc(encoder: Convolutions) -> float:
 
 
 @cache
-def found(case: str) -> tuple[list[dict[str, float]], Float[np.ndarray, " seeds"]]:
+def found(case: str) -> tuple[list[dict[str, float]], np.ndarray]:
     """Return for each seed what is logged at the end, and by how much training raises the probe's AUC."""
     images, logged, gains = slices(0)[0], [], []
     for seed in SEEDS:
