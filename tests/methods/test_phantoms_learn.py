@@ -19,7 +19,7 @@ from tests.encoders import Pixels
 from tests.methods.test_clusters_learn import at_the_end, method_of, train
 
 pytestmark = pytest.mark.slow
-SEEDS, NUM_PATIENTS, SIDE, STEPS, BATCH_SIZE, NUM_CLUSTERS = range(5), 24, 32, 300, 64, 8
+SEEDS, NUM_PATIENTS, SIDE, STEPS, BATCH_SIZE, NUM_CLUSTERS = range(5), 24, 32, 200, 64, 8
 # The others run through all slices.
 SHOWN = {number: organ.name for number, organ in enumerate(ORGANS, start=1) if organ.radii_mm[0] < SIDE * 9}
 LEAST_PIXELS = 4
