@@ -31,8 +31,7 @@ from data.views.transforms import JSSL
 from methods.base import Facts, FrozenConfig, Views
 from methods.clustering import Clustering, ClustersConfig, clusters_of
 from methods.encoders import Encoder
-from methods.encoders.slice_transformer import SliceTransformerEncoder
-from methods.jssl_mask import relating_slices
+from methods.encoders.slice_transformer import relating_slices
 from methods.parts.precision import full_precision
 from methods.parts.sizes import per_axis
 from methods.parts.swapped_codes import SwappedCodes
@@ -88,7 +87,8 @@ class JSSLCluster(Clustering):
         super().__init__()
         self.config = config
         size = per_axis(config.size, encoder.spatial_dims, "method.size")
-        self.encoder: Encoder = relating_slices(encoder, size)
+        relating_slices(encoder).check_size(size, "method.size")
+        self.encoder: Encoder = encoder
         self.whole = WholeViews(size, config.augment, NUM_VIEWS)
         self.clusters = clusters_of(config.clusters, encoder.channels[-1], NUM_VIEWS, facts, "method.clusters")
 
@@ -98,7 +98,7 @@ class JSSLCluster(Clustering):
 
     def embed(self, views: Views) -> Float[Tensor, "v b f"]:
         """Return Z of eq. 10: the means over the tokens of volumes, of length 1; all views pass together."""
-        assert isinstance(self.encoder, SliceTransformerEncoder)
-        tokens = self.encoder.attend(self.encoder.project(torch.cat(views.images)))
+        transformer = relating_slices(self.encoder)
+        tokens = transformer.attend(transformer.project(torch.cat(views.images)))
         with full_precision():
             return F.normalize(tokens.mean(1), dim=1).unflatten(0, (len(views.images), -1))

@@ -33,9 +33,9 @@ from data.views.rng import SampleRng
 from data.views.transforms import JSSL
 from methods.base import Facts, FrozenConfig, Losses, Method, Views
 from methods.encoders import Encoder
-from methods.encoders.slice_transformer import SliceTransformerEncoder
+from methods.encoders.slice_transformer import relating_slices
 from methods.parts.precision import LinearHead, full_precision
-from methods.parts.sizes import check_stride, per_axis
+from methods.parts.sizes import per_axis
 from methods.parts.variants import completed_by
 from methods.parts.whole_views import WholeViews
 
@@ -90,9 +90,11 @@ class JSSLMask(Method):
         super().__init__()
         self.config = config
         size = per_axis(config.size, encoder.spatial_dims, "method.size")
-        self.encoder: Encoder = relating_slices(encoder, size)
-        self._transformer.freeze_slices()
-        self._transformer.projection.requires_grad_(False)
+        transformer = relating_slices(encoder)
+        transformer.check_size(size, "method.size")
+        transformer.freeze_slices()
+        transformer.projection.requires_grad_(False)
+        self.encoder: Encoder = transformer
         self.whole = WholeViews(size, config.augment, config.num_views)
         self.num_masked = ceil(exact(config.mask_ratio) * size[0])
         if self.num_masked == size[0]:
@@ -112,11 +114,11 @@ class JSSLMask(Method):
 
     def loss(self, views: Views) -> Losses:
         """Compute eq. 15, and for comparison the error of predicting the mean of the slices that are seen."""
-        masked = views.targets["masked"]
-        tokens = self._transformer.project(torch.cat(views.images)).detach().unflatten(0, (len(views.images), -1))
+        masked, transformer = views.targets["masked"], relating_slices(self.encoder)
+        tokens = transformer.project(torch.cat(views.images)).detach().unflatten(0, (len(views.images), -1))
         hidden = masked[None, :, :, None]
         seen = torch.where(hidden, self.token.to(tokens), tokens)
-        predicted = self.decoder(self._transformer.attend(seen.flatten(0, 1))).view_as(tokens)
+        predicted = self.decoder(transformer.attend(seen.flatten(0, 1))).view_as(tokens)
         mean = (tokens * ~hidden).sum(2, keepdim=True) / (~hidden).sum(2, keepdim=True)
         return Losses(
             self._error(predicted, tokens, masked),
@@ -125,13 +127,8 @@ class JSSLMask(Method):
 
     def trained_in_chunks(self) -> Iterator[nn.Module]:
         """Yield the modules of the encoder without those of its slices, which are not trained."""
-        frozen = {*self._transformer.slices.modules()}
+        frozen = {*relating_slices(self.encoder).slices.modules()}
         return (module for module in self.encoder.modules() if module not in frozen)
-
-    @property
-    def _transformer(self) -> SliceTransformerEncoder:
-        assert isinstance(self.encoder, SliceTransformerEncoder)
-        return self.encoder
 
     def _error(
         self, predicted: Float[Tensor, "v b d f"], tokens: Float[Tensor, "v b d f"], masked: Bool[Tensor, "b d"]
@@ -141,18 +138,3 @@ class JSSLMask(Method):
         if self.config.distance == "norm":
             return error
         return error / max(1, floor(exact(self.config.mask_ratio) * self.whole.size[0]))
-
-
-def relating_slices(encoder: Encoder, size: tuple[int, ...]) -> SliceTransformerEncoder:
-    """Return an encoder that relates slices; raise ValueError for another one, or for views that it cannot take."""
-    if not isinstance(encoder, SliceTransformerEncoder):
-        raise ValueError(
-            f"encoder {type(encoder).__name__}: it has no tokens of slices; JSSL needs encoder.name=slice_transformer"
-        )
-    check_stride(size, encoder.stride, "method.size")
-    if encoder.config.attention.axis == "features" and size[0] != encoder.config.num_slices:
-        raise ValueError(
-            f"method.size {size}: {size[0]} slices, attention along the features takes {encoder.config.num_slices}; "
-            "set encoder.num_slices to the slices of a view"
-        )
-    return encoder

@@ -34,6 +34,7 @@ from methods.encoders.slices import OF_SLICES, SliceEncoderConfig, check_slices,
 from methods.parts.chunks import Outputs, in_chunks
 from methods.parts.deformable_attention import FORMS, DeformableAttention
 from methods.parts.precision import at_least_float32, full_precision
+from methods.parts.sizes import check_stride
 from methods.parts.sync_batch_norm import BatchNorm
 from methods.parts.variants import completed_by
 
@@ -165,6 +166,15 @@ class SliceTransformerEncoder(Encoder):
         """Return the levels of the encoder of slices, the projection, and the layers of the transformer."""
         return [*self.slices.levels(), self.projection, *self.layers]
 
+    def check_size(self, size: tuple[int, ...], place: str) -> None:
+        """Raise ValueError where volumes of this size, which a config gives at ``place``, cannot pass."""
+        check_stride(size, self.stride, place)
+        if self.config.attention.axis == "features" and size[0] != self.config.num_slices:
+            raise ValueError(
+                f"{place} {size}: {size[0]} slices, attention along the features takes {self.config.num_slices}; set "
+                "encoder.num_slices to the slices of a view"
+            )
+
     def freeze_slices(self) -> None:
         """Train the encoder of slices no more: its statistics stay as they are.
 
@@ -202,3 +212,9 @@ class SliceTransformerEncoder(Encoder):
     @full_precision()
     def _tokens(self, vectors: Float[Tensor, "bd k"], num_volumes: int) -> Float[Tensor, "b d f"]:
         return self.projection(vectors).unflatten(0, (num_volumes, -1))
+
+
+def relating_slices(encoder: Encoder) -> SliceTransformerEncoder:
+    """Return the encoder of a method whose ``encoders`` names none but this one."""
+    assert isinstance(encoder, SliceTransformerEncoder), f"{type(encoder).__name__} has no tokens of slices"
+    return encoder

@@ -100,6 +100,18 @@ class Experiment(FrozenConfig):
         return self
 
     @model_validator(mode="after")
+    def _methods_train_their_encoders(self) -> "Experiment":
+        for stage in self.pretraining:
+            trained, encoder = TRAINABLE[stage.method.name].encoders, self.encoder_of(stage).name
+            if trained and encoder not in trained:
+                where = f"stage {stage.name}: " if self.stages else ""
+                raise ValueError(
+                    f"{where}method {stage.method.name} cannot train encoder {encoder}; expected encoder "
+                    f"{' or '.join(trained)}: set encoder.name={trained[0]}, or take another method"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _warms_up_within_its_budget(self) -> "Experiment":
         if self.method is not None:
             defaults = Stage(method=self.method)

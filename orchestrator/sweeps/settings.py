@@ -114,7 +114,7 @@ class SweepConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _comparable(self) -> "SweepConfig":
-        of_method = [field for field in self.space if "method" in field.split(".")]
+        of_method = [field for field in self.space if _is_of_method(field)]
         across = [field for field in of_method if field.endswith(("method", "method.name"))]
         if self.objective.of == "pretrain" and across:
             raise ValueError(
@@ -148,3 +148,9 @@ class SweepConfig(FrozenConfig):
         told["space"] = list(told["space"].items())
         text = json.dumps({"sweep": told, "experiment": experiment, "digests": list(digests)}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _is_of_method(field: str) -> bool:
+    """Tell whether a field is the method, or part of it, of the experiment or of one of its stages."""
+    first, *others = field.split(".")
+    return "method" in ([first] if first != "stages" else others[1:2])

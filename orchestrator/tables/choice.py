@@ -44,7 +44,7 @@ Lists = Annotated[dict[str, tuple[Any, ...]], AfterValidator(_told_apart)]
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Contender:
     """One of a choice's values: the mean validation score over the repeats that are complete, None without any."""
 
     settings: Settings
@@ -65,8 +65,8 @@ class TableChoice:
     validated_on  what the runs were validated on
     """
 
-    tried: tuple[Candidate, ...]
-    chosen: Candidate | None
+    tried: tuple[Contender, ...]
+    chosen: Contender | None
     metric: str
     validated_on: str
 
@@ -84,7 +84,7 @@ class TableChoice:
         return f"{worded(self.chosen.settings)} is chosen by {by}{partly} ({'; '.join(scores)})"
 
 
-def choose(tried: Sequence[Candidate], metric: str, validated_on: str) -> TableChoice:
+def choose(tried: Sequence[Contender], metric: str, validated_on: str) -> TableChoice:
     """Choose the value with the best mean, the first of equals; incomplete ones only where no value is complete."""
     direction = direction_of(metric)
     assert direction is not None, "held by refuse_choice"
@@ -167,7 +167,7 @@ def _written(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _scored(one: Candidate, decimals: int) -> str:
+def _scored(one: Contender, decimals: int) -> str:
     if one.mean is None:
         return f"no score, 0 of {one.num_repeats} repeats"
     return f"{one.mean:.{decimals}f}" + (

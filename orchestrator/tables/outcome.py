@@ -7,7 +7,7 @@ from math import prod
 from statistics import fmean
 
 from orchestrator.results.statistics import Comparison, Summary, summarise, welch
-from orchestrator.tables.choice import Candidate, Settings, TableChoice, choose, settings_of, worded
+from orchestrator.tables.choice import Contender, Settings, TableChoice, choose, settings_of, worded
 from orchestrator.tables.grid import TableConfig, TableTrial
 from orchestrator.tables.row import PaperNumbers, TableRow
 
@@ -87,7 +87,7 @@ def choice_of(config: TableConfig, row: TableRow, outcomes: Sequence[Outcome]) -
     for settings in settings_of(chosen):
         repeats = _repeats(config, row, settings, outcomes)
         scores = [_mean(fold.validation for fold in folds) for folds in repeats]
-        tried.append(Candidate(settings, fmean(scores) if scores else None, len(scores), num_repeats))
+        tried.append(Contender(settings, fmean(scores) if scores else None, len(scores), num_repeats))
     places = dict.fromkeys(
         one.validated_on for one in outcomes if one.trial.row == row.name and one.value is not None
     )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from data.views.batch import Batch
 from methods import METHODS
 from methods.base import Facts, Method, Progress
+from methods.clustering import Clustering
 from tests.batches import eight_bit_batch
 from tests.encoders import Pixels
 
@@ -65,28 +66,42 @@ def batch_of(samples: Tensor, rows: np.ndarray, epoch: int) -> Batch:
 def trained(case: str, dims: int) -> tuple[Method, list[dict[str, float]]]:
     """Train for seconds; return the method, and the parts of each step's loss."""
     samples = torch.from_numpy(np.stack([texture(number, dims) for number in range(NUM_SAMPLES)]))[:, None]
+    fields = {**SMALL, **CASES[case], "large_crops": {"size": VIEW[dims], "area": (0.5, 1)}}
     torch.manual_seed(0)
-    kind = METHODS[CASES[case]["name"]]
-    config = kind.Config.model_validate(
-        {**SMALL, **CASES[case], "large_crops": {"size": VIEW[dims], "area": (0.5, 1)}}
-    )
-    method = kind(config, Convolutions(dims), Facts(NUM_SAMPLES, STEPS, BATCH_SIZE)).train()
-    optimiser = torch.optim.SGD([{"params": group.params} for group in method.param_groups()], lr=0.05, momentum=0.9)
-    per_epoch, logged = NUM_SAMPLES // BATCH_SIZE, []
-    for step in range(STEPS):
+    method = method_of(fields, Convolutions(dims), Facts(NUM_SAMPLES, STEPS, BATCH_SIZE))
+    return method, train(method, samples, method.clusters.facts, lr=0.05)
+
+
+def method_of(fields: dict[str, Any], encoder: Pixels, facts: Facts) -> Clustering:
+    kind = METHODS[fields["name"]]
+    method = kind(kind.Config.model_validate(fields), encoder, facts).train()
+    assert isinstance(method, Clustering)
+    return method
+
+
+def train(method: Method, samples: Tensor, facts: Facts, lr: float, seed: int = 0) -> list[dict[str, float]]:
+    """Train in whole batches of each epoch's order; return the parts of each step's loss."""
+    optimiser = torch.optim.SGD([{"params": group.params} for group in method.param_groups()], lr=lr, momentum=0.9)
+    per_epoch, logged = facts.num_samples // facts.batch_size, []
+    for step in range(facts.steps):
         epoch, place = divmod(step, per_epoch)
-        rows = np.random.default_rng(epoch).permutation(NUM_SAMPLES).reshape(per_epoch, -1)[place]
-        batch = batch_of(samples, rows, epoch)
-        losses = method.loss(method.drawn(batch, batch.rng(0)))
+        order = np.random.default_rng(epoch).permutation(facts.num_samples)[: per_epoch * facts.batch_size]
+        batch = batch_of(samples, order.reshape(per_epoch, -1)[place], epoch)
+        losses = method.loss(method.drawn(batch, batch.rng(seed)))
         optimiser.zero_grad()
         losses.total.backward()
         optimiser.step()
-        progress = Progress(step + 1, STEPS, (step + 1) // per_epoch)
+        progress = Progress(step + 1, facts.steps, (step + 1) // per_epoch)
         method.after_step(progress)
         if place == per_epoch - 1:
             method.after_epoch(progress)
         logged.append({name: float(value) for name, value in losses.parts.items()})
-    return method, logged
+    return logged
+
+
+def at_the_end(logged: list[dict[str, float]]) -> dict[str, float]:
+    """Return the means over the last steps."""
+    return {name: float(np.mean([parts[name] for parts in logged[-6:]])) for name in logged[-1]}
 
 
 def purity(clusters: Tensor) -> float:
@@ -102,7 +117,7 @@ def purity(clusters: Tensor) -> float:
 )
 def test_textures_become_clusters_that_both_views_of_a_sample_share(case, dims):
     method, logged = trained(case, dims)
-    last = {name: np.mean([parts[name] for parts in logged[-6:]]) for name in logged[-1]}
+    last = at_the_end(logged)
     assert last["shared_cluster"] > 0.75, "chance is 0.25"
     assert last["prototypes_in_use"] > 2.5
     clusters = method.get_buffer("clusters.assigned")

@@ -9,7 +9,7 @@ Reference: torchio 0.18.92, RandomAffine, and ITK's ResampleImageFilter, by whic
            torchio measures in mm; JSSL hands it bare tensors, whose voxels measure 1 mm, so that here voxels count.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 from data.views.intervals import Factors, Interval
 from data.views.rng import SampleRng
-from data.views.transforms.base import Transform
+from data.views.transforms.base import MovingTransform
 
 
-class Affine(Transform):
+class Affine(MovingTransform):
     """Moves voxels linearly about the view's centre.
 
     scales        factor along each axis; above 1 things grow
@@ -32,7 +32,6 @@ class Affine(Transform):
     numbers       factors, angles and shifts, in the order of the axes
     """
 
-    moves: ClassVar[bool] = True
     name: Literal["affine"] = "affine"
     scales: Factors = (0.9, 1.1)
     degrees: Interval = (-10.0, 10.0)

@@ -1,7 +1,6 @@
 """Transform: a named change of views. Numbers are drawn on the host, and applied in torch, by two functions."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,13 +15,11 @@ from data.views.rng import SampleRng
 class Transform(BaseModel, ABC):
     """A change of views with its parameters; every subclass has a ``name``, and says what its numbers are.
 
-    prob    share of the views that are changed
-    moves   whether voxels change places, so that labels and boxes have to follow
+    prob   share of the views that are changed
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    moves: ClassVar[bool] = False
     prob: Probability = 1.0
 
     @abstractmethod
@@ -33,13 +30,17 @@ class Transform(BaseModel, ABC):
     def apply(self, images: Float[Tensor, "b c *s"], numbers: Float[np.ndarray, "b k"], rng: SampleRng) -> Tensor:
         """Return the images, each changed by its own numbers; ``rng`` is for noise of each voxel."""
 
+
+class MovingTransform(Transform):
+    """A transform by which voxels change places, so that labels and boxes have to follow."""
+
+    @abstractmethod
     def move_labels(self, labels: Int[Tensor, "b *s"], numbers: Float[np.ndarray, "b k"]) -> Int[Tensor, "b *s"]:
         """Move the voxels of label maps as those of their images; beyond the image there is 0."""
-        raise NotImplementedError(f"{type(self).__name__} moves no voxels")
 
+    @abstractmethod
     def to_moved(self, numbers: Float[np.ndarray, "b k"], size: tuple[int, ...]) -> Float[np.ndarray, "b m m"]:
         """Return the matrices that take voxel indices (.., 1) of views to those of the moved views."""
-        raise NotImplementedError(f"{type(self).__name__} moves no voxels")
 
 
 def by_sample(values: Float[np.ndarray, " b"], images: Shaped[Tensor, "b c *s"]) -> Shaped[Tensor, "b *ones"]:

@@ -3,7 +3,7 @@
 Reference: torchio 0.18.92, RandomFlip: the first spatial axis, with probability 0.5.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,10 +12,10 @@ from torch import Tensor
 
 from data.views.intervals import Probability
 from data.views.rng import SampleRng
-from data.views.transforms.base import Transform, by_sample
+from data.views.transforms.base import MovingTransform, by_sample
 
 
-class Flip(Transform):
+class Flip(MovingTransform):
     """Mirrors each of ``axes`` with ``axis_prob``, so that with the defaults every second view stays as it is.
 
     axes      D means nothing to an image; None is torchio's first axis: D of a volume as JSSL feeds it, and W of an
@@ -23,7 +23,6 @@ class Flip(Transform):
     numbers   for each axis 1 where it is mirrored, else 0
     """
 
-    moves: ClassVar[bool] = True
     name: Literal["flip"] = "flip"
     axes: tuple[Literal["D", "H", "W"], ...] | None = None
     axis_prob: Probability = 0.5

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data.boxes import Boxes
 from data.views.rng import SampleRng
-from data.views.transforms.base import Transform
+from data.views.transforms.base import MovingTransform, Transform
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def transform_labels(labels: Int[Tensor, "b *s"], series: Series) -> Int[Tensor,
     """Move label maps by the transforms that move voxels."""
     for draw in series:
         rows, index = _rows(draw, labels.device)
-        if draw.transform.moves and len(rows):
+        if isinstance(draw.transform, MovingTransform) and len(rows):
             labels = labels.index_copy(0, index, draw.transform.move_labels(labels[index], draw.numbers[rows]))
     return labels
 
@@ -80,7 +80,7 @@ def transform_boxes(findings: Sequence[Boxes], series: Series, size: tuple[int, 
     """Move the boxes of each view's findings by the transforms that move voxels of views of this size."""
     moved = list(findings)
     for draw in series:
-        if draw.transform.moves:
+        if isinstance(draw.transform, MovingTransform):
             matrices = draw.transform.to_moved(draw.numbers, size)
             for row in np.flatnonzero(draw.happens).tolist():
                 moved[row] = moved[row].moved(matrices[row], size)

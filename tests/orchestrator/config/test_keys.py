@@ -79,6 +79,7 @@ TOGETHER = {
     "budget.epochs": {"budget": {"epochs": 3}},
     "downstream.budget.steps": {"downstream": {"budget": {"epochs": None, "steps": 7}}},
     "downstream.resources": {"downstream": {"resources": {"workers": 2}}},
+    "downstream.task.scored_class": {"downstream": {"task": {"convention": "single_class", "scored_class": 1}}},
     "downstream.task.regions": {"downstream": {"task": {"regions": {"tumour": [1, 2]}}}},
     **{
         f"{owner}.augment.{field}": expand({f"{owner}.augment.{field}": ["flip", "gamma"]})

@@ -22,6 +22,13 @@ DOWNSTREAM = {
 STAGES = {"method": None, "optimiser": None, "budget": None}
 BRIEF = {"optimiser": {"lr": 0.1, "warmup_epochs": 3}, "budget": {"epochs": 2, "batch_size": 4}}
 LATE = {"method": {"name": "rotation"}, **BRIEF}
+RELATING = {"name": "mask", "method": {"name": "jssl_mask"}}
+OF_SLICES = {
+    "name": "inter",
+    "method": {"name": "jssl_cluster"},
+    "encoder": {"name": "resnet", "spatial_dims": 3},
+    "start": {"encoder": "mask"},
+}
 STAGE = {"method": {"name": "rotation"}, "budget": {"steps": 1, "batch_size": 2}}
 
 
@@ -50,6 +57,15 @@ STAGE = {"method": {"name": "rotation"}, "budget": {"steps": 1, "batch_size": 2}
         ({"stages": [{**STAGE, "optimiser": {}}]}, "stages.0.optimiser.lr: missing; it has no default"),
         ({**STAGES, "stages": [STAGE, STAGE]}, "stages are named pretrain, pretrain; give each a name of its own"),
         ({**STAGES, "stages": [{**STAGE, "name": "../x"}]}, "stages.0.name: expected"),
+        (
+            {"method": {"name": "jssl_mask"}},
+            "method jssl_mask cannot train encoder unet; expected encoder slice_transformer: set "
+            "encoder.name=slice_transformer, or take another method",
+        ),
+        (
+            {**STAGES, "encoder": {"name": "slice_transformer"}, "stages": [RELATING, {**RELATING, **OF_SLICES}]},
+            "stage inter: method jssl_cluster cannot train encoder resnet; expected encoder slice_transformer: set",
+        ),
         ({"optimiser": {"lr": 0.1, "final_lr": 0.2}}, "optimiser: final_lr 0.2 is above lr 0.1"),
         ({"optimiser": {"lr": 0.1, "betas": [0.9, 1]}}, "optimiser.betas.1: expected a number less than 1, found 1"),
         ({"encoder": {"features": [4, 4, 8, 8, 8, 0]}}, "encoder.features.5: expected a number greater than 0"),

@@ -29,6 +29,7 @@ from tests.shardsets import write_slices
 from tests.waiting import kill_tree, wait_for
 
 STEPS = 60
+LOSS = {"metric": "loss", "mode": "min", "of": "pretrain"}
 IOU = {"interval": [0, 0.9], "step": 0.1, "least_width": 0.2}
 # Ray Data starts one of each for as long as the cluster lives.
 SERVICES = {
@@ -91,8 +92,20 @@ def sweep_config(**changes: Any) -> SweepConfig:
             r"collapse of the pretraining, and a space over method\.name.*judge by a downstream score",
         ),
         (
-            {"objective": {"metric": "loss", "mode": "min", "of": "pretrain"}},
+            {"objective": LOSS},
             r"objective loss of the pretraining, and a space over method\.crops\.iou.*the easiest task would win",
+        ),
+        (
+            {"space": {"stages.intra.method.name": {"choice": ["swav", "deepcluster_v2"]}}},
+            r"collapse of the pretraining, and a space over stages\.intra\.method\.name: losses and health of differ",
+        ),
+        (
+            {"space": {"stages.2.method": {"choice": [{"name": "swav"}, {"name": "voco"}]}}},
+            r"collapse of the pretraining, and a space over stages\.2\.method: losses and health of differ",
+        ),
+        (
+            {"objective": LOSS, "space": {"stages.mask.method.mask_ratio": {"uniform": [0.1, 0.5]}}},
+            r"objective loss of the pretraining, and a space over stages\.mask\.method\.mask_ratio: it changes what",
         ),
         (
             {"space": {"seed": {"choice": [0], "when": {"optimiser.lr": 1}}, "optimiser.lr": {"choice": [1]}}},
@@ -107,6 +120,23 @@ def sweep_config(**changes: Any) -> SweepConfig:
 def test_a_sweep_that_cannot_be_meant_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         sweep_config(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective": LOSS, "space": {"stages.mask.optimiser.lr": {"uniform": [0.1, 1]}}},
+        {"objective": LOSS, "space": {"stages.method.optimiser.lr": {"uniform": [0.1, 1]}}},
+        {"space": {"stages.mask.method.mask_ratio": {"uniform": [0.1, 0.5]}}},
+        {
+            "objective": {"metric": "dice", "mode": "max", "of": "finetune"},
+            "space": {"stages.intra.method.name": {"choice": ["swav", "deepcluster_v2"]}},
+        },
+    ],
+    ids=str,
+)
+def test_a_space_over_stages_may_hold_what_leaves_the_objective_one_number(changes: dict[str, Any]) -> None:
+    assert list(sweep_config(**changes).space) == list(changes["space"])
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from orchestrator.stop import RunError
 from orchestrator.sweeps import forecast
 from orchestrator.tables import run as runs
 from orchestrator.tables import table as tables
-from orchestrator.tables.choice import Candidate, choose, settings_of, shortly, worded
+from orchestrator.tables.choice import Contender, choose, settings_of, shortly, worded
 from orchestrator.tables.grid import TableConfig, TableTrial, trials_of
 from orchestrator.tables.outcome import Outcome, aggregate
 from orchestrator.tables.results import EndedTrial, Results
@@ -101,10 +101,10 @@ def test_the_test_s_scores_do_not_choose() -> None:
     assert [line.summary.values for line in aggregate(config, ended)] == [(0.2, 0.2)] * 2
 
 
-def tried(*means: float | None, complete: tuple[int, ...] | None = None) -> list[Candidate]:
+def tried(*means: float | None, complete: tuple[int, ...] | None = None) -> list[Contender]:
     counts = complete or (2,) * len(means)
     return [
-        Candidate({LR: place}, mean, count, 2) for place, (mean, count) in enumerate(zip(means, counts, strict=True))
+        Contender({LR: place}, mean, count, 2) for place, (mean, count) in enumerate(zip(means, counts, strict=True))
     ]
 
 
@@ -123,7 +123,7 @@ def tried(*means: float | None, complete: tuple[int, ...] | None = None) -> list
     ids=["highest", "lowest", "tie", "tie of lowest", "incomplete", "none complete", "only one ran", "nothing ran"],
 )
 def test_the_best_complete_value_is_chosen_and_the_first_of_equals(
-    given: list[Candidate], metric: str, place: int | None
+    given: list[Contender], metric: str, place: int | None
 ) -> None:
     settings = None if place is None else {LR: place}
     assert choose(given, metric, "split val").settings == settings

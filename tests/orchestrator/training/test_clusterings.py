@@ -77,13 +77,19 @@ def method_of(case: str) -> Method:
     return kind(config, Wide(), Facts(NUM_SAMPLES, STEPS, BATCH_SIZE)).double()
 
 
-def trained(case: str, folder: Path, world: World, start: Path | None = None) -> tuple[list[Any], dict[str, Tensor]]:
+def followed(
+    trainee: Trainee, dims: int, folder: Path, world: World, start: Path | None = None
+) -> tuple[list[Any], dict[str, Tensor]]:
     """Train, from a checkpoint if there is one; return all steps and the whole state."""
-    recorder, method = Recorder(folder), method_of(case)
-    train(Trainee(method), plan(), lambda first: batches(world, first), world, recorder, start)
+    recorder = Recorder(folder)
+    train(trainee, plan(), lambda first: batches(world, first, dims), world, recorder, start)
     times = ("samples_per_s", "data_wait_share")
     entries = [{name: value for name, value in entry.items() if name not in times} for entry in recorder.entries]
-    return entries, whole_state(method, world)
+    return entries, whole_state(trainee.method, world)
+
+
+def trained(case: str, folder: Path, world: World, start: Path | None = None) -> tuple[list[Any], dict[str, Tensor]]:
+    return followed(Trainee(method_of(case)), 2, folder, world, start)
 
 
 def on_two_ranks(rank: int, folder: str, by_one: str) -> None:
@@ -121,7 +127,15 @@ def without(entry: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in entry.items() if name not in ("samples", "epoch")}
 
 
-def assert_alike(found: Any, expected: Any, steps: slice = slice(None)) -> None:
+def assert_same(found: Any, expected: Any, steps: slice = slice(None)) -> None:
+    """Compare steps and states bit for bit."""
+    assert found[0] == expected[0][steps]
+    assert found[1].keys() == expected[1].keys()
+    for name, value in expected[1].items():
+        assert torch.equal(found[1][name], value), name
+
+
+def assert_alike(found: Any, expected: Any, steps: slice = slice(None), atol: float = 1e-6) -> None:
     """Compare numbers logged in float32, and states in float64."""
     for entry, other in zip(found[0], expected[0][steps], strict=True):
         assert (entry["samples"], without(entry)) == (
@@ -130,7 +144,7 @@ def assert_alike(found: Any, expected: Any, steps: slice = slice(None)) -> None:
         )
     assert found[1].keys() == expected[1].keys()
     for name, value in expected[1].items():
-        torch.testing.assert_close(found[1][name], value, rtol=0, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(found[1][name], value, rtol=0, atol=atol, msg=lambda text, n=name: f"{n}: {text}")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -153,10 +167,8 @@ def test_the_state_that_a_restart_needs_moves_and_is_saved(case, alone):
 @pytest.mark.parametrize("case", CASES)
 def test_a_resumed_training_goes_on_bit_for_bit(case, alone, tmp_path):
     folder, undisturbed = alone
-    entries, state = trained(case, tmp_path, World(), folder / case / str(STOP))
-    assert entries == undisturbed[case][0][STOP:]
-    for name, value in undisturbed[case][1].items():
-        assert torch.equal(state[name], value), name
+    resumed = trained(case, tmp_path, World(), folder / case / str(STOP))
+    assert_same(resumed, undisturbed[case], slice(STOP, None))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -172,7 +184,4 @@ def test_a_training_goes_on_with_another_number_of_ranks_and_bit_for_bit_with_th
     by_one = trained(case, tmp_path, World(), folder / "0" / case / "whole" / str(STOP))
     assert_alike(by_one, alone[1][case], slice(STOP, None))
     if case in STATE:
-        entries, state = found[f"{case}, from two"]
-        assert entries == found[case][0][STOP:]
-        for name, value in found[case][1].items():
-            assert torch.equal(state[name], value), name
+        assert_same(found[f"{case}, from two"], found[case], slice(STOP, None))

@@ -47,9 +47,9 @@ def plan() -> Plan:
     return Plan(schedule, Stream("d", 0, BATCH_SIZE), NUM_SAMPLES, checkpoint_every_steps=STOP)
 
 
-def batches(world: World, first: int) -> Iterator[Batch]:
+def batches(world: World, first: int, dims: int = 2) -> Iterator[Batch]:
     """Yield a rank's part of every step's batch, epoch after epoch in the order of the samples."""
-    everything, share = batch_of(2, NUM_SAMPLES), BATCH_SIZE // world.size
+    everything, share = batch_of(dims, NUM_SAMPLES), BATCH_SIZE // world.size
 
     def step(number: int) -> Batch:
         numbers = np.arange(BATCH_SIZE) + number * BATCH_SIZE

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from methods.base import FrozenConfig, Losses, Method, ParamGroup, Views, split_decay
+from orchestrator.config.files import load
 from orchestrator.config.optimiser import Optimiser
 from orchestrator.training.optimiser import Schedule, build, set_rates
+from tests.clusters import ROOT
 from tests.references import optimisers as reference
 
 STEPS = 5
@@ -140,14 +142,30 @@ def test_weights_of_zeros_move_at_the_rate_and_a_gradient_of_zeros_neither_adapt
     torch.testing.assert_close(matrix.detach(), torch.full_like(matrix, -0.3 * 2.0))
 
 
-def test_clipped_larc_keeps_the_gradients_of_a_step_at_a_rate_of_zero_as_apex_does() -> None:
-    plan = schedule(name="larc", warmup="from_zero", trust_undecayed=True)
+@pytest.mark.parametrize("clip", [True, False])
+def test_larc_keeps_the_gradients_of_a_step_at_a_rate_of_zero_as_apex_does(clip: bool) -> None:
+    plan = schedule(name="larc", warmup="from_zero", trust_undecayed=True, trust_clip=clip)
     plan = Schedule(plan.config, STEPS, warmup_steps=2)
     rates = [plan.rate(step) for step in range(STEPS)]
     assert rates[0] == 0
     after, _ = trained(plan, Weights())
-    expected = reference.larc(start("matrix"), gradients("matrix"), rates, 0.8, 0.05, 0.02, 1e-8, clip=True)
-    assert_close(after["matrix"], expected)
+    for name, decay in (("matrix", 0.05), ("bias", 0.0)):
+        expected = reference.larc(start(name), gradients(name), rates, 0.8, decay, 0.02, 1e-8, clip)
+        assert_close(after[name], expected)
+
+
+def test_the_experiments_of_jssl_set_larc_as_the_authors_code_does() -> None:
+    for file in ("swav", "deepcluster_v2"):
+        for stage in load(ROOT / "experiments" / "jssl" / f"{file}.yaml").pretraining:
+            larc = stage.optimiser
+            assert (larc.name, larc.trust_clip, larc.trust_undecayed) == ("larc", False, True)
+            plan = Schedule(larc.model_copy(update={"schedule": "constant"}), STEPS, warmup_steps=2)
+            rates = [plan.rate(step) for step in range(STEPS)]
+            after, _ = trained(plan, Weights())
+            for name, decay in (("matrix", larc.weight_decay), ("bias", 0.0)):
+                assert_close(
+                    after[name], reference.larc(start(name), gradients(name), rates, 0.9, decay, 0.001, 1e-8, False)
+                )
 
 
 def test_amsgrad_equals_the_reference_and_differs_from_adam() -> None:
