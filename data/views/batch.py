@@ -1,6 +1,6 @@
 """Batch: the samples that the feed hands to a method, padded to one size; ``extents`` holds their true sizes."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -69,11 +69,6 @@ class Batch:
         inside = (..., *(slice(0, extent) for extent in self.extents[index].tolist()))
         stored = self.voxels[index][inside].to(torch.float32, copy=True)
         return stored.mul_(self.scale[index]).add_(self.offset[index])
-
-    def take(self, count: int) -> "Batch":
-        """Return the first ``count`` samples, or all where there are fewer."""
-        return replace(self, **{part.name: value[:count] for part in fields(self)
-                                if (value := getattr(self, part.name)) is not None})  # fmt: skip
 
     def rng(self, seed: int) -> SampleRng:
         """Return the random streams of these samples for a run's seed."""

@@ -9,6 +9,7 @@ its samples, and these are checked.
 """
 
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -103,6 +104,12 @@ def local_batches(plan: FeedPlan, rank: int) -> Iterator[Batch]:
         return _collated((reader.read(block) for block in blocks), plan)
 
     return _checked(prefetched(read, PREFETCHED_BATCHES), plan, rank)
+
+
+def first_samples(plan: FeedPlan, number: int) -> Batch:
+    """Return the first samples of a run, read without Ray; no further ones are read."""
+    first = replace(plan, batch_size=number, world=1, first_step=0, last_step=1)
+    return next(local_batches(first, rank=0))
 
 
 def bytes_in_flight(plan: FeedPlan) -> int:

@@ -24,6 +24,7 @@ from data.sources import (
     remarks,
     survey_of,
 )
+from orchestrator.config.paths import absolute
 from orchestrator.ingest.request import IngestConfig, ScanSource
 from orchestrator.ingest.splits import split_patients, without_leaks
 
@@ -74,7 +75,7 @@ def make_plan(config: IngestConfig) -> IngestPlan:
     pseudonymiser = Pseudonymiser(key)
     splits = split_patients(studies, config)
     return IngestPlan(
-        job=BundleJob(config.out, recipe, key, config.seed, rows_per_group),
+        job=BundleJob(absolute(config.out), recipe, key, config.seed, rows_per_group),
         studies=studies,
         bundles=lay_out_bundles(studies, splits, config.seed),
         identity={

@@ -85,7 +85,9 @@ class IngestConfig(FrozenConfig):
 
     @property
     def sources(self) -> tuple[ScanSource, ...]:
-        return (ScanSource(source=self.source, layout=self.layout, options=self.options), *self.also)
+        """All sources at absolute places: workers of a cluster that is joined have another working folder."""
+        first = ScanSource(source=self.source, layout=self.layout, options=self.options)
+        return tuple(one.model_copy(update={"source": absolute(one.source)}) for one in (first, *self.also))
 
     @property
     def resolved_recipe(self) -> Recipe:

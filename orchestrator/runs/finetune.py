@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -233,7 +233,7 @@ def _collect(best: Checkpoint, run: Run) -> list[Path]:
 def _preview(experiment: Experiment, shards: ShardSet, plan: FeedPlan, run: Run) -> None:
     """Log a picture of the first samples' crops, drawn over the stored samples."""
     method = build_network(experiment, shards, None)
-    batch = next(stream.local_batches(replace(plan, batch_size=PREVIEWED_SAMPLES, world=1, last_step=1), rank=0))
+    batch = stream.first_samples(plan, PREVIEWED_SAMPLES)
     with torch.no_grad():
         views = method.views(batch, batch.rng(plan.seed))
     run.picture("views-finetune.png", pictures.draw_views(batch, views))

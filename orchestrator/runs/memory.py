@@ -20,7 +20,7 @@ from orchestrator.training.outline import outline_views
 COPIES = {"sgd": 3, "lars": 3, "larc": 3, "adam": 4, "adamw": 4}
 # cuDNN's workspaces, the allocator's rounding and the views before the network.
 OVERHEAD = 1.2
-MEASURED_SAMPLES = 2
+MEASURED_SAMPLES = 2  # of a single one, some losses cannot be taken
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,7 @@ def _measured(build: Callable[[], Method], plan: FeedPlan, in_chunks: bool, key:
     key = (key, in_chunks)
     if key not in _MEASURED:
         method = deepcopy(build())
-        # Not the share of one worker: that may be a single sample, of which some losses cannot be taken.
-        batch = next(stream.local_batches(replace(plan, world=1), rank=0)).take(MEASURED_SAMPLES)
+        batch = stream.first_samples(plan, MEASURED_SAMPLES)
         with torch.no_grad():
             views = outline_views(method, batch, plan.seed)
         method.to("meta")

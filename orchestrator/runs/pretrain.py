@@ -234,7 +234,7 @@ def _export(course: Course, encoder: str | None, folder: Path) -> Path:
 def _preview(course: Course, run: Run) -> None:
     """Log a picture of the first samples' views, with the views' boxes drawn over the stored samples."""
     method, seed = course.build(), course.feed.seed
-    batch = next(stream.local_batches(course.feed, rank=0)).take(PREVIEWED_SAMPLES)
+    batch = stream.first_samples(course.feed, PREVIEWED_SAMPLES)
     with torch.no_grad():
         views = method.views(batch, batch.rng(seed))
     run.picture(f"views-{course.stage.name}.png", pictures.draw_views(batch, views))

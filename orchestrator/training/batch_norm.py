@@ -51,7 +51,7 @@ def _check_chunks(experiment: Experiment, training: Stage | Downstream, method: 
 
 def _passes_alone(method: Method, plan: FeedPlan) -> bool:
     """Tell whether a single sample passes the method, by sizes alone."""
-    batch = next(stream.local_batches(plan, rank=0)).take(1)
+    batch = stream.first_samples(plan, 1)
     with torch.no_grad():
         views = outline_views(method, batch, plan.seed)
         try:

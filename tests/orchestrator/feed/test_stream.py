@@ -30,6 +30,7 @@ from orchestrator.feed.stream import (
     build_dataset,
     bytes_in_flight,
     data_config,
+    first_samples,
     local_batches,
 )
 from tests.shardsets import write_slices
@@ -116,6 +117,12 @@ def test_ranks_together_get_the_order_of_two_sets(mixed, world, block_samples):
     for step, parts in enumerate(zip(*fed, strict=True)):
         assert [name for batch in parts for name in batch.sample_ids] == names[of_rows[rows[step]]].tolist()
         assert sum((batch.extents[:, 0] == 48).sum() for batch in parts) == 9
+
+
+@pytest.mark.parametrize("number", [1, 5, 20])
+def test_the_first_samples_are_those_of_the_order_however_large_a_batch_is(mixed, number):
+    rows = [row for batch in local_batches(mixed, 0) for row in batch.rows.tolist()]
+    assert first_samples(replace(mixed, world=4, first_step=3), number).rows.tolist() == rows[:number]
 
 
 def test_two_sets_resume_anywhere(mixed):

@@ -86,6 +86,13 @@ def test_shards_do_not_depend_on_the_number_of_readers(undisturbed, cohort, tmp_
     assert digest(run(cohort, tmp_path / "shards", readers=3)) == digest(undisturbed[1])
 
 
+def test_relative_places_are_the_command_s_on_a_cluster_that_was_started_elsewhere(undisturbed, cohort, monkeypatch):
+    monkeypatch.chdir(cohort.parent)
+    report = run(Path(cohort.name), Path("relative"))
+    assert digest(report) == digest(undisturbed[1])
+    assert list(verify(str(cohort.parent / "relative"))) == []
+
+
 def test_done_again_nothing_is_written(undisturbed, cohort):
     out, report = undisturbed
     before = states(out)
