@@ -59,8 +59,7 @@ def ingested(ray_cluster: Path, scans: Path, tmp_path_factory: pytest.TempPathFa
             patch.chdir(out)
             if name == "hippocampus_sizes":
                 exec(sizes.text, {})
-            request = load({"out": str(out / name)}, str(FOLDER / f"ingest_{name}.yaml"))
-        report = ingest(request)
+            report = ingest(load({"out": str(out / name)}, str(FOLDER / f"ingest_{name}.yaml")))
         assert report.shards is not None
         return report.shards
 
