@@ -16,12 +16,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+import ray
 
 ROOT = Path(__file__).parents[1]
 STORE_BYTES = 200 * 2**20
 START_WITHIN_S, END_WITHIN_S = 120.0, 20.0
 # One thread for each process, and no process started in advance: it would lack our runtime environment.
 SPARING = {"OMP_NUM_THREADS": "1", "RAY_prestart_worker_first_driver": "0"}
+
+
+def joined() -> dict[str, str]:
+    """Return the environment of a command that joins the Ray of this process."""
+    return {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
 
 
 @contextmanager

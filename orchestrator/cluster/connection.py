@@ -32,15 +32,19 @@ class PlacementError(ValueError):
 
 
 @contextmanager
-def connected() -> Generator[None]:
-    """Join the cluster that ``RAY_ADDRESS`` names, or start Ray here; shut down only a Ray that was started here."""
+def connected(dashboard: bool = False) -> Generator[None]:
+    """Join the cluster that ``RAY_ADDRESS`` names, or start Ray here; shut down only a Ray that was started here.
+
+    dashboard   start Ray's dashboard, too: where trainings run in processes of their own, it frees what those held
+                that died
+    """
     if ray.is_initialized():
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
     phase = progress.phase(f"joining the Ray cluster at {address}" if address else "starting Ray")
     with phase, _own_handler(), _deaf_children():
-        _connect()
+        _connect(dashboard)
     try:
         yield
     finally:
@@ -100,7 +104,7 @@ def _deaf_children() -> Generator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _connect() -> None:
+def _connect(dashboard: bool) -> None:
     # A Ray that starts here writes its token, its logs and the voxels that it spills with the process's umask.
     umask = os.umask(0o077)
     set_up_train()
@@ -131,7 +135,7 @@ def _connect() -> None:
                 object_store_memory=int(
                     min(LOCAL_STORE_MOST_BYTES, LOCAL_STORE_SHARE * psutil.virtual_memory().total)
                 ),
-                include_dashboard=True,  # frees the placement groups of killed trials
+                include_dashboard=dashboard,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
                 runtime_env=_runtime_env(umask),
@@ -194,9 +198,9 @@ def preflight(resources: Resources) -> None:
     if need_cpu > have_cpu:
         raise PlacementError(
             f"resources: {resources.workers} workers x {resources.cpus_per_worker:g} CPU + {resources.readers} "
-            f"readers + {DATA_CPUS:g} for reading ahead = {need_cpu:g} CPUs, the cluster has {have_cpu:g}; "
-            "lower resources.workers, resources.cpus_per_worker or resources.readers, or join a larger cluster "
-            "(RAY_ADDRESS)"
+            f"readers + {_reading_ahead(resources):g} for reading ahead = {need_cpu:g} CPUs, the cluster has "
+            f"{have_cpu:g}; lower resources.workers, resources.cpus_per_worker or resources.readers, or join a "
+            "larger cluster (RAY_ADDRESS)"
         )
     if resources.gpu and resources.workers > have.get("GPU", 0.0):
         raise PlacementError(
@@ -244,7 +248,11 @@ def concurrency(jobs: Iterable[Resources], asked: int | None) -> int:
 
 
 def _cpus(resources: Resources) -> float:
-    return resources.workers * resources.cpus_per_worker + resources.readers + DATA_CPUS
+    return resources.workers * resources.cpus_per_worker + resources.readers + _reading_ahead(resources)
+
+
+def _reading_ahead(resources: Resources) -> float:
+    return DATA_CPUS if resources.readers else 0.0
 
 
 def hardware() -> dict[str, str]:

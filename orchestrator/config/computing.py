@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from methods.base import FrozenConfig
 from orchestrator.config.paths import AbsolutePath
@@ -15,7 +15,8 @@ class Resources(FrozenConfig):
     micro_batch_size  samples of a worker that pass through the network at once, so that activations take less memory;
                       none: the worker's whole share of the batch. The loss is always that of the whole batch
     cpus_per_worker   CPUs of each training worker
-    readers           processes that read shards
+    readers           processes that read shards ahead for all workers; 0: each worker reads its own samples in a
+                      thread, which spares a small machine five processes of Ray Data
     reader_resource   a custom resource; each reader takes one, so that readers run on the nodes that have it, such as
                       cluster.yaml's machines for reading
     max_failures      how often a training starts again from its last checkpoint
@@ -26,10 +27,19 @@ class Resources(FrozenConfig):
     micro_batch_size: int | None = Field(default=None, gt=0)
     gpu: bool = False
     cpus_per_worker: float = Field(default=1, gt=0)
-    readers: int = Field(default=1, gt=0)
+    readers: int = Field(default=1, ge=0)
     max_failures: int = Field(default=3, ge=0)
     reader_resource: Annotated[str, Field(min_length=1)] | None = None
     storage: AbsolutePath | None = None
+
+    @model_validator(mode="after")
+    def _placed_readers_exist(self) -> "Resources":
+        if self.reader_resource and not self.readers:
+            raise ValueError(
+                f"reader_resource {self.reader_resource} places readers, and readers is 0: the workers read for "
+                "themselves; set readers to at least 1, or leave reader_resource out"
+            )
+        return self
 
 
 class Training(FrozenConfig):

@@ -64,7 +64,7 @@ class FeedPlan:
     batch_size, world    global batch G and ranks W; W divides G
     first_step, last_step   the steps [first_step, last_step) remain
     having               the labels that the samples have, which are read too
-    num_readers          reader processes
+    num_readers          reader processes; 0: each rank reads for itself
     reader_resource      a custom resource; each reader takes one
     block_bytes          approximate voxel bytes per block
     """

@@ -2,6 +2,8 @@
 
     block numbers -> one number per task -> reader processes -> split over ranks, block b to rank b mod W -> batches
 
+Without reader processes, each rank reads its own blocks in a thread, and Ray Data has no part in it.
+
 Ray Data keeps no position from which a run could continue, so the order is ours: a feed is built for the steps that
 remain, and after a failure it is built again from the last checkpoint's step. One execution covers the whole budget,
 so no pipeline restarts at an epoch's end. Ray does not promise that splitting keeps the order, so every batch names
@@ -76,15 +78,17 @@ def _execution_options() -> ExecutionOptions:
     return ExecutionOptions(preserve_order=True)
 
 
-def batches(iterator: DataIterator, plan: FeedPlan, rank: int, device: torch.device | str) -> Iterator[Batch]:
+def batches(iterator: DataIterator | None, plan: FeedPlan, rank: int, device: torch.device | str) -> Iterator[Batch]:
     """Yield a rank's batch of every remaining step, on its device; the next ones are prepared meanwhile.
 
-    A batch is valid until the next one is asked for: the memory of its voxels and label maps is used again. Raises
-    the reader's ShardError if a shard cannot be read, and FeedError if the samples that arrive are not the plan's.
+    The rank reads the shards itself where there is no ``iterator``, its split of ``build_dataset``. A batch is valid
+    until the next one is asked for: the memory of its voxels and label maps is used again. Raises the reader's
+    ShardError if a shard cannot be read, and FeedError if the samples that arrive are not the plan's.
     """
     on_gpu = torch.device(device).type == "cuda"
     memory = BatchMemory(pin=on_gpu)
-    stream = prefetched(lambda: _collated(_tables(iterator), plan, memory), PREFETCHED_BATCHES)
+    tables = _read(plan, rank) if iterator is None else _tables(iterator)
+    stream = prefetched(lambda: _collated(tables, plan, memory), PREFETCHED_BATCHES)
     for batch in _checked(stream, plan, rank):
         moved = batch.to(device, non_blocking=on_gpu)
         copied = torch.cuda.current_stream(device).record_event() if on_gpu else None
@@ -96,14 +100,8 @@ def batches(iterator: DataIterator, plan: FeedPlan, rank: int, device: torch.dev
 
 
 def local_batches(plan: FeedPlan, rank: int) -> Iterator[Batch]:
-    """Yield the same batches without Ray, read in a thread of this process."""
-    blocks = range(rank, OpenedPlan.open(plan).num_blocks, plan.world)
-
-    def read() -> Generator[Batch]:
-        reader = BlockReader(plan)
-        return _collated((reader.read(block) for block in blocks), plan)
-
-    return _checked(prefetched(read, PREFETCHED_BATCHES), plan, rank)
+    """Yield the same batches without Ray, each in memory of its own."""
+    return _checked(prefetched(lambda: _collated(_read(plan, rank), plan), PREFETCHED_BATCHES), plan, rank)
 
 
 def first_samples(plan: FeedPlan, number: int) -> Batch:
@@ -116,9 +114,16 @@ def bytes_in_flight(plan: FeedPlan) -> int:
     """Estimate the voxel bytes that the whole run holds at once: being read, waiting and collated."""
     source = OpenedPlan.open(plan)
     block_bytes = min(source.block_size, plan.samples_per_rank) * source.bytes_per_sample
-    blocks = plan.num_readers * BLOCKS_PER_READER + plan.world * (PREFETCHED_BLOCKS + 1)
+    blocks = plan.num_readers * BLOCKS_PER_READER + plan.world * (bool(plan.num_readers) * PREFETCHED_BLOCKS + 1)
     batch_bytes = plan.samples_per_step * source.bytes_per_sample
     return round(blocks * block_bytes + plan.world * (PREFETCHED_BATCHES + 2) * batch_bytes)
+
+
+def _read(plan: FeedPlan, rank: int) -> Iterator[pa.Table]:
+    """Read a rank's blocks in this process."""
+    reader = BlockReader(plan)
+    for block in range(rank, OpenedPlan.open(plan).num_blocks, plan.world):
+        yield reader.read(block)
 
 
 def _tables(iterator: DataIterator) -> Iterator[pa.Table]:

@@ -186,4 +186,5 @@ training: {{precision: bf16, checkpoint_every_steps: 500}}
   workers: 1
   gpu: false # no GPU was found here
   cpus_per_worker: {max(1, min(16, machine.cores // 2))} # of {machine.cores} cores; a table trains two at once
+  readers: 0 # a worker reads its own samples, so that it starts sooner; processes that read ahead pay on a GPU
 """

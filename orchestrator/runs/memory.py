@@ -110,7 +110,8 @@ def _measured(build: Callable[[], Method], plan: FeedPlan, in_chunks: bool, key:
 
 def on_device(method: Method) -> list[torch.Tensor]:
     """Return weights and buffers; shares stay in the host's memory."""
-    buffers = [buffer for name, buffer in method.named_buffers() if name not in method.shares]
+    shares = method.shares
+    buffers = [buffer for name, buffer in method.named_buffers() if name not in shares]
     return [*method.parameters(), *buffers]
 
 

@@ -165,7 +165,7 @@ def run(sweep: Sweep, say: Say) -> list[Standing]:
     with (
         stop.awaited(),
         claimed(sweep.folder, say),
-        connection.connected(),
+        connection.connected(dashboard=True),
         closing_abandoned(sweep.base),
         _tracked(sweep) as tracker,
     ):

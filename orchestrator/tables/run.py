@@ -42,7 +42,7 @@ def run(table: Table, say: Say) -> list[TableLine]:
     """
     with ExitStack() as stack:
         if table.cohort is not None:
-            stack.enter_context(connection.connected())
+            stack.enter_context(connection.connected(dashboard=True))
             with progress.phase(f"preparing the cohort of {table.cohort.kind} phantoms"):
                 table.cohort.prepare(table.base.home)
         check(table)
@@ -51,7 +51,7 @@ def run(table: Table, say: Say) -> list[TableLine]:
         identity.mark(table.folder, table.identity)
         concurrent = 1
         if needed := [one.resources_of(training) for _, one in table.experiments for training in one.trainings]:
-            stack.enter_context(connection.connected())
+            stack.enter_context(connection.connected(dashboard=True))
             concurrent = connection.concurrency(needed, table.config.concurrent)
         stack.enter_context(closing_abandoned(table.base))
         return _run_trials(table, concurrent, stack.enter_context(_tracked(table)), say)

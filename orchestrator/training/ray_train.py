@@ -134,7 +134,7 @@ def _fit(job: Job, progress: StageCheckpoints) -> None:
         scaling_config=ScalingConfig(
             num_workers=resources.workers, use_gpu=resources.gpu, resources_per_worker=per_worker
         ),
-        datasets={"train": partial(remaining, progress, job.feed)},
+        datasets={"train": partial(remaining, progress, job.feed)} if job.feed.num_readers else None,
         dataset_config=stream.data_config(),
         run_config=RunConfig(
             name=job.stage,
@@ -180,8 +180,7 @@ def _work(config: dict[str, Any]) -> None:
 
 def _batches(job: Job, world: World, first_step: int) -> Iterator[Batch]:
     plan = replace(job.feed, first_step=first_step)
-    shard = ray.train.get_dataset_shard("train")
-    assert shard is not None, "the trainer was given a dataset of this name"
+    shard = ray.train.get_dataset_shard("train") if plan.num_readers else None
     return stream.batches(shard, plan, world.rank, world.device)
 
 

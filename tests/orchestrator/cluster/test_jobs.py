@@ -23,7 +23,7 @@ from orchestrator.history import Tail
 from orchestrator.ingest.request import IngestConfig
 from orchestrator.provenance import COMMIT_VARIABLE, JOB_VARIABLE, git_commit, in_job
 from tests import clusters
-from tests.experiments import tiny_experiment
+from tests.experiments import ONE_READER, tiny_experiment
 from tests.points import assert_points_equal_history
 from tests.shardsets import write_slices
 from tests.waiting import wait_for, wait_for_step
@@ -126,7 +126,7 @@ def test_a_job_s_exit_code_is_its_command_s(status: str, exit_code: int | None, 
 
 def experiment(shards: str, home: Path) -> dict[str, Any]:
     training = {"report_every_steps": 1, "checkpoint_every_steps": 1000}
-    return tiny_experiment("job", shards, home, TOTAL_STEPS, training=training)
+    return tiny_experiment("job", shards, home, TOTAL_STEPS, training=training, **ONE_READER)
 
 
 @pytest.fixture(scope="module")

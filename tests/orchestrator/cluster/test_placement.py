@@ -1,6 +1,7 @@
 """A job is placed by its CPUs and its GPUs: it is refused if the cluster has too few, and shares what there is."""
 
 import pytest
+from pydantic import ValidationError
 
 from orchestrator.cluster import connection
 from orchestrator.cluster.connection import PlacementError
@@ -33,6 +34,12 @@ def test_a_job_with_too_few_cpus_is_refused_with_the_sum(monkeypatch: pytest.Mon
     has(monkeypatch, CPU=6.0)
     with pytest.raises(PlacementError, match=r"3 workers x 2 CPU \+ 1 readers \+ 1 for reading ahead = 8 CPUs"):
         connection.preflight(Resources(workers=3, cpus_per_worker=2))
+    connection.preflight(Resources(workers=3, cpus_per_worker=2, readers=0))
+
+
+def test_a_place_for_readers_that_do_not_exist_is_refused() -> None:
+    with pytest.raises(ValidationError, match="reader_resource reader places readers, and readers is 0: the workers"):
+        Resources(readers=0, reader_resource="reader")
 
 
 @pytest.mark.parametrize(("gpus", "jobs"), [(2.0, 1), (5.0, 2), (64.0, 4)])

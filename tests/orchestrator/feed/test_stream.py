@@ -238,10 +238,11 @@ def test_samples_of_another_step_are_refused(plan):
 
 
 @pytest.mark.parametrize("slow_s", [0.0, 0.02])
-def test_a_batch_is_whole_until_the_next_is_asked_for_and_its_memory_is_used_again(plan, slow_s):
+@pytest.mark.parametrize("by", ["readers", "the rank itself"])
+def test_a_batch_is_whole_until_the_next_is_asked_for_and_its_memory_is_used_again(plan, by, slow_s):
     steps = replace(plan, having=LABEL_MAP, last_step=30, block_bytes=24 * SLICE_BYTES)
     places = set()
-    fed = batches(blocks(steps, list(range(30))), steps, 0, "cpu")
+    fed = batches(blocks(steps, list(range(30))) if by == "readers" else None, steps, 0, "cpu")
     for got, direct in zip(fed, local_batches(steps, 0), strict=True):
         time.sleep(slow_s)
         assert torch.equal(got.voxels, direct.voxels)

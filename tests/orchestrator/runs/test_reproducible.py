@@ -1,4 +1,4 @@
-"""The same samples and losses however a run is killed, spread or stored (CPU, fp32): real Ray, kills and S3."""
+"""The same samples and losses however a run is killed, spread, fed or stored (CPU, fp32): real Ray, kills and S3."""
 
 import os
 import socket
@@ -27,7 +27,7 @@ from orchestrator.tracking.tracker import Tracker
 from orchestrator.training.resume import StageCheckpoints
 from tests import clusters
 from tests.buckets import served
-from tests.experiments import tiny_experiment
+from tests.experiments import ONE_READER, tiny_experiment
 from tests.full_disk import train_on_full_disk
 from tests.points import assert_points_equal_history
 from tests.shardsets import write_slices
@@ -44,7 +44,7 @@ TWO = {"workers": 2, "cpus_per_worker": 3}
 
 def experiment_tree(shards: str, home: Path) -> dict[str, Any]:
     training = {"report_every_steps": 1, "checkpoint_every_steps": 4}
-    return tiny_experiment("restart", shards, home, TOTAL_STEPS, training=training)
+    return tiny_experiment("restart", shards, home, TOTAL_STEPS, training=training, **ONE_READER)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_a_killed_worker_and_an_absent_server_leave_no_trace_in_samples_losses_o
     shards: str, undisturbed: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker is killed before the report of its newest checkpoint is read, which is lost with it."""
-    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1.5")
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.7")
     result: list[list[dict[str, Any]]] = []
     absent = f"http://127.0.0.1:{free_port()}"
     thread = threading.Thread(
@@ -172,7 +172,7 @@ def test_a_killed_job_started_again_leaves_no_trace_though_its_newest_checkpoint
     shards: str, undisturbed: list[dict[str, Any]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "restart.yaml"
-    file.write_text(yaml.safe_dump(experiment_tree(shards, tmp_path / "home")))
+    file.write_text(yaml.safe_dump({**experiment_tree(shards, tmp_path / "home"), "resources": {"readers": 0}}))
     command = [sys.executable, "-m", "orchestrator.cli", "pretrain", str(file)]
     job = subprocess.Popen(command, start_new_session=True)
     history = wait_for_step(tmp_path / "home", KILL_AFTER_STEP, job)
@@ -197,7 +197,7 @@ def test_a_full_disk_loses_no_step_in_the_history_or_in_mlflow(
 ) -> None:
     file, home = tmp_path / "disk.yaml", tmp_path / "disk"
     tree = experiment_tree(shards, home)
-    tree["resources"] = {"max_failures": 0}
+    tree["resources"] = {"max_failures": 0, "readers": 0}
     file.write_text(yaml.safe_dump(tree))
     seen = train_on_full_disk(file, home, KILL_AFTER_STEP, timeout=800)
     assert seen.exit_code == 1

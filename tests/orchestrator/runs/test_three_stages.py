@@ -18,6 +18,7 @@ from orchestrator.runs import finetune, network, pretrain
 from orchestrator.runs.course import Course
 from orchestrator.runs.run import RESULT
 from orchestrator.training.checkpoint import ENCODER
+from tests import clusters
 from tests.experiments import tiny_segmentation
 from tests.shardsets import write_slices, write_volumes
 from tests.waiting import kill_tree, wait_for
@@ -51,6 +52,7 @@ def tree_of(folder: Path, home: Path) -> dict[str, Any]:
             {"name": "volumes", "method": on_volumes, "start": {"slices": "slices"}, **volumes, **flow},
             {"name": "organs", "method": {"name": "segmentation", "crop_size": [16, 32, 32]}, **organs, **flow},
         ],
+        "resources": {"readers": 0},
         "health": {"times": 1},
         "training": {"report_every_steps": 1, "report_every_s": 0, "checkpoint_every_steps": 3},
         "tracking": {"pictures": False},
@@ -104,11 +106,9 @@ def test_each_stage_goes_on_from_the_one_that_it_names(folder: Path, undisturbed
 
 
 def test_a_run_that_is_killed_in_each_stage_resumes_exactly(folder: Path, undisturbed: Path) -> None:
-    home, command = (
-        folder / "killed",
-        [sys.executable, "-m", "orchestrator.cli", "pretrain", str(folder / "killed.yaml")],
-    )
-    (folder / "killed.yaml").write_text(yaml.safe_dump(tree_of(folder, home)))
+    home, file = folder / "killed", folder / "killed.yaml"
+    command = [sys.executable, "-m", "orchestrator.cli", "pretrain", str(file)]
+    file.write_text(yaml.safe_dump(tree_of(folder, home)))
 
     def reached(stage: str) -> Path | None:
         lines = {path: Tail(path).read() for path in home.glob(f"**/{HISTORY}")}
@@ -119,7 +119,7 @@ def test_a_run_that_is_killed_in_each_stage_resumes_exactly(folder: Path, undist
         )  # fmt: skip
 
     for stage in STAGES:
-        job = subprocess.Popen(command, start_new_session=True)
+        job = subprocess.Popen(command, env=clusters.joined())
         history = wait_for(lambda stage=stage: reached(stage), job)
         kill_tree(job)
         assert len(list(steps(history.parent, stage))) < STEPS
@@ -130,7 +130,10 @@ def test_a_run_that_is_killed_in_each_stage_resumes_exactly(folder: Path, undist
 
 
 def test_two_workers_equal_one(folder: Path, undisturbed: Path) -> None:
-    alone, shared = trace(undisturbed), trace(pretrained(folder, folder / "two", "resources.workers=2"))
+    alone, shared = (
+        trace(undisturbed),
+        trace(pretrained(folder, folder / "two", "resources={workers: 2, readers: 1}")),
+    )
     for stage in STAGES:
         assert [entry[:2] for entry in shared[stage]] == [entry[:2] for entry in alone[stage]]
         assert [entry[2] for entry in shared[stage]] == pytest.approx([entry[2] for entry in alone[stage]], abs=1e-4)

@@ -31,7 +31,7 @@ from orchestrator.history import Tail
 from orchestrator.ingest.request import IngestConfig
 from tests import clusters
 from tests.buckets import SECRET, Bucket, served
-from tests.experiments import UNET, tiny_experiment, tiny_segmentation
+from tests.experiments import ONE_READER, UNET, tiny_experiment, tiny_segmentation
 from tests.shardsets import write_slices
 from tests.waiting import wait_for_step
 
@@ -228,4 +228,4 @@ def _run(environment: dict[str, str], *arguments: str) -> str:
 def _experiment(shards: str, home: Path) -> dict[str, Any]:
     training = {"report_every_steps": 1, "checkpoint_every_steps": 2}
     downstream = tiny_segmentation(shards, steps=2)
-    return tiny_experiment("bucket", shards, home, 8, UNET, training=training, downstream=downstream)
+    return tiny_experiment("bucket", shards, home, 8, UNET, training=training, downstream=downstream, **ONE_READER)
