@@ -10,7 +10,7 @@ import json
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,12 @@ def _index_of(uri: str, file: ShardFile) -> pa.Table:
     return pa.table({name: table[name] for name in SMALL_COLUMNS} | places, schema=_INDEX_SCHEMA)
 
 
+# Of the shard sets that this process looks at, which are few; each is opened many times.
+@lru_cache(maxsize=8)
+def _parsed(content: bytes) -> tuple[pa.Table, str]:
+    return pq.read_table(io.BytesIO(content), read_dictionary=_REPEATED), hashlib.sha256(content).hexdigest()
+
+
 def read_index(uri: str) -> tuple[pa.Table, str]:
     """Return an index of any format, and its digest; raise ShardError where it is missing or unreadable."""
     folder, wanted = split_address(uri)
@@ -109,13 +115,12 @@ def read_index(uri: str) -> tuple[pa.Table, str]:
             "check the path, or run the same ingest again: it continues where it stopped"
         ) from None
     try:
-        rows = pq.read_table(io.BytesIO(content), read_dictionary=_REPEATED)
+        return _parsed(content)
     except (pa.ArrowException, OSError):
         raise ShardError(
             f"shards {uri}: {INDEX} of {len(content)} bytes is no whole Parquet file; delete it and run the same "
             "ingest again: finished shards are kept"
         ) from None
-    return rows, hashlib.sha256(content).hexdigest()
 
 
 def tree_of(rows: pa.Table) -> dict[str, Any]:

@@ -51,6 +51,11 @@ def connected(dashboard: bool = False) -> Generator[None]:
         leave()
 
 
+def has_dashboard() -> bool:
+    """Tell whether the Ray that this process has joined or started may have a dashboard (workers of Ray: it may)."""
+    return bool(worker.get_dashboard_url())
+
+
 def leave() -> None:
     """Leave the cluster; if Ray was started here, all its processes have ended when this returns."""
     node, worker._global_node = worker._global_node, None  # pyright: ignore[reportPrivateUsage]  # no other way

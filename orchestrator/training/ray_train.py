@@ -19,6 +19,8 @@ from ray.train import (
     TrainingFailedError,
 )
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.callback import RayTrainCallback
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from data.files import is_file, join, read_bytes
@@ -127,7 +129,7 @@ def _fit(job: Job, progress: StageCheckpoints) -> None:
     resources = job.resources
     connection.set_up_train()
     per_worker = {"CPU": resources.cpus_per_worker, **({"GPU": 1.0} if resources.gpu else {})}
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         _work,
         train_loop_config={"job": job, "progress": progress},
         torch_config=TorchConfig(backend="nccl" if resources.gpu else "gloo"),
@@ -152,6 +154,19 @@ def _fit(job: Job, progress: StageCheckpoints) -> None:
         trainer.fit()
     except TrainingFailedError as error:
         raise RunError(_words(job, error)) from error
+
+
+class _Trainer(TorchTrainer):
+    """Starts no process that frees what a dead controller held where there is no dashboard to tell it of the death.
+
+    The workers would wait for that process to start, too.
+    """
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        made = super()._create_default_callbacks()
+        if connection.has_dashboard():
+            return made
+        return [one for one in made if not isinstance(one, PlacementGroupCleanerCallback)]
 
 
 def _work(config: dict[str, Any]) -> None:
