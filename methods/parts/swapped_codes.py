@@ -50,7 +50,8 @@ class SwappedCodes(Clusters):
 
         codes               together: eq. 2 codes all views of a batch at once; apart: the coded views one by one
         reduction           over coded views
-        epsilon             the weight of the codes' entropy
+        epsilon             the weight of the codes' entropy. While codes are nearly uniform, embeddings move apart
+                            only where two views of a sample correlate by more than epsilon / temperature
         num_iterations      of Sinkhorn
         frozen_steps        first steps in which the prototypes stay as they were drawn
         queue_length        embeddings of earlier steps, over all ranks, that are coded with each coded view

@@ -1,6 +1,8 @@
 """SwAV and DeepCluster-v2 find what images have in common: textures, wherever they begin."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from methods.clustering import Clustering
 from tests.batches import eight_bit_batch
 from tests.encoders import Pixels
 
+SGD = partial(torch.optim.SGD, momentum=0.9)
 NUM_SAMPLES, BATCH_SIZE, STEPS, KINDS = 32, 16, 40, 4
 SIDE, VIEW = {2: 20, 3: 12}, {2: 16, 3: 9}
 # Textures of one brightness and contrast each: with jitter of the published strength, forty steps learn brightness.
@@ -79,9 +82,16 @@ def method_of(fields: dict[str, Any], encoder: Pixels, facts: Facts) -> Clusteri
     return method
 
 
-def train(method: Method, samples: Tensor, facts: Facts, lr: float, seed: int = 0) -> list[dict[str, float]]:
+def train(
+    method: Method,
+    samples: Tensor,
+    facts: Facts,
+    lr: float,
+    seed: int = 0,
+    kind: Callable[..., torch.optim.Optimizer] = SGD,
+) -> list[dict[str, float]]:
     """Train in whole batches of each epoch's order; return the parts of each step's loss."""
-    optimiser = torch.optim.SGD([{"params": group.params} for group in method.param_groups()], lr=lr, momentum=0.9)
+    optimiser = kind([{"params": group.params} for group in method.param_groups()], lr=lr)
     per_epoch, logged = facts.num_samples // facts.batch_size, []
     for step in range(facts.steps):
         epoch, place = divmod(step, per_epoch)

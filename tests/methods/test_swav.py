@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from methods.base import Facts, Progress, Views
 from methods.parts.embedding_queue import EmbeddingQueue
+from methods.parts.sinkhorn import sinkhorn
 from methods.parts.swapped_codes import swapped_loss
 from methods.swav import SwAV
 from tests.batches import FACTS, random_batch
@@ -54,6 +55,23 @@ def test_loss_and_gradient_equal_the_reference(reduction):
     assert loss.item() == pytest.approx(reference.swapped_loss(*given), abs=1e-12)
     np.testing.assert_allclose(scores.grad.numpy(), reference.swapped_gradient(*given), rtol=0, atol=1e-8)
     assert scores.grad[0].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize(("temperature", "epsilon"), [(0.1, 0.05), (0.1, 0.02), (0.5, 0.05)])
+@pytest.mark.parametrize("excess", [0.9, 1.1])
+def test_small_differences_grow_only_where_two_views_correlate_by_more_than_epsilon_by_temperature(
+    together, temperature, epsilon, excess
+):
+    """Of small scores s, codes are (1 + s / epsilon) / k, and predictions (1 + s / temperature) / k."""
+    correlation, generator = excess * epsilon / temperature, torch.Generator().manual_seed(0)
+    shared, *own = torch.randn(3, 4000, 8, generator=generator, dtype=torch.float64)
+    scores = 0.002 * (correlation**0.5 * shared + (1 - correlation) ** 0.5 * torch.stack(own))
+    codes = sinkhorn(scores.flatten(0, 1) if together else scores, epsilon, 3).view_as(scores)
+    swapped_loss(scores.requires_grad_(), codes, temperature, "sum").backward()
+    assert scores.grad is not None
+    growth = -(scores.grad * scores.detach()).sum()
+    assert growth > 0 if excess > 1 else growth < 0
 
 
 @pytest.mark.parametrize("dims", [2, 3])
