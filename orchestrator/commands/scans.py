@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from rich.table import Table
 from typer import Argument, Option
 
+from data.phantoms import cohorts
 from data.sources import LAYOUTS, SourceOptions
 from orchestrator.commands.console import FAILED, loading, out, say_next
 from orchestrator.commands.usage import Commands
@@ -41,29 +42,15 @@ _PHANTOMS = {
 @app.command()
 def phantom(
     *,
-    kind: Annotated[
-        Literal["abdomen", "brain", "fundus", "chest", "nodules"], Option(help="what to write")
-    ] = "abdomen",
+    kind: Annotated[cohorts.Kind, Option(help="what to write")] = "abdomen",
     target: Annotated[str, Option("--out", help="folder to write")],
     labelled: Annotated[int, Option(help="patients with labels")] = 12,
     unlabelled: Annotated[int, Option(help="patients without labels")] = 12,
     seed: Annotated[int, Option(help="other seeds write other patients")] = 0,
 ) -> None:
     """Write a synthetic cohort: CT, MR, photographs or X-rays."""
-    from data.phantoms.abdomen import write_cohort
-    from data.phantoms.brain import write_brains
-    from data.phantoms.nodules import write_candidates
-    from data.phantoms.pictures import write_films, write_fundus
-
-    writers = {
-        "abdomen": write_cohort,
-        "brain": write_brains,
-        "fundus": write_fundus,
-        "chest": write_films,
-        "nodules": write_candidates,
-    }
     with progress.phase(f"drawing {labelled + unlabelled} phantoms"):
-        writers[kind](target, labelled, unlabelled, seed=seed)
+        cohorts.write(kind, target, labelled, unlabelled, seed)
     out.print(f"{labelled} labelled and {unlabelled} unlabelled phantoms in {target}")
     shards = str(Path("shards") / Path(target).resolve().name)
     say_next(f"raydiology ingest --source {shlex.quote(target)} {_PHANTOMS[kind]} --out {shlex.quote(shards)}")

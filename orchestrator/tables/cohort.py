@@ -3,16 +3,12 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
-from data.phantoms.abdomen import write_cohort
-from data.phantoms.brain import write_brains
-from data.phantoms.nodules import write_candidates
-from data.phantoms.pictures import write_films, write_fundus
+from data.phantoms import cohorts
 from data.shards.index import INDEX
 from methods.base import FrozenConfig
 from orchestrator.config.files import read
@@ -22,14 +18,6 @@ from orchestrator.ingest.request import IngestConfig
 from orchestrator.ingest.run import ingest
 from orchestrator.tables.choice import Lists
 from orchestrator.tables.row import Seeds
-
-WRITERS: dict[str, Callable[..., Any]] = {
-    "abdomen": write_cohort,
-    "brain": write_brains,
-    "fundus": write_fundus,
-    "chest": write_films,
-    "nodules": write_candidates,
-}
 
 
 class Cohort(FrozenConfig):
@@ -45,7 +33,7 @@ class Cohort(FrozenConfig):
     choose, repeat_over   fields and their values, in place of the table's; ``{}`` is none
     """
 
-    kind: Literal["abdomen", "brain", "fundus", "chest", "nodules"]
+    kind: cohorts.Kind
     labelled: int = Field(gt=0)
     unlabelled: int = Field(ge=0)
     seed: Seed = 0
@@ -78,7 +66,7 @@ class Cohort(FrozenConfig):
         folder = self.folder(home)
         missing = [request for request in self.requests(folder) if not (Path(request.out) / INDEX).is_file()]
         if missing:
-            WRITERS[self.kind](folder / "scans", self.labelled, self.unlabelled, seed=self.seed)
+            cohorts.write(self.kind, folder / "scans", self.labelled, self.unlabelled, self.seed)
         for request in missing:
             ingest(request)
 
