@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from methods.base import FrozenConfig
 from methods.encoders.base import Encoder
 from methods.encoders.pseudo3d import ORDERS, PseudoBlock
-from methods.encoders.resnet import STAGES
+from methods.encoders.resnet import BLOCKS, STAGES, Depth, ResNetEncoder
 
 NetworkName = Literal["resnet3d_18", "resnet3d_34", "resnet3d_50", "resnet3d_v1c_18", "p3d_63"]
 Strides = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt]
@@ -33,11 +33,12 @@ KEPT: Strides = (1, 1, 1, 1, 1, 1)
 
 @dataclass(frozen=True)
 class _Architecture:
-    """The blocks of each stage, their kind, and their last norm."""
+    """The blocks of each stage and their kind; ``depth`` is that of the ``resnet`` with the same weights, if any."""
 
-    blocks: tuple[int, int, int, int]
+    blocks: tuple[int, ...]
     kind: Literal["basic", "bottleneck", "pseudo"] = "basic"
     deep_stem: bool = False
+    depth: Depth | None = None
 
     @property
     def expansion(self) -> int:
@@ -49,11 +50,11 @@ class _Architecture:
 
 
 ARCHITECTURES: dict[NetworkName, _Architecture] = {
-    "resnet3d_18": _Architecture((2, 2, 2, 2)),
-    "resnet3d_34": _Architecture((3, 4, 6, 3)),
-    "resnet3d_50": _Architecture((3, 4, 6, 3), "bottleneck"),
-    "resnet3d_v1c_18": _Architecture((2, 2, 2, 2), deep_stem=True),
-    "p3d_63": _Architecture((3, 4, 6, 3), "pseudo"),
+    "resnet3d_18": _Architecture(BLOCKS[18], depth=18),
+    "resnet3d_34": _Architecture(BLOCKS[34], depth=34),
+    "resnet3d_50": _Architecture(BLOCKS[50], "bottleneck", depth=50),
+    "resnet3d_v1c_18": _Architecture(BLOCKS[18], deep_stem=True),
+    "p3d_63": _Architecture(BLOCKS[50], "pseudo"),
 }
 
 
@@ -159,6 +160,17 @@ class ResNet3DEncoder(Encoder):
         stem, first, *others = (("conv1", "bn1", "act"), ("maxpool", STAGES[0]), *STAGES[1:])
         joined = [nn.Sequential(*map(self.get_submodule, names)) for names in (stem, first)]
         return [*joined, *map(self.get_submodule, others)]
+
+
+def vanilla_resnet(config: ResNet3DEncoder.Config) -> ResNetEncoder.Config | None:
+    """Return the encoder ``resnet`` with the same keys, shapes and maps, or None where there is none."""
+    built = ARCHITECTURES[config.network]
+    vanilla = ResNet3DEncoder.Config(depth_strides="vanilla").strides
+    if built.depth is None or config.norm != "batch" or config.strides != vanilla:
+        return None
+    return ResNetEncoder.Config(
+        spatial_dims=3, in_channels=config.in_channels, depth=built.depth, init_features=config.init_features
+    )
 
 
 def _norm_of(config: ResNet3DEncoder.Config) -> Any:
