@@ -14,10 +14,10 @@ Reference: urmagicsmine/CSPR @ 390a413, ``resnet3d.py``; urmagicsmine/MP3D @ 4ab
 from dataclasses import dataclass
 from itertools import cycle
 from math import prod
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from jaxtyping import Float
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from methods.base import FrozenConfig
@@ -26,7 +26,7 @@ from methods.encoders.pseudo3d import ORDERS, PseudoBlock
 from methods.encoders.resnet import BLOCKS, STAGES, Depth, ResNetEncoder
 
 NetworkName = Literal["resnet3d_18", "resnet3d_34", "resnet3d_50", "resnet3d_v1c_18", "p3d_63"]
-Strides = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt]
+Strides = Annotated[tuple[PositiveInt, ...], Field(min_length=6, max_length=6)]
 Triple = tuple[int, int, int]
 KEPT: Strides = (1, 1, 1, 1, 1, 1)
 
