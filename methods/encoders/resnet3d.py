@@ -1,7 +1,7 @@
 """ResNet3DEncoder: 3D residual networks in forms that share every parameter and differ in their strides.
 
 Paper:     Zhang et al., "Advancing 3D Medical Image Analysis with Variable Dimension Transform based Supervised 3D
-           Pre-training" (SVD-Net, seed 003), sections III-B and III-D: pretrained with their depth kept, the weights
+           Pre-training" (SVD-Net, seed 003), sections III-B and III-C: pretrained with their depth kept, the weights
            pass to a network that strides as a task needs.
 Reference: urmagicsmine/CSPR @ 390a413, ``resnet3d.py``; urmagicsmine/MP3D @ 4ab3ea1, ``modified_p3d.py`` (P3D-63).
            With one input channel and 1000 classes, ResNet3D-18, 34, 50 and V1c-18 have 33,673,000, 63,982,632,
@@ -9,6 +9,7 @@ Reference: urmagicsmine/CSPR @ 390a413, ``resnet3d.py``; urmagicsmine/MP3D @ 4ab
            Blocks are MONAI's, and the keys those of MONAI's ``ResNet``; its whole network does not serve: strides
            of the pool and of the stages are fixed, all but the first norm are batch norm whatever is asked for, and
            there is neither a deep stem nor P3D. Weights begin as in MONAI's; the released code leaves torch's own.
+           For lesions, the released P3D pools along the depth between stages; here, the stages stride.
 """
 
 from dataclasses import dataclass
