@@ -99,7 +99,7 @@ class CropClustering(Clustering):
         super().__init__()
         self.config = config
         self.crops = MultiCrop(config.large_crops, config.small_crops, config.augment, encoder.spatial_dims)
-        self.crops.check_encoder(encoder.stride)
+        self.crops.check_encoder(encoder.strides)
         self.encoder: Encoder = encoder
         self.projector = hidden_projector(encoder.channels[-1], config.hidden_dim, config.projector_dim)
         assert isinstance(config, SwappedCodes.Config | KMeansClusters.Config)

@@ -28,9 +28,9 @@ class Crops(FrozenConfig):
         """Return a crop's size with one number per axis; raise ValueError where ``size`` has other axes."""
         return per_axis(self.size, spatial_dims, "method.crops.size")
 
-    def check_encoder(self, spatial_dims: int, stride: int) -> None:
+    def check_encoder(self, spatial_dims: int, strides: tuple[int, ...]) -> None:
         """Raise ValueError where an encoder cannot take crops of this size."""
-        check_stride(self.sized(spatial_dims), stride, "method.crops.size")
+        check_stride(self.sized(spatial_dims), strides, "method.crops.size")
 
     def check_extent(self, extent: tuple[int, ...]) -> None:
         """Raise ValueError where samples of this size hold no pair of crops in the interval."""

@@ -102,7 +102,7 @@ class Exemplar(Method):
         super().__init__()
         self.config = config
         self.size = (config.side,) * encoder.spatial_dims
-        check_stride(self.size, encoder.stride, "method.side")
+        check_stride(self.size, encoder.strides, "method.side")
         self.encoder: Encoder = encoder
         in_dim = flat_dim(encoder, self.size)
         self.heads = nn.ModuleList(

@@ -4,16 +4,19 @@ They are stated only here: `raydiology methods` counts parameters from them. Oth
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from methods.base import FrozenConfig
 from methods.encoders import (
     DenseNetEncoder,
     PooledUNetEncoder,
+    ResNet3DEncoder,
     ResNetEncoder,
     SliceTransformerEncoder,
     SwinEncoder,
 )
+from methods.encoders.resnet import Depth
+from methods.encoders.resnet3d import NetworkName
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,19 @@ class PaperSize:
     images: str
     encoder: FrozenConfig
     fields: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PaperNetwork:
+    """A classifier of a paper: an encoder, and a linear layer from its averaged last map.
+
+    size   of the images that it sees, along the encoder's axes
+    """
+
+    name: str
+    encoder: FrozenConfig
+    size: tuple[int, ...]
+    num_classes: int
 
 
 def _proxy_sizes(volumes: dict[str, Any], pictures: dict[str, Any]) -> tuple[PaperSize, ...]:
@@ -70,3 +86,17 @@ PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
         {}, {"patches": {"grid": 5, "overlap": 0.5, "span": 0.917, "size": 64}, "skip_rows": 1, "border": "zero"}
     ),
 }
+
+# Seed 003, Table II: photographs of 224 x 224 pixels, whose colours are the depth of a 3D network's input.
+PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
+    *(
+        PaperNetwork(
+            f"resnet_{depth}", ResNetEncoder.Config(spatial_dims=2, in_channels=3, depth=depth), (224, 224), 1000
+        )
+        for depth in get_args(Depth)
+    ),
+    *(
+        PaperNetwork(network, ResNet3DEncoder.Config(network=network), (3, 224, 224), 1000)
+        for network in get_args(NetworkName)
+    ),
+)

@@ -70,7 +70,7 @@ class Rotation(Method):
         super().__init__()
         self.size = (config.side,) * encoder.spatial_dims
         self.num_turns = len(TURNS[encoder.spatial_dims])
-        check_stride(self.size, encoder.stride, "method.side")
+        check_stride(self.size, encoder.strides, "method.side")
         if config.num_versions > self.num_turns:
             raise ValueError(
                 f"method.num_versions {config.num_versions}: there are {self.num_turns} turns in "

@@ -66,17 +66,16 @@ class Pixels(nn.Module):
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        self.stride, self.out_channels = encoder.stride, encoder.in_channels
-        cube = encoder.stride**encoder.spatial_dims
+        self.lengths = dict(zip("opq"[-encoder.spatial_dims :], encoder.strides, strict=True))
+        cube = prod(encoder.strides)
         self.layer = LinearHead(encoder.channels[-1], cube * encoder.in_channels)
 
     def forward(self, last: Float[Tensor, "b d *m"]) -> Float[Tensor, "b c *s"]:
         """Predict the cube of each map voxel, and put it in its place."""
         cubes = self.layer(last.movedim(1, -1))
         if last.ndim == 4:
-            return rearrange(cubes, "b h w (c p q) -> b c (h p) (w q)", p=self.stride, q=self.stride)
-        lengths = {"o": self.stride, "p": self.stride, "q": self.stride}
-        return rearrange(cubes, "b d h w (c o p q) -> b c (d o) (h p) (w q)", **lengths)
+            return rearrange(cubes, "b h w (c p q) -> b c (h p) (w q)", **self.lengths)
+        return rearrange(cubes, "b d h w (c o p q) -> b c (d o) (h p) (w q)", **self.lengths)
 
 
 class SimMIM(Method):
@@ -104,8 +103,8 @@ class SimMIM(Method):
         self.config = config
         self.size = per_axis(config.crop_size, encoder.spatial_dims, "method.crop_size")
         self.block = per_axis(config.block, encoder.spatial_dims, "method.block")
-        check_stride(self.size, encoder.stride, "method.crop_size")
-        check_coarsest(self.size, encoder.stride, "method.crop_size")
+        check_stride(self.size, encoder.strides, "method.crop_size")
+        check_coarsest(self.size, encoder.strides, "method.crop_size")
         if any(length % block for length, block in zip(self.size, self.block, strict=True)):
             raise ValueError(
                 f"method.block {self.block} does not divide crops of {self.size} voxels; "

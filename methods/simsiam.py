@@ -78,7 +78,7 @@ class SimSiam(Method):
 
     def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()
-        config.crops.check_encoder(encoder.spatial_dims, encoder.stride)
+        config.crops.check_encoder(encoder.spatial_dims, encoder.strides)
         self.config = config
         self.encoder: Encoder = encoder
         self.projector = projector(encoder.channels[-1], config.projector_dim)

@@ -214,9 +214,9 @@ class VoCo(Method):
         self.config = config
         self.grid = config.gridded(encoder.spatial_dims)
         self.size = per_axis(config.crop_size, encoder.spatial_dims, "method.crop_size")
-        check_stride(self.size, encoder.stride, "method.crop_size")
+        check_stride(self.size, encoder.strides, "method.crop_size")
         if config.features == "levels":
-            check_coarsest(self.size, encoder.stride, "method.crop_size")
+            check_coarsest(self.size, encoder.strides, "method.crop_size")
         self.encoder: Encoder = encoder
         self.head = Embedding(encoder, config.features, config.pool, config.projector_dim)
         self.teacher = Teacher(encoder, self.head) if config.teacher_decay is not None else None

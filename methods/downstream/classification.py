@@ -140,7 +140,7 @@ class Classification(Task):
         self.class_names = tuple(facts.names[number] for number in self.class_numbers)
         _check_classes(config, self.class_names)
         self.fitting = Fitting.of(config.size, config.resize_to, encoder.spatial_dims, "downstream.task")
-        check_stride(self.fitting.size, encoder.stride, "downstream.task.size")
+        check_stride(self.fitting.size, encoder.strides, "downstream.task.size")
         pooled = config.feature == "pooled"
         in_dim = encoder.channels[-1] if pooled else flat_dim(encoder, self.fitting.size)
         head = classifier(in_dim, config.hidden_dims, len(self.class_names), config.dropout)

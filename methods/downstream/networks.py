@@ -5,6 +5,7 @@ Reference: MONAI's ``SwinUNETR`` and ``BasicUNet``. Their networks are instances
            loads strictly into the same class in a script without this project.
 """
 
+from math import prod
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -13,6 +14,7 @@ from methods.downstream.unet import UNet
 from methods.encoders import (
     DenseNetEncoder,
     PooledUNetEncoder,
+    ResNet3DEncoder,
     ResNetEncoder,
     SlicesEncoder,
     SliceTransformerEncoder,
@@ -32,6 +34,7 @@ SegmentationEncoder = (
     | PooledUNetEncoder
     | DenseNetEncoder
     | ResNetEncoder
+    | ResNet3DEncoder
     | SlicesEncoder
     | SliceTransformerEncoder
 )
@@ -48,6 +51,8 @@ def segmentation_network(encoder: SegmentationEncoder, num_classes: int) -> nn.M
         return dense_unet(encoder, num_classes)
     if isinstance(encoder, ResNetEncoder):
         return residual_unet(encoder, num_classes)
+    if isinstance(encoder, ResNet3DEncoder):
+        return strided_unet(encoder, num_classes)
     if isinstance(encoder, SlicesEncoder | SliceTransformerEncoder):
         return slices_unet(encoder, num_classes)
     return basic_unet(encoder, num_classes)
@@ -119,6 +124,17 @@ def residual_unet(encoder: ResNetEncoder, num_classes: int) -> UNet:
     """
     widths = tuple(max(1, encoder.config.init_features * 4 // 2**level) for level in range(len(encoder.channels)))
     return UNet(encoder, len(encoder.channels), widths, dropout=0.0, num_classes=num_classes)
+
+
+def strided_unet(encoder: ResNet3DEncoder, num_classes: int) -> UNet:
+    """Add a decoder as ``residual_unet`` does, whose steps up are the encoder's steps down.
+
+    Where the finest map has the image's size, the decoder ends there.
+    """
+    beyond = 0 if prod(encoder.steps[0]) == 1 else 1
+    steps = encoder.steps[:0:-1] + encoder.steps[:beyond]
+    widths = tuple(max(1, encoder.config.init_features * 4 // 2**level) for level in range(len(steps)))
+    return UNet(encoder, len(encoder.channels), widths, dropout=0.0, num_classes=num_classes, steps=steps)
 
 
 def slices_unet(encoder: SlicesEncoder | SliceTransformerEncoder, num_classes: int) -> UNet:

@@ -139,8 +139,8 @@ class Segmentation(Task):
         self.scored = None if config.scored_class is None else self.target.named(config.scored_class)
         self.network = segmentation_network(encoder, self.target.num_outputs)
         self.crop_size = per_axis(config.crop_size, encoder.spatial_dims, "downstream.task.crop_size")
-        check_stride(self.crop_size, encoder.stride, "downstream.task.crop_size")
-        check_coarsest(self.crop_size, encoder.stride, "downstream.task.crop_size")
+        check_stride(self.crop_size, encoder.strides, "downstream.task.crop_size")
+        check_coarsest(self.crop_size, encoder.strides, "downstream.task.crop_size")
         self.overlap = per_axis(config.window_overlap, encoder.spatial_dims, "downstream.task.window_overlap")
         self._num_chunks = 1
         class_of = torch.zeros(STORED_LABEL_VALUES, dtype=torch.int32)  # gloo broadcasts no int16

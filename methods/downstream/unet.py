@@ -5,6 +5,7 @@ Reference: HealthML/self-supervised-3d-tasks @ ecc86ef: a new decoder of 128, 64
 """
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,22 +19,32 @@ from methods.parts.precision import keep_in_float32
 class UNet(nn.Module):
     """The encoder itself, and per width a transposed convolution, a block, and the encoder's map of that size.
 
-    num_maps   number of the encoder's maps that are used, finest first; each is twice as fine as the next
+    num_maps   number of the encoder's maps that are used, finest first
     widths     channels of the blocks, coarsest first; those beyond the encoder's finest map have no map to take
+    steps      how many times finer each block's map is than the one before, per axis; by default twice, along all
     """
 
     def __init__(
-        self, encoder: Encoder, num_maps: int, widths: tuple[int, ...], dropout: float, num_classes: int
+        self,
+        encoder: Encoder,
+        num_maps: int,
+        widths: tuple[int, ...],
+        dropout: float,
+        num_classes: int,
+        steps: tuple[tuple[int, ...], ...] | None = None,
     ) -> None:
         super().__init__()
         dims = encoder.spatial_dims
-        transposed = (nn.ConvTranspose2d, nn.ConvTranspose3d)[dims - 2]
+        transposed: Any = (nn.ConvTranspose2d, nn.ConvTranspose3d)[dims - 2]
         *skips, coarsest = encoder.channels[:num_maps]
         taken = [*reversed(skips), *[0] * (len(widths) - len(skips))]
         self.encoder = encoder
         self.num_maps = num_maps
         self.ups = nn.ModuleList(
-            transposed(below, above, 2, stride=2) for below, above in pairwise((coarsest, *widths))
+            transposed(below, above, step, stride=step)
+            for (below, above), step in zip(
+                pairwise((coarsest, *widths)), steps or [(2,) * dims] * len(widths), strict=True
+            )
         )
         self.blocks = nn.ModuleList(
             TwoConvolutions(dims, skip + width, width, dropout) for skip, width in zip(taken, widths, strict=True)

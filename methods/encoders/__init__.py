@@ -1,7 +1,7 @@
 """Encoders: the networks that a pretraining trains and a downstream task builds on.
 
 Each has ``features(x) -> maps, finest first``, ``channels`` of these maps, ``spatial_dims``, ``in_channels``, and
-``stride``, of which input sizes must be multiples. State dicts of MONAI's networks carry MONAI's own keys.
+``strides``, of which input sizes must be multiples. State dicts of MONAI's networks carry MONAI's own keys.
 
 MONAI takes seconds to import, more than torch, and every process of a run imports this package: here and
 elsewhere, the functions that need MONAI import it.
@@ -11,6 +11,7 @@ from methods.encoders.base import Encoder
 from methods.encoders.densenet import DenseNetEncoder
 from methods.encoders.pooled_unet import PooledUNetEncoder
 from methods.encoders.resnet import ResNetEncoder
+from methods.encoders.resnet3d import ResNet3DEncoder
 from methods.encoders.slice_transformer import SliceTransformerEncoder
 from methods.encoders.slices import SlicesEncoder
 from methods.encoders.swin_unetr import SwinEncoder
@@ -21,6 +22,7 @@ __all__ = [
     "DenseNetEncoder",
     "Encoder",
     "PooledUNetEncoder",
+    "ResNet3DEncoder",
     "ResNetEncoder",
     "SliceTransformerEncoder",
     "SlicesEncoder",
@@ -34,6 +36,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     "pooled_unet": PooledUNetEncoder,
     "densenet": DenseNetEncoder,
     "resnet": ResNetEncoder,
+    "resnet3d": ResNet3DEncoder,
     "slices": SlicesEncoder,
     "slice_transformer": SliceTransformerEncoder,
 }

@@ -15,7 +15,8 @@ class Encoder(InChunks, ABC):
 
     maps           the feature maps of images, each on its own, finest first
     channels       channels of the maps
-    stride         the number of which input sizes must be multiples
+    stride         the number of which input sizes must be multiples: the largest, where axes differ
+    strides        the same along each axis
     means_differ   whether a channel's mean over the last map differs between images: not after instance norm
     """
 
@@ -25,6 +26,11 @@ class Encoder(InChunks, ABC):
     channels: tuple[int, ...]
     stride: int
     means_differ: bool = True
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """The numbers of which input sizes must be multiples, one per axis."""
+        return (self.stride,) * self.spatial_dims
 
     @abstractmethod
     def maps(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:

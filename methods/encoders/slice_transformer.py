@@ -168,7 +168,7 @@ class SliceTransformerEncoder(Encoder):
 
     def check_size(self, size: tuple[int, ...], place: str) -> None:
         """Raise ValueError where volumes of this size, which a config gives at ``place``, cannot pass."""
-        check_stride(size, self.stride, place)
+        check_stride(size, self.strides, place)
         if self.config.attention.axis == "features" and size[0] != self.config.num_slices:
             raise ValueError(
                 f"{place} {size}: {size[0]} slices, attention along the features takes {self.config.num_slices}; set "

@@ -104,10 +104,10 @@ class MultiCrop:
             if crops.num
         ]
 
-    def check_encoder(self, stride: int) -> None:
-        """Raise ValueError where an encoder of this stride cannot take views of these sizes."""
+    def check_encoder(self, strides: tuple[int, ...]) -> None:
+        """Raise ValueError where an encoder of these strides cannot take views of these sizes."""
         for name, _, size in self.kinds():
-            check_stride(size, stride, f"method.{name}.size")
+            check_stride(size, strides, f"method.{name}.size")
 
     def views(self, batch: Batch, rng: SampleRng) -> Views:
         """Cut all crops of one kind by one resampling, and augment them."""

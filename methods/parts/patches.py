@@ -52,7 +52,7 @@ class Patches(FrozenConfig):
     def sized(self, encoder: Encoder) -> tuple[int, ...]:
         """Return a patch's size with one number per axis; raise ValueError where the encoder cannot take it."""
         size = per_axis(self.size, encoder.spatial_dims, "method.patches.size")
-        check_stride(size, encoder.stride, "method.patches.size")
+        check_stride(size, encoder.strides, "method.patches.size")
         return size
 
     def check_extent(self, extent: tuple[int, ...]) -> None:

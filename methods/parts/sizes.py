@@ -16,19 +16,20 @@ def per_axis(size: Number | tuple[Number, ...], spatial_dims: int, field: str) -
     return sizes
 
 
-def check_stride(sizes: tuple[int, ...], stride: int, field: str) -> None:
-    """Raise ValueError, naming the config's field, where a size is not a multiple of an encoder's stride."""
-    if wrong := [length for length in sizes if length % stride]:
-        raise ValueError(
-            f"{field} {sizes}: {wrong[0]} is not a multiple of the encoder's stride {stride}; "
-            f"use {stride * max(1, round(wrong[0] / stride))}"
-        )
+def check_stride(sizes: tuple[int, ...], strides: tuple[int, ...], field: str) -> None:
+    """Raise ValueError, naming the config's field, where a size is not a multiple of an encoder's stride there."""
+    for length, stride in zip(sizes, strides, strict=True):
+        if length % stride:
+            raise ValueError(
+                f"{field} {sizes}: {length} is not a multiple of the encoder's stride {stride}; "
+                f"use {stride * max(1, round(length / stride))}"
+            )
 
 
-def check_coarsest(sizes: tuple[int, ...], stride: int, field: str) -> None:
+def check_coarsest(sizes: tuple[int, ...], strides: tuple[int, ...], field: str) -> None:
     """Raise ValueError, naming the config's field, where an image's coarsest map cannot be normalised."""
-    if all(length == stride for length in sizes):
+    if sizes == strides:
         raise ValueError(
             f"{field} {sizes}: the coarsest map would be a single voxel, which instance normalisation cannot take; "
-            f"make one of the sizes {2 * stride}"
+            f"make one of the sizes {2 * strides[-1]}"
         )

@@ -39,6 +39,7 @@ def methods(as_json: Annotated[bool, Option("--json", help="print JSON")] = Fals
     if as_json:
         sys.stdout.write(json.dumps(kinds, indent=2) + "\n")
         return
+    networks = kinds.pop("networks")
     for kind, entries in kinds.items():
         table = Table("name", "what it is", "fields and defaults", title=kind, title_justify="left")
         for entry in entries:
@@ -46,6 +47,7 @@ def methods(as_json: Annotated[bool, Option("--json", help="print JSON")] = Fals
             table.add_row(entry["name"], entry["about"], fields)
         out.print(table, highlight=False)
     out.print(_sizes(kinds["methods"]), highlight=False)
+    out.print(_networks(networks), highlight=False)
 
 
 def _sizes(methods: list[dict[str, Any]]) -> Table:
@@ -61,6 +63,18 @@ def _sizes(methods: list[dict[str, Any]]) -> Table:
     table = Table("method", "variants", "trained on", "encoder", "heads", title=title, title_justify="left")
     for (name, *cells), which in variants.items():
         table.add_row(name, ", ".join(which), *cells)
+    return table
+
+
+def _networks(networks: list[dict[str, Any]]) -> Table:
+    """Return the parameters of papers' classifiers, and their multiply-adds for one image."""
+    table = Table("network", "images", "parameters", "multiply-adds", title_justify="left")
+    table.title = "papers' classifiers: parameters, and multiply-adds for one image"
+    for network in networks:
+        images = f"{' x '.join(map(str, network['size']))}, {network['in_channels']} ch."
+        table.add_row(
+            network["name"], images, f"{network['parameters']:,}", f"{network['multiply_adds'] / 1e9:.2f} G"
+        )
     return table
 
 

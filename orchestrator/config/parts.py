@@ -150,8 +150,8 @@ class Downstream(Samples):
     """A task that an encoder is fine-tuned on and judged by.
 
     part             the part of the pretrained encoder that is fine-tuned, such as ``slices``; by default all of it
-    encoder          changes to fields that have no weights, such as ``drop_path``; or to ``in_channels``, whose
-                     weights are then learnt anew
+    encoder          changes to fields that no weights depend on, such as ``drop_path`` or ``depth_strides``; or to
+                     ``in_channels``, whose weights are then learnt anew
     label_fraction   share of the training patients whose labels are used; a smaller one is part of a larger one
     val_split        the split that chooses the best checkpoint
     test_split       a split that the best checkpoint is scored on once, at the end (``test/...``); by default none

@@ -100,6 +100,10 @@ def _line(place: Place, items: Sequence[ErrorDetails], kinds: Sequence[type[Base
 def _expectation(item: ErrorDetails) -> str:
     if item["type"] == "string_pattern_mismatch":
         return "expected letters, digits, '.', '_' and '-', a letter or digit first"
+    if item["type"] in ("too_short", "too_long"):
+        side, limit = ("least", "min_length") if item["type"] == "too_short" else ("most", "max_length")
+        bound = item.get("ctx", {})[limit]
+        return f"expected at {side} {bound} {'item' if bound == 1 else 'items'}"
     text = item["msg"].partition(", unable to parse")[0].replace("a valid tuple", "a list")
     return re.sub(r"^Input should be (?=greater|less)", "expected a number ", text).replace(
         "Input should be", "expected"

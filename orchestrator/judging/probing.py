@@ -77,7 +77,7 @@ class ProbeSet:
                     f"encoder.{field} is {given}, probe.shards have {have}; probe on samples like those that the "
                     "encoder is pretrained on"
                 )
-        check_stride(self.fitting(encoder.spatial_dims).size, encoder.stride, "probe.size")
+        check_stride(self.fitting(encoder.spatial_dims).size, encoder.strides, "probe.size")
 
     def fitting(self, spatial_dims: int) -> Fitting:
         """Return how whole samples are resized to the size that the encoder sees."""

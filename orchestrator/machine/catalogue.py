@@ -10,14 +10,15 @@ from data.recipes import RECIPES
 from methods import METHODS
 from methods.downstream import TASKS
 from methods.encoders import ENCODERS
-from orchestrator.machine.parameters import parameters
+from orchestrator.machine.parameters import networks, parameters
 
 
 def catalogue() -> dict[str, list[dict[str, Any]]]:
-    """Return methods, encoders, tasks and recipes, each with its description and defaults, as JSON values.
+    """Return methods, encoders, tasks, recipes, each with its description and defaults, and networks, as JSON values.
 
     Methods also have ``parameters``: how many parameters of the encoder and of each head are trained, in each of the
-    method's variants at each of the paper's sizes.
+    method's variants at each of the paper's sizes. ``networks`` are classifiers of papers, with their ``parameters``
+    and the ``multiply_adds`` of an image of ``size``.
     """
     return {
         "methods": [{**_of_class(name, kind), "parameters": parameters(name)} for name, kind in METHODS.items()],
@@ -31,6 +32,7 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
             }
             for name, recipe in RECIPES.items()
         ],
+        "networks": [_plain(network) for network in networks()],
     }
 
 

@@ -1,4 +1,4 @@
-"""Parameters: how many a method trains in each of its variants at each of its paper's sizes.
+"""Parameters: how many a method trains in each variant at its paper's sizes, and what papers' networks compute.
 
 The networks have to be built to be counted, which imports MONAI and takes seconds. So the counts are recorded in
 ``parameters.json``, by the settings that were counted, and what the record lacks is built. After a change of a
@@ -22,10 +22,13 @@ from torch import nn
 from methods import METHODS
 from methods.base import Facts, FrozenConfig, Method, decisive
 from methods.encoders import ENCODERS, Encoder
-from methods.papers import PAPER_SIZES, PaperSize
+from methods.papers import PAPER_NETWORKS, PAPER_SIZES, PaperNetwork, PaperSize
+from methods.parts.flat_map import mean_features
 
 # Facts that change no size.
 COUNTED = Facts(num_samples=1, steps=1, batch_size=1)
+# Where the record holds papers' networks, beside methods by their names.
+NETWORKS = "networks"
 RECORD = Path(__file__).with_suffix(".json")
 Counts = dict[str, int]
 
@@ -48,12 +51,41 @@ def build(name: str, size: PaperSize, config: FrozenConfig) -> Counts:
     return {part: count for part, count in counts.items() if count}
 
 
+def networks() -> list[dict[str, Any]]:
+    """Count the parameters and multiply-adds of the papers' networks, with their classifiers."""
+    return [
+        {
+            "name": network.name,
+            "in_channels": network.encoder.model_dump()["in_channels"],
+            "size": network.size,
+            **(_recorded(NETWORKS).get(_network_key(network)) or build_network(network)),
+        }
+        for network in PAPER_NETWORKS
+    ]
+
+
+def build_network(network: PaperNetwork) -> Counts:
+    """Count the parameters of a paper's network, and the multiply-adds of its convolutions and linear layers."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        encoder = _encoder_of(network.encoder.model_dump_json())
+        head = nn.Linear(encoder.channels[-1], network.num_classes)
+        head(mean_features(encoder, torch.zeros(1, encoder.in_channels, *network.size)))
+    return {"parameters": _count(encoder) + _count(head), "multiply_adds": counter.get_total_flops() // 2}
+
+
+def _network_key(network: PaperNetwork) -> str:
+    return _digest([decisive(network.encoder), network.size, network.num_classes])
+
+
 def built() -> dict[str, dict[str, Counts]]:
     """Build every method at all its sizes; return what the record should hold."""
-    return {
+    methods = {
         name: {_key(size, config): build(name, size, config) for size, config in _trained(name)}
         for name in PAPER_SIZES
     }
+    return {**methods, NETWORKS: {_network_key(network): build_network(network) for network in PAPER_NETWORKS}}
 
 
 def _trained(name: str) -> Iterator[tuple[PaperSize, FrozenConfig]]:
@@ -80,8 +112,11 @@ def _entry(size: PaperSize, config: FrozenConfig, counts: Counts) -> dict[str, A
 
 def _key(size: PaperSize, config: FrozenConfig) -> str:
     """Name what is counted by the settings that decide it, so that a count is never shown for other settings."""
-    text = json.dumps([decisive(size.encoder), decisive(config)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return _digest([decisive(size.encoder), decisive(config)])
+
+
+def _digest(settings: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @cache
@@ -95,6 +130,10 @@ def _recorded(name: str) -> dict[str, Counts]:
 
 @cache
 def _encoder(config: str) -> Encoder:
+    return _encoder_of(config)
+
+
+def _encoder_of(config: str) -> Encoder:
     kind = ENCODERS[json.loads(config)["name"]]
     return kind(kind.Config.model_validate_json(config))
 

@@ -7,6 +7,7 @@ from string import Template
 from typing import Any
 
 from methods.encoders.resnet import ResNetEncoder, monai_arguments
+from methods.encoders.resnet3d import ResNet3DEncoder, vanilla_resnet
 from methods.encoders.unet import norm_layer
 from orchestrator.runs.finetune import NETWORK, NETWORK_CARD
 from orchestrator.runs.identity import own
@@ -87,6 +88,7 @@ def export(run: Path, target: Path) -> list[Path]:
 
 
 def _script(card: dict[str, Any], part: str, weights: str) -> str:
+    card = {**card, "encoder": _as_resnet(card["encoder"])}
     encoder, counterpart, load = card["encoder"], _COUNTERPARTS.get(card["encoder"]["name"]), None
     if counterpart is not None and part == "encoder":
         load = counterpart.encoder
@@ -104,6 +106,15 @@ def _script(card: dict[str, Any], part: str, weights: str) -> str:
         weights=weights,
         load=load,
     )
+
+
+def _as_resnet(encoder: dict[str, Any]) -> dict[str, Any]:
+    """Return an encoder's fields; a ``resnet3d`` that computes what a ``resnet`` does becomes one."""
+    if encoder["name"] != "resnet3d":
+        return encoder
+    same = vanilla_resnet(ResNet3DEncoder.Config.model_validate(encoder))
+    name = "resnet3d (but for ResNet3D-18, 34 and 50 with batch norm and vanilla strides)"
+    return {"name": name} if same is None else same.model_dump()
 
 
 def _arguments(card: dict[str, Any], part: str, counterpart: _Counterpart) -> dict[str, Any]:

@@ -26,7 +26,15 @@ from orchestrator.judging.cases import CASES, joined, to_parquet
 from orchestrator.judging.validation import CONFUSIONS, PREDICTIONS, Rhythm, Validation
 from orchestrator.runs.held_out import score_held_out
 from orchestrator.runs.labelled import LabelledSamples, downstream_of, labelled_samples
-from orchestrator.runs.network import NETWORK, NETWORK_CARD, build_network, outline_network, prepare
+from orchestrator.runs.network import (
+    NETWORK,
+    NETWORK_CARD,
+    build_network,
+    changes_of,
+    outline_network,
+    prepare,
+    transfer_of,
+)
 from orchestrator.runs.plans import feed_plan, training_plan
 from orchestrator.runs.pretrain import PretrainingResult
 from orchestrator.runs.run import Caption, Run
@@ -99,6 +107,8 @@ def check(experiment: Experiment) -> LabelledSamples:
                 "them (downstream.part)"
             )
     shards.check_files()
+    if experiment.trains and task.encoder:
+        transfer_of(experiment)  # refuses changes that weights depend on
     network = outline_network(experiment, labelled)
     check_extents(network, labelled.train, task.section)
     plan_of(experiment, labelled)  # refuses milestones beyond the budget
@@ -136,6 +146,8 @@ def _train(experiment: Experiment, encoder: str | None, labelled: LabelledSample
         keep_best=True,
     )
     run.remark(experiment.idle_workers(downstream_of(experiment)))
+    if encoder and (changed := changes_of(experiment)):
+        run.remark(f"{changed}: of the pretrained encoder, {transfer_of(experiment)}")
     with run.stage(STAGE, plan.total_steps, rhythm_of(experiment, labelled).due) as follow:
         best = launch(job, follow, run.remark)
     with phase("collecting the best network"):

@@ -1,12 +1,14 @@
 """Network: a downstream task's network, built for training, or outlined to be read."""
 
 import hashlib
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 from ray.train import Checkpoint
+from torch import Tensor
 
 from data.shards.index import ShardSet
 from methods.base import Facts
@@ -16,6 +18,7 @@ from orchestrator.config.experiment import Experiment
 from orchestrator.config.parts import Downstream, EncoderConfig, part_config
 from orchestrator.runs.labelled import LabelledSamples, classes_of, downstream_of, labelled_samples
 from orchestrator.training import checkpoint as checkpoints
+from orchestrator.training.checkpoint import Transfer
 from orchestrator.training.outline import outline, outline_of
 
 NETWORK, NETWORK_CARD = "network.safetensors", "network.json"
@@ -58,19 +61,53 @@ def _network(task: Downstream, encoder: Encoder, shards: ShardSet, num_samples: 
     return kind(task.task, encoder, facts)
 
 
-def _load_encoder(folder: Path, encoder: Encoder, config: EncoderConfig, part: str) -> None:
+def transfer_of(experiment: Experiment) -> Transfer:
+    """Return which tensors the task's encoder takes from the pretrained one; nothing is read.
+
+    Raises ValueError where ``downstream.encoder`` changes a field that weights depend on, other than ``in_channels``.
+    """
+    task, config = downstream_of(experiment), experiment.downstream_encoder
+    whole = part_config(experiment.pretrained_encoder, task.part)
+    given = outline_of(whole).state_dict()
+    try:
+        fitting = outline_of(config.model_copy(update={"in_channels": whole.in_channels}))
+        checkpoints.refuse_unmatched(given, fitting, "downstream.encoder")
+    except checkpoints.CheckpointError as error:
+        raise ValueError(
+            f"{str(error).partition('; ')[0]}: {changes_of(experiment)}; change only fields that hold no weights, or "
+            "in_channels, or pretrain the encoder as the task needs it"
+        ) from None
+    return _fitting(given, outline_of(config))
+
+
+def changes_of(experiment: Experiment) -> str:
+    """Name the fields in which the task's encoder differs from the pretrained one, with both values."""
+    task, own = downstream_of(experiment), experiment.downstream_encoder
+    whole = part_config(experiment.pretrained_encoder, task.part)
+    pairs = {name: (getattr(own, name), getattr(whole, name)) for name in task.encoder}
+    return ", ".join(f"{name}={new} (pretrained with {old})" for name, (new, old) in pairs.items() if new != old)
+
+
+def _load_encoder(folder: Path, encoder: Encoder, config: EncoderConfig, part: str) -> Transfer:
     """Load the weights of an encoder of ``config``; weights whose channels differ keep their initial values.
 
     ``part`` is the part of the saved encoder that they are taken from.
     """
     if encoder.in_channels == config.in_channels:
-        checkpoints.load_encoder(folder, encoder, part)
-        return
+        return checkpoints.load_encoder(folder, encoder, part)
     pretrained = ENCODERS[config.name](config)
     checkpoints.load_encoder(folder, pretrained, part)
-    own = encoder.state_dict()
-    fitting = {name: value for name, value in pretrained.state_dict().items() if value.shape == own[name].shape}
-    encoder.load_state_dict({**own, **fitting})
+    own, given = encoder.state_dict(), pretrained.state_dict()
+    transfer = _fitting(given, encoder)
+    encoder.load_state_dict({**own, **{name: given[name] for name in transfer.taken}})
+    return transfer
+
+
+def _fitting(given: Mapping[str, Tensor], encoder: Encoder) -> Transfer:
+    """Return which tensors of an encoder have the shape of those given under the same names."""
+    shapes = {name: value.shape for name, value in encoder.state_dict().items()}
+    taken = tuple(name for name, shape in shapes.items() if name in given and given[name].shape == shape)
+    return Transfer(taken, tuple(name for name in shapes if name not in taken))
 
 
 def prepare(network: Task, experiment: Experiment, labelled: LabelledSamples) -> None:

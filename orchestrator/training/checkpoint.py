@@ -49,6 +49,18 @@ class State:
 
 
 @dataclass(frozen=True)
+class Transfer:
+    """The tensors of an encoder that saved weights gave it, and those that keep their initial values; by name."""
+
+    taken: tuple[str, ...]
+    initial: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        anew = f"; with initial values: {', '.join(self.initial)}" if self.initial else ""
+        return f"{len(self.taken)} of {len(self.taken) + len(self.initial)} tensors taken{anew}"
+
+
+@dataclass(frozen=True)
 class Stream:
     """The sample stream that a checkpoint belongs to; continuing on another would repeat or skip samples."""
 
@@ -155,8 +167,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def load_encoder(path: Path, encoder: nn.Module, part: str = "") -> None:
-    """Load exported weights, or those of a part, into an encoder.
+def load_encoder(path: Path, encoder: nn.Module, part: str = "") -> Transfer:
+    """Load exported weights, or those of a part, into an encoder; say what was taken.
 
     Raises CheckpointError if a key is missing, left or of another shape.
     """
@@ -164,6 +176,7 @@ def load_encoder(path: Path, encoder: nn.Module, part: str = "") -> None:
     weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     refuse_unmatched(weights, encoder, f"encoder {path.name}")
     encoder.load_state_dict(weights)
+    return Transfer(tuple(weights))
 
 
 def refuse_unmatched(weights: Mapping[str, Tensor], encoder: nn.Module, what: str) -> None:

@@ -27,6 +27,7 @@ TINY: dict[str, dict[str, Any]] = {
     "pooled_unet": {"features": (4, 6, 8, 12, 16), "dropout": 0.0},
     "densenet": {"growth_rate": 4, "block_config": (1, 1, 1, 1), "init_features": 8},
     "resnet": {"depth": 18, "init_features": 2},
+    "resnet3d": {"init_features": 2, "depth_strides": "vanilla"},
     "slices": {"slices": {"name": "unet", "spatial_dims": 2, "features": (4, 6, 8, 12, 16, 4)}},
     "slice_transformer": {
         "slices": {"name": "resnet", "spatial_dims": 2, "depth": 18, "init_features": 2},

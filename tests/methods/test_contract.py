@@ -80,6 +80,7 @@ TINY_ENCODERS = {
     "pooled_unet": {"features": (4, 6, 8, 12, 16), "dropout": 0.0},
     "densenet": {"growth_rate": 4, "block_config": (1, 1, 1, 1), "init_features": 4},
     "resnet": {"depth": 18, "init_features": 2},
+    "resnet3d": {"init_features": 2, "depth_strides": "vanilla"},
 }
 FROZEN = [(name, min(dims)) for name, dims in DIMS.items()]
 TINY_ENCODERS["slices"] = {"slices": {"name": "unet", "spatial_dims": 2, **TINY_ENCODERS["unet"]}}

@@ -101,7 +101,7 @@ def test_sizes_have_defaults_for_images_and_for_volumes():
     assert [size for _, _, size in multi_crop(2, **kinds).kinds()] == [(224, 224), (96, 96)]
     assert [size for _, _, size in multi_crop(3, **kinds).kinds()] == [(96,) * 3, (64,) * 3]
     with pytest.raises(ValueError, match=r"small_crops\.size \(96, 96\): 96 is not a multiple of .*64; use 128"):
-        multi_crop(2, small=kinds["small"], large=AreaCrops(num=2, area=(1, 1), size=64)).check_encoder(64)
+        multi_crop(2, small=kinds["small"], large=AreaCrops(num=2, area=(1, 1), size=64)).check_encoder((64, 64))
     with pytest.raises(ValueError, match=r"large_crops\.size \(8, 8\) has 2 axes, the encoder has 3"):
         multi_crop(3, large=AreaCrops(num=2, area=(1, 1), size=(8, 8))).kinds()
 

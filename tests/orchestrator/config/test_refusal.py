@@ -69,6 +69,15 @@ STAGE = {"method": {"name": "rotation"}, "budget": {"steps": 1, "batch_size": 2}
         ({"optimiser": {"lr": 0.1, "final_lr": 0.2}}, "optimiser: final_lr 0.2 is above lr 0.1"),
         ({"optimiser": {"lr": 0.1, "betas": [0.9, 1]}}, "optimiser.betas.1: expected a number less than 1, found 1"),
         ({"encoder": {"features": [4, 4, 8, 8, 8, 0]}}, "encoder.features.5: expected a number greater than 0"),
+        (
+            {"encoder": {"name": "resnet3d", "spatial_dims": 3, "depth_strides": [1, 2]}},
+            "encoder.depth_strides: expected 'kept' or 'vanilla' or at least 6 items, found [1, 2]",
+        ),
+        (
+            {"encoder": {"name": "resnet3d", "spatial_dims": 3, "depth_strides": "keep"}},
+            "encoder.depth_strides: expected 'kept' or 'vanilla' or a list, found 'keep' (did you mean kept?)",
+        ),
+        ({"encoder": {"features": [4, 4]}}, "encoder.features: expected at least 6 items, found [4, 4]"),
         ({"probe": {"shards": "x", "size": [0, 32]}}, "probe.size.0: expected a number greater than 0, found 0"),
         ({"downstream": {**DOWNSTREAM, "evaluate_every_epoch_from": -1}}, "from: expected a number greater than or"),
         (

@@ -149,6 +149,18 @@ def test_the_papers_experiments_train_at_the_papers_size(name: str) -> None:
             assert sizes[0].encoder == experiment.encoder
 
 
+def test_the_classifiers_of_svd_net_s_table_ii_are_counted(monkeypatch, capsys: pytest.CaptureFixture) -> None:
+    found = {network["name"]: network for network in catalogue()["networks"]}
+    assert found["resnet_18"]["parameters"] == 11_689_512
+    assert found["resnet3d_18"]["parameters"] == 33_673_000
+    assert found["resnet3d_18"]["multiply_adds"] == 15_970_930_688
+    monkeypatch.setattr(console.out, "width", 200)
+    assert main(["methods"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if "63,982,632" in line)
+    cells = [cell.strip() for cell in row.strip("│ ").split("│")]
+    assert cells == ["resnet3d_34", "3 x 224 x 224, 1 ch.", "63,982,632", "32.62 G"]
+
+
 def test_the_command_prints_the_counts_as_json_and_as_a_table(capsys: pytest.CaptureFixture, monkeypatch) -> None:
     assert main(["methods", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)

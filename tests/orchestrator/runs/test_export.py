@@ -20,8 +20,15 @@ CONFIGS: list[dict[str, Any]] = [
     {"name": "densenet", "spatial_dims": 2, "growth_rate": 4, "block_config": [1, 2, 1, 1], "init_features": 8},
     {"name": "resnet", "spatial_dims": 2, "depth": 50, "init_features": 4, "grey_to_rgb": True},
     {"name": "resnet", "spatial_dims": 3, "depth": 18, "init_features": 4, "in_channels": 2},
+    {"name": "resnet3d", "network": "resnet3d_50", "init_features": 4, "depth_strides": "vanilla"},
 ]
-KINDS = {"swin_unetr": "SwinUNETR", "unet": "BasicUNet", "densenet": "DenseNet", "resnet": "ResNet"}
+KINDS = {
+    "swin_unetr": "SwinUNETR",
+    "unet": "BasicUNet",
+    "densenet": "DenseNet",
+    "resnet": "ResNet",
+    "resnet3d": "ResNet",
+}
 
 
 def write_run(folder: Path, fields: dict[str, Any]) -> torch.nn.Module:
@@ -56,6 +63,14 @@ def test_an_encoder_that_monai_does_not_have_is_refused_in_words(tmp_path: Path)
     with pytest.raises(ValueError, match=r"^encoder pooled_unet: MONAI has no class for it; load encoder/"):
         export(tmp_path / "run", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_3d_network_whose_strides_monai_does_not_have_is_refused_in_words(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", {"name": "resnet3d", "init_features": 2})
+    with pytest.raises(
+        ValueError, match=r"^encoder resnet3d \(but for ResNet3D-18, .* vanilla strides\): MONAI has no"
+    ):
+        export(tmp_path / "run", tmp_path / "out")
 
 
 @pytest.mark.parametrize(("encoder", "task"), [("densenet", "segmentation"), ("unet", "classification")])
