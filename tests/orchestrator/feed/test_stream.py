@@ -268,12 +268,13 @@ def test_ray_data_delivers_the_order_to_every_rank(ray_cluster, plan, world, fir
 
 @pytest.mark.slow
 @pytest.mark.timeout(TIMEOUT_S)
-def test_ray_data_delivers_the_voxels_and_labels_that_are_stored(ray_cluster, plan):
-    labelled = replace(plan, having=LABEL_MAP, block_bytes=5 * SLICE_BYTES)
-    (fed,) = through_ray(labelled)
-    for got, direct in zip(fed, local_batches(labelled, 0), strict=True):
-        assert torch.equal(got.voxels, direct.voxels)
-        assert torch.equal(got.labels, direct.labels)
+def test_ray_data_delivers_the_voxels_and_labels_that_are_stored_in_two_sets_to_every_rank(ray_cluster, mixed):
+    labelled = replace(mixed, having=LABEL_MAP, world=2, block_bytes=5 * SLICE_BYTES)
+    for rank, fed in enumerate(through_ray(labelled)):
+        for got, direct in zip(fed, local_batches(labelled, rank), strict=True):
+            assert got.rows.tolist() == direct.rows.tolist()
+            assert torch.equal(got.voxels, direct.voxels)
+            assert torch.equal(got.labels, direct.labels)
 
 
 @pytest.mark.slow

@@ -138,7 +138,7 @@ def test_a_killed_worker_and_an_absent_server_leave_no_trace_in_samples_losses_o
     shards: str, undisturbed: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker is killed before the report of its newest checkpoint is read, which is lost with it."""
-    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.7")
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     result: list[list[dict[str, Any]]] = []
     absent = f"http://127.0.0.1:{free_port()}"
     thread = threading.Thread(

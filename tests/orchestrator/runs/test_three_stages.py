@@ -132,7 +132,7 @@ def test_a_run_that_is_killed_in_each_stage_resumes_exactly(folder: Path, undist
 def test_two_workers_equal_one(folder: Path, undisturbed: Path) -> None:
     alone, shared = (
         trace(undisturbed),
-        trace(pretrained(folder, folder / "two", "resources={workers: 2, readers: 1}")),
+        trace(pretrained(folder, folder / "two", "resources.workers=2")),
     )
     for stage in STAGES:
         assert [entry[:2] for entry in shared[stage]] == [entry[:2] for entry in alone[stage]]

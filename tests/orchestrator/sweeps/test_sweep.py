@@ -24,7 +24,7 @@ from orchestrator.sweeps import sweep as sweeps
 from orchestrator.sweeps.settings import SweepConfig
 from orchestrator.sweeps.standings import Standing
 from orchestrator.sweeps.study import Ending, Ledger
-from tests.experiments import ONE_READER, tiny_experiment, tiny_segmentation
+from tests.experiments import tiny_experiment, tiny_segmentation
 from tests.shardsets import write_slices
 from tests.waiting import kill_tree, wait_for
 
@@ -50,7 +50,7 @@ def write_sweep(folder: Path, shards: str, **changes: Any) -> Path:
     """Write a tiny experiment and a sweep over its IoU interval, judged by its own collapse coefficient."""
     training = {"report_every_steps": 2, "checkpoint_every_steps": 10}
     experiment = tiny_experiment(
-        "tiny", shards, folder / "runs", STEPS, training=training, downstream=tiny_segmentation(shards), **ONE_READER
+        "tiny", shards, folder / "runs", STEPS, training=training, downstream=tiny_segmentation(shards)
     )
     (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment))
     path = folder / "sweep.yaml"
