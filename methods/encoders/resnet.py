@@ -73,9 +73,14 @@ class ResNetEncoder(Encoder):
 
     def levels(self) -> list[nn.Module]:
         """Return the layers from each map to the next."""
-        stem, first, *others = (("conv1", "bn1", "act"), ("maxpool", STAGES[0]), *STAGES[1:])
-        joined = [nn.Sequential(*map(self.get_submodule, names)) for names in (stem, first)]
-        return [*joined, *map(self.get_submodule, others)]
+        return levels_of(self)
+
+
+def levels_of(resnet: nn.Module) -> list[nn.Module]:
+    """Return a residual network's layers from each map to the next: the stem, and the four stages."""
+    stem, first, *others = (("conv1", "bn1", "act"), ("maxpool", STAGES[0]), *STAGES[1:])
+    joined = [nn.Sequential(*map(resnet.get_submodule, names)) for names in (stem, first)]
+    return [*joined, *map(resnet.get_submodule, others)]
 
 
 def monai_arguments(config: ResNetEncoder.Config) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from methods.base import FrozenConfig
 from methods.encoders.base import Encoder
 from methods.encoders.pseudo3d import ORDERS, PseudoBlock
-from methods.encoders.resnet import BLOCKS, STAGES, Depth, ResNetEncoder
+from methods.encoders.resnet import BLOCKS, STAGES, Depth, ResNetEncoder, levels_of
 
 NetworkName = Literal["resnet3d_18", "resnet3d_34", "resnet3d_50", "resnet3d_v1c_18", "p3d_63"]
 Strides = Annotated[tuple[PositiveInt, ...], Field(min_length=6, max_length=6)]
@@ -158,9 +158,7 @@ class ResNet3DEncoder(Encoder):
 
     def levels(self) -> list[nn.Module]:
         """Return the layers from each map to the next."""
-        stem, first, *others = (("conv1", "bn1", "act"), ("maxpool", STAGES[0]), *STAGES[1:])
-        joined = [nn.Sequential(*map(self.get_submodule, names)) for names in (stem, first)]
-        return [*joined, *map(self.get_submodule, others)]
+        return levels_of(self)
 
 
 def vanilla_resnet(config: ResNet3DEncoder.Config) -> ResNetEncoder.Config | None:
