@@ -1,5 +1,6 @@
 """Pretraining methods, one file each: how to draw views and compute the loss. No Ray, no files, no logging."""
 
+from methods import lean_monai
 from methods.base import Method
 from methods.cpc import CPC
 from methods.deepcluster_v2 import DeepClusterV2
@@ -12,8 +13,11 @@ from methods.rotation import Rotation
 from methods.scratch import Scratch
 from methods.simmim import SimMIM
 from methods.simsiam import SimSiam
+from methods.svdnet import SVDNet
 from methods.swav import SwAV
 from methods.voco import VoCo
+
+lean_monai.install()
 
 METHODS: dict[str, type[Method]] = {
     "simsiam": SimSiam,
@@ -28,5 +32,6 @@ METHODS: dict[str, type[Method]] = {
     "deepcluster_v2": DeepClusterV2,
     "jssl_mask": JSSLMask,
     "jssl_cluster": JSSLCluster,
+    "svdnet": SVDNet,
     "scratch": Scratch,
 }

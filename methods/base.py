@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Int, Int64, Shaped
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
@@ -155,6 +155,12 @@ class Method(ShareHolder, ABC):
 
     def check_extent(self, extent: tuple[int, ...]) -> None:
         """Raise ValueError where samples of this spatial size cannot be trained on."""
+
+    def see_classes(self, trained_on: Int[np.ndarray, "n m"], judged_on: Int[np.ndarray, "k l"]) -> None:
+        """Inspect the classes of all samples, padded with -1, before anything starts.
+
+        Raises ValueError where the classes do not fit the method.
+        """
 
     def doubts(self) -> tuple[str, ...]:
         """Say, before a training starts and with numbers, why it can run but will hardly learn."""

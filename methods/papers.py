@@ -23,12 +23,14 @@ from methods.encoders.resnet3d import NetworkName
 class PaperSize:
     """One pretraining of a paper.
 
-    fields   fields of the method's config, besides the variant
+    fields        fields of the method's config, besides the variant
+    num_classes   that a supervised pretraining learns
     """
 
     images: str
     encoder: FrozenConfig
     fields: dict[str, Any] = field(default_factory=dict)
+    num_classes: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,10 @@ PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
     "deepcluster_v2": _CLUSTERED,
     "jssl_mask": _RELATED,
     "jssl_cluster": _RELATED,
+    "svdnet": tuple(
+        PaperSize("photographs", ResNet3DEncoder.Config(network=network), num_classes=1000)
+        for network in get_args(NetworkName)
+    ),
     "rotation": _proxy_sizes({"side": 128}, {"side": 224}),
     "patch_location": _proxy_sizes({}, {"patches": {"size": 64, "jitter": 8}}),
     "jigsaw": _proxy_sizes({}, {"patches": {"size": 64, "jitter": 8}}),

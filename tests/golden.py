@@ -20,7 +20,7 @@ from orchestrator.training.checkpoint import Stream
 from orchestrator.training.loop import Plan, Trainee, train
 from orchestrator.training.optimiser import Schedule
 from orchestrator.training.world import World
-from tests.methods.test_contract import IN_DIMS, TASK_CASES, labelled_batch, tiny_method, tiny_task
+from tests.methods.test_contract import IN_DIMS, TASK_CASES, labelled_batch, samples_of, tiny_method, tiny_task
 
 CURVES = Path(__file__).with_name("golden_curves.json")
 STEPS = 20
@@ -54,16 +54,17 @@ def _trained(name: str, dims: int) -> list[dict[str, Any]]:
     train(
         Trainee(method),
         plan,
-        lambda first: islice(_batches(dims), first, None),
+        lambda first: islice(_batches(name, dims), first, None),
         World(),
         lambda metrics, folder=None: entries.extend(metrics["history"]),
     )
     return entries
 
 
-def _batches(dims: int) -> Iterator[Batch]:
+def _batches(name: str, dims: int) -> Iterator[Batch]:
     """Four labelled phantoms, two at a time, an epoch after another."""
-    pairs = [labelled_batch(dims, first) for first in (0, 2)]
+    of_task = name in TASK_CASES
+    pairs = [labelled_batch(dims, first) if of_task else samples_of(name, dims, 2, first) for first in (0, 2)]
     for step in range(STEPS):
         yield replace(pairs[step % 2], epochs=pairs[step % 2].epochs + step // 2)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["abdomen", "brain", "fundus", "chest", "nodules"]
+Kind = Literal["abdomen", "brain", "fundus", "chest", "nodules", "photographs"]
 
 
 def write(kind: Kind, folder: str | Path, labelled: int, unlabelled: int, seed: int = 0) -> None:
@@ -12,6 +12,7 @@ def write(kind: Kind, folder: str | Path, labelled: int, unlabelled: int, seed: 
     from data.phantoms.abdomen import write_cohort
     from data.phantoms.brain import write_brains
     from data.phantoms.nodules import write_candidates
+    from data.phantoms.photographs import write_photographs
     from data.phantoms.pictures import write_films, write_fundus
 
     writers: dict[Kind, Callable[..., object]] = {
@@ -20,5 +21,6 @@ def write(kind: Kind, folder: str | Path, labelled: int, unlabelled: int, seed: 
         "fundus": write_fundus,
         "chest": write_films,
         "nodules": write_candidates,
+        "photographs": write_photographs,
     }
     writers[kind](folder, labelled, unlabelled, seed=seed)

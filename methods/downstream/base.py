@@ -79,12 +79,6 @@ class Task(Method):
     def scores(self, evidence: Evidence) -> TaskScores:
         """Score the evidence of all batches and ranks together."""
 
-    def see_classes(self, trained_on: Int[np.ndarray, "n m"], judged_on: Int[np.ndarray, "k l"]) -> None:
-        """Inspect the classes of all samples, padded with -1, before anything starts.
-
-        Raises ValueError where the classes do not fit the task.
-        """
-
     def check_volumes(self, sliced: bool) -> None:
         """Raise ValueError where the task needs whole volumes and some samples are slices of them."""
 

@@ -37,6 +37,7 @@ from methods.downstream.class_losses import (
 )
 from methods.downstream.classification_metrics import THRESHOLD, count_pairs, score_multi_label, score_single
 from methods.encoders import Encoder
+from methods.parts.class_numbers import check_single, held, single
 from methods.parts.classification import classifier
 from methods.parts.fitting import Fitting
 from methods.parts.flat_map import flat_dim, flat_features, mean_features
@@ -47,6 +48,7 @@ from methods.parts.variants import with_flags
 Metric = Literal[
     "accuracy", "label_accuracy", "auc", "f1", "precision", "recall", "specificity", "kappa", "kappa_quadratic"
 ]
+ALLOW_SEVERAL = "set downstream.task.kind to multi_label, or "
 VARIANTS: dict[str, dict[str, Any]] = {"paper": {"kind": "single"}, "released": {"kind": "ordinal"}}
 
 
@@ -140,7 +142,8 @@ class Classification(Task):
         self.class_names = tuple(facts.names[number] for number in self.class_numbers)
         _check_classes(config, self.class_names)
         self.fitting = Fitting.of(config.size, config.resize_to, encoder.spatial_dims, "downstream.task")
-        check_stride(self.fitting.size, encoder.strides, "downstream.task.size")
+        if not encoder.rounds_up:
+            check_stride(self.fitting.size, encoder.strides, "downstream.task.size")
         pooled = config.feature == "pooled"
         in_dim = encoder.channels[-1] if pooled else flat_dim(encoder, self.fitting.size)
         head = classifier(in_dim, config.hidden_dims, len(self.class_names), config.dropout)
@@ -156,16 +159,13 @@ class Classification(Task):
         Raises ValueError where a sample does not have exactly one class although classes exclude each other, or where
         ``score`` is not defined on the samples that are judged.
         """
+        for split, classes in (("trained", trained_on), ("judged", judged_on)):
+            if self.config.kind != "multi_label":
+                used = f"that are {split} on "
+                check_single(classes, self.class_numbers, "classification", used, ALLOW_SEVERAL)
         trained, judged = (
             (classes[:, :, None] == np.array(self.class_numbers)).any(1) for classes in (trained_on, judged_on)
         )
-        for split, has in (("trained", trained), ("judged", judged)):
-            odd = int((has.sum(1) != 1).sum())
-            if self.config.kind != "multi_label" and odd:
-                raise ValueError(
-                    f"classification: {odd} of the {len(has)} samples that are {split} on do not have exactly 1 "
-                    "class; set downstream.task.kind to multi_label, or ingest with one class per sample"
-                )
         if self.config.score in ("auc", "kappa", "kappa_quadratic") and not (judged.any(0) & ~judged.all(0)).any():
             raise _undefined(self.config.score, len(judged), ("no class tells any two of them apart",))
         if self.config.class_weights == "balanced":
@@ -262,18 +262,9 @@ class Classification(Task):
 
     def _decode(self, batch: Batch) -> Bool[Tensor, "b k"]:
         """Return the classes of each sample as (B, K) booleans."""
-        if batch.classes is None:
-            raise ValueError(
-                f"classification: the {len(batch)} samples of a batch have no classes; expected some for each; "
-                "ingest with classes, or select samples that have them"
-            )
-        has = (batch.classes[:, :, None] == self.numbers).any(1)
-        if self.config.kind != "multi_label" and not bool((has.sum(1) == 1).all()):
-            odd = int((has.sum(1) != 1).int().argmax())
-            raise ValueError(
-                f"classification: sample {batch.sample_ids[odd]} has {int(has[odd].sum())} classes, expected 1; set "
-                "downstream.task.kind to multi_label, or ingest with one class per sample"
-            )
+        has = held(batch, self.numbers, "classification")
+        if self.config.kind != "multi_label":
+            single(has, batch, "classification", ALLOW_SEVERAL)
         return has
 
 

@@ -6,10 +6,11 @@ Reference: MONAI's ``SwinUNETR`` and ``BasicUNet``. Their networks are instances
 """
 
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from torch import nn
 
+from methods.downstream.fcn import FCN
 from methods.downstream.unet import UNet
 from methods.encoders import (
     DenseNetEncoder,
@@ -41,8 +42,12 @@ SegmentationEncoder = (
 SWIN_UNETR_FACTOR = 12
 
 
-def segmentation_network(encoder: SegmentationEncoder, num_classes: int) -> nn.Module:
+def segmentation_network(
+    encoder: SegmentationEncoder, num_classes: int, decoder: Literal["unet", "fcn"] = "unet"
+) -> nn.Module:
     """Return a network from images to logits (B, num_classes, *s) that contains the encoder itself, not a copy."""
+    if decoder == "fcn":
+        return FCN(encoder, num_classes)
     if isinstance(encoder, SwinEncoder):
         return swin_unetr(encoder, num_classes)
     if isinstance(encoder, PooledUNetEncoder):

@@ -60,6 +60,7 @@ class Segmentation(Task):
     class Config(FrozenConfig):
         """Settings of fine-tuning; the defaults are the thesis'. ``variant`` fills in what ``augment`` does not say.
 
+        decoder              the U-Net of each encoder, or a light one on residual networks, see ``fcn.py``
         crop_size            voxels per axis, or one number for all axes; also the sliding window's. Samples that are
                              smaller are padded with 0
         organ_prob           share of crops whose middle voxel is labelled; see ``crops.py`` for the choice of voxel
@@ -78,6 +79,7 @@ class Segmentation(Task):
 
         name: Literal["segmentation"] = "segmentation"
         variant: Literal["paper", "released"] = "paper"
+        decoder: Annotated[Literal["unet", "fcn"], ADDED] = "unet"
         crop_size: PositiveInt | tuple[PositiveInt, ...] = 96
         crops_per_sample: PositiveInt = 2
         organ_prob: float = Field(default=0.5, ge=0, le=1)
@@ -137,7 +139,7 @@ class Segmentation(Task):
         self.target = target_of(facts.names, config.labels, config.regions, config.background_in_loss)
         self.class_names = self.target.names
         self.scored = None if config.scored_class is None else self.target.named(config.scored_class)
-        self.network = segmentation_network(encoder, self.target.num_outputs)
+        self.network = segmentation_network(encoder, self.target.num_outputs, config.decoder)
         self.crop_size = per_axis(config.crop_size, encoder.spatial_dims, "downstream.task.crop_size")
         check_stride(self.crop_size, encoder.strides, "downstream.task.crop_size")
         check_coarsest(self.crop_size, encoder.strides, "downstream.task.crop_size")
@@ -217,11 +219,9 @@ class Segmentation(Task):
     def judge(self, batch: Batch) -> Judgement:
         """Predict each sample and count its voxels; pictures hold indices of ``class_names``, without padding."""
         compared = list(self._compare(batch))
-        evidence = [self._count(batch, *one) for one in compared]
         paint = self.target.paint
-        return Judgement(
-            merge(evidence), [(index, paint(true), paint(predicted)) for index, true, predicted in compared]
-        )
+        seen = [(index, paint(true), paint(predicted)) for index, true, predicted in compared]
+        return Judgement(merge(self._count(batch, *one) for one in compared), seen)
 
     def scores(self, evidence: Evidence) -> TaskScores:
         """Return ``score`` (the mean Dice, or what the convention chooses), mean Dice and IoU, and both per label.

@@ -17,6 +17,7 @@ class Encoder(InChunks, ABC):
     channels       channels of the maps
     stride         the number of which input sizes must be multiples: the largest, where axes differ
     strides        the same along each axis
+    rounds_up      whether other sizes are taken too, their maps' sizes being rounded up
     means_differ   whether a channel's mean over the last map differs between images: not after instance norm
     """
 
@@ -25,6 +26,7 @@ class Encoder(InChunks, ABC):
     in_channels: int
     channels: tuple[int, ...]
     stride: int
+    rounds_up: bool = False
     means_differ: bool = True
 
     @property

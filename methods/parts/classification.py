@@ -22,7 +22,9 @@ def classifier(in_dim: int, hidden_dims: tuple[int, ...], num_classes: int, drop
 
 
 @full_precision()
-def classification_losses(logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"]) -> Losses:
+def classification_losses(
+    logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"], label_smoothing: float = 0.0
+) -> Losses:
     """Return the mean cross-entropy, and the share of labels predicted correctly."""
     found = (logits.detach().argmax(1) == labels).to(logits).mean()
-    return Losses(F.cross_entropy(logits, labels), {"accuracy": found})
+    return Losses(F.cross_entropy(logits, labels, label_smoothing=label_smoothing), {"accuracy": found})

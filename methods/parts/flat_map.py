@@ -10,8 +10,9 @@ from methods.parts.precision import at_least_float32
 
 
 def flat_dim(encoder: Encoder, size: tuple[int, ...]) -> int:
-    """Return the length of the flattened last map for images of this size, which ``strides`` must divide."""
-    return encoder.channels[-1] * prod(length // stride for length, stride in zip(size, encoder.strides, strict=True))
+    """Return the length of the flattened last map for images of this size, which the encoder takes."""
+    lengths = (-(-length // stride) for length, stride in zip(size, encoder.strides, strict=True))
+    return encoder.channels[-1] * prod(lengths)
 
 
 def flat_features(encoder: Encoder, images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b f"]:

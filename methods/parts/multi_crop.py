@@ -11,11 +11,12 @@ Shapes:    B samples, V crops of each, n spatial axes, C channels, *s the size o
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Annotated
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from pydantic import NonNegativeInt, PositiveInt, field_validator
+from pydantic import AfterValidator, NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,6 +34,15 @@ from methods.parts.sizes import check_stride, per_axis
 LARGE, SMALL = {2: 224, 3: 96}, {2: 96, 3: 64}
 
 
+def _are_shares(area: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < area[0] <= area[1] <= 1:
+        raise ValueError(f"area {list(area)}: expected shares of the sample, 0 < low <= high <= 1")
+    return area
+
+
+AreaShares = Annotated[tuple[float, float], AfterValidator(_are_shares)]
+
+
 class AreaCrops(FrozenConfig):
     """Crops of one kind.
 
@@ -44,16 +54,9 @@ class AreaCrops(FrozenConfig):
     """
 
     num: NonNegativeInt
-    area: tuple[float, float]
+    area: AreaShares
     size: PositiveInt | tuple[PositiveInt, ...] | None = None
     aspect: Factors = (3 / 4, 4 / 3)
-
-    @field_validator("area")
-    @classmethod
-    def _is_a_share(cls, area: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < area[0] <= area[1] <= 1:
-            raise ValueError(f"area {list(area)}: expected shares of the sample, 0 < low <= high <= 1")
-        return area
 
     def draw(
         self, extents: Int[np.ndarray, "b n"], size: tuple[int, ...], rng: SampleRng

@@ -36,6 +36,7 @@ _PHANTOMS = {
     "fundus": "--layout csv --recipe fundus",
     "chest": "--layout csv --recipe xray",
     "nodules": "--layout csv --modality CT --recipe ct_volume",
+    "photographs": "--layout csv --recipe natural",
 }
 
 

@@ -25,8 +25,6 @@ from methods.encoders import ENCODERS, Encoder
 from methods.papers import PAPER_NETWORKS, PAPER_SIZES, PaperNetwork, PaperSize
 from methods.parts.flat_map import mean_features
 
-# Facts that change no size.
-COUNTED = Facts(num_samples=1, steps=1, batch_size=1)
 # Where the record holds papers' networks, beside methods by their names.
 NETWORKS = "networks"
 RECORD = Path(__file__).with_suffix(".json")
@@ -45,8 +43,9 @@ def build(name: str, size: PaperSize, config: FrozenConfig) -> Counts:
     """Count the parameters of each part of a method, by building it."""
     encoder = deepcopy(_encoder(size.encoder.model_dump_json()))  # a method may freeze a part of it
     # Heads of a hundred million parameters need no memory here. MONAI's Swin cannot be built like this.
+    names = dict.fromkeys(range(size.num_classes), "")
     with torch.device("meta"):
-        method = METHODS[name](config, encoder, COUNTED)
+        method = METHODS[name](config, encoder, Facts(num_samples=1, steps=1, batch_size=1, names=names))
     counts = {part: _count(module) for part, module in method.named_children()}
     return {part: count for part, count in counts.items() if count}
 

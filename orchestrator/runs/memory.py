@@ -7,7 +7,9 @@ from functools import partial
 
 import torch
 
+from data.views.batch import Batch
 from methods.base import Method, Views
+from methods.downstream import TASKS
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.optimiser import Optimiser
 from orchestrator.feed import stream
@@ -54,14 +56,16 @@ class _Measurement:
     held_in_chunks_bytes: int
 
 
-# What this process has measured: a table's rows differ mostly in seeds and budgets.
+# What this process has measured: a table's rows differ mostly in seeds and budgets, and tables share rows.
 _MEASURED: dict[Hashable, _Measurement] = {}
+# The sizes of each feed's first samples.
+_SIZES: dict[Hashable, Hashable] = {}
 
 
 def stage_memory(course: Course) -> Memory:
     """Return what a stage takes in float32."""
     stage, plan = course.stage, course.feed
-    key = (stage.method.model_dump_json(), course.encoder, _sets(plan))
+    key = (stage.method.model_dump_json(), course.encoder, tuple(course.facts.names))
     in_chunks = course.plan.num_chunks > 1
     return _memory(_measured(course.outline, plan, in_chunks, key), stage.optimiser)
 
@@ -69,10 +73,12 @@ def stage_memory(course: Course) -> Memory:
 def finetuning_memory(experiment: Experiment, labelled: LabelledSamples, plan: FeedPlan) -> Memory:
     """Return what the fine-tuning takes in float32."""
     task = downstream_of(experiment)
-    network = (task.task.model_dump_json(), experiment.downstream_encoder, task.frozen_levels, task.frozen_epochs)
+    names = tuple(labelled.shards.names_of(TASKS[task.task.name].needs))
+    frozen = (task.frozen_levels, task.frozen_epochs)
+    key = (task.task.model_dump_json(), experiment.downstream_encoder, names, frozen)
     outlined = partial(outline_network, experiment, labelled)
     in_chunks = experiment.shares_of(task).num_chunks > 1
-    return _memory(_measured(outlined, plan, in_chunks, (*network, _sets(plan))), task.optimiser)
+    return _memory(_measured(outlined, plan, in_chunks, key), task.optimiser)
 
 
 def _sets(plan: FeedPlan) -> str:
@@ -87,25 +93,39 @@ def _memory(measured: _Measurement, optimiser: Optimiser) -> Memory:
 
 
 def _measured(build: Callable[[], Method], plan: FeedPlan, in_chunks: bool, key: Hashable) -> _Measurement:
-    """Measure a method with the views of two real samples; methods and samples of one ``key`` take the same."""
-    key = (key, in_chunks)
-    if key not in _MEASURED:
-        method = deepcopy(build())
+    """Measure a method with the views of two real samples; methods of one ``key`` take the same of equal samples."""
+    fed, batch = (_sets(plan), plan.having), None
+    if fed not in _SIZES:
         batch = stream.first_samples(plan, MEASURED_SAMPLES)
-        with torch.no_grad():
-            views = outline_views(method, batch, plan.seed)
-        method.to("meta")
-        held = held_in_chunks = saved_bytes(method, views) // len(batch)
-        if in_chunks:
-            method.pass_in_chunks(len(batch))
-            held_in_chunks = saved_bytes(method, views) // len(batch)
-        _MEASURED[key] = _Measurement(
-            everything_bytes=sum(t.numel() * t.element_size() for t in on_device(method)),
-            num_trainable=sum(p.numel() for p in method.parameters() if p.requires_grad),
-            held_bytes=held,
-            held_in_chunks_bytes=held_in_chunks,
-        )
+        _SIZES[fed] = _sizes(batch)
+    key = (key, _SIZES[fed], in_chunks)
+    if key not in _MEASURED:
+        batch = batch or stream.first_samples(plan, MEASURED_SAMPLES)
+        _MEASURED[key] = _measurement(deepcopy(build()), batch, plan.seed, in_chunks)
     return _MEASURED[key]
+
+
+def _sizes(batch: Batch) -> Hashable:
+    """Return all that the sizes of a batch's views depend on."""
+    tensors = (batch.voxels, batch.labels, batch.classes)
+    boxes = [None if one is None else len(one) for one in batch.boxes or ()]
+    return repr([[t is not None and (t.shape, t.dtype) for t in tensors], batch.extents.tolist(), boxes])
+
+
+def _measurement(method: Method, batch: Batch, seed: int, in_chunks: bool) -> _Measurement:
+    with torch.no_grad():
+        views = outline_views(method, batch, seed)
+    method.to("meta")
+    held = held_in_chunks = saved_bytes(method, views) // len(batch)
+    if in_chunks:
+        method.pass_in_chunks(len(batch))
+        held_in_chunks = saved_bytes(method, views) // len(batch)
+    return _Measurement(
+        everything_bytes=sum(t.numel() * t.element_size() for t in on_device(method)),
+        num_trainable=sum(p.numel() for p in method.parameters() if p.requires_grad),
+        held_bytes=held,
+        held_in_chunks_bytes=held_in_chunks,
+    )
 
 
 def on_device(method: Method) -> list[torch.Tensor]:

@@ -14,11 +14,10 @@ from ray.train import Checkpoint
 from data.shards.index import ShardSet
 from data.shards.writer import write_atomically
 from methods.base import Method
-from methods.downstream import Task
 from methods.encoders import Encoder
 from orchestrator.cluster import connection
 from orchestrator.config.experiment import Experiment
-from orchestrator.config.parts import WeightsFile
+from orchestrator.config.parts import TRAINABLE, WeightsFile
 from orchestrator.feed import stream
 from orchestrator.judging import pictures
 from orchestrator.judging.health import Evenly, HealthWatch, spread_out
@@ -95,7 +94,7 @@ def check(experiment: Experiment) -> list[Course]:
 
 def _check_stage(course: Course) -> None:
     experiment, stage, method = course.experiment, course.stage, course.outline()
-    _check_samples(course, *method.takes(outline_of(course.encoder)))
+    _check_samples(course)
     _check_start(course)
     components = course.samples.components
     for place, one in enumerate(components):
@@ -108,22 +107,28 @@ def _check_stage(course: Course) -> None:
 
 def _see_classes(course: Course, method: Method) -> None:
     """Let a supervised pretraining see the classes of its samples; nothing is judged by others."""
-    if isinstance(method, Task):
+    if method.needs is not None:
         classes = course.samples.classes
         method.see_classes(classes, classes)
 
 
-def _check_samples(course: Course, spatial_dims: int, in_channels: int) -> None:
-    shards = course.samples
-    if spatial_dims != shards.spatial_dims:
+def _check_samples(course: Course) -> None:
+    """Raise ValueError where the shards hold other samples than the stage's method is fed."""
+    encoder, shards = outline_of(course.encoder), course.samples
+    fed, have = TRAINABLE[course.stage.method.name].takes(encoder), (shards.spatial_dims, shards.num_channels)
+    if fed != (encoder.spatial_dims, encoder.in_channels) and fed != have:
         raise ValueError(
-            f"encoder.spatial_dims is {spatial_dims}, the shards hold {shards.spatial_dims}D samples; set "
-            f"encoder.spatial_dims={shards.spatial_dims}, or ingest with a recipe for {spatial_dims}D"
+            f"method {course.stage.method.name} is fed {fed[0]}D samples of {fed[1]} channels, the shards hold "
+            f"{have[0]}D samples of {have[1]}; choose other shards (data.shards), or ingest with another recipe"
         )
-    if in_channels != shards.num_channels:
+    if fed[0] != have[0]:
         raise ValueError(
-            f"encoder.in_channels is {in_channels}, the shards hold {shards.num_channels} channels; "
-            f"set encoder.in_channels={shards.num_channels}"
+            f"encoder.spatial_dims is {fed[0]}, the shards hold {have[0]}D samples; set "
+            f"encoder.spatial_dims={have[0]}, or ingest with a recipe for {fed[0]}D"
+        )
+    if fed[1] != have[1]:
+        raise ValueError(
+            f"encoder.in_channels is {fed[1]}, the shards hold {have[1]} channels; set encoder.in_channels={have[1]}"
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from data.spelling import did_you_mean
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import read, resolve
+from orchestrator.config.parts import WeightsFile
 from orchestrator.config.refusal import ConfigError, validated
 from orchestrator.runs import finetune, identity, pretrain
 from orchestrator.runs.held_out import check_tested
@@ -73,7 +74,28 @@ def load(path: str | Path, overrides: Sequence[str] = (), cohort: str | None = N
     for row in table.runnable:
         _refuse_same_runs(path, row, [one for one in experiments if one[0].row == row.name])
     resolved = resolve(base, overrides, str(path))
-    return Table(table, resolved, tuple(experiments), path.name, chosen)
+    table = _without_absent_weights(path, table, experiments)
+    kept = {row.name for row in table.runnable}
+    return Table(table, resolved, tuple(one for one in experiments if one[0].row in kept), path.name, chosen)
+
+
+def _without_absent_weights(
+    path: Path, table: TableConfig, experiments: Sequence[tuple[TableTrial, Experiment]]
+) -> TableConfig:
+    """Return the table with those rows missing that start from a file that is not there."""
+    absent: dict[str, str] = {}
+    for trial, experiment in experiments:
+        starts = [stage.start for stage in experiment.pretraining]
+        for file in (Path(start.weights) for start in starts if isinstance(start, WeightsFile)):
+            if not file.exists():
+                absent[trial.row] = f"{file.name} is not there"
+    if table.reference in absent:
+        raise ConfigError(
+            f"{path}, row {table.reference}: {absent[table.reference]}, so that nothing can be tested against it; "
+            "get the file, correct start.weights, or name another reference"
+        )
+    rows = (row.model_copy(update={"missing": absent.get(row.name, row.missing)}) for row in table.rows)
+    return table.model_copy(update={"rows": tuple(rows)})
 
 
 def _refuse_same_runs(path: Path, row: TableRow, experiments: Sequence[tuple[TableTrial, Experiment]]) -> None:

@@ -26,7 +26,7 @@ from methods.downstream.class_losses import Kind
 from methods.downstream.networks import segmentation_network
 from methods.encoders import ENCODERS, Encoder
 from methods.parts.sync_batch_norm import convert_sync_batch_norm
-from tests.batches import FACTS, eight_bit_batch, facts_of
+from tests.batches import eight_bit_batch, facts_of
 from tests.encoders import BUILDS, DIMS, EACH_BUILD
 from tests.toys import ToyClusters
 
@@ -74,6 +74,7 @@ IN_DIMS = [(case, dims) for case in TRAINED for dims in DIMS[encoder_for(case)]]
 EACH_IN_DIMS = [pytest.param(*one, marks=slow_unless_first(one[0])) for one in IN_DIMS]
 EACH_IN_FEWEST = [pytest.param(case, min(DIMS[encoder_for(case)]), marks=slow_unless_first(case)) for case in TRAINED]
 EACH_ON_UNET = [pytest.param(case, marks=slow_unless_first(case)) for case in TRAINED if takes(case, "unet")]
+FACTS = facts_of({0: "none", 1: "some", 2: "many"})
 TINY_ENCODERS = {
     "swin_unetr": {"feature_size": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 4), "window_size": 3},
     "unet": {"features": (4, 6, 8, 12, 16, 4), "norm": "instance"},
@@ -104,6 +105,7 @@ TINY_FIELDS: dict[str, Any] = {
     "grid": (1, 2, 2),
     "block": 16,
     "side": 32,
+    "resize_to": 40,
     "size": (32, 32, 32),
     "clusters": {"num_prototypes": 6},
     "dropout": 0.0,  # ranks draw masks of their own, and then they could not equal one rank
@@ -129,7 +131,7 @@ def tiny_config(case: str, dims: int, encoder: str = "") -> FrozenConfig:
     for field, about in METHODS[name].Config.model_fields.items():
         for pattern, value in patterns.items():
             if fnmatch(field, pattern) and not (isinstance(value, int) and about.default <= value):
-                fields[field] = value
+                fields[field] = value[0] if about.annotation is int and isinstance(value, tuple) else value
     configs = [fields]
     if "patches" in METHODS[name].Config.model_fields:
         size = (32, 32) if dims == 2 else (network.stride, 32, 32)
@@ -145,11 +147,17 @@ def taken(name: str, fields: dict[str, Any], dims: int, encoder: Encoder) -> Fro
     try:
         config = METHODS[name].Config.model_validate(fields)
         method = METHODS[name](config, encoder, FACTS)
-        for extent in EXTENTS[dims]:
+        for extent in EXTENTS[fed(name, dims)[0]]:
             method.check_extent(extent)
     except ValueError:
         return None
     return config
+
+
+@cache
+def fed(name: str, dims: int) -> tuple[int, int]:
+    """Return spatial dimensions and channels of the samples that a method is fed on an encoder of ``dims``."""
+    return METHODS[name].takes(tiny_encoder(encoder_for(name), dims))
 
 
 def tiny_encoder(encoder: str, dims: int) -> Encoder:
@@ -174,13 +182,21 @@ def phantom(extent: tuple[int, ...], number: int) -> np.ndarray:
     return (image + generator.normal(0, 4, extent)).clip(0, 255).astype(np.uint8)
 
 
-def batch_of(dims: int, count: int, first: int = 0) -> Batch:
+def batch_of(dims: int, count: int, first: int = 0, channels: int = 1) -> Batch:
     extents = [EXTENTS[dims][i % 2] for i in range(first, first + count)]
-    voxels = np.zeros((count, 1, *np.max(EXTENTS[dims], axis=0)), np.uint8)
+    voxels = np.zeros((count, channels, *np.max(EXTENTS[dims], axis=0)), np.uint8)
     for i, extent in enumerate(extents):
-        voxels[(i, 0, *(slice(s) for s in extent))] = phantom(extent, first + i)
+        for channel in range(channels):
+            voxels[(i, channel, *(slice(s) for s in extent))] = phantom(extent, first + i + 100 * channel)
     ids = tuple(f"sample-{i}" for i in range(first, first + count))
     return eight_bit_batch(torch.from_numpy(voxels), extents, ids, first)
+
+
+def samples_of(case: str, dims: int, count: int, first: int = 0) -> Batch:
+    """Return samples as a method is fed them on an encoder of ``dims``; each has one of the classes of ``FACTS``."""
+    own, channels = fed(case.split()[0], dims)
+    batch = batch_of(own, count, first, channels)
+    return replace(batch, classes=torch.arange(first, first + count)[:, None] % len(FACTS.names))
 
 
 def part_of(batch: Batch, rows: slice) -> Batch:
@@ -195,6 +211,7 @@ def part_of(batch: Batch, rows: slice) -> Batch:
         numbers=batch.numbers[rows],
         rows=batch.rows[rows],
         epochs=batch.epochs[rows],
+        classes=None if batch.classes is None else batch.classes[rows],
     )
 
 
@@ -233,7 +250,7 @@ def test_config_carries_its_registry_name_and_refuses_unknown_fields(name):
 
 @pytest.mark.parametrize(("name", "encoder", "dims"), pairs(TRAINED))
 def test_loss_is_finite_and_its_gradient_reaches_every_trainable_parameter_and_no_frozen_one(name, encoder, dims):
-    method, batch = tiny_method(name, dims, encoder), batch_of(dims, 3)
+    method, batch = tiny_method(name, dims, encoder), samples_of(name, dims, 3)
     frozen = next(method.encoder.parameters()).requires_grad_(False)
     losses = method.loss(method.drawn(batch, batch.rng(0)))
     losses.total.backward()
@@ -252,7 +269,7 @@ def test_loss_is_finite_and_its_gradient_reaches_every_trainable_parameter_and_n
 
 @pytest.mark.parametrize(("name", "dims"), EACH_IN_DIMS)
 def test_same_seed_gives_the_same_views_on_any_batch_split(name, dims):
-    method, batch = tiny_method(name, dims), batch_of(dims, 4)
+    method, batch = tiny_method(name, dims), samples_of(name, dims, 4)
     whole = list(tensors(method.drawn(batch, batch.rng(7))))
     again = list(tensors(method.drawn(batch, batch.rng(7))))
     parts = [part_of(batch, rows) for rows in (slice(0, 1), slice(1, 4))]
@@ -264,7 +281,7 @@ def test_same_seed_gives_the_same_views_on_any_batch_split(name, dims):
 
 @pytest.mark.parametrize(("name", "dims"), EACH_IN_FEWEST)
 def test_another_seed_and_another_epoch_give_other_views(name, dims):
-    method, batch = tiny_method(name, dims), batch_of(dims, 3)
+    method, batch = tiny_method(name, dims), samples_of(name, dims, 3)
     later = Batch(**{**vars(batch), "epochs": batch.epochs + 1})
     first = next(tensors(method.drawn(batch, batch.rng(0))))
     for rng in (batch.rng(1), later.rng(0)):
@@ -274,7 +291,7 @@ def test_another_seed_and_another_epoch_give_other_views(name, dims):
 
 @pytest.mark.parametrize(("name", "dims"), EACH_IN_FEWEST)
 def test_training_goes_on_bit_for_bit_after_a_checkpoint_round_trip(name, dims):
-    batch = batch_of(dims, 4)
+    batch = samples_of(name, dims, 4)
     method = tiny_method(name, dims)
     optimiser = sgd(method)
     take_steps(method, optimiser, batch, range(3))
@@ -305,7 +322,7 @@ def effective_rank(features: Tensor) -> float:
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.trains])
 def test_features_of_different_phantoms_stay_apart_through_a_short_run(name):
     dims = min(DIMS[encoder_for(name)])
-    method, batch = tiny_method(name, dims), batch_of(dims, 16)
+    method, batch = tiny_method(name, dims), samples_of(name, dims, 16)
     take_steps(method, sgd(method, lr=0.01), batch, range(20))
     views = method.drawn(batch, batch.rng(99))
     with torch.no_grad():
@@ -333,7 +350,7 @@ def test_images_that_pass_the_encoder_in_chunks_change_neither_loss_nor_gradient
     whole, chunked = (tiny_method(name, 2).double() for _ in range(2))
     chunked.pass_in_chunks(3)
     for found, expected in zip(
-        losses_and_gradients(chunked, chunked), losses_and_gradients(whole, whole), strict=True
+        losses_and_gradients(name, chunked, chunked), losses_and_gradients(name, whole, whole), strict=True
     ):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
 
@@ -343,10 +360,11 @@ BATCH = {2: 4, 3: 2}
 
 
 def losses_and_gradients(
-    model: nn.Module, method: Method, rank: int = 0, ranks: int = 1
+    name: str, model: nn.Module, method: Method, rank: int = 0, ranks: int = 1
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Take loss and parts, and gradients, over a rank's rows of one batch's views, in float64."""
-    batch = batch_of(method.encoder.spatial_dims, BATCH[method.encoder.spatial_dims])
+    dims = method.encoder.spatial_dims
+    batch = samples_of(name, dims, BATCH[dims])
     views = method.drawn(batch, batch.rng(5))
     share = len(batch) // ranks
     rows = slice(rank * share, (rank + 1) * share)
@@ -437,7 +455,7 @@ def run_rank(rank: int, folder: str) -> None:
     for name, dims in IN_DIMS:
         method = tiny_method(name, dims).double()
         convert_sync_batch_norm(method)
-        found = losses_and_gradients(DistributedDataParallel(method), method, rank, 2)
+        found = losses_and_gradients(name, DistributedDataParallel(method), method, rank, 2)
         torch.save(found, Path(folder, f"{name}-{dims}-{rank}.pt"))
     unsent = {name: failed for name, module in every_module().items() if (failed := broadcast(module))}
     Path(folder, f"unsent-{rank}.json").write_text(json.dumps(unsent))
@@ -457,7 +475,7 @@ def two_ranks(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(("name", "dims"), IN_DIMS)
 def test_two_ranks_equal_one_rank_in_loss_and_gradient(name, dims, two_ranks):
     method = tiny_method(name, dims).double()
-    logged, gradients = losses_and_gradients(method, method)
+    logged, gradients = losses_and_gradients(name, method, method)
     ranks = [torch.load(two_ranks / f"{name}-{dims}-{rank}.pt") for rank in range(2)]
     # As the loop logs them: means over the ranks.
     means = {key: (ranks[0][0][key] + ranks[1][0][key]) / 2 for key in ranks[0][0]}

@@ -4,6 +4,7 @@ The papers' sizes are too large to compute here: shapes are followed on torch's 
 """
 
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -18,13 +19,12 @@ from methods.downstream.segmentation import Segmentation
 from methods.encoders import ENCODERS, Encoder, UNetEncoder
 from methods.parts.flat_map import mean_features
 from methods.simsiam import SimSiam
-from tests.batches import FACTS, eight_bit_batch, facts_of
+from tests.batches import eight_bit_batch
 from tests.encoders import EACH_BUILD
-from tests.methods.test_contract import batch_of, encoder_for, pairs, sgd, take_steps, takes, tiny_config
+from tests.methods.test_contract import FACTS, batch_of, encoder_for, fed, pairs, sgd, take_steps, takes, tiny_config
 
 EXTENTS = {2: (256, 256), 3: (192, 192, 192)}
 META = torch.device("meta")
-CLASSES = {0: "none", 1: "some", 2: "many"}
 
 
 @cache
@@ -38,9 +38,10 @@ def on_meta(views: Views) -> Views:
 
 
 @cache
-def sample(dims: int) -> Batch:
-    voxels = np.random.default_rng(0).integers(0, 255, (2, 1, *EXTENTS[dims]), dtype=np.uint8)
-    return eight_bit_batch(torch.from_numpy(voxels), [EXTENTS[dims]] * 2, ("a", "b"))
+def sample(dims: int, channels: int) -> Batch:
+    voxels = np.random.default_rng(0).integers(0, 255, (2, channels, *EXTENTS[dims]), dtype=np.uint8)
+    batch = eight_bit_batch(torch.from_numpy(voxels), [EXTENTS[dims]] * 2, ("a", "b"))
+    return replace(batch, classes=torch.tensor([[0], [2]]))
 
 
 @cache
@@ -54,8 +55,11 @@ def default_views(name: str, dims: int) -> Views:
     for key, buffer in method.named_buffers():
         if buffer.dtype == torch.int64 and "permutations" in key:  # views look at its values
             method.permutations = torch.arange(buffer.shape[1]).expand(buffer.shape)
-    method.check_extent(EXTENTS[dims])
-    batch = sample(dims)
+        if key == "numbers":
+            method.numbers = torch.tensor(sorted(FACTS.names))
+    own, channels = fed(name, dims)
+    method.check_extent(EXTENTS[own])
+    batch = sample(own, channels)
     return on_meta(method.views(batch, batch.rng(0)))
 
 
@@ -80,7 +84,7 @@ def test_a_method_takes_an_encoder_as_both_come(name, encoder, dims, monkeypatch
 def test_a_task_takes_an_encoder_as_both_come(name, encoder, dims):
     # MONAI's SwinUNETR looks at values while it is built.
     with nullcontext() if (name, encoder) == ("segmentation", "swin_unetr") else META:
-        task = TASKS[name](TASKS[name].Config(), default_encoder(encoder, dims), facts_of(CLASSES))
+        task = TASKS[name](TASKS[name].Config(), default_encoder(encoder, dims), FACTS)
     size = task.crop_size if isinstance(task, Segmentation) else task.fitting.size
     classes = torch.zeros(1, 2, *size).long() if isinstance(task, Segmentation) else torch.eye(3).bool()[:2]
     views = Views((torch.zeros(2, 1, *size),), (), {"classes": classes})

@@ -13,9 +13,9 @@ from methods import METHODS
 from methods.parts.fitting import Fitting
 from methods.simsiam import SimSiam
 from methods.voco import VoCo
-from tests.batches import FACTS, eight_bit_batch, random_batch
+from tests.batches import eight_bit_batch, random_batch
 from tests.encoders import DIMS, Pixels
-from tests.methods.test_contract import EXTENTS, encoder_for, tiny_config, tiny_encoder
+from tests.methods.test_contract import FACTS, encoder_for, samples_of, tiny_config, tiny_encoder
 from tests.methods.test_segmentation import STORED, batch_of, method_of
 
 # Each adds a number of its own.
@@ -77,7 +77,7 @@ def test_every_method_that_augments_takes_transforms(name: str, dims: int) -> No
     config = tiny_config(name, dims)
     augment = config.augment.model_copy(update={"transforms": SWAV, "one_of": JSSL})  # type: ignore[attr-defined]
     torch.manual_seed(0)
-    batch = random_batch(EXTENTS[dims])
+    batch = samples_of(name, dims, 2)
     plain, changed = (
         METHODS[name](each, tiny_encoder(encoder_for(name), dims), FACTS).views(batch, batch.rng(0))
         for each in (config, config.model_copy(update={"augment": augment}))

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from orchestrator.direction import best, best_first, direction_of
 from orchestrator.sweeps.settings import Objective
 from orchestrator.tracking.pages import MlflowRuns, is_served, view_of
-from tests.methods.test_contract import EACH_IN_FEWEST, batch_of, tiny_method
+from tests.methods.test_contract import EACH_IN_FEWEST, samples_of, tiny_method
 
 BOUNDS = ("_least", "_most")  # of the numbers beside them
 
@@ -17,7 +17,7 @@ BOUNDS = ("_least", "_most")  # of the numbers beside them
 @pytest.mark.parametrize(("name", "dims"), EACH_IN_FEWEST)
 def test_it_is_known_of_every_number_that_a_method_logs_whether_lower_is_better(name: str, dims: int) -> None:
     method = tiny_method(name, 3 if name.split()[0] in ("rotation", "cpc") else dims)
-    batch = batch_of(method.encoder.spatial_dims, 2)
+    batch = samples_of(name, method.encoder.spatial_dims, 2)
     with torch.no_grad():
         losses = method.loss(method.drawn(batch, batch.rng(0)))
     assert {part for part in losses.parts if direction_of(part) is None and not part.endswith(BOUNDS)} == set()

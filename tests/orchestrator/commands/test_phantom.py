@@ -14,7 +14,7 @@ from orchestrator.commands.parser import parse
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "num_files", "num_labelled"),
-    [("abdomen", 1, 1), ("brain", 4, 1), ("fundus", 1, 2), ("chest", 1, 1), ("nodules", 1, 2)],
+    [("abdomen", 1, 1), ("brain", 4, 1), ("fundus", 1, 2), ("chest", 1, 1), ("nodules", 1, 2), ("photographs", 1, 1)],
 )
 def test_a_kind_is_written_with_the_command_that_reads_it(
     tmp_path: Path, kind: str, num_files: int, num_labelled: int, capsys: pytest.CaptureFixture

@@ -15,11 +15,11 @@ from methods.base import Method
 from orchestrator.cli import main
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import load, merge
-from orchestrator.config.parts import EncoderConfig, StageMethodConfig
+from orchestrator.config.parts import TRAINABLE, EncoderConfig, StageMethodConfig
 from orchestrator.sweeps import sweep as sweeps
 from orchestrator.sweeps.space import extremes
 from orchestrator.tables import table as tables
-from orchestrator.training.outline import outline_method
+from orchestrator.training.outline import outline_method, outline_of
 from tests.batches import FACTS
 from tests.experiments import UNET, tiny_experiment, tiny_segmentation
 from tests.orchestrator.config.test_experiment import EXPERIMENTS, SWEEPS, TABLES
@@ -68,9 +68,14 @@ def sample(rng: np.random.Generator, number: int, split: str, extent: tuple[int,
 def extent_of(trained: Sequence[tuple[StageMethodConfig, EncoderConfig]]) -> tuple[int, ...]:
     """Return the smallest size that all of some methods take, each on its encoder."""
     methods = {outline_method(method, encoder, FACTS) for method, encoder in trained}
-    dims = trained[0][1].spatial_dims
+    dims, _ = fed(*trained[0])
     extents = [*((side,) * dims for side in SIDES), *(FLAT if dims == 3 else ())]
     return next(extent for extent in extents if all(_takes(method, extent) for method in methods))
+
+
+def fed(method: StageMethodConfig, encoder: EncoderConfig) -> tuple[int, int]:
+    """Return the spatial dimensions and the channels of the samples that a method is fed."""
+    return TRAINABLE[method.name].takes(outline_of(encoder))
 
 
 def _takes(method: Method, extent: tuple[int, ...]) -> bool:
@@ -89,11 +94,11 @@ def provide(experiments: Sequence[Experiment], folder: Path) -> None:
         for stage in experiment.pretraining:
             for data in experiment.data_of(stage):
                 readers.setdefault(data.shards, []).append((stage.method, experiment.encoder_of(stage)))
-                channels[data.shards] = experiment.encoder_of(stage).in_channels
+                _, channels[data.shards] = fed(stage.method, experiment.encoder_of(stage))
         if task := experiment.downstream:
             tuned = experiment.downstream_encoder
             trained = [(stage.method, experiment.encoder_of(stage)) for stage in experiment.pretraining]
-            last = next(one for one in reversed(trained) if one[1].spatial_dims == tuned.spatial_dims)
+            last = next(one for one in reversed(trained) if fed(*one)[0] == tuned.spatial_dims)
             readers.setdefault(task.shards, []).append(last)
             channels.setdefault(task.shards, tuned.in_channels)
     for uri, found in readers.items():

@@ -27,7 +27,7 @@ from orchestrator.runs.abandoned import closing_abandoned
 from orchestrator.tracking.store import default_uri
 from orchestrator.tracking.tracker import Tracker
 from tests import clusters
-from tests.experiments import ONE_READER, tiny_experiment
+from tests.experiments import tiny_experiment
 from tests.points import assert_points_equal_history
 from tests.shardsets import write_slices
 from tests.waiting import HEARING, wait_for
@@ -41,7 +41,7 @@ def pretraining(folder: Path) -> list[str]:
     (folder / "slices").mkdir(exist_ok=True)
     shards = write_slices(folder / "slices")
     training = {"report_every_steps": 2, "checkpoint_every_steps": LONGER_THAN_ANY_TEST}
-    tree = tiny_experiment("ends", shards, folder / "runs", LONGER_THAN_ANY_TEST, training=training, **ONE_READER)
+    tree = tiny_experiment("ends", shards, folder / "runs", LONGER_THAN_ANY_TEST, training=training)
     (folder / "ends.yaml").write_text(yaml.safe_dump(tree))
     return [*HEARING, sys.executable, "-m", "orchestrator.cli", "pretrain", str(folder / "ends.yaml")]
 

@@ -140,7 +140,10 @@ def test_a_folder_is_named_by_what_the_scans_and_shards_depend_on_alone(tmp_path
     ("changes", "words"),
     [
         ({"labeled": 3}, r"cohort\.yaml:\n  labeled: no such field"),
-        ({"kind": "heart"}, r"kind: expected 'abdomen', 'brain', 'fundus', 'chest' or 'nodules', found 'heart'"),
+        (
+            {"kind": "heart"},
+            r"kind: expected 'abdomen', 'brain', 'fundus', 'chest', 'nodules' or 'photographs', found 'heart'",
+        ),
         (
             {"ingest": {**INGEST, "recipe": "mri"}},
             r"cohort brain, ingest:\n  recipe: there is no 'mri'; expected one of",

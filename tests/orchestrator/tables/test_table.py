@@ -179,6 +179,23 @@ def test_a_table_with_a_missing_row_is_checked_run_and_written_without_it(
     assert set(members(table.folder).values()) == {"scratch"}
 
 
+def test_a_row_that_starts_from_a_file_is_missing_until_the_file_is_there(tmp_path: Path, shards: str) -> None:
+    file = tmp_path / "med3d.safetensors"
+    start = {"name": "Med3D", "overrides": {"start": {"weights": str(file)}}, "paper": {"mean": 0.8}}
+    path = write_table(tmp_path, shards, rows=[SCRATCH, start])
+    absent = tables.load(path)
+    assert [row.missing for row in absent.config.rows] == [None, "med3d.safetensors is not there"]
+    assert [trial.row for trial, _ in absent.experiments] == ["scratch"]
+    tables.check(absent)
+    file.write_bytes(b"weights")
+    assert [trial.row for trial, _ in tables.load(path).experiments] == ["scratch", "Med3D"]
+    file.unlink()
+    with pytest.raises(
+        ConfigError, match=r"row Med3D: med3d.safetensors is not there, so that nothing can be tested"
+    ):
+        tables.load(write_table(tmp_path, shards, rows=[SCRATCH, start], reference="Med3D"))
+
+
 def test_a_row_that_can_be_run_now_goes_on_in_the_table_s_folder(tmp_path: Path, shards: str) -> None:
     before = tables.load(write_table(tmp_path, shards, rows=[SCRATCH, ABSENT]))
     identity.mark(before.folder, before.identity)
