@@ -2,46 +2,35 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from methods.lean_monai import LEFT_OUT
+from methods import lean_monai
+from methods.lean_monai import LEFT_OUT, LeanFinder
 
 OURS = "from monai.networks.nets.basic_unet import BasicUNet; from monai.losses.dice import DiceLoss"
 
 
-def printed(code: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120
-    ).stdout.strip()
-
-
 @pytest.mark.slow
-def test_what_is_left_out_is_not_imported_with_monai_and_can_be_imported_afterwards():
-    found = printed(
-        f"import sys, methods; {OURS}; print(sorted(set({sorted(LEFT_OUT)}) & set(sys.modules)));"
+def test_what_is_left_out_is_not_imported_with_monai_and_can_be_imported_before_or_afterwards():
+    code = (
+        f"import sys, methods, optuna; {OURS}; print(sorted(set({sorted(LEFT_OUT)}) & set(sys.modules)));"
         "import sklearn.metrics, scipy.signal; print(scipy.signal.hilbert([1.0, 0.0]).shape)"
     )
-    assert found.splitlines() == ["[]", "(2,)"]
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)
+    assert printed.stdout.splitlines() == ["['optuna']", "(2,)"]
 
 
-@pytest.mark.slow
-def test_a_package_that_was_there_before_stays_and_another_thread_gets_what_it_asks_for():
-    found = printed(
-        "import sys, threading, methods, optuna\n"
-        "sought = []\n"
-        "class Asker:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'monai.networks' and not sought:\n"
-        "            sought.append(None)\n"
-        "            def ask():\n"
-        "                import sklearn\n"
-        "                sought.append(sklearn.__name__)\n"
-        "            thread = threading.Thread(target=ask)\n"
-        "            thread.start()\n"
-        "            thread.join()\n"
-        "sys.meta_path.insert(0, Asker())\n"
-        f"{OURS}\n"
-        "print(sought, 'optuna' in sys.modules, 'mlflow' in sys.modules)"
-    )
-    assert found == "[None, 'sklearn'] True False"
+def test_only_the_thread_that_imports_monai_does_without(monkeypatch: pytest.MonkeyPatch):
+    finder = LeanFinder()
+    monkeypatch.setattr(lean_monai, "_is_being_imported", lambda name: True)
+    assert finder.find_spec("mlflow", None) is None, "nobody imports MONAI"
+    assert finder.find_spec("monai", None) is None
+    with pytest.raises(ModuleNotFoundError, match="mlflow is left out while MONAI is imported"):
+        finder.find_spec("mlflow", None)
+    assert finder.find_spec("torch", None) is None
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(finder.find_spec, "mlflow", None).result() is None
+    monkeypatch.setattr(lean_monai, "_is_being_imported", lambda name: False)
+    assert finder.find_spec("mlflow", None) is None, "it has been imported"
