@@ -18,6 +18,7 @@ class Encoder(InChunks, ABC):
     stride         the number of which input sizes must be multiples: the largest, where axes differ
     strides        the same along each axis
     means_differ   whether a channel's mean over the last map differs between images: not after instance norm
+    rounds_up      whether it takes sizes that are no multiples of its strides: each map is then rounded up
     """
 
     Config: ClassVar[type[BaseModel]]
@@ -26,11 +27,22 @@ class Encoder(InChunks, ABC):
     channels: tuple[int, ...]
     stride: int
     means_differ: bool = True
+    rounds_up: bool = False
 
     @property
     def strides(self) -> tuple[int, ...]:
         """The numbers of which input sizes must be multiples, one per axis."""
         return (self.stride,) * self.spatial_dims
+
+    @property
+    def steps(self) -> tuple[tuple[int, ...], ...]:
+        """How many times coarser each map is than the one before, or than the image, along each axis.
+
+        By default twice, but for the first map, which is coarser by what is left of the strides.
+        """
+        halvings = len(self.channels) - 1
+        first = tuple(stride // 2**halvings for stride in self.strides)
+        return (first, *[(2,) * self.spatial_dims] * halvings)
 
     @abstractmethod
     def maps(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:

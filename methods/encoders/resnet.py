@@ -61,6 +61,7 @@ class ResNetEncoder(Encoder):
         self.in_channels = config.in_channels
         self.channels = (widths[0], *(width * (4 if config.depth == 50 else 1) for width in widths))
         self.stride = 32
+        self.rounds_up = True
 
     def maps(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
         """Return the five maps, finest first."""

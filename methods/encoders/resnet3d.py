@@ -135,6 +135,7 @@ class ResNet3DEncoder(Encoder):
         self.in_channels = config.in_channels
         self.channels = (widths[0], *(width * built.expansion for width in widths))
         self.stride = max(self.strides)
+        self.rounds_up = True
         self.means_differ = config.norm == "batch" or config.norm_groups < self.channels[-1]
 
     @property
