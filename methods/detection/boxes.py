@@ -34,13 +34,13 @@ def volumes(boxes: Float[Tensor, "N m"]) -> Float[Tensor, " N"]:
 
 def iou_matrix(first: Float[Tensor, "N m"], second: Float[Tensor, "M m"]) -> Float[Tensor, "N M"]:
     """Compute intersection over union of every pair; 0 where a box has no inside."""
-    shared = first.new_ones(len(first), len(second))
     n = first.shape[1] // 2
+    union = volumes(first)[:, None] + volumes(second)
+    shared = torch.ones_like(union)
     for axis in range(n):
-        high = torch.minimum(first[:, None, n + axis], second[:, n + axis])
-        shared *= (high - torch.maximum(first[:, None, axis], second[:, axis])).clamp_(min=0)
-    union = volumes(first)[:, None] + volumes(second) - shared
-    return torch.where(shared > 0, shared / union, 0.0)
+        reach = torch.minimum(first[:, None, n + axis], second[:, n + axis])
+        shared.mul_(reach.sub_(torch.maximum(first[:, None, axis], second[:, axis])).clamp_(min=0))
+    return shared.div_(union.sub_(shared).clamp_(min=torch.finfo(union.dtype).tiny))
 
 
 def clip(boxes: Float[Tensor, "N m"], window: Float[Tensor, " m"]) -> Float[Tensor, "N m"]:

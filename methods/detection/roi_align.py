@@ -15,6 +15,7 @@ Shapes:    R regions, C channels, maps of L levels of B images, P x P bins, S sa
 """
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from jaxtyping import Float, Int64
@@ -55,7 +56,7 @@ def roi_align(
         return table[:0].reshape(0, table.shape[1], size, size)
     level, regions = level_of(regions, strides), regions.detach().to(table)
     shapes = torch.tensor([one.shape[2:] for one in maps], device=table.device)
-    first = torch.tensor([0, *(len(one) * one[0, 0].numel() for one in maps[:-1])], device=table.device).cumsum(0)
+    first = torch.tensor([0, *(len(one) * prod(one.shape[2:]) for one in maps[:-1])], device=table.device).cumsum(0)
     on_level = regions / table.new_tensor(strides)[level, None] - 0.5
     (rows, row_weights), (columns, column_weights) = (
         _axis_samples(on_level[:, axis::2], shapes[level, axis], size, samples) for axis in range(2)
