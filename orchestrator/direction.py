@@ -11,7 +11,8 @@ Direction = Literal["max", "min"]
 HIGHER = {
     "score", "dice", "dice_mean", "iou", "iou_mean", "kappa", "kappa_quadratic", "auc", "f1", "precision", "recall",
     "specificity", "effective_rank", "positive_cosine", "negative_distance", "samples_per_s", "shared_cluster",
-    "prototypes_in_use", "smallest_cluster", "cluster_entropy",
+    "prototypes_in_use", "smallest_cluster", "cluster_entropy", "ap", "ap50", "ap75", "mfroc", "sensitivity_at_0.5",
+    "sensitivity_at_1", "sensitivity_at_2", "sensitivity_at_4",
 }  # fmt: skip
 LOWER = {
     "loss", "prediction", "regularisation", "cross_entropy", "collapse", "alignment", "uniformity",

@@ -1,8 +1,9 @@
 """Task: a downstream task is a method that learns from labels and is judged on held-out samples."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import add
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,8 @@ from methods.encoders import Encoder
 
 Evidence = dict[str, np.ndarray]
 """What was counted or predicted of each unit that is scored (a volume, a slice, a picture), by its id."""
+Join = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Makes one of what two parts of evidence say of the same unit."""
 Cases = dict[str, list[str] | np.ndarray]
 """Columns of equal length: text, truth values, or numbers that are NaN where they are not defined."""
 
@@ -41,12 +44,12 @@ class TaskScores:
     cases: Cases = field(default_factory=dict)
 
 
-def merge(parts: Iterable[Evidence]) -> Evidence:
-    """Add up evidence by unit, sorted by unit; a unit's evidence may lie in several parts."""
+def merge(parts: Iterable[Evidence], join: Join = add) -> Evidence:
+    """Join evidence by unit, sorted by unit; a unit's evidence may lie in several parts. Counts add up."""
     merged: Evidence = {}
     for part in parts:
-        for unit, counts in part.items():
-            merged[unit] = merged[unit] + counts if unit in merged else counts
+        for unit, own in part.items():
+            merged[unit] = join(merged[unit], own) if unit in merged else own
     return dict(sorted(merged.items()))
 
 
@@ -78,6 +81,11 @@ class Task(Method):
     @abstractmethod
     def scores(self, evidence: Evidence) -> TaskScores:
         """Score the evidence of all batches and ranks together."""
+
+    @staticmethod
+    def joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Return what two parts of evidence say together of one unit; by default they are counts, which add up."""
+        return first + second
 
     def check_volumes(self, sliced: bool) -> None:
         """Raise ValueError where the task needs whole volumes and some samples are slices of them."""

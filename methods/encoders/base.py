@@ -17,7 +17,7 @@ class Encoder(InChunks, ABC):
     channels       channels of the maps
     stride         the number of which input sizes must be multiples: the largest, where axes differ
     strides        the same along each axis
-    rounds_up      whether other sizes are taken too, their maps' sizes being rounded up
+    rounds_up      whether other sizes are taken too: each map is then rounded up
     means_differ   whether a channel's mean over the last map differs between images: not after instance norm
     """
 
@@ -33,6 +33,16 @@ class Encoder(InChunks, ABC):
     def strides(self) -> tuple[int, ...]:
         """The numbers of which input sizes must be multiples, one per axis."""
         return (self.stride,) * self.spatial_dims
+
+    @property
+    def steps(self) -> tuple[tuple[int, ...], ...]:
+        """How many times coarser each map is than the one before, or than the image, along each axis.
+
+        By default twice, but for the first map, which is coarser by what is left of the strides.
+        """
+        halvings = len(self.channels) - 1
+        first = tuple(stride // 2**halvings for stride in self.strides)
+        return (first, *[(2,) * self.spatial_dims] * halvings)
 
     @abstractmethod
     def maps(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:

@@ -1,13 +1,16 @@
 """Gallery: pictures of a validation: the same few samples each time, with truth and prediction."""
 
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from data.labels import CLASSES, LABEL_MAP, Labels
+from data.labels import BOXES, CLASSES, LABEL_MAP, Labels
 from data.views.batch import Batch
+from orchestrator.judging.box_pictures import BoxedImage, draw_boxes
 from orchestrator.judging.pictures import JudgedImage, MaskedSlice, draw_judged, draw_masks
 
 PICTURED_VOLUMES = 4
@@ -60,36 +63,71 @@ def _masked_slice(
     )
 
 
+Image = TypeVar("Image", JudgedImage, BoxedImage)
+
+
 @dataclass
-class ClassGallery:
+class FewOfEachClass(Generic[Image]):
     """Keeps the few samples of each class whose ids come first (a sample's first class counts)."""
 
-    kept: dict[int, dict[str, JudgedImage]] = field(default_factory=dict)
+    kept: dict[int, dict[str, Image]] = field(default_factory=dict)
+
+    def wants(self, first_class: int, name: str) -> bool:
+        """Tell whether a sample comes before another that is kept, or there is room."""
+        alike = self.kept.get(first_class, {})
+        return len(alike) < PICTURED_PER_CLASS or name <= max(alike)
+
+    def keep(self, first_class: int, name: str, image: Image) -> None:
+        """Keep a sample in place of the last one, if there is one too many; -1 is no class."""
+        alike = self.kept.setdefault(first_class, {})
+        alike[name] = image
+        if len(alike) > PICTURED_PER_CLASS:
+            del alike[max(alike)]
+
+    def chosen(self) -> list[Image]:
+        """Return one sample of each class, then another of each, as many as there is room for."""
+        places = [
+            (place, number, name) for number in self.kept for place, name in enumerate(sorted(self.kept[number]))
+        ]
+        return [self.kept[number][name] for _, number, name in sorted(places)[:PICTURED_SAMPLES]]
+
+
+class ClassGallery(FewOfEachClass[JudgedImage]):
+    """Shows samples with their true and their predicted classes."""
 
     def offer(
         self, batch: Batch, index: int, true: Bool[Tensor, " k"], predicted: Float[Tensor, "told_and_probable k"]
     ) -> None:
         """Look at one judged sample: its true classes, its predicted classes, and their probabilities."""
         truth = tuple(true.nonzero().flatten().tolist())
-        alike = self.kept.setdefault(truth[0] if truth else -1, {})
-        name = batch.sample_ids[index]
-        if len(alike) == PICTURED_PER_CLASS and name > max(alike):
-            return
-        alike[name] = _judged_image(batch, index, truth, predicted)
-        if len(alike) > PICTURED_PER_CLASS:
-            del alike[max(alike)]
+        first, name = truth[0] if truth else -1, batch.sample_ids[index]
+        if self.wants(first, name):
+            self.keep(first, name, _judged_image(batch, index, truth, predicted))
 
     def draw(self, class_names: tuple[str, ...]) -> bytes | None:
         """Draw the chosen samples; None if there are none."""
         chosen = self.chosen()
         return draw_judged(chosen, class_names) if chosen else None
 
-    def chosen(self) -> list[JudgedImage]:
-        """Return one sample of each class, then another of each, as many as there is room for."""
-        places = [
-            (place, number, name) for number in self.kept for place, name in enumerate(sorted(self.kept[number]))
-        ]
-        return [self.kept[number][name] for _, number, name in sorted(places)[:PICTURED_SAMPLES]]
+
+class BoxGallery(FewOfEachClass[BoxedImage]):
+    """Shows samples with their true boxes and their detections; of a volume, the plane with the most true boxes."""
+
+    def offer(
+        self, batch: Batch, index: int, true: Float64[Tensor, "n 8"], predicted: Float64[Tensor, "m 8"]
+    ) -> None:
+        """Look at one judged sample: rows of plane, kind, class, score and box, of truth and of detections."""
+        planes, counts = np.unique(true[:, 0].numpy(), return_counts=True)
+        plane = int(planes[counts.argmax()]) if len(planes) else int(predicted[0, 0]) if len(predicted) else None
+        own, told = (rows[rows[:, 0] == (plane or 0)].numpy() for rows in (true, predicted))
+        first, name = int(own[:, 2].min(initial=np.inf)) if len(own) else -1, batch.sample_ids[index]
+        if self.wants(first, name):
+            self.keep(first, name, _boxed_image(batch, index, plane, own, told))
+
+    def draw(self, class_names: tuple[str, ...]) -> bytes | None:
+        """Draw the chosen samples; None if there are none."""
+        chosen = self.chosen()
+        return draw_boxes(chosen, class_names) if chosen else None
 
 
 def _judged_image(
@@ -111,6 +149,29 @@ def _judged_image(
     )
 
 
-Gallery = MaskGallery | ClassGallery
+def _boxed_image(
+    batch: Batch, index: int, plane: int | None, own: Float64[np.ndarray, "n 8"], told: Float64[np.ndarray, "m 8"]
+) -> BoxedImage:
+    """Return a picture, or a plane of a volume: by default the middle one."""
+    inside = (slice(None), *(slice(0, extent) for extent in batch.extents[index].tolist()))
+    voxels = batch.voxels[index][inside]
+    is_volume = batch.spatial_dims == 3
+    shown = voxels.shape[1] // 2 if plane is None else plane
+    rows_mm, columns_mm = batch.spacing_mm[index, -2:].tolist()
+    likeliest = told[np.argsort(-told[:, 3], kind="stable")]
+    return BoxedImage(
+        title=f"{batch.sample_ids[index]}, slice {shown}" if is_volume else batch.sample_ids[index],
+        image=(voxels[:, shown] if is_volume else voxels).float().cpu().numpy(),
+        true=own[:, 4:],
+        true_classes=own[:, 2].astype(np.int64),
+        detected=likeliest[:, 4:],
+        detected_classes=likeliest[:, 2].astype(np.int64),
+        scores=likeliest[:, 3],
+        spacing_mm=(rows_mm, columns_mm),
+        upright=not is_volume and batch.volumes[index] == batch.sample_ids[index],
+    )
+
+
+Gallery = MaskGallery | ClassGallery | BoxGallery
 """Looks at every judged sample, and draws some."""
-GALLERIES: dict[Labels, type[Gallery]] = {LABEL_MAP: MaskGallery, CLASSES: ClassGallery}
+GALLERIES: dict[Labels, type[Gallery]] = {LABEL_MAP: MaskGallery, CLASSES: ClassGallery, BOXES: BoxGallery}

@@ -91,7 +91,7 @@ def evidence_of(
         if gallery is not None:
             for index, true, predicted in judged.seen:
                 gallery.offer(batch, index, true, predicted)
-    return _from_all_ranks(merge(parts), world)
+    return _from_all_ranks(merge(parts, task.joined), task, world)
 
 
 def _draw(gallery: Gallery, method: Task, evidence: Evidence) -> dict[str, bytes]:
@@ -104,10 +104,10 @@ def _draw(gallery: Gallery, method: Task, evidence: Evidence) -> dict[str, bytes
     return {name: png for name, png in drawn.items() if png is not None}
 
 
-def _from_all_ranks(evidence: Evidence, world: World) -> Evidence:
-    """Add up what the ranks have gathered."""
+def _from_all_ranks(evidence: Evidence, task: Task, world: World) -> Evidence:
+    """Join what the ranks have gathered, in the order of the ranks."""
     if world.size == 1:
         return evidence
     gathered: list[Evidence] = [{} for _ in range(world.size)]
     dist.all_gather_object(gathered, evidence)
-    return merge(gathered)
+    return merge(gathered, task.joined)

@@ -1,13 +1,15 @@
 """The text of a first experiment, part by part: each number with the reason for it."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orchestrator.proposal.fingerprint import Fingerprint, LabelFacts, Machine
+from orchestrator.proposal.fingerprint import Fingerprint, LabelFacts, Machine, TaskKind
 from orchestrator.proposal.numbers import (
     ENOUGH_VALIDATIONS,
     ON_GPU,
+    STRIDE,
     Pretraining,
     ReasonedValue,
     Size,
@@ -69,7 +71,12 @@ def _opening(head: FileHead) -> str:
 
 def _said(labels: LabelFacts) -> str:
     names = ", ".join(named(number, name) for number, name in labels.names.items())
-    what = {"segmentation": "label maps", "one class": "one class each", "several classes": "several classes each"}
+    what = {
+        "segmentation": "label maps",
+        "detection": "boxes",
+        "one class": "one class each",
+        "several classes": "several classes each",
+    }
     held = f"{labels.num_val:,} held back" if labels.num_folds is None else "none held back"
     return f"{what[labels.task]} ({names}) of {labels.num_train:,} samples to train on, {held}"
 
@@ -114,7 +121,9 @@ def _downstream(head: FileHead) -> str:
     share = max(2, min(size.task_batch, 2 ** int(max(labels.num_train, 2).bit_length() - 1)))
     batch = share * max(1, machine.gpus)
     times = (
-        1 if labels.task == "segmentation" and len(labels.median) == 3 and not machine.gpus else ENOUGH_VALIDATIONS
+        1
+        if labels.task in ("segmentation", "detection") and len(labels.median) == 3 and not machine.gpus
+        else ENOUGH_VALIDATIONS
     )
     rhythm = epochs_between_validations(size.task_steps, batch, labels.num_train, times)
     other = held = ""
@@ -127,7 +136,7 @@ def _downstream(head: FileHead) -> str:
     when = "at the end only: whole volumes take long" if times == 1 else f"about {times} times"
     return f"""downstream:
   shards: {scalar(head.places["labelled"])}
-{other}{held}{_segmentation(head, labels) if labels.task == "segmentation" else _classification(head, labels)}\
+{other}{held}{_TASK_TEXTS[labels.task](head, labels)}\
   optimiser: {{name: adamw, lr: 0.001, final_lr: 1.0e-05, weight_decay: 1.0e-05}}
   budget:
     steps: {size.task_steps} # some {passes:.0f} passes over the labelled samples
@@ -146,6 +155,28 @@ def _segmentation(head: FileHead, labels: LabelFacts) -> str:
     crops_per_sample: {crops}
     labels: # delete those that are not to be learnt
 {values}
+"""
+
+
+def _detection(head: FileHead, labels: LabelFacts) -> str:
+    is_volume, on_gpu = len(labels.median) == 3, head.machine.gpus > 0
+    size = task_size_of(replace(labels, extents=labels.extents[:, -2:]), 512 if on_gpu else 128)
+    names = ", ".join(
+        f"{named(number, name)} ({labels.counts.get(number, 0):,})" for number, name in labels.names.items()
+    )
+    slices = "" if not is_volume else f"    slices: {STRIDE} # around a key slice; as many as the U-Net strides\n"
+    narrow = (
+        ""
+        if on_gpu
+        else """    pyramid_channels: 64 # narrow, for CPUs, as are the next two lines
+    head_dims: [128]
+    sampled_regions: 64
+"""
+    )
+    return f"""  task:
+    name: detection
+{comment(f"Classes, with the boxes that are trained on: {names}", indent=4)}    size: {size.value} # {size.reason}
+{slices}{narrow}    score: ap50 # the checkpoint with the best one is kept
 """
 
 
@@ -169,6 +200,14 @@ def _classification(head: FileHead, labels: LabelFacts) -> str:
     class_weights: balanced # rare classes count as much as frequent ones
     score: {score} # {kept if score == "auc" else f"{kept}; the samples held back have one class: no AUC"}
 """
+
+
+_TASK_TEXTS: dict[TaskKind, Callable[[FileHead, LabelFacts], str]] = {
+    "segmentation": _segmentation,
+    "detection": _detection,
+    "one class": _classification,
+    "several classes": _classification,
+}
 
 
 def _resources(head: FileHead) -> str:

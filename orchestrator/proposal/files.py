@@ -87,8 +87,8 @@ def propose(shards: str, labelled: str | None, path: Path, machine: Machine) -> 
         lacking = f"Nothing judges this encoder yet. {sentence(str(error))}"
     if labelled and labels is None:
         raise ValueError(
-            f"shards {labelled}: 0 samples with label maps or classes, expected some; ingest scans together with "
-            "their labels, or leave --labelled out"
+            f"shards {labelled}: 0 samples with label maps, boxes or classes, expected some; ingest scans together "
+            "with their labels, or leave --labelled out"
         )
     if labels and judged_by.spatial_dims != fingerprint.spatial_dims:
         raise ValueError(

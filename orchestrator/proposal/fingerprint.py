@@ -13,11 +13,11 @@ import psutil
 import torch
 from jaxtyping import Int64
 
-from data.labels import CLASSES, LABEL_MAP, Labels
+from data.labels import BOXES, CLASSES, LABEL_MAP, Labels
 from data.shards.classes import count_classes
 from data.shards.index import ShardSet
 
-TaskKind = Literal["segmentation", "one class", "several classes"]
+TaskKind = Literal["segmentation", "detection", "one class", "several classes"]
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,7 @@ def _classification(shards: ShardSet) -> TaskKind:
 # The labels that an encoder can be judged by, the best first, and the tasks that learn them.
 _TASKS: dict[Labels, Callable[[ShardSet], TaskKind]] = {
     LABEL_MAP: lambda shards: "segmentation",
+    BOXES: lambda shards: "detection",
     CLASSES: _classification,
 }
 
@@ -123,9 +124,9 @@ class TooFewLabelsError(ValueError):
 class LabelFacts:
     """The labelled samples that an encoder is judged by.
 
-    names      of label values or classes, by their numbers
+    names      of label values, of classes, or of the classes of boxes, by their numbers
     extents    (n, nd) spatial sizes of those that are trained on
-    counts     of the classes that are trained on
+    counts     of the classes, or of the boxes of each class, that are trained on
     num_folds  where no split holds samples back: parts of the training patients, of which one is
     judged     how many classes the samples have that are held back
     """
@@ -142,9 +143,10 @@ class LabelFacts:
 
     @classmethod
     def of(cls, shards: ShardSet) -> "LabelFacts | None":
-        """Read the facts of the labelled samples, None where there are none; label maps come before classes.
+        """Read the facts of the labelled samples, None where there are none.
 
-        Raises TooFewLabelsError where none can be learnt from, or none held back.
+        Label maps come before boxes, and boxes before classes. Raises TooFewLabelsError where none can be learnt
+        from, or none held back.
         """
         rows = shards.rows
         found = [kind for kind in _TASKS if shards.names_of(kind) and kind.held(rows).any()]
@@ -152,7 +154,7 @@ class LabelFacts:
             return None
         needs = found[0]
         train, val = shards.select("train", having=needs), shards.select("val", having=needs)
-        classes = rows["classes"].take(train.row_ids)
+        classes = rows[needs.strata].take(train.row_ids)
         patients, judging = len(shards.patients(train)), len(shards.patients(val))
         if patients < (1 if judging else 2):
             raise TooFewLabelsError(
@@ -170,7 +172,7 @@ class LabelFacts:
             counts=count_classes(classes),
             num_val=val.num_samples,
             num_folds=None if val.num_samples else min(5, patients),
-            judged=len(count_classes(rows["classes"].take(held.row_ids))),
+            judged=len(count_classes(rows[needs.strata].take(held.row_ids))),
         )
 
     @property

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from data.boxes import Boxes
 from data.views.batch import Batch
 from methods import METHODS as REGISTERED
 from methods.base import FrozenConfig, Method, Progress, Views
@@ -349,8 +350,9 @@ def test_encoder_loads_downstream_with_no_unmatched_key(name, encoder, dims):
 def test_images_that_pass_the_encoder_in_chunks_change_neither_loss_nor_gradient(name):
     whole, chunked = (tiny_method(name, 2).double() for _ in range(2))
     chunked.pass_in_chunks(3)
+    batch = samples_of(name, 2, BATCH[2])
     for found, expected in zip(
-        losses_and_gradients(name, chunked, chunked), losses_and_gradients(name, whole, whole), strict=True
+        losses_and_gradients(chunked, chunked, batch), losses_and_gradients(whole, whole, batch), strict=True
     ):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
 
@@ -360,11 +362,9 @@ BATCH = {2: 4, 3: 2}
 
 
 def losses_and_gradients(
-    name: str, model: nn.Module, method: Method, rank: int = 0, ranks: int = 1
+    model: nn.Module, method: Method, batch: Batch, rank: int = 0, ranks: int = 1
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Take loss and parts, and gradients, over a rank's rows of one batch's views, in float64."""
-    dims = method.encoder.spatial_dims
-    batch = samples_of(name, dims, BATCH[dims])
     views = method.drawn(batch, batch.rng(5))
     share = len(batch) // ranks
     rows = slice(rank * share, (rank + 1) * share)
@@ -377,15 +377,30 @@ def losses_and_gradients(
     return {"loss": losses.total.detach(), **losses.parts}, gradients
 
 
-TASK_CASES = ("segmentation classes", "segmentation regions", *(f"classification {kind}" for kind in get_args(Kind)))
+TASK_CASES = (
+    "segmentation classes",
+    "segmentation regions",
+    *(f"classification {kind}" for kind in get_args(Kind)),
+    "detection boxes",
+)
+TINY_DETECTOR = {
+    "size": 64,
+    "pyramid_channels": 8,
+    "head_dims": (16,),
+    "region_size": 3,
+    "sampled_anchors": 32,
+    "sampled_regions": 24,
+}
 
 
-def tiny_task(case: str, dims: int, encoder: str) -> Task:
+def tiny_task(case: str, dims: int, encoder: str, dropout: float = 0.5) -> Task:
     torch.manual_seed(0)
     name, kind = case.split()
     network, size = tiny_encoder(encoder, dims), TINY_FIELDS["side"]
+    if name == "detection":
+        return TASKS[name](TASKS[name].Config.model_validate(TINY_DETECTOR), network, facts_of({3: "a", 5: "b"}))
     if name == "classification":
-        fields = {"kind": kind, "size": size, "hidden_dims": (8,)}
+        fields = {"kind": kind, "size": size, "hidden_dims": (8,), "dropout": dropout}
         return TASKS[name](
             TASKS[name].Config.model_validate(fields), network, facts_of({0: "none", 1: "some", 2: "many"})
         )
@@ -397,7 +412,23 @@ def tiny_task(case: str, dims: int, encoder: str) -> Task:
 
 def labelled_batch(dims: int, first: int = 0) -> Batch:
     batch = batch_of(dims, 2, first)
-    return replace(batch, labels=(batch.voxels[:, 0] // 80).clamp(max=2), classes=torch.tensor([[0], [2]]))
+    low, high = [[2] * dims, [10] * dims], [[20] * dims, [31] * dims]
+    found = Boxes(np.stack([low, high], axis=1), np.array([3, 5]))
+    none = Boxes(np.zeros((0, 2, dims), np.int64), np.zeros(0, np.int64))
+    return replace(
+        batch,
+        labels=(batch.voxels[:, 0] // 80).clamp(max=2),
+        classes=torch.tensor([[0], [2]]),
+        boxes=(found, none),
+    )
+
+
+# With labels of a sample each, whole or none, so that a rank can have its own.
+SHARED_TASKS = [
+    *((f"classification {kind}", "unet", dims) for kind in get_args(Kind) for dims in (2, 3)),
+    ("detection boxes", "resnet", 2),
+    ("detection boxes", "resnet3d", 3),
+]
 
 
 @pytest.mark.parametrize("case", TASK_CASES)
@@ -455,8 +486,15 @@ def run_rank(rank: int, folder: str) -> None:
     for name, dims in IN_DIMS:
         method = tiny_method(name, dims).double()
         convert_sync_batch_norm(method)
-        found = losses_and_gradients(name, DistributedDataParallel(method), method, rank, 2)
+        found = losses_and_gradients(
+            DistributedDataParallel(method), method, samples_of(name, dims, BATCH[dims]), rank, 2
+        )
         torch.save(found, Path(folder, f"{name}-{dims}-{rank}.pt"))
+    for case, encoder, dims in SHARED_TASKS:
+        task = tiny_task(case, dims, encoder, dropout=0.0).train().double()
+        convert_sync_batch_norm(task)
+        found = losses_and_gradients(DistributedDataParallel(task), task, labelled_batch(dims), rank, 2)
+        torch.save(found, Path(folder, f"{case}-{encoder}-{dims}-{rank}.pt"))
     unsent = {name: failed for name, module in every_module().items() if (failed := broadcast(module))}
     Path(folder, f"unsent-{rank}.json").write_text(json.dumps(unsent))
     moved = {f"{encoder}-{dims}": train_frozen(encoder, dims, rank) for encoder, dims in FROZEN}
@@ -471,12 +509,8 @@ def two_ranks(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "dims"), IN_DIMS)
-def test_two_ranks_equal_one_rank_in_loss_and_gradient(name, dims, two_ranks):
-    method = tiny_method(name, dims).double()
-    logged, gradients = losses_and_gradients(name, method, method)
-    ranks = [torch.load(two_ranks / f"{name}-{dims}-{rank}.pt") for rank in range(2)]
+def assert_equal_to_one(logged: dict[str, Tensor], gradients: dict[str, Tensor], ranks: list[Any]) -> None:
+    """Assert that two ranks found what one rank logs, as means, and its gradients."""
     # As the loop logs them: means over the ranks.
     means = {key: (ranks[0][0][key] + ranks[1][0][key]) / 2 for key in ranks[0][0]}
     torch.testing.assert_close(means, logged, rtol=0, atol=1e-10)
@@ -485,6 +519,22 @@ def test_two_ranks_equal_one_rank_in_loss_and_gradient(name, dims, two_ranks):
             torch.testing.assert_close(
                 found[key], gradient, rtol=1e-7, atol=1e-8, msg=lambda text, key=key: f"{key}: {text}"
             )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "dims"), IN_DIMS)
+def test_two_ranks_equal_one_rank_in_loss_and_gradient(name, dims, two_ranks):
+    method = tiny_method(name, dims).double()
+    ranks = [torch.load(two_ranks / f"{name}-{dims}-{rank}.pt") for rank in range(2)]
+    assert_equal_to_one(*losses_and_gradients(method, method, samples_of(name, dims, BATCH[dims])), ranks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "encoder", "dims"), SHARED_TASKS)
+def test_two_ranks_equal_one_rank_in_a_task_s_loss_and_gradient(case, encoder, dims, two_ranks):
+    task = tiny_task(case, dims, encoder, dropout=0.0).train().double()
+    ranks = [torch.load(two_ranks / f"{case}-{encoder}-{dims}-{rank}.pt") for rank in range(2)]
+    assert_equal_to_one(*losses_and_gradients(task, task, labelled_batch(dims)), ranks)
 
 
 @pytest.mark.slow

@@ -14,7 +14,9 @@ import torch
 from data.views.batch import Batch
 from methods import METHODS
 from methods.base import Method, Views
-from methods.downstream import TASKS
+from methods.downstream import TASKS, Task
+from methods.downstream.classification import Classification
+from methods.downstream.detection import Detection
 from methods.downstream.segmentation import Segmentation
 from methods.encoders import ENCODERS, Encoder, UNetEncoder
 from methods.parts.flat_map import mean_features
@@ -79,16 +81,27 @@ def test_a_method_takes_an_encoder_as_both_come(name, encoder, dims, monkeypatch
     assert network.means_differ or not method.averages
 
 
+def views_of(task: Task) -> Views:
+    """Return views without values, as a task cuts them out of two samples."""
+    if isinstance(task, Segmentation):
+        size, targets = task.crop_size, {"classes": torch.zeros(1, 2, *task.crop_size).long()}
+    elif isinstance(task, Classification):
+        size, targets = task.fitting.size, {"classes": torch.eye(3).bool()[:2]}
+    else:
+        assert isinstance(task, Detection)
+        size, boxes = task.view_size, torch.zeros(2, 5, 4)
+        targets = {"boxes": boxes, "classes": torch.zeros(2, 5).long(), "windows": boxes[:, 0]}
+        targets["seeds"] = torch.zeros(2).long()
+    return on_meta(Views((torch.zeros(2, 1, *size),), (), targets))
+
+
 @pytest.mark.parametrize(("encoder", "dims"), EACH_BUILD)
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_takes_an_encoder_as_both_come(name, encoder, dims):
     # MONAI's SwinUNETR looks at values while it is built.
     with nullcontext() if (name, encoder) == ("segmentation", "swin_unetr") else META:
         task = TASKS[name](TASKS[name].Config(), default_encoder(encoder, dims), FACTS)
-    size = task.crop_size if isinstance(task, Segmentation) else task.fitting.size
-    classes = torch.zeros(1, 2, *size).long() if isinstance(task, Segmentation) else torch.eye(3).bool()[:2]
-    views = Views((torch.zeros(2, 1, *size),), (), {"classes": classes})
-    assert loss_shape(task, on_meta(views)) == ()
+    assert loss_shape(task, views_of(task)) == ()
 
 
 def unet(norm: str, dims: int, seed: int) -> Encoder:

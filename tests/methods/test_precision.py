@@ -12,13 +12,21 @@ from torch.utils._pytree import tree_leaves
 from methods.base import Method, Views
 from methods.downstream import Task
 from methods.downstream.classification import Classification
+from methods.downstream.detection import Detection
 from methods.downstream.segmentation import Segmentation
 from methods.parts.collapse import collapse_coefficient
 from methods.parts.health import alignment, effective_rank, uniformity
 from methods.parts.precision import InFloat32
 from tests.batches import facts_of
 from tests.encoders import BUILDS
-from tests.methods.test_contract import EACH_ON_UNET, batch_of, tiny_encoder, tiny_method
+from tests.methods.test_contract import (
+    EACH_ON_UNET,
+    batch_of,
+    labelled_batch,
+    tiny_encoder,
+    tiny_method,
+    tiny_task,
+)
 
 # How far from float32's loss the loss may be, as a share of it or, where it is below 1, in all: the encoder's doing.
 BOUND = 0.05
@@ -141,6 +149,19 @@ def test_head_and_loss_of_a_classification_compute_in_float32_under_autocast(kin
     task = Classification(config, tiny_encoder("unet", 2), facts_of({0: "a", 1: "b", 2: "c"})).train()
     views = Views((torch.rand(12, 1, 32, 32),), (), {"classes": torch.eye(3).bool().repeat(4, 1)})
     hold(task, views, [task.encoder])
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_heads_and_losses_of_a_detection_compute_in_float32_under_autocast(dims):
+    task, batch = tiny_task("detection boxes", dims, "unet").train(), labelled_batch(dims)
+    assert isinstance(task, Detection)
+    views = task.drawn(batch, batch.rng(0))
+    followers = [task.encoder, *task.network.transforms, task.network.pyramid]
+    computed = hold(task, views, followers)
+    loss, in_float32 = (
+        loss_of(task, views, followers, autocast, [*computed.outputs])[0].item() for autocast in (True, False)
+    )
+    assert loss == in_float32
 
 
 def test_health_metrics_do_not_change_under_autocast():

@@ -1,4 +1,4 @@
-"""Galleries: which judged samples of a classification are pictured, and what the pictures show."""
+"""Galleries: which judged samples are pictured, and what the pictures show."""
 
 import io
 
@@ -8,7 +8,13 @@ from PIL import Image
 
 from data.views.batch import Batch
 from methods.downstream import TASKS
-from orchestrator.judging.gallery import GALLERIES, PICTURED_PER_CLASS, PICTURED_SAMPLES, ClassGallery
+from orchestrator.judging.gallery import (
+    GALLERIES,
+    PICTURED_PER_CLASS,
+    PICTURED_SAMPLES,
+    BoxGallery,
+    ClassGallery,
+)
 from tests.batches import eight_bit_batch
 
 NAMES = ("normal", "mild", "severe")
@@ -77,3 +83,49 @@ def test_what_is_chosen_becomes_a_png() -> None:
     png = gallery.draw(NAMES)
     assert png is not None
     assert Image.open(io.BytesIO(png)).format == "PNG"
+
+
+def rows(*boxes: tuple[int, float, float]) -> torch.Tensor:
+    """Rows of plane, kind, class, score and box: of each, its plane, its class and its score; 1 is a true box."""
+    made = [
+        [plane, float(score == 1), kind, score, 1 + place, 2, 4 + place, 5]
+        for place, (plane, kind, score) in enumerate(boxes)
+    ]
+    return torch.tensor(made, dtype=torch.float64).reshape(-1, 8)
+
+
+def test_a_volume_is_shown_by_the_plane_with_the_most_true_boxes_and_the_likeliest_detections_come_first() -> None:
+    gallery, batch = BoxGallery(), batch_of(["v-1"], (6, 7, 8))
+    true = rows((3, 1, 1), (4, 2, 1), (4, 0, 1))
+    gallery.offer(batch, 0, true, rows((3, 0, 0.9), (4, 1, 0.2), (4, 2, 0.8)))
+    shown = gallery.kept[0]["v-1"]
+    np.testing.assert_array_equal(shown.image, batch.voxels[0, :, 4, :6, :7])
+    assert (shown.title, shown.upright) == ("v-1, slice 4", False)
+    assert shown.true_classes.tolist() == [2, 0]
+    assert shown.true.tolist() == [[2, 2, 5, 5], [3, 2, 6, 5]]
+    assert (shown.scores.tolist(), shown.detected_classes.tolist()) == ([0.8, 0.2], [2, 1])
+    assert shown.detected.tolist() == [[3, 2, 6, 5], [2, 2, 5, 5]]
+
+
+def test_samples_without_true_boxes_are_shown_with_their_false_positives_or_alone() -> None:
+    gallery, batch = BoxGallery(), batch_of(["v-1", "v-2"], (6, 7, 8))
+    gallery.offer(batch, 0, rows(), rows((1, 0, 0.9)))
+    gallery.offer(batch, 1, rows(), rows())
+    assert [gallery.kept[-1][name].title for name in ("v-1", "v-2")] == ["v-1, slice 1", "v-2, slice 2"]
+    assert [len(gallery.kept[-1][name].scores) for name in ("v-1", "v-2")] == [1, 0]
+    assert BoxGallery().draw(NAMES) is None
+    png = gallery.draw(NAMES)
+    assert png is not None
+    assert Image.open(io.BytesIO(png)).format == "PNG"
+
+
+def test_the_same_few_boxed_pictures_of_each_class_are_kept_in_any_order() -> None:
+    ids = [f"s-{n:02d}" for n in range(10)]
+    for order in (ids, ids[::-1]):
+        gallery, batch = BoxGallery(), batch_of(order)
+        for index, name in enumerate(order):
+            gallery.offer(batch, index, rows((0, int(name[2:]) % 2, 1)), rows())
+        assert {kind: sorted(alike) for kind, alike in gallery.kept.items()} == {
+            0: ["s-00", "s-02", "s-04"],
+            1: ["s-01", "s-03", "s-05"],
+        }

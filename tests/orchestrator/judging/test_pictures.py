@@ -12,13 +12,13 @@ from PIL import Image
 
 from data.views.batch import Batch
 from methods.base import Views
+from orchestrator.judging.panels import class_colours
 from orchestrator.judging.pictures import (
     RIGHT,
     VIEW_COLOURS,
     WRONG,
     JudgedImage,
     MaskedSlice,
-    class_colours,
     confusions_figure,
     draw_confusions,
     draw_judged,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
+from data.boxes import Boxes
 from data.scan import Scan
 from data.shards.index import IndexCard, ShardSet, write_index
 from data.shards.writer import Sample, to_row, write_shard
@@ -30,8 +31,12 @@ def shards_of(
     classes: Sequence[tuple[int, ...] | None] = (None,) * 8,
     splits: Sequence[str] = ("train",) * 6 + ("val",) * 2,
     names: dict[int, str] | None = None,
+    box_names: dict[int, str] | None = None,
 ) -> str:
-    """Write a sample of noise for each split, of (C, *S) voxels, each of a patient of its own."""
+    """Write a sample of noise for each split, of (C, *S) voxels, each of a patient of its own.
+
+    With ``box_names``, a sample has two boxes of the first of them, and every third one of the last.
+    """
     rng = np.random.default_rng(0)
     files = []
     for split in ("train", "val"):
@@ -40,11 +45,16 @@ def shards_of(
             if own == split:
                 voxels = rng.integers(0, 200, shape, dtype=np.uint8)
                 scan = Scan(voxels=voxels, spacing_mm=(1.0,) * (len(shape) - 1), modality="MR", scale=1 / 255)
+                if box_names:
+                    corners = np.tile(np.array([[2] * (len(shape) - 1), [9] * (len(shape) - 1)]), (2, 1, 1))
+                    scan = scan.with_(
+                        boxes=Boxes(corners, np.array([min(box_names), sorted(box_names)[-(number % 3 == 0)]]))
+                    )
                 name = f"{number:03d}"
                 rows.append(to_row(Sample(scan, f"s{name}", f"p{name}", f"v{name}", "t", split, classes[number])))
         if rows and (file := write_shard(str(folder), f"{split}-00000", [rows])):
             files.append(file)
-    write_index(str(folder), files, IndexCard({"name": "test"}, class_names=names or {}))
+    write_index(str(folder), files, IndexCard({"name": "test"}, class_names=names or {}, box_names=box_names or {}))
     return str(folder)
 
 
@@ -106,6 +116,38 @@ def test_several_labels_per_sample_get_a_classification_of_several(tmp_path: Pat
     tree = written(shards, tmp_path)
     assert (tree["encoder"]["in_channels"], tree["downstream"]["task"]["kind"]) == (3, "multi_label")
     assert "grades" not in tree["downstream"]["task"]
+
+
+BOXES = {3: "nodule", 7: "mass"}
+
+
+def test_boxes_get_a_detection_that_names_and_counts_them(tmp_path: Path) -> None:
+    tree = written(shards_of(tmp_path / "x", (1, 60, 40), box_names=BOXES), tmp_path)
+    task = tree["downstream"]["task"]
+    assert (task["name"], task["size"], task["score"], task["head_dims"]) == ("detection", 64, "ap50", [128])
+    assert "slices" not in task
+    text = (tmp_path / "x.yaml").read_text()
+    assert "3 nodule (10), 7 mass (2)" in text
+    assert "boxes (3 nodule, 7 mass) of 6 samples to train on, 2 held back" in " ".join(text.replace("#", "").split())
+    dry_run.describe(load(tmp_path / "x.yaml"))
+    assert tables.load(tmp_path / "x_table.yaml").config.metric == "score"
+
+
+def test_boxes_come_after_label_maps_and_before_classes(tmp_path: Path) -> None:
+    classes = [(0,), (1,)] * 4
+    shards = shards_of(tmp_path / "x", (1, 40, 40), classes, names={0: "no", 1: "yes"}, box_names=BOXES)
+    assert written(shards, tmp_path)["downstream"]["task"]["name"] == "detection"
+
+
+def test_boxes_of_volumes_get_slices_that_the_network_strides_and_a_server_gets_the_papers_widths(
+    tmp_path: Path,
+) -> None:
+    shards = shards_of(tmp_path / "x", (1, 20, 60, 60), box_names=BOXES)
+    tree = written(shards, tmp_path)
+    assert (tree["downstream"]["task"]["slices"], tree["downstream"]["task"]["size"]) == (16, 64)
+    dry_run.describe(load(tmp_path / "x.yaml"))
+    on_server = written(shards, tmp_path / "server", SERVER)["downstream"]["task"]
+    assert set(on_server) == {"name", "size", "slices", "score"}
 
 
 def test_where_the_samples_held_back_have_one_class_accuracy_is_the_score(tmp_path: Path) -> None:
@@ -212,7 +254,7 @@ def test_other_shards_can_hold_the_labels_even_with_other_channels(tmp_path: Pat
 
 def test_what_cannot_be_judged_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     pool = shards_of(tmp_path / "pool", (1, 40, 40))
-    with pytest.raises(ValueError, match="0 samples with label maps or classes"):
+    with pytest.raises(ValueError, match="0 samples with label maps, boxes or classes"):
         written(pool, tmp_path, labelled=pool)
     volumes = shards_of(tmp_path / "volumes", (1, 40, 40, 40))
     with pytest.raises(ValueError, match=r"2D samples, those of .*volumes are 3D; ingest both with the same recipe"):

@@ -1,0 +1,71 @@
+"""Levels: which maps of an encoder a detector looks at.
+
+They are the maps at least 4 times coarser than the image in its plane: those of strides 4, 8, 16 and 32 of a residual
+network, and of 4, 8 and 16 of a U-Net. Finer maps take part only through the coarser ones that are made of them; so
+no weight of an encoder is left without a gradient.
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+from methods.encoders import Encoder
+
+FINEST_STRIDE = 4
+USUAL_SLICES = 9  # of MP3D and SVD-Net
+
+
+@dataclass(frozen=True)
+class DetectorLevel:
+    """A map of an encoder: its place among the maps, its channels, its stride in the plane, and its planes (0:
+    2D)."""
+
+    place: int
+    channels: int
+    stride: int
+    depth: int = 0
+
+
+def detector_levels(encoder: Encoder, slices: int | None) -> tuple[DetectorLevel, ...]:
+    """Return the levels of an encoder, finest first; ``slices`` is the depth of its volumes, None for images.
+
+    Raises ValueError where it has none, or strides differently along height and width.
+    """
+    levels, depth = [], slices or 0
+    for place, channels in enumerate(encoder.channels):
+        *along, _, _ = encoder.steps[place]
+        height, width = (prod(step[axis] for step in encoder.steps[: place + 1]) for axis in (-2, -1))
+        depth = -(-depth // along[0]) if along else 0
+        if height != width:
+            raise ValueError(
+                f"detection: map {place} of the encoder has strides {height} and {width} along height and width; "
+                "expected one stride; change the encoder's strides"
+            )
+        if height >= FINEST_STRIDE:
+            levels.append(DetectorLevel(place, channels, height, depth))
+    if not levels:
+        raise ValueError(
+            f"detection: the encoder's coarsest map has stride {height} in the plane, expected at least "
+            f"{FINEST_STRIDE}; take an encoder with more or larger strides"
+        )
+    return tuple(levels)
+
+
+def slices_for(encoder: Encoder, asked: int | None) -> int | None:
+    """Return how many slices a 3D encoder sees: those that are asked for, or nine, or the next number that it takes.
+
+    None for a 2D encoder. Raises ValueError where it does not take the number that is asked for.
+    """
+    if encoder.spatial_dims == 2:
+        if asked is not None:
+            raise ValueError(
+                f"downstream.task.slices {asked}: the encoder sees images; take a 3D encoder, or leave slices out"
+            )
+        return None
+    multiple = 1 if encoder.rounds_up else encoder.strides[0]
+    fitting = -(-(asked or USUAL_SLICES) // multiple) * multiple
+    if asked not in (None, fitting):
+        raise ValueError(
+            f"downstream.task.slices {asked} is not a multiple of the encoder's stride {multiple} along the depth; "
+            f"use {fitting}"
+        )
+    return fitting
