@@ -83,7 +83,7 @@ def _refuse_same_runs(path: Path, row: TableRow, experiments: Sequence[tuple[Tab
     for trial, experiment in unlike if len(unlike) > 1 else ():
         starts = [stage.start for stage in experiment.pretraining]
         pretrained = "scratch"
-        if trial.pretrain_seed is not None and experiment.trains:
+        if trial.pretrain_seed is not None and experiment.hands_over:
             pretrained = experiment.pretrain_key(f"{experiment.pretrained_on} {starts}")
         key = experiment.finetune_key(pretrained, downstream_of(experiment).shards)
         other = settings.setdefault(key, worded(trial.settings))
