@@ -10,6 +10,7 @@ Reference: urmagicsmine/CSPR @ 390a413, ``resnet3d.py``; urmagicsmine/MP3D @ 4ab
            of the pool and of the stages are fixed, all but the first norm are batch norm whatever is asked for, and
            there is neither a deep stem nor P3D. Weights begin as in MONAI's; the released code leaves torch's own.
            For lesions, the released P3D pools along the depth between stages; here, the stages stride.
+           With ACS convolutions, keys and shapes are those of the 2D networks of torchvision.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from methods.base import FrozenConfig
+from methods.base import ADDED, FrozenConfig
+from methods.encoders.acs import ACSConv3d, use_acs
 from methods.encoders.base import Encoder
 from methods.encoders.pseudo3d import ORDERS, PseudoBlock
 from methods.encoders.resnet import BLOCKS, STAGES, Depth, ResNetEncoder, levels_of
@@ -74,6 +76,7 @@ class ResNet3DEncoder(Encoder):
         init_features         channels of the stem; the stages have multiples of them
         zero_init_residual    begin with each block as the identity, by a last norm of weight 0, as released for
                               the ResNets
+        convolutions          full, or acs: 2D kernels, a third of which sees each of the three planes (acs.py)
         """
 
         name: Literal["resnet3d"] = "resnet3d"
@@ -86,6 +89,7 @@ class ResNet3DEncoder(Encoder):
         norm_groups: PositiveInt = 32
         init_features: PositiveInt = 64
         zero_init_residual: bool = False
+        convolutions: Annotated[Literal["full", "acs"], ADDED] = "full"
 
         @model_validator(mode="after")
         def _divides_its_channels(self) -> "ResNet3DEncoder.Config":
@@ -99,6 +103,15 @@ class ResNet3DEncoder(Encoder):
                 raise ValueError(
                     f"norm_groups {self.norm_groups} does not divide the {narrowest} channels of the narrowest norm; "
                     "lower norm_groups, or raise init_features"
+                )
+            return self
+
+        @model_validator(mode="after")
+        def _has_cubic_kernels(self) -> "ResNet3DEncoder.Config":
+            if self.convolutions == "acs" and ARCHITECTURES[self.network].kind == "pseudo":
+                raise ValueError(
+                    f"convolutions acs with network {self.network}, whose kernels lie within slices or across them; "
+                    "take full convolutions, or another network, such as resnet3d_50"
                 )
             return self
 
@@ -129,6 +142,8 @@ class ResNet3DEncoder(Encoder):
                 layers.append(_block(built.kind, taken, width, own, shortcut, norm, next(orders)))
                 taken = width * built.expansion
             self.add_module(name, nn.Sequential(*layers))
+        if config.convolutions == "acs":
+            use_acs(self)
         _begin(self, built.last_norm if config.zero_init_residual else None)
         self.config = config
         self.spatial_dims = 3
@@ -166,7 +181,7 @@ def vanilla_resnet(config: ResNet3DEncoder.Config) -> ResNetEncoder.Config | Non
     """Return the encoder ``resnet`` with the same keys, shapes and maps, or None where there is none."""
     built = ARCHITECTURES[config.network]
     vanilla = ResNet3DEncoder.Config(depth_strides="vanilla").strides
-    if built.depth is None or config.norm != "batch" or config.strides != vanilla:
+    if built.depth is None or (config.norm, config.strides, config.convolutions) != ("batch", vanilla, "full"):
         return None
     return ResNetEncoder.Config(
         spatial_dims=3, in_channels=config.in_channels, depth=built.depth, init_features=config.init_features
@@ -228,7 +243,7 @@ def _block(
 def _begin(encoder: nn.Module, last_norm: str | None) -> None:
     """Draw the convolutions' weights; a block's norm of the given name begins at 0."""
     for name, module in encoder.named_modules():
-        if isinstance(module, nn.Conv3d):
+        if isinstance(module, nn.Conv3d | ACSConv3d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif last_norm is not None and name.startswith("layer") and name.endswith(f".{last_norm}"):
             nn.init.zeros_(module.get_parameter("weight"))

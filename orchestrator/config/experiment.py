@@ -22,14 +22,13 @@ from orchestrator.config.parts import (
     Probe,
     Seed,
     Stage,
-    Start,
-    WeightsFile,
     part_config,
 )
 from orchestrator.config.paths import LocalPath
 from orchestrator.config.refusal import FolderName, validated
 from orchestrator.config.samples import Data, Mix, Sets
 from orchestrator.config.sharing import Shares
+from orchestrator.config.weights import Start, WeightsFile, check_start
 
 
 class Experiment(FrozenConfig):
@@ -97,6 +96,16 @@ class Experiment(FrozenConfig):
                     f"stage {stage.name}: its encoder is not that of stage {names[-1]}; say where it begins, by "
                     "start: {PART: STAGE} or start: {weights: FILE}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_suit_their_encoders(self) -> "Experiment":
+        for stage in self.pretraining:
+            if isinstance(start := stage.start, WeightsFile):
+                try:
+                    check_start(start, part_config(self.encoder_of(stage), start.part, "start.part"))
+                except ValueError as error:
+                    raise ValueError(f"stage {stage.name}: {error}" if self.stages else str(error)) from None
         return self
 
     @model_validator(mode="after")
@@ -186,6 +195,11 @@ class Experiment(FrozenConfig):
     def trains(self) -> bool:
         """Whether anything is pretrained: ``scratch`` trains nothing."""
         return any(TRAINABLE[stage.method.name].trains for stage in self.pretraining)
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether a fine-tuning begins with the pretraining's encoder, which was trained or read from a file."""
+        return self.trains or any(isinstance(stage.start, WeightsFile) for stage in self.pretraining)
 
     @property
     def trainings(self) -> tuple[Stage | Downstream, ...]:

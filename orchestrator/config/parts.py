@@ -15,9 +15,9 @@ from methods.downstream import TASKS
 from methods.encoders import ENCODERS
 from orchestrator.config.computing import Resources
 from orchestrator.config.optimiser import Optimiser
-from orchestrator.config.paths import AbsolutePath
 from orchestrator.config.refusal import FolderName
 from orchestrator.config.samples import Samples, Sets
+from orchestrator.config.weights import Start
 
 TRAINABLE: dict[str, type[Method]] = {**METHODS, **TASKS}
 """What a stage can train: a downstream task is a supervised pretraining."""
@@ -53,14 +53,17 @@ else:
     ]
 
 
-def part_config(encoder: EncoderConfig, part: str) -> EncoderConfig:
-    """Return the config of an encoder's part of this name; "" is the whole. Raises ValueError for no such part."""
+def part_config(encoder: EncoderConfig, part: str, field: str = "downstream.part") -> EncoderConfig:
+    """Return the config of an encoder's part of this name; "" is the whole.
+
+    Raises ValueError, which names the field that asks for it, if there is no such part.
+    """
     config: Any = encoder
     for name in filter(None, part.split(".")):
-        parts = [field for field in type(config).model_fields if hasattr(getattr(config, field), "spatial_dims")]
+        parts = [one for one in type(config).model_fields if hasattr(getattr(config, one), "spatial_dims")]
         if name not in parts:
             raise ValueError(
-                f"downstream.part {part!r}: encoder {config.name} has no such part; expected "
+                f"{field} {part!r}: encoder {config.name} has no such part; expected "
                 f"{', '.join(parts) or 'none: it has none'}"
             )
         config = getattr(config, name)
@@ -108,28 +111,15 @@ class Budget(FrozenConfig):
         return Fraction(num_samples, self.batch_size)
 
 
-class WeightsFile(FrozenConfig):
-    """Weights that an encoder, or a part of it, begins with.
-
-    weights   a file or folder: what a pretraining exports (``encoder.safetensors``), or a run's folder
-    part      the part of the encoder that takes them; none: the whole encoder
-    """
-
-    weights: AbsolutePath
-    part: str = ""
-
-
-Start = WeightsFile | dict[str, str]
-
-
 class Stage(FrozenConfig):
     """One method with its own budget, and where they differ from the experiment's, its own data and encoder.
 
     name     that of its history and its checkpoints; the stages of an experiment have different names
     method   a pretraining method, or a downstream task: a supervised pretraining on samples with labels
-    start    where its encoder begins: ``{weights: FILE}``; or the stages whose encoders its parts take over, such as
-             ``{slices: intra}``, where ``encoder`` is the whole. By default it takes over the encoder of the stage
-             before, and the first stage begins with random weights
+    start    where its encoder begins: ``{weights: FILE}``, also a file of another project (``layout``, ``inflate``);
+             or the stages whose encoders its parts take over, such as ``{slices: intra}``, where ``encoder`` is the
+             whole. By default it takes over the encoder of the stage before, and the first stage begins with random
+             weights
     """
 
     name: FolderName = "pretrain"

@@ -15,13 +15,16 @@ from data.shards.index import ShardSet
 from data.shards.mixture import Component, Mixture, joint_digest
 from methods.base import Facts, Method
 from methods.encoders import ENCODERS, Encoder
+from methods.encoders.transfer import Transfer
 from orchestrator.config.experiment import Experiment
-from orchestrator.config.parts import TRAINABLE, EncoderConfig, Stage, WeightsFile
+from orchestrator.config.parts import TRAINABLE, EncoderConfig, Stage
+from orchestrator.config.weights import WeightsFile
 from orchestrator.feed.plan import FeedPlan, SetPlan
 from orchestrator.runs.plans import feed_plan, training_plan
 from orchestrator.training.checkpoint import load_encoder, weights_file
 from orchestrator.training.loop import Plan
 from orchestrator.training.outline import outline_method, outline_of
+from orchestrator.training.start import begin, transfer_from
 
 
 @dataclass(frozen=True)
@@ -108,8 +111,29 @@ class Course:
                 with Checkpoint(address).as_directory() as folder:
                     load_encoder(Path(folder), part_of(encoder, part))
             if isinstance(start := self.stage.start, WeightsFile):
-                load_encoder(Path(start.weights), part_of(encoder, start.part))
+                begin(part_of(encoder, start.part), start)
         return TRAINABLE[self.stage.method.name](self.stage.method, encoder, self.facts)
+
+    @cached_property
+    def transfer(self) -> Transfer | None:
+        """What the encoder, or its part, takes from the file of weights that it starts from, if it does.
+
+        Raises CheckpointError if they do not fit.
+        """
+        start = self.stage.start
+        if not isinstance(start, WeightsFile):
+            return None
+        return transfer_from(start, part_of(outline_of(self.encoder), start.part))
+
+    def start_said(self) -> str | None:
+        """Say what the encoder takes from the file of weights that it starts from, if it does."""
+        start = self.stage.start
+        if not isinstance(start, WeightsFile):
+            return None
+        how = f"layout {start.layout}" + (f", inflate {start.inflate}" if start.inflate else "")
+        part = f" in part {start.part}" if start.part else ""
+        name = Path(start.weights).name
+        return f"stage {self.stage.name} begins with weights {name} ({how}){part}: {self.transfer}"
 
     def starts(self, before: Mapping[str, str]) -> dict[str, str]:
         """Return the addresses of the weights that the encoder's parts start from, by part; "" is the whole."""

@@ -69,7 +69,9 @@ def describe(experiment: Experiment, finetuned: bool = False, probed: bool = Fal
     trainings = experiment.trainings if finetuned else experiment.pretraining
     idle = filter(None, (experiment.idle_workers(training) for training in trainings))
     resolved = Syntax(experiment.model_dump_json(indent=2), "json", background_color="default")
-    return Group(resolved, table, *lines, *idle, *[doubt for course in stages for doubt in course.doubts()])
+    starts = filter(None, (course.start_said() for course in stages))
+    doubts = [doubt for course in stages for doubt in course.doubts()]
+    return Group(resolved, table, *lines, *starts, *idle, *doubts)
 
 
 def pretraining_needs(experiment: Experiment) -> list[Needs]:

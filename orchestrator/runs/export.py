@@ -113,7 +113,7 @@ def _as_resnet(encoder: dict[str, Any]) -> dict[str, Any]:
     if encoder["name"] != "resnet3d":
         return encoder
     same = vanilla_resnet(ResNet3DEncoder.Config.model_validate(encoder))
-    name = "resnet3d (but for ResNet3D-18, 34 and 50 with batch norm and vanilla strides)"
+    name = "resnet3d (but for ResNet3D-18, 34 and 50 with batch norm, full convolutions and vanilla strides)"
     return {"name": name} if same is None else same.model_dump()
 
 

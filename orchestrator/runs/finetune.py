@@ -18,6 +18,7 @@ from methods.downstream import TASKS, Task
 from orchestrator.cluster import connection
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.parts import Downstream
+from orchestrator.config.weights import WeightsFile
 from orchestrator.direction import TEST
 from orchestrator.feed import stream
 from orchestrator.feed.plan import FeedPlan, SetPlan
@@ -69,12 +70,13 @@ def finetune(
 ) -> FinetuningResult:
     """Fine-tune the encoder of a pretraining, or a new one, and return its scores on the validation split.
 
-    Without a pretraining, or after one that trains nothing (``scratch``), the encoder's initial weights are drawn
-    from ``downstream.seed``. The same fine-tuning continues where it stopped, or is returned at once if it is done.
-    ``parent`` is the folder of the run that it belongs to, by default the pretraining's; ``row`` is the row of the
-    table that it is run for. Raises ValueError if it cannot work (before anything starts) and RunError if it failed.
+    Without a pretraining, or after one that trains nothing and starts from no file (``scratch``), the encoder's
+    initial weights are drawn from ``downstream.seed``. The same fine-tuning continues where it stopped, or is
+    returned at once if it is done. ``parent`` is the folder of the run that it belongs to, by default the
+    pretraining's; ``row`` is the row of the table that it is run for. Raises ValueError if it cannot work (before
+    anything starts) and RunError if it failed.
     """
-    trained = pretrained if experiment.trains else None
+    trained = pretrained if experiment.hands_over else None
     with phase("checking that encoder, task and labelled samples fit"):
         labelled = check(experiment)
     key = experiment.finetune_key(trained.key if trained else "scratch", labelled.shards.digest)
@@ -107,7 +109,7 @@ def check(experiment: Experiment) -> LabelledSamples:
                 "them (downstream.part)"
             )
     shards.check_files()
-    if experiment.trains and task.encoder:
+    if experiment.hands_over and task.encoder:
         transfer_of(experiment)  # refuses changes that weights depend on
     network = outline_network(experiment, labelled)
     check_extents(network, labelled.train, task.section)
@@ -253,7 +255,7 @@ def _preview(experiment: Experiment, shards: ShardSet, plan: FeedPlan, run: Run)
 
 def _caption(experiment: Experiment, trained: PretrainingResult | None, row: str | None) -> Caption:
     task = downstream_of(experiment)
-    start = "+".join(stage.method.name for stage in experiment.pretraining) if trained else "scratch"
+    start = _pretrained_by(experiment) if trained else "scratch"
     seeds = f"seeds {experiment.seed} (pretraining) and {task.seed}" if trained else f"seed {task.seed}"
     return Caption(
         title=f"finetune {row or start}, {seeds}",
@@ -266,6 +268,14 @@ def _caption(experiment: Experiment, trained: PretrainingResult | None, row: str
         ),
         row=row,
     )
+
+
+def _pretrained_by(experiment: Experiment) -> str:
+    """Name the methods that trained the encoder, or the file that it was read from."""
+    if experiment.trains:
+        return "+".join(stage.method.name for stage in experiment.pretraining)
+    starts = [stage.start for stage in experiment.pretraining]
+    return ", ".join(f"weights {Path(start.weights).name}" for start in starts if isinstance(start, WeightsFile))
 
 
 def validated_on(task: Downstream) -> str:

@@ -14,11 +14,11 @@ from data.shards.index import ShardSet
 from methods.base import Facts
 from methods.downstream import TASKS, Task
 from methods.encoders import ENCODERS, Encoder
+from methods.encoders.transfer import Transfer
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.parts import Downstream, EncoderConfig, part_config
 from orchestrator.runs.labelled import LabelledSamples, classes_of, downstream_of, labelled_samples
 from orchestrator.training import checkpoint as checkpoints
-from orchestrator.training.checkpoint import Transfer
 from orchestrator.training.outline import outline, outline_of
 
 NETWORK, NETWORK_CARD = "network.safetensors", "network.json"

@@ -17,7 +17,8 @@ from methods.base import Method
 from methods.encoders import Encoder
 from orchestrator.cluster import connection
 from orchestrator.config.experiment import Experiment
-from orchestrator.config.parts import TRAINABLE, WeightsFile
+from orchestrator.config.parts import TRAINABLE
+from orchestrator.config.weights import WeightsFile
 from orchestrator.feed import stream
 from orchestrator.judging import pictures
 from orchestrator.judging.health import Evenly, HealthWatch, spread_out
@@ -134,12 +135,12 @@ def _check_samples(course: Course) -> None:
 
 def _check_start(course: Course) -> None:
     """Raise ValueError where what a stage takes over does not fit the encoder, or the part of it, that takes it."""
-    experiment, own = course.experiment, outline_of(course.encoder)
+    experiment = course.experiment
     start = experiment.start_of(course.stage)
     if isinstance(start, WeightsFile):
-        path = Path(start.weights)
-        checkpoints.refuse_unmatched(checkpoints.read_weights(path), part_of(own, start.part), f"weights {path.name}")
+        assert course.transfer, "refuses weights that do not fit"
         return
+    own = outline_of(course.encoder)
     trained = {stage.name: experiment.encoder_of(stage) for stage in experiment.pretraining}
     for part, name in start.items():
         given = outline_of(trained[name]).state_dict()
@@ -160,6 +161,9 @@ def _run_stages(stages: Sequence[Course], run: Run) -> str:
     experiment, trained = stages[0].experiment, dict[str, str]()
     for course in stages:
         stage = course.stage
+        if course.transfer:
+            run.remark(course.start_said())
+            run.keep(f"start-{stage.name}.txt", f"{course.start_said()}\n\n{course.transfer.every_key()}\n")
         if not course.trains:
             continue
         if experiment.tracking.pictures:
@@ -224,11 +228,11 @@ def _export_from(card: dict[str, Any], folder: Path, method: Method) -> None:
 
 
 def _export(course: Course, encoder: str | None, folder: Path) -> Path:
-    """Copy the encoder of the last stage into the run's folder; for scratch, write the initial encoder."""
+    """Copy the encoder of the last stage into the run's folder; for scratch, write what it starts with."""
     target = folder / "encoder"
     target.mkdir(exist_ok=True)
     if encoder is None:
-        checkpoints.export_encoder(target, build_encoder(course.experiment), encoder_card(course))
+        checkpoints.export_encoder(target, course.build({}).encoder, encoder_card(course))
         return target
     with Checkpoint(encoder).as_directory() as source:
         for name in (checkpoints.ENCODER, checkpoints.ENCODER_CARD):

@@ -148,6 +148,11 @@ class Run:
         if text is not None:
             progress.say(f"{self.kind}: {text}")
 
+    def keep(self, name: str, text: str) -> None:
+        """Keep a text in the run's folder and log it."""
+        write_atomically(self.folder / name, text)
+        self.tracker.artifact(self.folder / name)
+
     def picture(self, name: str, png: bytes) -> None:
         """Keep a picture in the run's folder and log it."""
         path = self.folder / "pictures" / name

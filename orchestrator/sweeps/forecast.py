@@ -74,7 +74,7 @@ def _row(trials: list[tuple[TableTrial, Experiment]]) -> tuple[str, str, str]:
 def _is_done(trial: TableTrial, experiment: Experiment) -> bool:
     """Tell whether a trial's fine-tuning has ended."""
     pretrained = "scratch"
-    if trial.pretrain_seed is not None and experiment.trains:
+    if trial.pretrain_seed is not None and experiment.hands_over:
         pretrained = experiment.pretrain_key(digest_of(courses(experiment)))
     key = experiment.finetune_key(pretrained, ShardSet.open(downstream_of(experiment).shards).digest)
     return (Path(experiment.home) / experiment.name / f"finetune-{key}" / RESULT).exists()

@@ -108,7 +108,7 @@ def closed(trial: Trial, tracker: Tracker, ending: Ending) -> None:
 def _train(trial: Trial) -> float | None:
     """Run the missing trainings of the trial; return a fine-tuning's score."""
     pretrained = None
-    if trial.experiment.trains:
+    if trial.experiment.hands_over:
         pretrained = pretrain.pretrain(trial.experiment, trial.folder, trial.label)
     if trial.objective.of == "pretrain":
         return None
@@ -159,7 +159,7 @@ def _watched(trial: Trial) -> Path:
     if trial.objective.of == "pretrain":
         return _pretraining(trial.experiment)
     experiment = trial.experiment
-    start = _pretraining(experiment).name.removeprefix("pretrain-") if trial.experiment.trains else "scratch"
+    start = _pretraining(experiment).name.removeprefix("pretrain-") if trial.experiment.hands_over else "scratch"
     key = experiment.finetune_key(start, ShardSet.open(finetune.downstream_of(experiment).shards).digest)
     return Path(experiment.home) / experiment.name / f"finetune-{key}"
 

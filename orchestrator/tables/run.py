@@ -136,9 +136,10 @@ def _trained(config: TableConfig, folder: Path, trial: TableTrial, experiment: E
     pretraining: tuple[Path, list[str]] | None = None
     try:
         pretrained: PretrainingResult | None = None
-        if trial.pretrain_seed is not None and experiment.trains:
+        if trial.pretrain_seed is not None and experiment.hands_over:
             pretrained = pretrain.pretrain(experiment, folder, trial.row)
-            pretraining = pretrained.folder, [stage.name for stage in experiment.pretraining]
+            if experiment.trains:
+                pretraining = pretrained.folder, [stage.name for stage in experiment.pretraining]
         done = finetune.finetune(experiment, pretrained, None if pretrained else folder, trial.row)
     except (RunError, ValueError) as error:
         # Trials that cannot work were refused before the first trial; a refusal now, as for a lost shard, is a

@@ -11,8 +11,8 @@ from typing import Any
 from data.spelling import did_you_mean
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import read, resolve
-from orchestrator.config.parts import WeightsFile
 from orchestrator.config.refusal import ConfigError, validated
+from orchestrator.config.weights import WeightsFile
 from orchestrator.runs import finetune, identity, pretrain
 from orchestrator.runs.held_out import check_tested
 from orchestrator.runs.labelled import downstream_of
@@ -105,7 +105,7 @@ def _refuse_same_runs(path: Path, row: TableRow, experiments: Sequence[tuple[Tab
     for trial, experiment in unlike if len(unlike) > 1 else ():
         starts = [stage.start for stage in experiment.pretraining]
         pretrained = "scratch"
-        if trial.pretrain_seed is not None and experiment.trains:
+        if trial.pretrain_seed is not None and experiment.hands_over:
             pretrained = experiment.pretrain_key(f"{experiment.pretrained_on} {starts}")
         key = experiment.finetune_key(pretrained, downstream_of(experiment).shards)
         other = settings.setdefault(key, worded(trial.settings))

@@ -7,7 +7,7 @@ run code when it is read.
 """
 
 import json
-import pickle
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,18 +17,19 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data.order import ORDER_VERSION
 from methods.base import Method
+from methods.encoders.transfer import Transfer
 from methods.parts.shares import set_share
 from orchestrator.training.resume import STATE
 from orchestrator.training.world import World
 
 METHOD, OPTIMISER = "method.safetensors", "optimiser.pt"
 ENCODER, ENCODER_CARD = "encoder.safetensors", "encoder.json"
+STATE_DICT = "state_dict"
 
 
 class CheckpointError(ValueError):
@@ -46,18 +47,6 @@ class State:
     step: int = 0
     best: dict[str, float] = field(default_factory=dict)
     best_step: int = 0
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """The tensors of an encoder that saved weights gave it, and those that keep their initial values; by name."""
-
-    taken: tuple[str, ...]
-    initial: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        anew = f"; with initial values: {', '.join(self.initial)}" if self.initial else ""
-        return f"{len(self.taken)} of {len(self.taken) + len(self.initial)} tensors taken{anew}"
 
 
 @dataclass(frozen=True)
@@ -151,20 +140,65 @@ def weights_file(path: Path) -> Path:
     """
     found = [file for file in (path, path / ENCODER, path / "encoder" / ENCODER) if file.is_file()]
     if not found:
-        raise CheckpointError(f"encoder {path.name}: no {ENCODER} there; expected what a pretraining exports")
+        raise CheckpointError(
+            f"encoder {path.name}: no {ENCODER} there; expected a file of weights, or the folder of a run or export"
+        )
     return found[0]
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read exported weights from a file or folder; raise CheckpointError if it holds none, or more than tensors."""
+    """Read weights from a file or folder onto the CPU: tensors by name, alone or as an entry of a checkpoint.
+
+    Raises CheckpointError if it holds none, or more than tensors and plain values.
+    """
     file = weights_file(path)
     try:
-        return load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        found = load_file(file) if file.suffix == ".safetensors" else _read_plain(file)
+    except Exception as error:  # noqa: BLE001 (a damaged pickle may raise anything)
         raise CheckpointError(
-            f"weights {file.name}: cannot be read ({' '.join(str(error).split())[:200]}); expected a whole "
-            "safetensors file, or a file of torch that holds nothing but tensors"
+            f"weights {file.name}: cannot be read ({_reason(error)}); expected a whole safetensors file, or a file "
+            "of torch that holds nothing but tensors and plain values"
         ) from None
+    return _state_dict(found, file.name)
+
+
+def _read_plain(file: Path) -> Any:
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _reason(error: Exception) -> str:
+    """Return why a file cannot be read, without torch's advice to read it all the same."""
+    text = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else " ".join(str(error).split())
+    text = text.rpartition("WeightsUnpickler error: ")[2]
+    return text.partition(" Please use")[0][:200] or type(error).__name__
+
+
+def _state_dict(found: Any, name: str) -> dict[str, Tensor]:
+    """Return the tensors by name that a file holds at its top, or in one of its entries."""
+    if _is_state_dict(found):
+        return dict(found)
+    entries = dict(found) if isinstance(found, Mapping) else {}
+    nested = {key: value for key, value in entries.items() if _is_state_dict(value)}
+    if len(nested) == 1 or STATE_DICT in nested:
+        return dict(nested.get(STATE_DICT) or next(iter(nested.values())))
+    if nested:
+        raise CheckpointError(
+            f"weights {name}: {len(nested)} entries hold tensors by name ({', '.join(map(str, nested))}), and none "
+            f"is called {STATE_DICT}; save the one that is meant in a file of its own"
+        )
+    kinds = ", ".join(f"{key}: {type(value).__name__}" for key, value in list(entries.items())[:3])
+    raise CheckpointError(
+        f"weights {name}: no tensors by name, but {f'entries {kinds}' if entries else type(found).__name__}; "
+        f"expected a state dict, or a checkpoint that holds one as {STATE_DICT}"
+    )
+
+
+def _is_state_dict(found: Any) -> bool:
+    return (
+        isinstance(found, Mapping)
+        and len(found) > 0
+        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in found.items())
+    )
 
 
 def load_encoder(path: Path, encoder: nn.Module, part: str = "") -> Transfer:

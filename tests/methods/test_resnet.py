@@ -1,6 +1,5 @@
 """ResNets: keys and shapes of torchvision's, weights that load both ways, and maps that are MONAI's."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,37 +11,10 @@ from methods.downstream.unet import UNet
 from methods.encoders import ResNetEncoder
 from methods.encoders.resnet import monai_arguments
 from orchestrator.training.checkpoint import CheckpointError, load_encoder
+from tests.released_weights import torchvision_shapes
 
 PARAMETERS = {18: 11_176_512, 34: 21_284_672, 50: 23_508_032}
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 SMALL = {"spatial_dims": 2, "depth": 18, "init_features": 4}
-
-
-def norm_shapes(name: str, channels: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield from ((f"{name}.{key}", (channels,)) for key in ("weight", "bias", "running_mean", "running_var"))
-    yield f"{name}.num_batches_tracked", ()
-
-
-def torchvision_shapes(depth: int) -> dict[str, tuple[int, ...]]:
-    """Return the keys and shapes of torchvision's ResNet of 1000 classes."""
-    widen = 4 if depth == 50 else 1
-    found: dict[str, tuple[int, ...]] = {"conv1.weight": (64, 3, 7, 7), **dict(norm_shapes("bn1", 64))}
-    taken = 64
-    for stage, blocks in enumerate(BLOCKS[depth], start=1):
-        width = 32 * 2**stage
-        for block in range(blocks):
-            name = f"layer{stage}.{block}"
-            convolutions = [(width, taken, 3), (width, width, 3)]
-            if depth == 50:
-                convolutions = [(width, taken, 1), (width, width, 3), (4 * width, width, 1)]
-            for number, (out, into, side) in enumerate(convolutions, start=1):
-                found[f"{name}.conv{number}.weight"] = (out, into, side, side)
-                found |= dict(norm_shapes(f"{name}.bn{number}", out))
-            if block == 0 and (stage > 1 or depth == 50):
-                found[f"{name}.downsample.0.weight"] = (widen * width, taken, 1, 1)
-                found |= dict(norm_shapes(f"{name}.downsample.1", widen * width))
-            taken = widen * width
-    return {**found, "fc.weight": (1000, taken), "fc.bias": (1000,)}
 
 
 def without_classifier(state: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
