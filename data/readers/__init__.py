@@ -16,7 +16,7 @@ from data.readers.itk import read_itk
 from data.readers.labels import align_label
 from data.readers.neuro import read_neuro
 from data.readers.nifti import read_nifti
-from data.readers.picture import read_picture
+from data.readers.picture import check_not_turned, read_picture
 from data.readers.stack import read_stack
 from data.scan import Scan, spacing_of
 from data.sources.study import ITK_SUFFIXES, NEURO_SUFFIXES, Study, suffix_of
@@ -43,6 +43,8 @@ def read_study(study: Study) -> Scan:
         check_no_label_map(scan.voxels, scan.scale, scan.offset)
     scan = scan.with_(modality=scan.modality or study.modality or "")
     if study.boxes is not None:
+        if study.kind == "picture":
+            check_not_turned(study.image[0])
         scan = scan.with_(boxes=boxes_on(scan.size, study.boxes, study.size))
     return scan.with_(label=_read_label(study.label, scan)) if study.label else scan
 

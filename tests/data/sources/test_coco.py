@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from data.readers import read_study
 from data.sources import SourceOptions, Study, find_studies, left_out_of, remarks
@@ -84,6 +85,18 @@ def test_an_image_of_another_size_than_its_description_is_a_bad_study(tmp_path: 
     write_picture(tmp_path / "images" / "a.png", (30, 20))
     with pytest.raises(
         ValueError, match=r"an image of 30 x 20 pixels, whose boxes are for 20 x 30; expected the image"
+    ):
+        read_study(found["a.png"])
+
+
+def test_a_picture_that_its_orientation_tag_turns_has_no_certain_boxes(tmp_path: Path) -> None:
+    found = studies_of(tmp_path, box(0, 0, 2, 3, 10, 5))
+    path = tmp_path / "images" / "a.png"
+    with Image.open(path) as image:
+        image.getexif()[0x0112] = 3
+        image.save(path, exif=image.getexif())
+    with pytest.raises(
+        ValueError, match=r"a picture with boxes and an orientation tag that turns it; expected a picture"
     ):
         read_study(found["a.png"])
 
