@@ -43,22 +43,33 @@ class Boxes:
 
     def cropped(self, low: Int[np.ndarray, " n"], high: Int[np.ndarray, " n"]) -> "Boxes":
         """Return the boxes inside the array that spans ``low`` to ``high`` of this one, or exceeds it (padding)."""
-        return self._inside(self.corners - low, np.subtract(high, low))
+        return _inside(self.corners - low, self.classes, np.subtract(high, low))
 
     def moved(self, to_new: Float64[np.ndarray, "m m"], size: tuple[int, ...]) -> "Boxes":
         """Return the boxes in an array of another grid; ``to_new`` takes voxel indices (.., 1) to those of that grid.
 
-        A face goes to the nearest border between two voxels, and outwards half-way between two. A box that is thinner
-        than a voxel keeps one; where axes are turned, a box becomes the smallest that holds it.
+        Faces are rounded as by ``between``; where axes are turned, a box becomes the smallest that holds it.
         """
         n = self.spatial_dims
         middle = to_new[:n, :n] @ (self.corners.sum(axis=1) - 1).T / 2 + to_new[:n, n:]
         reach = np.abs(to_new[:n, :n]) @ (self.corners[:, 1] - self.corners[:, 0]).T / 2
-        low = np.ceil(middle - reach - _TIE).astype(np.int64)
-        high = np.floor(middle + reach + 1 + _TIE).astype(np.int64)
+        faces = np.stack([(middle - reach).T, (middle + reach).T], axis=1) + 0.5
+        return Boxes.between(faces, self.classes, size)
+
+    @classmethod
+    def between(
+        cls, faces: Float64[np.ndarray, "N 2 n"], classes: Int[np.ndarray, " N"], size: tuple[int, ...]
+    ) -> "Boxes":
+        """Return the boxes of an array whose faces lie anywhere: 0 is the border before the first voxel of an axis.
+
+        A face goes to the nearest border between two voxels, and outwards half-way between two. A box that is thinner
+        than a voxel keeps one. What lies outside of the array is cut off.
+        """
+        low = np.ceil(faces[:, 0] - 0.5 - _TIE).astype(np.int64)
+        high = np.floor(faces[:, 1] + 0.5 + _TIE).astype(np.int64)
         thin = low >= high
-        low = np.where(thin, np.floor(middle + 0.5), low).astype(np.int64)
-        return self._inside(np.stack([low.T, np.where(thin, low + 1, high).T], axis=1), np.array(size))
+        low = np.where(thin, np.floor(faces.mean(axis=1)), low).astype(np.int64)
+        return _inside(np.stack([low, np.where(thin, low + 1, high)], axis=1), classes, np.array(size))
 
     def resized(self, size: tuple[int, ...], new_size: tuple[int, ...]) -> "Boxes":
         """Return the boxes after an array of ``size`` was resized to ``new_size``, which spans the same region."""
@@ -72,8 +83,9 @@ class Boxes:
         cut = (self.corners[:, 0, 0] <= index) & (index < self.corners[:, 1, 0])
         return Boxes(self.corners[cut][:, :, 1:], self.classes[cut])
 
-    def _inside(self, corners: Int[np.ndarray, "N 2 n"], size: Int[np.ndarray, " n"]) -> "Boxes":
-        """Clip corners to an array, and drop the boxes of which nothing is left."""
-        corners = np.clip(corners, 0, size)
-        kept = (corners[:, 0] < corners[:, 1]).all(axis=1)
-        return Boxes(corners[kept], self.classes[kept])
+
+def _inside(corners: Int[np.ndarray, "N 2 n"], classes: Int[np.ndarray, " N"], size: Int[np.ndarray, " n"]) -> Boxes:
+    """Clip corners to an array, and drop the boxes of which nothing is left."""
+    corners = np.clip(corners, 0, size)
+    kept = (corners[:, 0] < corners[:, 1]).all(axis=1)
+    return Boxes(corners[kept], classes[kept])

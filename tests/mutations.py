@@ -25,6 +25,7 @@ SECONDS_PER_FILE = 30
 MOST_BYTES = 8 * 2**30
 _ROOT = Path(__file__).resolve().parents[1]
 _PLANS = (".csv", ".json")
+_BOXES = ".xml"
 _HUNG = 1  # the exit code of a process that faulthandler ends
 
 Results = dict[str, tuple[str, frozenset[str]]]
@@ -194,8 +195,9 @@ def _judged(
 
 
 def _touches(path: Path, files: frozenset[str]) -> bool:
-    """Tell whether a study uses a file, itself or as the voxels of its header."""
-    return any(_stem(Path(file)) == _stem(path) for file in files)
+    """Tell whether a study uses a file, itself, as the voxels of its header, or as the boxes on its picture."""
+    own = _stem(path) if path.suffix != _BOXES else (path.parents[1] / "JPEGImages", path.stem)
+    return any(_stem(Path(file)) == own for file in files)
 
 
 def _stem(path: Path) -> tuple[Path, str]:

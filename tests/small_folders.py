@@ -27,6 +27,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from tests.boxed_folders import lesion, write_coco, write_deeplesion, write_picture, write_slices_of, write_voc
+
 AFFINE = np.array([[-2.0, 0, 0, 10], [0, 1.5, 0, -20], [0, 0, 3, 30], [0, 0, 0, 1]])
 _MINC = Path(nib.__file__).parent / "tests/data/tiny.mnc"
 
@@ -51,6 +53,9 @@ FOLDERS = (
     Folder("csv", "csv", {}, pictures=True),
     Folder("classes", "class_folders", {}, pictures=True),
     Folder("npz", "npz", {}, pictures=True),
+    Folder("coco", "coco", {}, pictures=True),
+    Folder("voc", "voc", {}, pictures=True),
+    Folder("deeplesion", "deeplesion", {}),
 )
 
 
@@ -67,6 +72,7 @@ def write_folders(root: Path) -> None:
         _write_itk(root / "itk", number, voxels, label)
         _write_neuro(root / "neuro", number, voxels)
         _write_pictures(root, number, rng.integers(0, 255, (24, 20, 3), dtype=np.uint8))
+    _write_boxed(root)
     _write_all_dicom(root, rng.integers(-1000, 1000, (4, 7, 6)).astype(np.int16))
     rows = [f"{path.name},{path.name[1]}\n" for path in sorted((root / "csv").iterdir())]
     (root / "csv" / "table.csv").write_text("file,label\n" + "".join(rows))
@@ -116,6 +122,19 @@ def _write_pictures(root: Path, number: int, pixels: np.ndarray) -> None:
     film.save_as(root / "csv" / f"{number}e.dcm", enforce_file_format=True)
     labels = np.array([[number]])
     np.savez_compressed(root / "npz" / f"n{number}.npz", train_images=pixels[..., 0][None], train_labels=labels)
+
+
+def _write_boxed(root: Path) -> None:
+    sizes = {f"{number}.png": (24, 20) for number in range(3)}
+    boxes = [{"image_id": 10 * n, "category_id": 10 * (n % 2), "bbox": [n, 2.5, 8, 4]} for n in range(3)]
+    write_coco(root / "coco" / "train.json", sizes, ["a", "b"], boxes)
+    rows = [lesion(f"{number:06d}_01_01_005.png") for number in range(3)]
+    write_deeplesion(root / "deeplesion" / "DL_info.csv", rows)
+    for number, name in enumerate(sizes):
+        write_picture(root / "coco" / name, (24, 20), number)
+        write_picture(root / "voc" / "JPEGImages" / name, (24, 20), 10 + number)
+        write_voc(root / "voc" / "Annotations" / f"{number}.xml", (24, 20), [("a", (1, 2, 9, 8 + number))])
+        write_slices_of(root / "deeplesion", f"{number:06d}_01_01", range(4, 8), (8, 9))
 
 
 def _write_all_dicom(root: Path, voxels: np.ndarray) -> None:

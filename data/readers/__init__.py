@@ -9,13 +9,15 @@ import numpy as np
 
 from data.quarantine import BadStudy
 from data.readers.array import read_array_image
+from data.readers.boxes import boxes_on
 from data.readers.checks import check_affine, check_no_label_map, check_voxels
 from data.readers.dicom import read_dicom
 from data.readers.itk import read_itk
 from data.readers.labels import align_label
 from data.readers.neuro import read_neuro
 from data.readers.nifti import read_nifti
-from data.readers.picture import read_picture
+from data.readers.picture import check_not_turned, read_picture
+from data.readers.stack import read_stack
 from data.scan import Scan, spacing_of
 from data.sources.study import ITK_SUFFIXES, NEURO_SUFFIXES, Study, suffix_of
 
@@ -40,6 +42,10 @@ def read_study(study: Study) -> Scan:
     if study.kind == "volume":
         check_no_label_map(scan.voxels, scan.scale, scan.offset)
     scan = scan.with_(modality=scan.modality or study.modality or "")
+    if study.boxes is not None:
+        if study.kind == "picture":
+            check_not_turned(study.image[0])
+        scan = scan.with_(boxes=boxes_on(scan.size, study.boxes, study.size))
     return scan.with_(label=_read_label(study.label, scan)) if study.label else scan
 
 
@@ -51,6 +57,9 @@ def _read_image(study: Study) -> Scan:
         return scan
     if study.kind == "picture":
         return read_picture(study.image[0])
+    if study.kind == "stack":
+        assert study.stack is not None
+        return read_stack(study.image, study.stack)
     if study.kind == "array":
         uri, name, index = study.image
         return read_array_image(uri, name, int(index))

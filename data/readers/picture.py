@@ -54,13 +54,28 @@ def _check_frames(image: Image.Image) -> None:
         raise BadStudy(f"{frames} frames in one file", "one picture", "split the file")
 
 
+def check_not_turned(uri: str) -> None:
+    """Raise BadStudy for a picture that its orientation tag turns: boxes may be drawn on it as stored, or turned."""
+    with Image.open(BytesIO(read_bytes(uri))) as image:
+        if _turn(image) is not None:
+            raise BadStudy(
+                "a picture with boxes and an orientation tag that turns it",
+                "a picture as its boxes were drawn on it",
+                "save it upright without the tag, and check the boxes",
+            )
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except (ArithmeticError, AttributeError, LookupError, SyntaxError, TypeError, ValueError, OSError, struct.error):
+        return None  # a broken block of tags says nothing of the pixels, which are sound
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """Turn a picture as its orientation tag says; without copying the tags, some of which cannot be written again."""
     image.load()
-    try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    except (ArithmeticError, AttributeError, LookupError, SyntaxError, TypeError, ValueError, OSError, struct.error):
-        return image  # a broken block of tags says nothing of the pixels, which are sound
+    turn = _turn(image)
     return image if turn is None else image.transpose(turn)
 
 

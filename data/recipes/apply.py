@@ -7,6 +7,7 @@ from jaxtyping import Float, Float64, Integer
 from torch import Tensor
 
 from data.boxes import Boxes
+from data.label_boxes import LabelBoxes, label_boxes
 from data.quarantine import BadStudy
 from data.recipes.geometry import orient, resample, resize
 from data.recipes.nearest import resample_label
@@ -17,17 +18,20 @@ from data.scan import Scan, spacing_of
 _LUMA = (0.299, 0.587, 0.114)
 
 
-def apply(recipe: Recipe, scan: Scan) -> list[Scan]:
+def apply(recipe: Recipe, scan: Scan, rule: LabelBoxes | None = None) -> list[Scan]:
     """Preprocess a scan: orient, resample, window, crop, resize, pad, store; slices of a volume come in order of D.
 
     Voxels are stored so that ``voxel * scale + offset`` is the intensity in [0, 1]. Labels keep their values,
     boxes go where their voxels go, and a slice has those that cut it. A slice's ``affine`` is its volume's: it takes
-    (slice_index, h, w, 1). Raises BadStudy for a scan that does not fit the recipe.
+    (slice_index, h, w, 1). With a ``rule``, a scan's boxes are those of its label map as it is stored. Raises
+    BadStudy for a scan that does not fit the recipe.
     """
     _check_fit(recipe, scan)
     if recipe.kind == "image":
         return [_image(recipe, scan)]
     volume = _volume(recipe, scan)
+    if rule is not None and volume.label is not None:
+        volume = volume.with_(boxes=label_boxes(volume.label, rule))
     return _slices(volume) if recipe.kind == "slices" else [volume]
 
 

@@ -28,6 +28,14 @@ _ALL = (
         crop_above=0.0,
         min_slices=4,
     ),
+    # Seed 003, section IV-D; slices are 2.5 mm apart by layout deeplesion.
+    Recipe(
+        name="ct_lesions",
+        kind="volume",
+        modality="CT",
+        window=(-1024.0, 1050.0),
+        window_kind="hu",
+    ),
     # VoCo (Table 9), which resizes to 384 x 384 x 64 and then each of the 4 x 4 bases to 64 x 64 x 64. Stored at
     # 256 x 256 x 64 the bases are slices of the volume. The body's box (above -47.5 HU) is that of the
     # released loader, which however leaves out the resampling to 1.5 mm.

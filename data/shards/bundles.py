@@ -162,7 +162,7 @@ def preprocess(recipe: Recipe, study: Study) -> list[Scan]:
     failing bucket is a StorageError.
     """
     try:
-        return apply(recipe, read_study(study))
+        return apply(recipe, read_study(study), study.label_boxes)
     except Exception as error:  # no list of errors foresees what a file can do to a library
         for uri in study.image[:1]:
             is_file(uri)  # a study whose bucket does not answer is not bad

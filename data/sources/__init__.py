@@ -7,9 +7,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from data.files import File, Tree, folder_of, is_file, join, shown, state_of, survey
+from data.files import File, Tree, folder_of, is_file, join, list_tree, shown, state_of, survey
+from data.label_boxes import LabelBoxes
 from data.quarantine import BadStudy
 from data.sources.arrays import find_npz
+from data.sources.coco import describe_coco, descriptions, find_coco, root_of
+from data.sources.deeplesion import describe_deeplesion, find_deeplesion
 from data.sources.description import DESCRIPTION
 from data.sources.leftout import LeftOutFiles, companions, describe_tree, left_out, may_be_scan
 from data.sources.nnunet import find_nnunet, label_names
@@ -17,6 +20,7 @@ from data.sources.pictures import find_class_folders
 from data.sources.study import SourceOptions, Study
 from data.sources.table import find_table
 from data.sources.tabular import describe_table, find_csv
+from data.sources.voc import annotations, describe_voc, find_voc
 from data.sources.volumes import find_volumes
 from data.spelling import did_you_mean
 
@@ -35,7 +39,12 @@ LAYOUTS = {
     "class_folders": find_class_folders,
     "csv": find_csv,
     "npz": find_npz,
+    "coco": find_coco,
+    "voc": find_voc,
+    "deeplesion": find_deeplesion,
 }
+# Their images are those that a table or a description names, which may be the source itself.
+_NAMED = ("csv", "coco", "deeplesion")
 
 _UNREACHABLE = {
     "broken link": BadStudy(
@@ -89,7 +98,11 @@ def find_studies(source: str, layout: str, options: SourceOptions | None = None)
         kinds = {odd.path: odd.kind for odd in survey_of(source, layout).odd if odd.kind in _UNREACHABLE}
         studies = [replace(one, fault=_UNREACHABLE[kinds[one.key]]) if one.key in kinds else one for one in studies]
     studies += _unreachable(source, layout, dataset, options)
-    studies = [replace(study, dataset_is_given=bool(options.dataset)) for study in studies]
+    rule = LabelBoxes(options.boxes, options.box_min_voxels) if options.boxes else None
+    studies = [
+        replace(study, dataset_is_given=bool(options.dataset), label_boxes=rule if study.label else None)
+        for study in studies
+    ]
     return [study if study.patient else _without_patient(study) for study in _check_patients(studies, options)]
 
 
@@ -97,7 +110,9 @@ def survey_of(source: str, layout: str) -> Tree:
     """List the files among which a source's studies are: those below the folder, or beside the table that it is."""
     if layout == "npz" and is_file(source):
         return Tree([File(source.rpartition("/")[2], source, *state_of(source))], [])
-    return survey(folder_of(source) if layout == "csv" and is_file(source) else source)
+    if layout == "coco":
+        return survey(root_of(source))
+    return survey(folder_of(source) if layout in _NAMED and is_file(source) else source)
 
 
 def left_out_of(source: str, layout: str, studies: Iterable[Study]) -> list[LeftOutFiles]:
@@ -105,8 +120,12 @@ def left_out_of(source: str, layout: str, studies: Iterable[Study]) -> list[Left
     used = {uri for study in studies for uri in (*study.image, study.label) if uri}
     if layout == "nnunet":
         used.add(join(source, DESCRIPTION))
-    if layout == "csv":
+    if layout in ("csv", "deeplesion"):
         used.add(find_table(source)[0])
+    if layout == "coco":
+        used.update(descriptions(source))
+    if layout == "voc":
+        used.update(file.uri for file in annotations(list_tree(source)))
     tree, keys = survey_of(source, layout), {study.key for study in studies}
     return left_out(Tree(tree.files, [odd for odd in tree.odd if odd.path not in keys]), used, layout)
 
@@ -116,7 +135,7 @@ def _unreachable(source: str, layout: str, dataset: str, options: SourceOptions)
 
     A table names its files itself.
     """
-    if layout in ("csv", "npz"):
+    if layout in (*_NAMED, "npz"):
         return []
     blank = Study("", "volume", (), "", dataset, modality=options.modality)
     return [
@@ -147,12 +166,17 @@ def _without_patient(study: Study) -> Study:
 
 
 def remarks(source: str, layout: str, options: SourceOptions) -> list[str]:
-    """Describe how a source identifies patients, and which columns of a table are used."""
+    """Describe how a source identifies patients, which columns of a table are used, and which boxes it has."""
     if layout == "csv":
         return [describe_table(source, options)]
+    if layout == "deeplesion":
+        return [describe_deeplesion(source)]
+    said = {"coco": describe_coco, "voc": describe_voc}
+    boxes = [said[layout](source)] if layout in said else []
     if layout == "dicom" or options.patient_pattern is not None:
-        return []
+        return boxes
     return [
+        *boxes,
         "each study counts as a patient of its own; where a patient has several, identify patients "
-        "by patient_pattern, or scans of one patient may end in two splits"
+        "by patient_pattern, or scans of one patient may end in two splits",
     ]

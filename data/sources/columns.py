@@ -1,4 +1,4 @@
-"""Columns: which columns of a table name the image file, the classes, the patient and the split.
+"""Columns: which columns of a table name the image file, the classes, a box, the patient and the split.
 
 Options name a column, whatever its case. The columns of patients and splits need no option if they have the usual
 names of public tables: ``patient``, ``Patient ID``, ``subject_id``, ``split``, ``Partition`` and the like. A column
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data.quarantine import BadStudy
+from data.sources.rowboxes import BoxColumns, choose_box_columns
 from data.sources.study import OTHER_SPLITS, SPLIT_NAMES, SourceOptions, Split
 from data.sources.table import Row
 
@@ -54,6 +55,7 @@ class Columns:
     patient: str | None
     split: str | None
     unused: tuple[str, ...]
+    box: BoxColumns | None = None
 
     def patient_of(self, row: Row) -> str | None:
         """Return a row's patient; None where the table names none."""
@@ -70,6 +72,8 @@ class Columns:
     def describe(self, rows: Sequence[Row], pattern: str | None) -> str:
         """Describe the use of each column; ``pattern`` identifies patients if no column does."""
         used = [f"files from {self.image}", f"classes from {', '.join(self.labels)}"]
+        if self.box:
+            used.append(f"boxes from {', '.join(self.box.names)}")
         if self.patient:
             used.append(f"patients from {self.patient} ({_patients(self.patient, rows)})")
         elif pattern is None:
@@ -102,8 +106,10 @@ def choose_columns(heading: Sequence[str], rows: Sequence[Row], options: SourceO
         split = _only(candidates, "split")
     if split is not None:
         _check_splits(rows, split)
-    _check_once(heading, [image, *labels, patient, split])
-    return Columns(image, tuple(labels), patient, split, tuple(n for n in rest if n not in (patient, split)))
+    box = choose_box_columns([name for name in rest if name not in (patient, split)], options.box_columns)
+    used = [image, *labels, patient, split, *(box.names if box else ())]
+    _check_once(heading, used)
+    return Columns(image, tuple(labels), patient, split, tuple(name for name in rest if name not in used), box)
 
 
 def _check_there(heading: list[str], wanted: Sequence[str | None]) -> None:

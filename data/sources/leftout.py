@@ -122,8 +122,12 @@ def _remedy(kind: str, layout: str) -> str:
 
 
 def _scan_remedy(suffix: str, layout: str) -> str:
-    if layout == "csv":
+    if layout in ("csv", "deeplesion"):
         return "no row of the table names it: add a row"
+    if layout == "coco":
+        return "no JSON file lists it: add it to its images"
+    if layout == "voc" and suffix in PICTURE_SUFFIXES:
+        return "put it into JPEGImages beside Annotations"
     if suffix in VOLUME_SUFFIXES:
         home = ("volumes", "class_folders", "nnunet")
     else:

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
+from data.label_boxes import LabelBoxes
 from data.quarantine import BadStudy
+from data.sources.boxes import FoundBox
+from data.sources.stack import Stack
 
 Split = Literal["train", "val", "test"]
 SPLIT_NAMES: dict[str, Split] = {
@@ -51,12 +54,14 @@ class Study:
     ``num_channels`` above 1 allows channels as the last axis of a single file (Medical Segmentation Decathlon).
     ``rescale`` is a slope and an intercept that turn the file's intensities into HU where the file has none.
     ``classes`` are the study's classes, an empty tuple where it has none, or None where they are unknown;
-    ``class_names`` are their names.
+    ``class_names`` are their names. ``boxes`` are those of its findings, likewise; ``size`` is that of the image that
+    they were drawn on, where the source states it. ``label_boxes`` says how its label map becomes boxes.
+    ``stack`` is the geometry of pictures of slices that are one volume.
     ``fault`` is set where the source itself shows that the study cannot be used, such as a label without an image.
     """
 
     key: str
-    kind: Literal["volume", "dicom", "picture", "array"]
+    kind: Literal["volume", "dicom", "picture", "array", "stack"]
     image: tuple[str, ...]
     patient: str
     dataset: str
@@ -65,6 +70,10 @@ class Study:
     split: Split | None = None
     classes: tuple[int, ...] | None = None
     class_names: tuple[str, ...] = ()
+    boxes: tuple[FoundBox, ...] | None = None
+    size: tuple[int, ...] | None = None
+    label_boxes: LabelBoxes | None = None
+    stack: Stack | None = None
     num_channels: int = 1
     rescale: tuple[float, float] | None = None
     fault: BadStudy | None = None
@@ -72,8 +81,9 @@ class Study:
 
 
 LABEL_MAPS = ("volumes", "nnunet", "dicom")
-SCANS = (*LABEL_MAPS, "class_folders", "csv")
-ANY = (*SCANS, "npz")
+SCANS = (*LABEL_MAPS, "class_folders", "csv", "coco", "voc")
+OF_ANY_MODALITY = (*SCANS, "npz")
+ANY = (*OF_ANY_MODALITY, "deeplesion")
 
 
 def _option(default: Any, layouts: tuple[str, ...], description: str) -> Any:
@@ -94,7 +104,7 @@ class SourceOptions(BaseModel):
     )
     modality: str | None = _option(
         None,
-        ANY,
+        OF_ANY_MODALITY,
         "the modality (CT, MR, XR, ...) of files that do not state it; of DICOM files, only series of this modality "
         "are taken",
     )
@@ -129,6 +139,15 @@ class SourceOptions(BaseModel):
         "what the values of label maps mean, such as '{1: liver}'; these names replace those of a dataset.json, and "
         "a value without a name is called by its number",
     )
+    boxes: Literal["planes", "volumes"] | None = _option(
+        None,
+        LABEL_MAPS,
+        "make boxes of the connected parts of each value of a label map: of each plane by itself, one plane thick "
+        "(planes), or of the whole volume (volumes)",
+    )
+    box_min_voxels: PositiveInt = _option(
+        1, LABEL_MAPS, "make no box of a part of fewer voxels, as they are stored; it needs boxes"
+    )
     rescale: tuple[float, float] | None = _option(
         None, SCANS, "the slope and the intercept that turn the file's intensities into HU, for CT not stored in HU"
     )
@@ -157,6 +176,12 @@ class SourceOptions(BaseModel):
     )
     no_class: str | None = _option(
         None, ("csv",), "the text in the column of classes for an image without any class, such as 'No Finding'"
+    )
+    box_columns: tuple[str, ...] = _option(
+        (),
+        ("csv",),
+        "the four columns of a row's box: x_min, y_min, x_max and y_max, or x, y, width and height; by default those "
+        "with usual names; an empty text uses none",
     )
     patient_column: str | None = _option(
         None,
@@ -203,6 +228,15 @@ class SourceOptions(BaseModel):
             raise ValueError(
                 f"patient_pattern {self.patient_pattern!r} with patient_column {self.patient_column!r}: each of them "
                 "names the patients; give one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _boxes_have_a_size(self) -> "SourceOptions":
+        if self.box_min_voxels > 1 and self.boxes is None:
+            raise ValueError(
+                f"box_min_voxels {self.box_min_voxels} without boxes: no boxes would be made; give boxes planes or "
+                "volumes too"
             )
         return self
 

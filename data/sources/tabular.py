@@ -1,4 +1,4 @@
-"""Layout ``csv``: a table of image files, classes, patients and splits; rows of one image are one study."""
+"""Layout ``csv``: a table of image files, classes, boxes, patients and splits; rows of one image are one study."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +9,7 @@ from data.sources.columns import Columns, choose_columns
 from data.sources.imagefiles import Found, find_image_files
 from data.sources.labels import Classes, read_classes
 from data.sources.pictures import study_of_file
+from data.sources.rowboxes import NO_CLASS, Corners, box_numbers, found_boxes
 from data.sources.study import (
     DICOM_SUFFIXES,
     PICTURE_SUFFIXES,
@@ -37,14 +38,16 @@ class _Statements:
     patient: str | None
     split: Split | None
     fault: BadStudy | None
+    box: Corners | None = None
 
 
 def find_csv(source: str, dataset: str, options: SourceOptions) -> list[Study]:
     """Find one study per image of a CSV file: the source itself, or the only one in its folder.
 
-    How a row's file is found: see ``imagefiles.py``; the columns: ``columns.py``; the classes: ``labels.py``. Several
-    rows of one image (a row per box) are one study; where they contradict each other it has a fault. Raises
-    ValueError where the table or a column is missing.
+    How a row's file is found: see ``imagefiles.py``; the columns: ``columns.py``; the classes: ``labels.py``; boxes:
+    ``rowboxes.py``. Several rows of one image are one study; where they contradict each other it has a fault. In a
+    table with boxes, an image has the classes of all its rows. Raises ValueError where the table or a column is
+    missing.
     """
     table = _read(source, options)
     columns = choose_columns(table.heading, table.rows, options)
@@ -57,10 +60,16 @@ def find_csv(source: str, dataset: str, options: SourceOptions) -> list[Study]:
         key = found.path if isinstance(found, File) else path or f"row {number}"
         if isinstance(labels, BadStudy):
             fault, labels = fault or labels, (None, ())
-        fault = fault or columns.fault_of(row)
-        said = _Statements(found, labels, columns.patient_of(row), columns.split_of(row), fault)
+        box = columns.box.box_of(row) if columns.box and fault is None else None
+        if isinstance(box, BadStudy):
+            fault, box = box, None
+        fault = fault or (NO_CLASS if box and not labels[1] else columns.fault_of(row))
+        said = _Statements(found, labels, columns.patient_of(row), columns.split_of(row), fault, box)
         rows_of.setdefault(key, []).append(said)
-    return [_study(key, rows, dataset, options) for key, rows in rows_of.items()]
+    numbers = None
+    if columns.box:
+        numbers = box_numbers((row.box, row.classes[1]) for rows in rows_of.values() for row in rows)
+    return [_study(key, rows, dataset, options, numbers) for key, rows in rows_of.items()]
 
 
 def _sure(table: SourceTable, columns: Columns) -> list[Row]:
@@ -80,13 +89,20 @@ def _read(source: str, options: SourceOptions) -> SourceTable:
     return read_table(source, [options.image_column, *labels])
 
 
-def _study(key: str, rows: Sequence[_Statements], dataset: str, options: SourceOptions) -> Study:
+def _study(
+    key: str,
+    rows: Sequence[_Statements],
+    dataset: str,
+    options: SourceOptions,
+    box_classes: dict[str, int] | None,
+) -> Study:
+    """Return the study of an image's rows; ``box_classes`` are the numbers of boxes' classes, where there are any."""
     found = rows[0].found
     is_file = isinstance(found, File)
     blank = study_of_file(found if is_file else File(key, "", 0), dataset, options)
     patients = {row.patient for row in rows if row.patient} or {blank.patient}
     splits = {row.split for row in rows if row.split}
-    classes = _joined([row.classes for row in rows], options)
+    classes = _joined([row.classes for row in rows], bool(options.label_separator) or box_classes is not None)
     fault = next((row.fault for row in rows if row.fault), None if is_file else found)
     if fault is None and classes is None:
         remedy = "join the classes in one row"
@@ -95,26 +111,28 @@ def _study(key: str, rows: Sequence[_Statements], dataset: str, options: SourceO
     if fault is None and (len(patients) > 1 or len(splits) > 1):
         fault = _contradiction(len(rows), "patients or splits", "correct the table")
     numbers, names = classes or (None, ())
+    boxes = None if box_classes is None else found_boxes([(row.box, row.classes[1]) for row in rows], box_classes)
     study = replace(
         blank,
         patient=min(patients),
         split=min(splits, default=None),
         classes=numbers,
         class_names=names,
+        boxes=boxes,
         fault=fault,
     )
     return _kind(study, found) if is_file and fault is None else study
 
 
-def _joined(rows: Sequence[Classes], options: SourceOptions) -> Classes | None:
-    """Return the classes that rows of one image agree on, or all of them where an image may have several.
+def _joined(rows: Sequence[Classes], several: bool) -> Classes | None:
+    """Return the classes that rows of one image agree on, or all of them where an image may have ``several``.
 
     None where the rows contradict each other.
     """
     known = list(dict.fromkeys(classes for classes in rows if classes[0] is not None))
     if len(known) < 2:
         return known[0] if known else (None, ())
-    if options.label_separator is None:
+    if not several:
         return None
     named = {number: name for numbers, names in known for number, name in zip(numbers or (), names, strict=True)}
     return tuple(named), tuple(named.values())

@@ -76,7 +76,7 @@ class ResNet3DEncoder(Encoder):
         init_features         channels of the stem; the stages have multiples of them
         zero_init_residual    begin with each block as the identity, by a last norm of weight 0, as released for
                               the ResNets
-        convolutions          full, or acs: 2D kernels, a third of which sees each of the three planes (acs.py)
+        convolutions          full, or acs: 2D kernels, a third of them for each of the three planes (acs.py)
         """
 
         name: Literal["resnet3d"] = "resnet3d"

@@ -20,7 +20,8 @@ app = Commands()
 _LAYOUTS_HELP = (
     "how the source is organised: volumes (files of volumes), nnunet (imagesTr, labelsTr, dataset.json), dicom "
     "(series, in any folders), class_folders (a folder for each class), csv (a table of image files), npz "
-    "(arrays, as MedMNIST has them)"
+    "(arrays, as MedMNIST has them), coco (pictures with boxes in JSON), voc (pictures with boxes in XML), "
+    "deeplesion (its table and 16-bit slices)"
 )
 _EXAMPLES = """\b
 Examples:
@@ -92,6 +93,9 @@ _FIELDS: dict[str, tuple[Any, str]] = {
 _TYPES = {
     "rescale": tuple[float, float],
     "label_columns": list[str],
+    "box_columns": list[str],
+    "boxes": Literal["planes", "volumes"],
+    "box_min_voxels": int,
     "secondary_captures": bool,
     "uncertain": SourceOptions.model_fields["uncertain"].annotation,
 }
@@ -101,6 +105,7 @@ _DETAILS: dict[str, dict[str, Any]] = {
     "rescale": {"metavar": "SLOPE INTERCEPT"},
     "label_names": {"parser": _value},
     "label_columns": {"metavar": "COLUMN..."},
+    "box_columns": {"metavar": "COLUMN..."},
 }
 
 

@@ -129,7 +129,8 @@ def finished(plan: IngestPlan, manifests: Mapping[int, Manifest]) -> ShardSet | 
 def _mark(digest: str, plan: IngestPlan, manifests: Mapping[int, Manifest]) -> str:
     """Return a text that changes with the index and with what the bundles wrote, but not with files read in vain."""
     outputs = [asdict(replace(manifests[bundle.number], stamps={})) for bundle in plan.bundles]
-    made = json.dumps([len(plan.studies), plan.class_names, outputs], sort_keys=True)
+    names = [plan.class_names, *([plan.box_names] if plan.box_names else [])]
+    made = json.dumps([len(plan.studies), *names, outputs], sort_keys=True)
     return f"{digest} {hashlib.sha256(made.encode()).hexdigest()}"
 
 
@@ -144,7 +145,8 @@ def finish(plan: IngestPlan, manifests: Mapping[int, Manifest], num_rejects: int
     counts = {"studies_found": len(plan.studies), "studies_quarantined": num_rejects}
     held = {value: f"label {value}" for manifest in ordered for value in manifest.label_values}
     label_names = dict(sorted({**held, **plan.label_names}.items()))
-    card = IndexCard(plan.job.recipe.model_dump(mode="json"), label_names, plan.class_names, counts)
+    box_names = {**(label_names if plan.boxes_are_labels else {}), **plan.box_names}
+    card = IndexCard(plan.job.recipe.model_dump(mode="json"), label_names, plan.class_names, counts, box_names)
     write_index(plan.job.out, files, card)
     filesystem, base = locate(plan.job.out)
     shards = ShardSet.open(plan.job.out)

@@ -39,7 +39,8 @@ class IngestPlan:
     """Studies in their stable order, their bundles, and the description that the shards will carry.
 
     ``identity`` shows whether the shards in a folder are the requested ones; it holds no name. ``stamps`` tell by
-    pseudonym what each study was made from: they change with its files and its description. ``remarks`` say how the
+    pseudonym what each study was made from: they change with its files and its description. ``box_names`` are those
+    of boxes that the sources give; with ``boxes_are_labels``, label maps give boxes too. ``remarks`` say how the
     sources were understood. ``no_scans`` are files of the sources that are no scans, by design: the quarantine list
     names them, and they do not count as bad.
     """
@@ -51,6 +52,8 @@ class IngestPlan:
     stamps: dict[str, str]
     label_names: dict[int, str]
     class_names: dict[int, str]
+    box_names: dict[int, str]
+    boxes_are_labels: bool
     left_out: tuple[LeftOutFiles, ...]
     remarks: tuple[str, ...]
     no_scans: list[Study]
@@ -91,6 +94,8 @@ def make_plan(config: IngestConfig) -> IngestPlan:
         stamps={volume_id(key, study): _stamp(study, states, pseudonymiser) for study in studies},
         label_names=names,
         class_names=_class_names(studies),
+        box_names=_box_names(studies),
+        boxes_are_labels=any(study.label_boxes for study in studies),
         left_out=left_out,
         remarks=(*_remarks(config.sources), *_by_kind(no_scans)),
         no_scans=no_scans,
@@ -170,7 +175,17 @@ def _states(sources: Sequence[ScanSource]) -> States:
 
 def _stamp(study: Study, states: States, pseudonymiser: Pseudonymiser) -> str:
     files = [states.get(uri) for uri in (*study.image, study.label or "")]
-    said = (study.kind, study.modality, study.classes, study.class_names, study.rescale, study.num_channels)
+    said: list[Any] = [
+        study.kind,
+        study.modality,
+        study.classes,
+        study.class_names,
+        study.rescale,
+        study.num_channels,
+    ]
+    added = (study.boxes, study.size, study.label_boxes, study.stack)
+    if any(part is not None for part in added):  # stamps of studies without them are as they always were
+        said.append(repr(added))
     fault = study.fault and str(study.fault)
     return pseudonymiser.fingerprint(json.dumps([said, fault, len(study.image), study.label is not None, files]))
 
@@ -192,6 +207,24 @@ def _all_label_names(sources: Sequence[ScanSource]) -> dict[int, str]:
 def _class_names(studies: Sequence[Study]) -> dict[int, str]:
     named = {n: name for s in studies for n, name in zip(s.classes or (), s.class_names, strict=False)}
     return dict(sorted(named.items()))
+
+
+def _box_names(studies: Sequence[Study]) -> dict[int, str]:
+    """Return the names of the classes of boxes; raise ValueError where sources do not agree on them."""
+    names: dict[int, str] = {}
+    given = any(study.boxes is not None for study in studies)
+    if given and any(study.label_boxes for study in studies):
+        raise ValueError(
+            "sources: boxes of label maps in one and boxes that are given in another; expected one kind, whose "
+            "classes have one numbering; ingest them into shards of their own, or leave option boxes out"
+        )
+    for box in (box for study in studies for box in study.boxes or ()):
+        if names.setdefault(box.number, box.name) != box.name:
+            raise ValueError(
+                f"sources: class {box.number} of boxes is {names[box.number]!r} in one and {box.name!r} in another; "
+                "expected the same classes in all; ingest them into shards of their own"
+            )
+    return dict(sorted(names.items()))
 
 
 def _left_out(parts: Sequence[tuple[ScanSource, list[Study]]]) -> tuple[LeftOutFiles, ...]:

@@ -248,3 +248,26 @@ def test_boxes_of_no_size_outside_their_scan_or_with_other_axes_are_refused() ->
         Scan(voxels, (1.0, 1.0), "XR", boxes=outside)
     with pytest.raises(ValueError, match="boxes with 2 axes for 3 spatial axes"):
         Scan(voxels[None], (1.0, 1.0, 1.0), "XR", boxes=boxes)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (2.0, 5.0, (2, 5)),
+        (2.4, 5.4, (2, 5)),
+        (2.6, 4.6, (3, 5)),
+        (2.5, 4.5, (2, 5)),  # half-way: outwards
+        (2.2, 2.3, (2, 3)),  # thinner than a pixel: the one that it lies in
+        (2.4, 2.6, (2, 3)),
+        (-3.0, 2.6, (0, 3)),
+        (8.6, 20.0, (9, 10)),
+    ],
+)
+def test_faces_between_borders_go_to_the_nearest_one(low: float, high: float, expected: tuple[int, int]) -> None:
+    found = Boxes.between(np.array([[[low], [high]]]), np.array([4]), (10,))
+    assert found.corners.tolist() == [[[expected[0]], [expected[1]]]]
+    assert found.classes.tolist() == [4]
+
+
+def test_a_box_that_lies_outside_is_dropped() -> None:
+    assert len(Boxes.between(np.array([[[10.0], [12.0]], [[-2.0], [0.0]]]), np.array([0, 1]), (10,))) == 0

@@ -23,6 +23,7 @@ from data.quarantine import BadStudy
 from data.readers import content_digest, read_study
 from data.sources import LAYOUTS, SourceOptions, Study, find_studies, label_names, left_out_of, remarks
 from data.sources.pairing import Pattern
+from tests.boxed_folders import lesion, write_coco, write_deeplesion, write_voc
 
 
 def tree(root: Path, *paths: str) -> str:
@@ -297,11 +298,15 @@ def test_an_option_says_that_a_layout_takes_it_where_the_layout_reads_it(tmp_pat
     source = tree(tmp_path, "a/b.nii", "imagesTr/c.nii", "d.dcm", "1.png")
     (tmp_path / "t.csv").write_text("file,label\n1.png,0\n")
     np.savez(tmp_path / "set.npz", train_images=np.zeros((2, 4, 4), np.uint8))
+    write_coco(tmp_path / "annotations" / "train.json", {"1.png": (4, 4)}, ["a"], [])
+    write_voc(tmp_path / "voc" / "Annotations" / "1.xml", (4, 4), [])
+    write_deeplesion(tmp_path / "deep" / "DL_info.csv", [lesion("000001_01_01_002.png")])
+    source = {"deeplesion": f"{source}/deep", "voc": f"{source}/voc"}.get(layout, source)
     options = Watched()
     READ.clear()
     LAYOUTS[layout](source, "dataset", options)
     # These are read elsewhere, or only where an image has a column for each class or is a secondary capture.
-    elsewhere = {"dataset", "label_names", "uncertain", "secondary_captures"}
+    elsewhere = {"dataset", "label_names", "uncertain", "secondary_captures", "boxes", "box_min_voxels"}
     claimed = {name for name in SourceOptions.model_fields if layout in SourceOptions.layouts(name)}
     assert READ - elsewhere == claimed - elsewhere
 

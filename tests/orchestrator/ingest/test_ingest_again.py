@@ -1,11 +1,7 @@
-"""The same ingest again: repaired, changed and added studies are read, and no others; earlier sets stay.
-
-Bundles run in this process instead of in Ray's tasks, which is all that differs from the command.
-"""
+"""The same ingest again: repaired, changed and added studies are read, and no others; earlier sets stay."""
 
 import os
 import shutil
-from contextlib import nullcontext
 from pathlib import Path
 
 import nibabel as nib
@@ -14,7 +10,6 @@ import pytest
 
 from data.labels import LABEL_MAP
 from data.shards import bundles
-from data.shards.bundles import run_bundle
 from data.shards.check import verify
 from data.shards.convert import Conversion
 from data.shards.index import ShardSet
@@ -28,23 +23,16 @@ READ: list[str] = []
 
 
 @pytest.fixture(autouse=True)
-def here(monkeypatch):
-    """Run bundles in this process, and note what is read."""
+def here(monkeypatch, without_ray):
+    """Note what is read."""
     read_study = bundles.read_study
 
     def noted(study):
         READ.append(study.key)
         return read_study(study)
 
-    def in_this_process(job, todo, readers):
-        for bundle in todo:
-            run_bundle(job, bundle)
-            yield bundle.number
-
     READ.clear()
     monkeypatch.setattr(bundles, "read_study", noted)
-    monkeypatch.setattr(module, "run_bundles", in_this_process)
-    monkeypatch.setattr(module, "connected", nullcontext)
 
 
 def write(folder: Path, name: str, seed: int) -> Path:
