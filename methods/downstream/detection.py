@@ -68,7 +68,7 @@ class Detection(Task):
         score: Literal["ap50", "ap", "mfroc"] = "ap50"
 
     needs = BOXES
-    network: Detector | MeanBox  # pyright: ignore[reportIncompatibleVariableOverride]  # nothing else is assigned
+    network: Detector | MeanBox
 
     def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__(encoder)
@@ -86,7 +86,7 @@ class Detection(Task):
         self.view_size = self.canvas if slices is None else (slices, *self.canvas)
         self.key_slices = KeySlices(slices)
         _check_sizes(config, self.view_size, encoder)
-        self.network = Detector(config, encoder, len(self.class_names), slices)
+        self.network = Detector(config, encoder, len(self.class_names), slices)  # pyright: ignore[reportIncompatibleVariableOverride]
 
     @staticmethod
     def joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
