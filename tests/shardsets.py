@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from data.boxes import Boxes
 from data.scan import Scan
 from data.shards.index import IndexCard, write_index
 from data.shards.writer import Sample, to_row, write_shard
@@ -111,6 +112,36 @@ def _picture(
     voxels[:, size // 4 : -size // 4, size // 4 : -size // 4] += np.uint8(60 + 60 * number)
     scan = Scan(voxels=voxels, spacing_mm=(1.0, 1.0), modality="XR", scale=1 / 255)
     return Sample(scan, f"x{patient:03d}", f"p{patient:03d}", f"x{patient:03d}", "test", split, (number,))
+
+
+def write_findings(folder: Path | str, size: tuple[int, ...] = (48, 56), num_patients: int = 12) -> str:
+    """Write pictures, or volumes, with a box of class 3 and in every other one of class 5; 4 are ``val``.
+
+    The last sample of each split has no box.
+    """
+    rng = np.random.default_rng(0)
+    files = []
+    for split, patients in (("train", range(num_patients - 4)), ("val", range(num_patients - 4, num_patients))):
+        rows = [
+            to_row(_found(rng, patient, size, split, 0 if patient == patients[-1] else 1 + patient % 2))
+            for patient in patients
+        ]
+        if file := write_shard(str(folder), f"{split}-00000", [rows[:2], rows[2:]]):
+            files.append(file)
+    write_index(str(folder), files, IndexCard({"name": "test"}, box_names={3: "nodule", 5: "mass"}))
+    return str(folder)
+
+
+def _found(rng: np.random.Generator, patient: int, size: tuple[int, ...], split: str, count: int) -> Sample:
+    voxels = rng.integers(0, 40, (1, *size), dtype=np.uint8)
+    corners = np.zeros((count, 2, len(size)), np.int64)
+    for place, box in enumerate(corners):
+        box[0] = [rng.integers(0, length // 2) for length in size]
+        box[1] = box[0] + [rng.integers(length // 4, length // 2) for length in size]
+        voxels[(0, *(slice(low, high) for low, high in box.T))] = 120 + 60 * place
+    boxes = Boxes(corners, np.array([3, 5])[:count])
+    scan = Scan(voxels=voxels, spacing_mm=(1.0,) * len(size), modality="CT", scale=1 / 255, boxes=boxes)
+    return Sample(scan, f"f{patient:03d}", f"p{patient:03d}", f"f{patient:03d}", "test", split)
 
 
 def write_odd_sizes(folder: Path | str) -> str:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from data.files import join, locate, reaching, read_bytes
-from data.labels import CLASSES, LABEL_MAP, Labels
+from data.labels import CLASSES, KINDS, Labels
 from data.shards.earlier import INDEX, keep_index, read_earlier
 from data.shards.keep import Keep, is_any, passing
 from data.shards.writer import (
@@ -229,8 +229,8 @@ class ShardSet:
 
     @property
     def is_labelled(self) -> bool:
-        """Tell whether any sample has a label map or known classes (an empty list counts)."""
-        return any(bool(labels.held(self.rows).any()) for labels in (LABEL_MAP, CLASSES))
+        """Tell whether any sample has a label map, known classes or known boxes (an empty list counts)."""
+        return any(bool(labels.held(self.rows).any()) for labels in KINDS)
 
     def names_of(self, labels: Labels) -> dict[int, str]:
         """Return what the numbers of labels of a kind are called, in order of the numbers."""

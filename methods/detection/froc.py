@@ -45,10 +45,10 @@ def sensitivities(
     if num_true == 0:
         return None
     order = np.argsort(-np.concatenate(scores), kind="stable")
-    found = np.append(np.concatenate(gains)[order].cumsum(), 0)
-    wrong = np.concatenate(misses)[order].cumsum() / num_images
-    at = [min(int(np.searchsorted(wrong, bound, side="left")), len(wrong) - 1) for bound in bounds]
-    return [float(found[place] / num_true) for place in at]
+    found, wrong = (np.concatenate(each)[order].cumsum() for each in (gains, misses))
+    found = np.append(found, found[-1:].sum())  # where a bound is never reached, all that was found
+    at = np.searchsorted(wrong / num_images, np.array(bounds), side="left")
+    return (found[at] / num_true).tolist()
 
 
 def hits(own: Findings, order: Int[np.ndarray, " D"]) -> tuple[Int[np.ndarray, " D"], Bool[np.ndarray, " D"]]:
@@ -56,4 +56,4 @@ def hits(own: Findings, order: Int[np.ndarray, " D"]) -> tuple[Int[np.ndarray, "
     true = own.true[~own.crowd]
     reached: Bool[np.ndarray, "D G"] = overlaps(own.boxes[order], true, np.zeros(len(true), bool)) >= IOU
     first = reached & (reached.cumsum(axis=0) == 1)
-    return first.sum(axis=1), ~reached.any(axis=1)
+    return first.sum(axis=1), reached.sum(axis=1) == 0

@@ -16,8 +16,7 @@ from methods.parts.precision import Head, LinearHead, keep_in_float32
 
 
 class ProposalHead(nn.Module):
-    """The same three layers on every level of a pyramid: is there something, and how does its anchor become its
-    box?"""
+    """The same layers on every level of a pyramid: is there something, and how does its anchor become its box?"""
 
     def __init__(self, channels: int, num_ratios: int) -> None:
         super().__init__()

@@ -6,7 +6,6 @@ no weight of an encoder is left without a gradient.
 """
 
 from dataclasses import dataclass
-from math import prod
 
 from methods.encoders import Encoder
 
@@ -16,8 +15,7 @@ USUAL_SLICES = 9  # of MP3D and SVD-Net
 
 @dataclass(frozen=True)
 class DetectorLevel:
-    """A map of an encoder: its place among the maps, its channels, its stride in the plane, and its planes (0:
-    2D)."""
+    """A map of an encoder: its place among the maps, its channels, its stride in the plane, its planes (0 in 2D)."""
 
     place: int
     channels: int
@@ -28,23 +26,19 @@ class DetectorLevel:
 def detector_levels(encoder: Encoder, slices: int | None) -> tuple[DetectorLevel, ...]:
     """Return the levels of an encoder, finest first; ``slices`` is the depth of its volumes, None for images.
 
-    Raises ValueError where it has none, or strides differently along height and width.
+    Raises ValueError where it has none.
     """
-    levels, depth = [], slices or 0
+    levels, depth, stride = [], slices or 0, 1
     for place, channels in enumerate(encoder.channels):
-        *along, _, _ = encoder.steps[place]
-        height, width = (prod(step[axis] for step in encoder.steps[: place + 1]) for axis in (-2, -1))
+        *along, height, width = encoder.steps[place]
+        assert height == width, "encoders stride alike along height and width"
+        stride *= height
         depth = -(-depth // along[0]) if along else 0
-        if height != width:
-            raise ValueError(
-                f"detection: map {place} of the encoder has strides {height} and {width} along height and width; "
-                "expected one stride; change the encoder's strides"
-            )
-        if height >= FINEST_STRIDE:
-            levels.append(DetectorLevel(place, channels, height, depth))
+        if stride >= FINEST_STRIDE:
+            levels.append(DetectorLevel(place, channels, stride, depth))
     if not levels:
         raise ValueError(
-            f"detection: the encoder's coarsest map has stride {height} in the plane, expected at least "
+            f"detection: the encoder's coarsest map has stride {stride} in the plane, expected at least "
             f"{FINEST_STRIDE}; take an encoder with more or larger strides"
         )
     return tuple(levels)

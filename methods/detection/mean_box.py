@@ -1,41 +1,43 @@
 """MeanBox: a trivial detector, to be beaten: it says of every image what the training images have on average."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
 
 from data.boxes import Boxes
+from methods.detection.detections import Detections
 
 
-@dataclass(frozen=True)
-class MeanBox:
-    """Of each class that occurs, the mean of its boxes, in shares of the image's size, and how often it occurs.
+class MeanBox(nn.Module):
+    """Of each class that occurs, the mean of its boxes, with the share of images that have one as its score.
 
-    classes   (k,) ascending
-    boxes     low and high corner
-    shares    of the training images that have a box of the class
+    boxes     (k, 4) in shares of the image's size, the most frequent class first
+    shares    (k,) of the training images
+    classes   (k,)
     """
 
-    classes: Int[np.ndarray, " k"]
-    boxes: Float[np.ndarray, "k 4"]
-    shares: Float[np.ndarray, " k"]
+    boxes: Float[Tensor, "k 4"]
+    shares: Float[Tensor, " k"]
+    classes: Int64[Tensor, " k"]
 
-    @classmethod
-    def of(cls, findings: Sequence[Boxes], extents: Sequence[tuple[int, int]]) -> "MeanBox":
-        """Take the means over training images with these boxes and sizes."""
+    def __init__(self, findings: Sequence[Boxes], extents: Sequence[tuple[int, int]]) -> None:
+        """Take the means over training images with these boxes and sizes; at least one has a box."""
+        super().__init__()
         kinds = np.concatenate([own.classes for own in findings])
-        relative = np.concatenate(
-            [own.corners / np.array(extent) for own, extent in zip(findings, extents, strict=True)]
-        ).reshape(-1, 4)
-        classes = np.unique(kinds)
-        return cls(
-            classes,
-            np.array([relative[kinds == kind].mean(axis=0) for kind in classes]).reshape(-1, 4),
-            np.array([np.mean([(own.classes == kind).any() for own in findings]) for kind in classes]),
-        )
+        relative = [own.corners / np.array(extent) for own, extent in zip(findings, extents, strict=True)]
+        boxes = np.concatenate(relative).reshape(-1, 4)
+        shares = {kind: np.mean([kind in own.classes for own in findings]) for kind in np.unique(kinds).tolist()}
+        order = sorted(shares, key=lambda kind: (-shares[kind], kind))
+        means = np.array([boxes[kinds == kind].mean(axis=0) for kind in order])
+        self.register_buffer("boxes", torch.from_numpy(means).float())
+        self.register_buffer("shares", torch.tensor([shares[kind] for kind in order]).float())
+        self.register_buffer("classes", torch.tensor(order))
 
-    def on(self, extent: tuple[int, int]) -> Float[np.ndarray, "k 4"]:
-        """Return the boxes on an image of this size; their scores are ``shares``."""
-        return self.boxes * np.array(extent * 2)
+    def detect(self, images: Float[Tensor, "b c *s"], windows: Float[Tensor, "b 4"]) -> list[Detections]:
+        """Return the same for all images, in the part of each that is not padding."""
+        low, high = windows.chunk(2, dim=1)
+        placed = low.repeat(1, 2)[:, None] + self.boxes * (high - low).repeat(1, 2)[:, None]
+        return [Detections(boxes, self.shares, self.classes) for boxes in placed]

@@ -9,7 +9,7 @@ Shapes:    B samples, C channels, D slices of H x W pixels, M boxes.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ from methods.detection.detections import Detections
 from methods.detection.detector import Detector
 from methods.detection.key_slices import KeySlices
 from methods.detection.levels import slices_for
+from methods.detection.mean_box import MeanBox
 from methods.downstream.base import Evidence, Judgement, Task, TaskScores
 from methods.downstream.detection_metrics import rows_of, score_detections
 from methods.encoders import Encoder, SliceTransformerEncoder
@@ -67,7 +68,7 @@ class Detection(Task):
         score: Literal["ap50", "ap", "mfroc"] = "ap50"
 
     needs = BOXES
-    network: Detector
+    network: Detector | MeanBox
 
     def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__(encoder)
@@ -85,7 +86,7 @@ class Detection(Task):
         self.view_size = self.canvas if slices is None else (slices, *self.canvas)
         self.key_slices = KeySlices(slices)
         _check_sizes(config, self.view_size, encoder)
-        self.network = Detector(config, encoder, len(self.class_names), slices)
+        self.network = Detector(config, encoder, len(self.class_names), slices)  # pyright: ignore[reportIncompatibleVariableOverride]
 
     @staticmethod
     def joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -124,6 +125,7 @@ class Detection(Task):
 
     def loss(self, views: Views) -> Losses:
         """Compute the sum of four losses: whether there is something, the class, and two of boxes."""
+        assert isinstance(self.network, Detector), "a mean box learns nothing"
         targets = views.targets
         found = self.network.losses(
             views.images[0], targets["boxes"], targets["classes"], targets["seeds"], targets["windows"]
@@ -168,6 +170,17 @@ class Detection(Task):
         found = score_detections(evidence, names)
         metrics = {"score": found.metrics[self.config.score], **found.metrics}
         return TaskScores(metrics, found.remarks, {"case": list(evidence), **found.cases})
+
+    def mean_box(self, batches: Iterable[Batch]) -> MeanBox:
+        """Return the trivial detector of training samples, to be judged in place of ``network``."""
+        found, extents = [], []
+        for batch in batches:
+            for own, extent in zip(self._findings(batch), batch.extents, strict=True):
+                for plane in self.key_slices.judged(own, extent):
+                    planar = self.key_slices.boxes(own, plane)
+                    found.append(Boxes(planar.corners, self._places(planar.classes)))
+                    extents.append((int(extent[-2]), int(extent[-1])))
+        return MeanBox(found, extents)
 
     def _findings(self, batch: Batch) -> list[Boxes]:
         """Return the boxes of each sample; raise ValueError where they are unknown, or of a class without a name."""

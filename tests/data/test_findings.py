@@ -209,6 +209,7 @@ def test_unknown_boxes_and_none_are_told_apart_and_selected(tmp_path: Path) -> N
     shards = ShardSet.open(str(tmp_path))
     assert shards.select(having=BOXES).row_ids.tolist() == [0, 2]
     assert shards.names_of(BOXES) == {FIRST_CLASS: "nodule"}
+    assert shards.is_labelled
     assert shards.patients(shards.select(having=BOXES), BOXES) == {"p0": (FIRST_CLASS,), "p2": ()}
     lines = dict(describe(shards))
     assert lines["boxes"] == f"{FIRST_CLASS} nodule (1)"

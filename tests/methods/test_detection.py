@@ -1,5 +1,6 @@
 """Detection: boxes move with views, units are judged where they lie in the stored samples, and errors say why."""
 
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -13,11 +14,13 @@ from methods.base import Views
 from methods.detection.canvas import Placement
 from methods.detection.detections import Detections
 from methods.detection.key_slices import KeySlices
+from methods.detection.mean_box import MeanBox
 from methods.downstream.base import merge
 from methods.downstream.detection import Detection
 from methods.encoders import Encoder, ResNet3DEncoder, UNetEncoder
 from tests.batches import eight_bit_batch, facts_of
 from tests.cuboids import bounds, cuboids
+from tests.methods.test_contract import sgd, take_steps
 
 NAMES = {10: "first", 11: "second", 12: "third"}
 SMALL = {"pyramid_channels": 8, "head_dims": (16,), "sampled_anchors": 32, "sampled_regions": 24, "size": 64}
@@ -220,6 +223,43 @@ def test_evidence_does_not_depend_on_how_samples_are_batched(dims):
     for unit, rows in whole.items():
         assert (rows[:, 0] == 0).sum() == 5
         np.testing.assert_allclose(apart[unit], rows, rtol=1e-3, atol=1e-3)
+
+
+def test_the_mean_box_is_that_of_the_training_images_in_shares_of_their_sizes():
+    first = Boxes(np.array([[[0, 10], [10, 30]], [[10, 20], [20, 40]], [[0, 0], [20, 40]]]), np.array([0, 0, 2]))
+    second = Boxes(np.array([[[0, 0], [50, 50]]]), np.array([0]))
+    mean = MeanBox([first, second, NO_BOXES], [(20, 40), (100, 50), (7, 7)])
+    assert mean.classes.tolist() == [0, 2]
+    torch.testing.assert_close(mean.boxes, torch.tensor([[0.5 / 3, 0.25, 2 / 3, 2.75 / 3], [0, 0, 1, 1]]))
+    torch.testing.assert_close(mean.shares, torch.tensor([2 / 3, 1 / 3]))
+    one, other = mean.detect(torch.zeros(2, 1, 80, 80), torch.tensor([[0.0, 0, 60, 40], [10, 20, 70, 60]]))
+    torch.testing.assert_close(one.boxes, torch.tensor([[10, 10, 40, 110 / 3], [0, 0, 60, 40]]))
+    torch.testing.assert_close(other.boxes, one.boxes + torch.tensor([10.0, 20, 10, 20]))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_mean_box_is_judged_in_place_of_the_network(dims):
+    task = task_of(unet() if dims == 2 else resnet3d(), **({} if dims == 2 else {"slices": 5}))
+    batch = batch_of([(50, 70)] if dims == 2 else [(2, 50, 70)])
+    task.network = task.mean_box([batch])
+    # Of a single image, or of planes with the same boxes, the mean is right.
+    assert task.scores(task.judge(batch).evidence).metrics["ap50"] == pytest.approx(1.0)
+    others = task.scores(task.judge(batch_of([(50, 70)] if dims == 2 else [(2, 50, 70)], seed=5)).evidence)
+    assert others.metrics["ap50"] < 1
+
+
+def test_training_goes_on_bit_for_bit_after_a_checkpoint_round_trip():
+    batch, saved = batch_of([(50, 70), (64, 64)]), io.BytesIO()
+    task = task_of(unet()).train()
+    take_steps(task, sgd(task, lr=0.01), batch, range(2))
+    torch.save(task.state_dict(), saved)
+    undisturbed = take_steps(task, sgd(task, lr=0.01), batch, range(2, 5))
+    resumed = task_of(unet()).train()
+    saved.seek(0)
+    resumed.load_state_dict(torch.load(saved, weights_only=True))
+    assert take_steps(resumed, sgd(resumed, lr=0.01), batch, range(2, 5)) == undisturbed
+    for key, value in task.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
 
 
 def test_the_loss_is_the_sum_of_its_parts():

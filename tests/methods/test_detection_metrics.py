@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from data.boxes import Boxes
 from methods.detection.average_precision import Findings, average_precisions
 from methods.detection.froc import sensitivities
-from methods.detection.mean_box import MeanBox
 from methods.downstream.base import merge
 from methods.downstream.detection import Detection
 from methods.downstream.detection_metrics import findings_of, rows_of, score_detections
@@ -256,14 +254,3 @@ def test_cases_tell_of_each_unit_what_was_found():
 def test_without_a_true_box_nothing_is_defined():
     with pytest.raises(ValueError, match="0 true boxes in 1 sample, expected at least 1; validate on samples with"):
         score_detections({"a": rows(findings([], TRUE, [0.1] * 3), 0)}, ("lesion",))
-
-
-def test_the_mean_box_is_that_of_the_training_images_in_shares_of_their_sizes():
-    first = Boxes(np.array([[[0, 10], [10, 30]], [[10, 20], [20, 40]], [[0, 0], [20, 40]]]), np.array([3, 3, 5]))
-    second = Boxes(np.array([[[0, 0], [50, 50]]]), np.array([3]))
-    none = Boxes(np.zeros((0, 2, 2), np.int64), np.zeros(0, np.int64))
-    mean = MeanBox.of([first, second, none], [(20, 40), (100, 50), (7, 7)])
-    assert mean.classes.tolist() == [3, 5]
-    np.testing.assert_allclose(mean.boxes, [[0.5 / 3, 0.25, 2 / 3, 2.75 / 3], [0, 0, 1, 1]])
-    np.testing.assert_allclose(mean.shares, [2 / 3, 1 / 3])
-    np.testing.assert_allclose(mean.on((60, 40)), [[10, 10, 40, 110 / 3], [0, 0, 60, 40]])

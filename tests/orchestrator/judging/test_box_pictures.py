@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from orchestrator.judging.box_pictures import MORE_DETECTIONS, BoxedImage, boxes_figure, draw_boxes
+from orchestrator.judging.box_pictures import DASHED, MORE_DETECTIONS, BoxedImage, boxes_figure, draw_boxes
 from orchestrator.judging.panels import class_colours
 
 NAMES = ("liver", "spleen", "node")
@@ -34,7 +34,7 @@ def test_true_boxes_are_solid_and_detections_dashed_in_the_colours_of_their_clas
     assert (*detected.get_xy(), detected.get_width(), detected.get_height()) == (1.5, 0.0, 4.5, 3.5)
     assert [to_hex(patch.get_edgecolor()) for patch in (true, detected)] == [colours[2], colours[0]]
     assert true.get_linestyle() == "-"
-    assert detected.get_linestyle() == "--"
+    assert detected.get_linestyle() == DASHED
     assert [text.get_text() for text in figure.axes[0].texts] == ["0.90"]
     assert figure.axes[0].get_title() == "s-1\ntrue: 1, detected: 1"
     (legend,) = figure.legends

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from data.shards.index import ShardSet
 from methods.downstream.base import Task, TaskScores, merge
 from methods.downstream.classification import Classification
+from methods.downstream.detection import Detection
 from methods.downstream.segmentation import Segmentation
 from methods.encoders import DenseNetEncoder, UNetEncoder
 from orchestrator.judging.cases import joined, to_parquet
 from orchestrator.training.loop import World
 from orchestrator.training.samples import batches_of
 from tests.batches import facts_of
-from tests.shardsets import SLICES_PER_VOLUME, write_pictures, write_slices
+from tests.shardsets import SLICES_PER_VOLUME, write_findings, write_pictures, write_slices
 
 CPU = torch.device("cpu")
 REGIONS = {"both": (1, 2), "kidney": (2,)}
@@ -31,6 +32,11 @@ def slices(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     return ShardSet.open(write_pictures(tmp_path_factory.mktemp("pictures"), num_classes=3))
+
+
+@pytest.fixture(scope="module")
+def boxed(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    return ShardSet.open(write_findings(tmp_path_factory.mktemp("boxed")))
 
 
 class Thresholds(nn.Module):
@@ -61,6 +67,14 @@ def classification_of(shards: ShardSet, **fields: object) -> Classification:
     return Classification(config, encoder, facts_of(shards.class_names)).eval()
 
 
+def detection_of(shards: ShardSet) -> Detection:
+    """A task that finds next to nothing, but something in every image."""
+    torch.manual_seed(0)
+    encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=2, features=(4, 4, 8, 8, 8, 4)))
+    fields = {"size": 64, "pyramid_channels": 8, "head_dims": (16,), "most_detections": 5, "score_threshold": 0.0}
+    return Detection(Detection.Config.model_validate(fields), encoder, facts_of(shards.box_names)).eval()
+
+
 def scored(task: Task, shards: ShardSet, num_ranks: int = 1) -> TaskScores:
     """Score the validation samples, shared out over ranks."""
     rows = shards.select("val", having=task.needs).row_ids
@@ -69,7 +83,7 @@ def scored(task: Task, shards: ShardSet, num_ranks: int = 1) -> TaskScores:
         for rank in range(num_ranks)
         for batch in batches_of(shards, rows, World(rank, num_ranks, CPU), task.needs)
     ]
-    return task.scores(merge(task.judge(batch).evidence for batch in batches))
+    return task.scores(merge((task.judge(batch).evidence for batch in batches), task.joined))
 
 
 def read(file: bytes) -> pd.DataFrame:
@@ -127,10 +141,24 @@ def test_cases_of_several_classes_each_have_truth_values(pictures: ShardSet) -> 
     assert cases["true/grade 1"].tolist() == [n % 3 == 1 for n in range(18, 24)]
 
 
-def test_two_ranks_give_the_same_file_as_one(slices: ShardSet) -> None:
-    task = segmentation_of(slices)
-    alone, together = (to_parquet("validation", scored(task, slices, ranks).cases) for ranks in (1, 2))
-    assert together == alone
+def test_cases_of_a_detection_hold_what_was_found_and_null_where_there_is_no_true_box(boxed: ShardSet) -> None:
+    scores = scored(detection_of(boxed), boxed)
+    cases = read(to_parquet("validation", scores.cases))
+    assert list(cases.columns) == [
+        "split", "case", "true_boxes", "detections", "found", "sensitivity", "ap50",
+    ]  # fmt: skip
+    assert list(cases["case"]) == ["f008", "f009", "f010", "f011"]
+    assert cases["true_boxes"].tolist() == [1, 2, 1, 0]
+    assert cases["detections"].tolist() == [5] * 4
+    assert cases["sensitivity"].isna().tolist() == cases["ap50"].isna().tolist() == [False] * 3 + [True]
+    known = cases.dropna()
+    assert known["sensitivity"].tolist() == pytest.approx((known["found"] / known["true_boxes"]).tolist())
+
+
+def test_two_ranks_give_the_same_file_as_one(slices: ShardSet, boxed: ShardSet) -> None:
+    for task, shards in ((segmentation_of(slices), slices), (detection_of(boxed), boxed)):
+        alone, together = (to_parquet("validation", scored(task, shards, ranks).cases) for ranks in (1, 2))
+        assert together == alone
 
 
 def test_joined_files_hold_the_cases_of_both_in_order() -> None:

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from data.labels import LABEL_MAP
+from data.labels import BOXES, LABEL_MAP
 from data.shards.index import ShardSet
 from data.views.batch import Batch
 from methods.downstream.base import merge
+from methods.downstream.detection import Detection
 from methods.downstream.segmentation import Segmentation
 from methods.encoders import UNetEncoder
 from orchestrator.judging.gallery import MaskGallery
@@ -22,7 +23,7 @@ from orchestrator.training.checkpoint import State
 from orchestrator.training.samples import batches_of
 from orchestrator.training.world import World
 from tests.batches import facts_of
-from tests.shardsets import SLICES_PER_VOLUME, write_slices
+from tests.shardsets import SLICES_PER_VOLUME, write_findings, write_slices
 
 WORLD = World(0, 1, torch.device("cpu"))
 
@@ -80,6 +81,27 @@ def test_the_picture_shows_one_slice_of_each_volume(shards: ShardSet) -> None:
     bare = Validation(shards, validation.row_ids, validation.rhythm, pictures=False)
     bare.run(method_of(shards), WORLD)
     assert bare.drawn == {}
+
+
+@pytest.mark.parametrize("size", [(48, 56), (12, 40, 44)], ids=["pictures", "volumes"])
+def test_a_detection_is_validated_and_pictured_from_the_boxes_of_shards(
+    tmp_path: Path, size: tuple[int, ...]
+) -> None:
+    shards = ShardSet.open(write_findings(tmp_path, size))
+    encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=len(size), features=(4, 4, 8, 8, 8, 4)))
+    fields = {"size": 64, "pyramid_channels": 8, "head_dims": (16,), "score": "mfroc"}
+    method = Detection(Detection.Config.model_validate(fields), encoder, facts_of(shards.box_names)).eval()
+    validation = Validation(shards, shards.select(split="val", having=BOXES).row_ids, Rhythm(Fraction(5), 10))
+    metrics = validation.run(method, WORLD)
+    assert set(metrics) == {
+        "score", "ap", "ap50", "ap75", "ap50/nodule", "ap50/mass", "mfroc",
+        *(f"sensitivity_at_{bound}" for bound in ("0.5", "1", "2", "4")),
+    }  # fmt: skip
+    assert metrics["score"] == metrics["mfroc"]
+    units = validation.cases["case"]
+    assert (units == ["f008", "f009", "f010", "f011"]) == (len(size) == 2)
+    assert len(units) > 4 or len(size) == 2
+    assert Image.open(io.BytesIO(validation.drawn["predictions.png"])).format == "PNG"
 
 
 def test_a_volume_is_pictured_by_its_richest_axial_plane_without_the_batch_s_padding() -> None:
