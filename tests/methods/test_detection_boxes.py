@@ -128,9 +128,9 @@ def test_ten_thousand_boxes_are_suppressed_in_well_under_a_second():
     low = rng.uniform(0, 500, (10_000, 2))
     boxes = torch.from_numpy(np.concatenate([low, low + rng.uniform(8, 60, (10_000, 2))], axis=1)).float()
     scores, kinds = torch.from_numpy(rng.random(10_000)), torch.arange(10_000) % 5
-    began = time.perf_counter()
+    began = time.process_time()
     assert 1000 < int(kept_boxes(boxes, scores, 0.7, kinds).sum()) < 10_000
-    assert time.perf_counter() - began < 2  # of a machine that does other things; 0.4 s alone
+    assert time.process_time() - began < 2  # 0.2 s where nothing else computes
 
 
 def test_anchors_stand_where_the_reference_puts_them():
