@@ -14,6 +14,7 @@ from methods.scratch import Scratch
 from methods.simmim import SimMIM
 from methods.simsiam import SimSiam
 from methods.svdnet import SVDNet
+from methods.svdnet_detection import SVDNetDetection
 from methods.swav import SwAV
 from methods.voco import VoCo
 
@@ -33,5 +34,6 @@ METHODS: dict[str, type[Method]] = {
     "jssl_mask": JSSLMask,
     "jssl_cluster": JSSLCluster,
     "svdnet": SVDNet,
+    "svdnet_detection": SVDNetDetection,
     "scratch": Scratch,
 }

@@ -84,6 +84,10 @@ PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
         PaperSize("photographs", ResNet3DEncoder.Config(network=network), num_classes=1000)
         for network in get_args(NetworkName)
     ),
+    "svdnet_detection": tuple(
+        PaperSize("photographs", ResNet3DEncoder.Config(network=network, norm="group"), num_classes=80)
+        for network in get_args(NetworkName)
+    ),
     "rotation": _proxy_sizes({"side": 128}, {"side": 224}),
     "patch_location": _proxy_sizes({}, {"patches": {"size": 64, "jitter": 8}}),
     "jigsaw": _proxy_sizes({}, {"patches": {"size": 64, "jitter": 8}}),

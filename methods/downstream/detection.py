@@ -80,13 +80,21 @@ class Detection(Task):
                 "detection: the shards name 0 classes of boxes, expected at least 1; ingest with boxes (`raydiology "
                 "shards show` lists them)"
             )
-        slices = slices_for(encoder, config.slices)
         height, width = per_axis(config.size, 2, "downstream.task.size")
         self.canvas = (height, width)
-        self.view_size = self.canvas if slices is None else (slices, *self.canvas)
-        self.key_slices = KeySlices(slices)
-        _check_sizes(config, self.view_size, encoder)
+        self.key_slices, slices = self.seen(encoder)
+        self.view_size = (*([self.key_slices.slices] if self.key_slices.slices else []), *self.canvas)
+        _check_sizes(config, self.canvas if slices is None else (slices, *self.canvas), encoder)
         self.network = Detector(config, encoder, len(self.class_names), slices)  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def seen(self, encoder: Encoder) -> tuple[KeySlices, int | None]:
+        """Return which images of samples are seen, and as how many slices the encoder sees one; None in 2D."""
+        slices = slices_for(encoder, self.config.slices)
+        return KeySlices(slices), slices
+
+    def prepared(self, images: Float[Tensor, "b c *s"]) -> Float[Tensor, "b k *t"]:
+        """Return augmented images as the network takes them; by default as they are."""
+        return images
 
     @staticmethod
     def joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -121,7 +129,7 @@ class Detection(Task):
         targets = {"boxes": boxes, "classes": classes, "windows": _windows(windows), "seeds": seeds}
         regions = np.stack([key_slices.region(batch.extents[number], plane) for number, plane, _ in shown])
         on_device = {name: target.to(images.device) for name, target in targets.items()}
-        return Views((augment(images, drawn),), (regions,), on_device)
+        return Views((self.prepared(augment(images, drawn)),), (regions,), on_device)
 
     def loss(self, views: Views) -> Losses:
         """Compute the sum of four losses: whether there is something, the class, and two of boxes."""
@@ -153,7 +161,7 @@ class Detection(Task):
             some = units[start : start + JUDGED_AT_ONCE]
             images = torch.stack([placements[n].paint(key_slices.image(batch, n, plane)) for n, plane in some])
             windows = _windows([placements[number].window for number, _ in some]).to(images)
-            for (number, plane), found in zip(some, self.network.detect(images, windows), strict=True):
+            for (number, plane), found in zip(some, self.network.detect(self.prepared(images), windows), strict=True):
                 own = key_slices.boxes(findings[number], plane)
                 rows = self._rows(own, found, placements[number])
                 evidence[key_slices.unit(batch.sample_ids[number], plane)] = rows

@@ -92,14 +92,14 @@ def _trained(name: str) -> Iterator[tuple[PaperSize, FrozenConfig]]:
     kind: type[Method] = METHODS[name]
     variant = kind.Config.model_fields.get("variant")
     for size in PAPER_SIZES.get(name, ()):
-        for chosen in get_args(variant.annotation) if variant else ():
-            yield size, kind.Config.model_validate({**size.fields, "variant": chosen})
+        for fields in [{"variant": name} for name in get_args(variant.annotation)] if variant else [{}]:
+            yield size, kind.Config.model_validate({**size.fields, **fields})
 
 
 def _entry(size: PaperSize, config: FrozenConfig, counts: Counts) -> dict[str, Any]:
     encoder = size.encoder.model_dump()
     return {
-        "variant": config.model_dump()["variant"],
+        "variant": config.model_dump().get("variant", ""),
         "images": size.images,
         "spatial_dims": encoder["spatial_dims"],
         "in_channels": encoder["in_channels"],

@@ -107,6 +107,10 @@ TINY_FIELDS: dict[str, Any] = {
     "block": 16,
     "side": 32,
     "resize_to": 40,
+    "scales": tuple(range(20, 33)),
+    "pyramid_channels": 8,
+    "norm_groups": 2,
+    "sampled_*": 16,
     "size": (32, 32, 32),
     "clusters": {"num_prototypes": 6},
     "dropout": 0.0,  # ranks draw masks of their own, and then they could not equal one rank
@@ -132,7 +136,7 @@ def tiny_config(case: str, dims: int, encoder: str = "") -> FrozenConfig:
     for field, about in METHODS[name].Config.model_fields.items():
         for pattern, value in patterns.items():
             if fnmatch(field, pattern) and not (isinstance(value, int) and about.default <= value):
-                fields[field] = value[0] if about.annotation is int and isinstance(value, tuple) else value
+                fields[field] = cut_for(about.annotation, value, fed(name, dims)[0])
     configs = [fields]
     if "patches" in METHODS[name].Config.model_fields:
         size = (32, 32) if dims == 2 else (network.stride, 32, 32)
@@ -141,6 +145,13 @@ def tiny_config(case: str, dims: int, encoder: str = "") -> FrozenConfig:
             for grid, jitter in TINY_PATCHES
         ]
     return next(filter(None, (taken(name, config, dims, network) for config in configs)))
+
+
+def cut_for(annotation: Any, value: Any, dims: int) -> Any:
+    """Return a tiny size of three axes as a field takes it: one number, or one for each axis of the samples."""
+    if value != TINY_FIELDS["size"]:
+        return value
+    return value[0] if annotation is int else value[:dims]
 
 
 def taken(name: str, fields: dict[str, Any], dims: int, encoder: Encoder) -> FrozenConfig | None:
@@ -194,10 +205,12 @@ def batch_of(dims: int, count: int, first: int = 0, channels: int = 1) -> Batch:
 
 
 def samples_of(case: str, dims: int, count: int, first: int = 0) -> Batch:
-    """Return samples as a method is fed them on an encoder of ``dims``; each has one of the classes of ``FACTS``."""
+    """Return samples as a method is fed them on an encoder of ``dims``; each has a class of ``FACTS``, and boxes."""
     own, channels = fed(case.split()[0], dims)
     batch = batch_of(own, count, first, channels)
-    return replace(batch, classes=torch.arange(first, first + count)[:, None] % len(FACTS.names))
+    boxes = Boxes(np.array([[[2] * own, [33] * own], [[8] * own, [38] * own]]), np.array([0, 2]))
+    classes = torch.arange(first, first + count)[:, None] % len(FACTS.names)
+    return replace(batch, classes=classes, boxes=(boxes,) * count)
 
 
 def part_of(batch: Batch, rows: slice) -> Batch:
@@ -213,6 +226,7 @@ def part_of(batch: Batch, rows: slice) -> Batch:
         rows=batch.rows[rows],
         epochs=batch.epochs[rows],
         classes=None if batch.classes is None else batch.classes[rows],
+        boxes=None if batch.boxes is None else batch.boxes[rows],
     )
 
 
