@@ -81,11 +81,13 @@ PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
     "jssl_mask": _RELATED,
     "jssl_cluster": _RELATED,
     "svdnet": tuple(
-        PaperSize("photographs", ResNet3DEncoder.Config(network=network), num_classes=1000)
+        PaperSize("photographs, colours as slices", ResNet3DEncoder.Config(network=network), num_classes=1000)
         for network in get_args(NetworkName)
     ),
     "svdnet_detection": tuple(
-        PaperSize("photographs", ResNet3DEncoder.Config(network=network, norm="group"), num_classes=80)
+        PaperSize(
+            "photographs, colours as slices", ResNet3DEncoder.Config(network=network, norm="group"), num_classes=80
+        )
         for network in get_args(NetworkName)
     ),
     "rotation": _proxy_sizes({"side": 128}, {"side": 224}),

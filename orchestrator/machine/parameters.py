@@ -21,6 +21,7 @@ from torch import nn
 
 from methods import METHODS
 from methods.base import Facts, FrozenConfig, Method, decisive
+from methods.downstream import Task
 from methods.encoders import ENCODERS, Encoder
 from methods.papers import PAPER_NETWORKS, PAPER_SIZES, PaperNetwork, PaperSize
 from methods.parts.flat_map import mean_features
@@ -46,7 +47,8 @@ def build(name: str, size: PaperSize, config: FrozenConfig) -> Counts:
     names = dict.fromkeys(range(size.num_classes), "")
     with torch.device("meta"):
         method = METHODS[name](config, encoder, Facts(num_samples=1, steps=1, batch_size=1, names=names))
-    counts = {part: _count(module) for part, module in method.named_children()}
+    parts = method.network if isinstance(method, Task) else method
+    counts = {part: _count(module) for part, module in parts.named_children()}
     return {part: count for part, count in counts.items() if count}
 
 
@@ -103,7 +105,7 @@ def _entry(size: PaperSize, config: FrozenConfig, counts: Counts) -> dict[str, A
         "images": size.images,
         "spatial_dims": encoder["spatial_dims"],
         "in_channels": encoder["in_channels"],
-        "network": encoder["name"],
+        "network": encoder.get("network", encoder["name"]),
         "encoder": counts["encoder"],
         "heads": {part: count for part, count in counts.items() if part != "encoder"},
     }
