@@ -1,4 +1,4 @@
-"""SVDNetDetection: a 3D encoder sees the colours of photographs as slices, and the detector is that of ``detection``."""
+"""SVDNetDetection: a 3D encoder sees the colours of photographs as slices; the detector is that of ``detection``."""
 
 from dataclasses import replace
 from typing import Any
