@@ -16,15 +16,18 @@ from PIL import Image
 from data.phantoms.photographs import OBJECTS, make_photograph, write_photographs
 from data.shards.index import ShardSet
 from data.views.batch import Batch
+from methods.downstream.detection import Detection
 from orchestrator.cli import main
 from orchestrator.config.files import resolve
 from orchestrator.feed import stream
 from orchestrator.history import HISTORY, steps
 from orchestrator.judging.cases import CASES
+from orchestrator.judging.validation import evidence_of
 from orchestrator.runs import finetune
 from orchestrator.runs.run import RESULT
 from orchestrator.training.loop import train
 from orchestrator.training.resume import StageCheckpoints
+from orchestrator.training.samples import batches_of
 from orchestrator.training.world import World
 from tests.experiments import UNET, tiny_experiment
 
@@ -107,7 +110,8 @@ def test_two_workers_score_as_one_does_and_one_goes_on_from_what_two_left(shards
     check_losses(steps(run, finetune.STAGE), expected)
     scores = json.loads((run / RESULT).read_text())["scores"]
     best = next(entry for entry in expected if entry["step"] + 1 == scores["best_step"])
-    assert scores == pytest.approx({**{name: best[name] for name in best["judged"]}, "best_step": best["step"] + 1})
+    judged = {name: best[name] for name in best["judged"]}
+    assert scores == pytest.approx({**judged, **mean_box(shards), "best_step": best["step"] + 1})
     assert scores["score"] == scores["ap50"]
     check_files(run, shards, scores)
     printed = dict(re.findall(r"^(.+?) +(\d+\.\d{4})$", capsys.readouterr().out, re.MULTILINE))
@@ -125,6 +129,17 @@ def test_two_workers_score_as_one_does_and_one_goes_on_from_what_two_left(shards
     assert 0 < len(trained) < STEPS, "it went on"
     check_losses(trained, expected[-len(trained) :])
     assert json.loads((run / RESULT).read_text())["scores"] == pytest.approx(scores)
+
+
+def mean_box(shards: Path) -> dict[str, float]:
+    """Return what the mean box scores, judged as the network is."""
+    opened = ShardSet.open(str(shards))
+    task = finetune.build_network(resolve(tree_of(shards, Path("unused"))), opened, None)
+    assert isinstance(task, Detection)
+    train, val = (opened.select(split).row_ids for split in ("train", "val"))
+    task.network = task.mean_box(batches_of(opened, train, World(), task.needs))
+    metrics = task.scores(evidence_of(task, opened, val, World())).metrics
+    return {f"mean_box/{name}": metrics[name] for name in ("ap", "ap50", "mfroc")}
 
 
 def check_losses(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
