@@ -20,8 +20,8 @@ LOWER = {
     "largest_cluster",
 }  # fmt: skip
 ENDINGS: dict[str, Direction] = {"_loss": "min", "_error": "min", "accuracy": "max", "kappa": "max"}
-# Prefixes of a metric's own name: where it was measured.
-PLACES = ("best", "test", "initial", "health", "probe", "mean")
+# Prefixes of a metric's own name: where, or of what, it was measured.
+PLACES = ("best", "test", "initial", "health", "probe", "mean", "mean_box")
 BEST, TEST = "best/", "test/"
 
 

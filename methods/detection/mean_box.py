@@ -27,6 +27,11 @@ class MeanBox(nn.Module):
         """Take the means over training images with these boxes and sizes; at least one has a box."""
         super().__init__()
         kinds = np.concatenate([own.classes for own in findings])
+        if not len(kinds):
+            raise ValueError(
+                f"mean box: 0 boxes in {len(findings)} training images, expected at least 1; "
+                "`raydiology shards show` counts them"
+            )
         relative = [own.corners / np.array(extent) for own, extent in zip(findings, extents, strict=True)]
         boxes = np.concatenate(relative).reshape(-1, 4)
         shares = {kind: np.mean([kind in own.classes for own in findings]) for kind in np.unique(kinds).tolist()}
@@ -38,6 +43,10 @@ class MeanBox(nn.Module):
 
     def detect(self, images: Float[Tensor, "b c *s"], windows: Float[Tensor, "b 4"]) -> list[Detections]:
         """Return the same for all images, in the part of each that is not padding."""
+        return self.within(windows)
+
+    def within(self, windows: Float[Tensor, "b 4"]) -> list[Detections]:
+        """Return the same for all windows, at the same place of each."""
         low, high = windows.chunk(2, dim=1)
         placed = low.repeat(1, 2)[:, None] + self.boxes * (high - low).repeat(1, 2)[:, None]
         return [Detections(boxes, self.shares, self.classes) for boxes in placed]

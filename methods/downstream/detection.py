@@ -9,7 +9,7 @@ Shapes:    B samples, C channels, D slices of H x W pixels, M boxes.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -34,6 +34,9 @@ from methods.downstream.base import Evidence, Judgement, Task, TaskScores
 from methods.downstream.detection_metrics import rows_of, score_detections
 from methods.encoders import Encoder, SliceTransformerEncoder
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
+
+Located = tuple[Boxes, Int64[np.ndarray, " n"]]
+"""The boxes of a sample, and its size in voxels."""
 
 JUDGED_AT_ONCE = 8
 PADDING = -1
@@ -181,13 +184,33 @@ class Detection(Task):
 
     def mean_box(self, batches: Iterable[Batch]) -> MeanBox:
         """Return the trivial detector of training samples, to be judged in place of ``network``."""
+        return self._mean_box(
+            [pair for batch in batches for pair in zip(self._findings(batch), batch.extents, strict=True)]
+        )
+
+    def mean_box_scores(self, trained: Sequence[Located], judged: Mapping[str, Located]) -> TaskScores:
+        """Score the trivial detector of training samples on others, given by their ids; no voxel is needed.
+
+        Raises ValueError where the training samples have no box, or the others have none.
+        """
+        mean = self._mean_box(trained)
+        evidence: Evidence = {}
+        for sample, (own, extent) in judged.items():
+            height, width = extent[-2:].tolist()
+            found = mean.within(torch.tensor([[0.0, 0.0, height, width]]))[0]
+            unmoved = Placement.of((height, width), max(height, width), (height, width))
+            for plane in self.key_slices.judged(own, extent):
+                rows = self._rows(self.key_slices.boxes(own, plane), found, unmoved)
+                evidence[self.key_slices.unit(sample, plane)] = rows
+        return self.scores(evidence)
+
+    def _mean_box(self, samples: Iterable[Located]) -> MeanBox:
         found, extents = [], []
-        for batch in batches:
-            for own, extent in zip(self._findings(batch), batch.extents, strict=True):
-                for plane in self.key_slices.judged(own, extent):
-                    planar = self.key_slices.boxes(own, plane)
-                    found.append(Boxes(planar.corners, self._places(planar.classes)))
-                    extents.append((int(extent[-2]), int(extent[-1])))
+        for own, extent in samples:
+            for plane in self.key_slices.judged(own, extent):
+                planar = self.key_slices.boxes(own, plane)
+                found.append(Boxes(planar.corners, self._places(planar.classes)))
+                extents.append((int(extent[-2]), int(extent[-1])))
         return MeanBox(found, extents)
 
     def _findings(self, batch: Batch) -> list[Boxes]:

@@ -13,6 +13,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from data.boxes import Boxes
 from data.views.batch import Batch
 from data.views.boxes import box_iou
 from methods.base import Views
@@ -92,7 +93,8 @@ def views_figure(batch: Batch, views: Views) -> Figure:
     """Draw each sample as stored with the boxes of its views, and the views beside it; one row per sample.
 
     A volume is shown in the three planes through the middle of its boxes; a box that such a plane misses is dashed. A
-    volume's views are shown in their middle axial plane. If there are many views, the first ones are shown.
+    volume's views are shown in their middle axial plane. If there are many views, the first ones are shown. The true
+    boxes of findings, where they are known, are thin and light, over the sample and where the first view has them.
     """
     stored_panels = 1 if batch.spatial_dims == 2 else 3
     images, outlined = views.images[:MOST_VIEWS], views.boxes[:MOST_VIEWS]
@@ -107,13 +109,20 @@ def views_figure(batch: Batch, views: Views) -> Figure:
             _outline(row[0], [box.T for box in boxes], [True] * len(boxes))
         else:
             _show_planes(row[:3], image, limits, spacing, boxes)
-        show_caption(row[0], _sample_title(batch, index, boxes))
+        findings = batch.boxes[index] if batch.boxes else None
+        if findings is not None:
+            for normal, axis in enumerate(row[:stored_panels]):
+                _outline_findings(axis, _in_panel(findings, boxes, image.shape[1:], normal))
+        show_caption(row[0], _sample_title(batch, index, boxes) + _counted(findings))
         for number, (axis, view) in enumerate(zip(row[stored_panels:], images, strict=True)):
             voxels = view[index].detach().float().cpu().numpy()
             plane = voxels if batch.spatial_dims == 2 else voxels[:, voxels.shape[1] // 2]
             show_image(axis, plane, limits, spacing[-2:], upright and batch.spatial_dims == 2)
             show_frame(axis, VIEW_COLOURS[number % len(VIEW_COLOURS)])
-            show_caption(axis, f"view {number + 1}, {' x '.join(map(str, voxels.shape[1:]))}")
+            shown = _in_view(views, index) if number == 0 else None
+            if shown is not None:
+                _outline_findings(axis, shown)
+            show_caption(axis, f"view {number + 1}, {' x '.join(map(str, voxels.shape[1:]))}{_counted(shown)}")
     return figure
 
 
@@ -183,8 +192,7 @@ def _show_planes(
     boxes: Sequence[Int[np.ndarray, "2 3"]],
 ) -> None:
     """Draw the three planes through the middle of all boxes."""
-    middle = np.mean(boxes, axis=(0, 1)).astype(int) if boxes else np.array(image.shape[1:]) // 2
-    middle = np.minimum(middle, np.array(image.shape[1:]) - 1)
+    middle = _middle(boxes, image.shape[1:])
     for normal, axis in enumerate(axes):
         kept = [k for k in range(3) if k != normal]
         show_image(
@@ -194,6 +202,44 @@ def _show_planes(
         _outline(axis, [box[:, kept].T for box in boxes], cut)
         if normal:
             show_caption(axis, PLANES[normal])
+
+
+def _middle(boxes: Sequence[Int[np.ndarray, "2 n"]], size: tuple[int, ...]) -> Int[np.ndarray, " n"]:
+    """Return the voxel in the middle of all boxes, or of the sample."""
+    middle = np.mean(boxes, axis=(0, 1)).astype(int) if boxes else np.array(size) // 2
+    return np.minimum(middle, np.array(size) - 1)
+
+
+def _in_panel(findings: Boxes, boxes: Sequence[Int[np.ndarray, "2 n"]], size: tuple[int, ...], normal: int) -> Boxes:
+    """Return the findings of a picture, or those that the plane of a volume cuts that a panel shows."""
+    if findings.spatial_dims == 2:
+        return findings
+    low, high = findings.corners[:, 0, normal], findings.corners[:, 1, normal]
+    middle = _middle(boxes, size)[normal]
+    cut = (low <= middle) & (middle < high)
+    return Boxes(np.delete(findings.corners[cut], normal, axis=2), findings.classes[cut])
+
+
+def _in_view(views: Views, index: int) -> Boxes | None:
+    """Return the findings of a sample that its view shows, None where the views have none to predict."""
+    if "boxes" not in views.targets:
+        return None
+    classes = views.targets["classes"][index].cpu().numpy()
+    corners = views.targets["boxes"][index].cpu().numpy().astype(np.int64).reshape(-1, 2, 2)
+    return Boxes(corners[classes >= 0], classes[classes >= 0])
+
+
+def _counted(findings: Boxes | None) -> str:
+    """Return how many findings a panel's sample or view has, where they are known."""
+    return "" if findings is None else f", boxes: {len(findings)}"
+
+
+def _outline_findings(axis: Axes, findings: Boxes) -> None:
+    """Draw the outline of each box in a panel, light, whatever its class."""
+    for (top, left), (bottom, right) in findings.corners.tolist():
+        axis.add_patch(
+            Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, edgecolor=INK, linewidth=1.0)
+        )
 
 
 def _outline(axis: Axes, spans: Sequence[Int[np.ndarray, "axes ends"]], solid: Sequence[bool]) -> None:

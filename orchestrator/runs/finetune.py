@@ -39,6 +39,7 @@ from orchestrator.runs.network import (
 from orchestrator.runs.plans import feed_plan, training_plan
 from orchestrator.runs.pretrain import PretrainingResult
 from orchestrator.runs.run import Caption, Run
+from orchestrator.runs.trivial import trivial_scores
 from orchestrator.terminal.progress import phase
 from orchestrator.training import checkpoint as checkpoints
 from orchestrator.training.batch_norm import check_batch_norm
@@ -154,22 +155,25 @@ def _train(experiment: Experiment, encoder: str | None, labelled: LabelledSample
         best = launch(job, follow, run.remark)
     with phase("collecting the best network"):
         exported = _collect(Checkpoint(best.uri), run)
-    scores: dict[str, float] = {**best.state["best"], "best_step": best.step}
-    tested = _test(experiment, best.uri, run) if labelled.test else {}
+    trivial = trivial_scores(experiment, labelled, labelled.val)
+    scores: dict[str, float] = {**best.state["best"], **trivial, "best_step": best.step}
+    tested = _test(experiment, labelled, best.uri, run) if labelled.test else {}
     run.tracker.summary(tested)
     run.finish({"scores": scores | tested}, scores, exported)
     return scores | tested
 
 
-def _test(experiment: Experiment, best: str, run: Run) -> dict[str, float]:
+def _test(experiment: Experiment, labelled: LabelledSamples, best: str, run: Run) -> dict[str, float]:
     """Score the best checkpoint on the test split, and add its cases to the run's; return ``test/...``."""
+    assert labelled.test is not None, "there is a test split to score"
     with phase("scoring the best network on the test split"):
         found = score_held_out(experiment, best)
     cases, tested = run.folder / CASES, to_parquet("test", found.cases)
     write_atomically(cases, joined([*([cases.read_bytes()] if cases.exists() else []), tested]))
     for remark in found.remarks:
         run.remark(f"test: {remark}")
-    return {f"{TEST}{name}": value for name, value in found.metrics.items()}
+    metrics = found.metrics | trivial_scores(experiment, labelled, labelled.test)
+    return {f"{TEST}{name}": value for name, value in metrics.items()}
 
 
 def _build(experiment: Experiment, encoder: str | None) -> Trainee:

@@ -248,6 +248,26 @@ def test_the_mean_box_is_judged_in_place_of_the_network(dims):
     assert others.metrics["ap50"] < 1
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_mean_box_scores_without_voxels_what_it_scores_in_place_of_the_network(dims):
+    sizes = [(50, 70), (64, 64), (30, 90)] if dims == 2 else [(4, 50, 70), (3, 64, 64)]
+    task = task_of(unet() if dims == 2 else resnet3d(), **({} if dims == 2 else {"slices": 5}))
+    trained, others = batch_of(sizes), batch_of(sizes, seed=5)
+    located = [[*zip(batch.boxes, batch.extents, strict=True)] for batch in (trained, others)]
+    apart = task.mean_box_scores(located[0], dict(zip(others.sample_ids, located[1], strict=True)))
+    task.network = task.mean_box([trained])
+    expected = task.scores(task.judge(others).evidence)
+    assert (0 < expected.metrics["mfroc"] < 1) == (dims == 2)
+    assert (apart.cases["detections"] > 0).all()
+    assert apart.metrics == pytest.approx(expected.metrics)
+    assert sorted(apart.cases["case"]) == sorted(expected.cases["case"])
+
+
+def test_a_mean_of_no_boxes_is_refused():
+    with pytest.raises(ValueError, match="mean box: 0 boxes in 2 training images, expected at least 1; `raydiology"):
+        MeanBox([NO_BOXES] * 2, [(20, 40), (7, 7)])
+
+
 def test_training_goes_on_bit_for_bit_after_a_checkpoint_round_trip():
     batch, saved = batch_of([(50, 70), (64, 64)]), io.BytesIO()
     task = task_of(unet()).train()

@@ -36,6 +36,7 @@ def test_it_is_known_of_every_number_that_a_method_logs_whether_lower_is_better(
         ("kappa_quadratic", "max"),
         ("best/ap50/nodule", "max"),
         ("best/sensitivity_at_0.5", "max"),
+        ("test/mean_box/ap50", "max"),
         ("mfroc", "max"),
         ("proposal_box_loss", "min"),
         ("best/initial/probe/linear_kappa", "max"),

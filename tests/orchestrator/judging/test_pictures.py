@@ -1,6 +1,7 @@
 """Pictures: boxes stand where the views were cut, masks over their slices, and no identifier is drawn."""
 
 import io
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,9 +11,10 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
+from data.boxes import Boxes
 from data.views.batch import Batch
 from methods.base import Views
-from orchestrator.judging.panels import class_colours
+from orchestrator.judging.panels import INK, class_colours
 from orchestrator.judging.pictures import (
     RIGHT,
     VIEW_COLOURS,
@@ -77,6 +79,37 @@ def test_boxes_of_a_2d_pair_stand_where_the_views_were_cut() -> None:
     ]
     assert figure.axes[0].get_title() == "stored, 20 x 30, IoU 0.00"
     assert figure.axes[0].images[0].get_array().shape == (20, 30)
+
+
+def findings(*corners: list[list[int]]) -> Boxes:
+    return Boxes(np.array(corners, dtype=np.int64), np.arange(len(corners)))
+
+
+def test_true_boxes_lie_over_the_sample_and_where_the_view_has_them() -> None:
+    batch = batch_of((20, 30))
+    batch = replace(batch, boxes=(findings([[2, 5], [6, 9]], [[10, 11], [14, 20]]), None))
+    # The first box is at another place in the view, the second one was moved away; -1 is padding.
+    targets = {"boxes": torch.tensor([[[1.0, 2, 5, 6], [0, 0, 0, 0]]] * 2)}
+    targets["classes"] = torch.tensor([[0, -1], [-1, -1]])
+    views = replace(views_of(batch, [[0, 0]], [20, 30]), targets=targets)
+    figure = views_figure(batch, views)
+    assert rectangles(figure, 0)[1:] == [(4.5, 1.5, 4.0, 4.0, INK), (10.5, 9.5, 9.0, 4.0, INK)]
+    assert rectangles(figure, 1) == [(1.5, 0.5, 4.0, 4.0, INK)]
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles[:2] == ["stored, 20 x 30, boxes: 2", "view 1, 20 x 30, boxes: 1"]
+    assert titles[2:] == ["stored, 20 x 30", "view 1, 20 x 30, boxes: 0"]
+    assert len(rectangles(figure, 2)) == 1, "what is unknown is not drawn"
+
+
+def test_true_boxes_of_a_volume_are_drawn_in_the_planes_that_they_cut() -> None:
+    batch = batch_of((10, 20, 30))
+    own = findings([[4, 2, 3], [5, 8, 25]], [[1, 2, 3], [2, 6, 9]])
+    figure = views_figure(replace(batch, boxes=(own, own)), views_of(batch, [[2, 0, 0]], [5, 20, 30]))
+    axial, coronal, sagittal = (rectangles(figure, panel)[1:] for panel in range(3))
+    assert axial == [(2.5, 1.5, 22.0, 6.0, INK)], "the middle is plane 4, row 10, column 15"
+    assert coronal == []
+    assert sagittal == [(1.5, 3.5, 6.0, 1.0, INK)]
+    assert figure.axes[0].get_title() == "stored, 10 x 20 x 30, boxes: 2"
 
 
 def test_boxes_of_a_3d_pair_are_projected_onto_three_planes() -> None:
