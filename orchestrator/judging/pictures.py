@@ -93,8 +93,9 @@ def views_figure(batch: Batch, views: Views) -> Figure:
     """Draw each sample as stored with the boxes of its views, and the views beside it; one row per sample.
 
     A volume is shown in the three planes through the middle of its boxes; a box that such a plane misses is dashed. A
-    volume's views are shown in their middle axial plane. If there are many views, the first ones are shown. The true
-    boxes of findings, where they are known, are thin and light, over the sample and where the first view has them.
+    volume's views are shown in their middle axial plane, and photographs whose colours are slices in colour. If there
+    are many views, the first ones are shown. The true boxes of findings, where they are known, are thin and light,
+    over the sample and where the first view has them.
     """
     stored_panels = 1 if batch.spatial_dims == 2 else 3
     images, outlined = views.images[:MOST_VIEWS], views.boxes[:MOST_VIEWS]
@@ -116,8 +117,9 @@ def views_figure(batch: Batch, views: Views) -> Figure:
         show_caption(row[0], _sample_title(batch, index, boxes) + _counted(findings))
         for number, (axis, view) in enumerate(zip(row[stored_panels:], images, strict=True)):
             voxels = view[index].detach().float().cpu().numpy()
-            plane = voxels if batch.spatial_dims == 2 else voxels[:, voxels.shape[1] // 2]
-            show_image(axis, plane, limits, spacing[-2:], upright and batch.spatial_dims == 2)
+            show_image(
+                axis, _plane(voxels, batch.spatial_dims), limits, spacing[-2:], upright and batch.spatial_dims == 2
+            )
             show_frame(axis, VIEW_COLOURS[number % len(VIEW_COLOURS)])
             shown = _in_view(views, index) if number == 0 else None
             if shown is not None:
@@ -202,6 +204,13 @@ def _show_planes(
         _outline(axis, [box[:, kept].T for box in boxes], cut)
         if normal:
             show_caption(axis, PLANES[normal])
+
+
+def _plane(view: Float[np.ndarray, "c *size"], spatial_dims: int) -> Float[np.ndarray, "k h w"]:
+    """Return what is shown of a view: an image, the middle plane of a volume, or a photograph from its slices."""
+    if view.ndim == 3:
+        return view
+    return view[0] if spatial_dims == 2 else view[:, view.shape[1] // 2]
 
 
 def _middle(boxes: Sequence[Int[np.ndarray, "2 n"]], size: tuple[int, ...]) -> Int[np.ndarray, " n"]:

@@ -100,7 +100,7 @@ def test_two_workers_pretrain_on_photographs_as_one_does_and_volumes_are_segment
     assert [entry["loss"] for entry in found] == pytest.approx([entry["loss"] for entry in expected], abs=1e-4)
     assert (pretrained / "pictures" / "views-pretrain.png").exists()
     learnt = load_file(pretrained / "encoder" / ENCODER)
-    said = " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().err.split())
     assert "depth_strides=(1, 1, 1, 2, 1, 2) (pretrained with kept)" in said
     assert f"of the pretrained encoder, {len(learnt)} of {len(learnt)} tensors taken" in said
     assert len(steps(tuned, finetune.STAGE)) == 2
