@@ -19,10 +19,16 @@ class LabelBoxes:
 
     within      planes: in each axial plane by itself; volumes: over all axes
     min_voxels  a component of fewer voxels has no box
+    values      the label values that become boxes; None: all
     """
 
     within: Literal["planes", "volumes"]
     min_voxels: int = 1
+    values: tuple[int, ...] | None = None
+
+    def takes(self, value: int) -> bool:
+        """Tell whether parts of a label value become boxes."""
+        return self.values is None or value in self.values
 
 
 def label_boxes(label: Integer[np.ndarray, "*S"], rule: LabelBoxes) -> Boxes:
@@ -37,7 +43,7 @@ def label_boxes(label: Integer[np.ndarray, "*S"], rule: LabelBoxes) -> Boxes:
     linked = np.ones((3,) * label.ndim, bool)
     if rule.within == "planes" and label.ndim == 3:
         linked[[0, 2]] = False  # nothing touches across planes
-    for value in np.unique(label[label > 0]).tolist():
+    for value in filter(rule.takes, np.unique(label[label > 0]).tolist()):
         labelled: Any = ndimage.label(label == value, linked)
         components: np.ndarray = labelled[0]
         sizes = np.bincount(components.ravel())[1:]

@@ -36,6 +36,8 @@ class PrintedTable:
     scale     printed numbers are this many times those of the table files
     turned    whether the file's row is a printed column
     cellwise  whether the text has one cell on a line
+    cells     the first cell of a line that is read and the one behind the last; by default all but the name
+    mixed     whether the text is one line that mixes the numbers of a row, which are rising ones and their mean
     """
 
     seed: str
@@ -46,13 +48,15 @@ class PrintedTable:
     scale: int = 100
     turned: bool = False
     cellwise: bool = False
+    cells: tuple[int, int | None] = (1, None)
+    mixed: bool = False
 
 
 def _each(width: int, *files: str) -> tuple[Columns, ...]:
     return tuple(Columns(file, (place,)) for place, file in enumerate(files[-width:]))
 
 
-_VOCO, _JSSL = "002", "000"
+_VOCO, _JSSL, _SVDNET = "002", "000", "003"
 _TASKS = tuple(
     Columns(f"voco/table_14_task_{task:02}.yaml", ((task - 1) % 5,), (0, 1) if task <= 5 else (2, 3))
     for task in range(1, 11)
@@ -154,6 +158,45 @@ PRINTED = (
         (Columns("proxy_tasks/table_1.yaml", (1, 2, 0)),),
         cellwise=True,
     ),
+    PrintedTable(
+        _SVDNET,
+        "Methods\tBackbone",
+        "and effectiveness of the proposed",
+        1,
+        _each(1, "svdnet/table_3.yaml"),
+        cells=(2, 3),
+    ),
+    PrintedTable(
+        _SVDNET,
+        "Methods\tAccuracy",
+        "TABLE IV AUC",
+        6,
+        (Columns("svdnet/table_4.yaml", (1, 0, 2, 3, 4, 5)),),
+        cells=(1, 7),
+    ),
+    PrintedTable(
+        _SVDNET,
+        "Methods\tBackbone",
+        "D. Liver Segmentation",
+        1,
+        _each(1, "svdnet/table_5.yaml"),
+        cells=(2, 3),
+    ),
+    PrintedTable(
+        _SVDNET,
+        "Methods Slices",
+        "Fig. 4. Detection performance",
+        5,
+        (Columns("svdnet/table_6.yaml", (4, 0, 1, 2, 3)),),
+        mixed=True,
+    ),
+    PrintedTable(
+        _SVDNET,
+        "mFROC\nOurs",
+        "proposed SVD-Net takes advantage",
+        5,
+        (Columns("svdnet/table_7.yaml", (4, 0, 1, 2, 3)),),
+    ),
 )
 
 
@@ -182,11 +225,13 @@ def rows_of(table: PrintedTable) -> list[PrintedRow]:
     text = text_of(table.seed)
     end = text.index(table.ends)
     block = text[text.rindex(table.begins, 0, end) : end]
+    if table.mixed:
+        return _unmixed(block, table.width)
     if table.cellwise:
         block = re.sub(r"[\n ](?=\d+\.\d+$)", "\t", block, flags=re.MULTILINE)
     labels, numbers = [], []
     for line in block.splitlines():
-        label, *cells = line.split("\t")
+        label, cells = line.split("\t")[0], line.split("\t")[slice(*table.cells)]
         found = [one for cell in cells for one in _numbers_in(_plain(cell))]
         if found:
             labels += [label] * (len(found) // table.width)
@@ -198,9 +243,25 @@ def rows_of(table: PrintedTable) -> list[PrintedRow]:
     return [PrintedRow(label, row) for label, row in zip(labels, rows, strict=True)]
 
 
+def _unmixed(block: str, width: int) -> list[PrintedRow]:
+    """Return rows whose numbers stand in a line, row by row, but within a row in any order: the mean comes last."""
+    numbers = [Decimal(number) for number in re.findall(r"\b\d\d\.\d+", block)]
+    assert len(numbers) % width == 0, f"{len(numbers)} numbers in rows of {width}"
+    rows = []
+    for at in range(0, len(numbers), width):
+        row = sorted(numbers[at : at + width])
+        # A mean of four printed numbers is off by the rounding of each.
+        (mean,) = {one for one in row if abs((sum(row) - one) / (width - 1) - one) <= Decimal("0.01")}
+        row.remove(mean)
+        rows.append(PrintedRow("", tuple(PrintedNumber(one) for one in [*row, mean])))
+    return rows
+
+
 def _plain(cell: str) -> str:
-    """Strip marks of emphasis and of footnotes from a cell."""
-    cell = re.sub(r"\\underline\{(.*?)\}", r"\1", cell.replace("\\pm", "±"))
+    """Strip marks of emphasis, of footnotes and of columns in a cell; a plus between numbers is a misread ±."""
+    cell = re.sub(r"\\(?:underline|textbf)\{(.*?)\}", r"\1", cell.replace("\\pm", "±"))
+    cell = re.sub(r"\\(?:begin|end)\{array\}(?:\{c\})?", "", cell).replace("\\\\", " ")
+    cell = re.sub(r"(?<=\d) \+ (?=\d)", " ± ", cell)
     return re.sub(r"[$†]", "", cell).strip()
 
 

@@ -98,7 +98,7 @@ def find_studies(source: str, layout: str, options: SourceOptions | None = None)
         kinds = {odd.path: odd.kind for odd in survey_of(source, layout).odd if odd.kind in _UNREACHABLE}
         studies = [replace(one, fault=_UNREACHABLE[kinds[one.key]]) if one.key in kinds else one for one in studies]
     studies += _unreachable(source, layout, dataset, options)
-    rule = LabelBoxes(options.boxes, options.box_min_voxels) if options.boxes else None
+    rule = LabelBoxes(options.boxes, options.box_min_voxels, options.box_labels or None) if options.boxes else None
     studies = [
         replace(study, dataset_is_given=bool(options.dataset), label_boxes=rule if study.label else None)
         for study in studies

@@ -148,6 +148,11 @@ class SourceOptions(BaseModel):
     box_min_voxels: PositiveInt = _option(
         1, LABEL_MAPS, "make no box of a part of fewer voxels, as they are stored; it needs boxes"
     )
+    box_labels: tuple[PositiveInt, ...] = _option(
+        (),
+        LABEL_MAPS,
+        "the values of label maps that become boxes, such as '[12]'; by default all; it needs boxes",
+    )
     rescale: tuple[float, float] | None = _option(
         None, SCANS, "the slope and the intercept that turn the file's intensities into HU, for CT not stored in HU"
     )
@@ -236,6 +241,11 @@ class SourceOptions(BaseModel):
         if self.box_min_voxels > 1 and self.boxes is None:
             raise ValueError(
                 f"box_min_voxels {self.box_min_voxels} without boxes: no boxes would be made; give boxes planes or "
+                "volumes too"
+            )
+        if self.box_labels and self.boxes is None:
+            raise ValueError(
+                f"box_labels {list(self.box_labels)} without boxes: no boxes would be made; give boxes planes or "
                 "volumes too"
             )
         return self

@@ -96,6 +96,7 @@ _TYPES = {
     "box_columns": list[str],
     "boxes": Literal["planes", "volumes"],
     "box_min_voxels": int,
+    "box_labels": list[int],
     "secondary_captures": bool,
     "uncertain": SourceOptions.model_fields["uncertain"].annotation,
 }
@@ -106,6 +107,7 @@ _DETAILS: dict[str, dict[str, Any]] = {
     "label_names": {"parser": _value},
     "label_columns": {"metavar": "COLUMN..."},
     "box_columns": {"metavar": "COLUMN..."},
+    "box_labels": {"metavar": "VALUE..."},
 }
 
 

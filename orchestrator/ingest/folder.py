@@ -145,7 +145,10 @@ def finish(plan: IngestPlan, manifests: Mapping[int, Manifest], num_rejects: int
     counts = {"studies_found": len(plan.studies), "studies_quarantined": num_rejects}
     held = {value: f"label {value}" for manifest in ordered for value in manifest.label_values}
     label_names = dict(sorted({**held, **plan.label_names}.items()))
-    box_names = {**(label_names if plan.boxes_are_labels else {}), **plan.box_names}
+    boxed = {
+        value: name for value, name in label_names.items() if any(rule.takes(value) for rule in plan.label_boxes)
+    }
+    box_names = {**boxed, **plan.box_names}
     card = IndexCard(plan.job.recipe.model_dump(mode="json"), label_names, plan.class_names, counts, box_names)
     write_index(plan.job.out, files, card)
     filesystem, base = locate(plan.job.out)

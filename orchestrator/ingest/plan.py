@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.files import listing_once
+from data.label_boxes import LabelBoxes
 from data.privacy import Pseudonymiser, load_key
 from data.quarantine import NoScan
 from data.shards.bundles import Bundle, BundleJob, volume_id
@@ -40,9 +41,9 @@ class IngestPlan:
 
     ``identity`` shows whether the shards in a folder are the requested ones; it holds no name. ``stamps`` tell by
     pseudonym what each study was made from: they change with its files and its description. ``box_names`` are those
-    of boxes that the sources give; with ``boxes_are_labels``, label maps give boxes too. ``remarks`` say how the
-    sources were understood. ``no_scans`` are files of the sources that are no scans, by design: the quarantine list
-    names them, and they do not count as bad.
+    of boxes that the sources give; ``label_boxes`` says how label maps give boxes, if they do. ``remarks`` say how
+    the sources were understood. ``no_scans`` are files of the sources that are no scans, by design: the quarantine
+    list names them, and they do not count as bad.
     """
 
     job: BundleJob
@@ -53,7 +54,7 @@ class IngestPlan:
     label_names: dict[int, str]
     class_names: dict[int, str]
     box_names: dict[int, str]
-    boxes_are_labels: bool
+    label_boxes: tuple[LabelBoxes, ...]
     left_out: tuple[LeftOutFiles, ...]
     remarks: tuple[str, ...]
     no_scans: list[Study]
@@ -95,7 +96,7 @@ def make_plan(config: IngestConfig) -> IngestPlan:
         label_names=names,
         class_names=_class_names(studies),
         box_names=_box_names(studies),
-        boxes_are_labels=any(study.label_boxes for study in studies),
+        label_boxes=tuple(dict.fromkeys(study.label_boxes for study in studies if study.label_boxes)),
         left_out=left_out,
         remarks=(*_remarks(config.sources), *_by_kind(no_scans)),
         no_scans=no_scans,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,33 @@ from orchestrator.tables.choice import Lists
 from orchestrator.tables.row import Seeds
 
 
-class Cohort(FrozenConfig):
+class Phantoms(FrozenConfig):
+    """Synthetic scans of one kind, see ``raydiology phantom``."""
+
+    kind: cohorts.Kind
+    labelled: int = Field(gt=0)
+    unlabelled: int = Field(ge=0)
+    seed: Seed = 0
+
+    def write(self, folder: Path) -> None:
+        """Write the scans into a folder; the same fields give the same bytes."""
+        cohorts.write(self.kind, folder, self.labelled, self.unlabelled, self.seed)
+
+
+class Cohort(Phantoms):
     """The contents of a cohort's file.
 
-    kind, labelled, unlabelled, seed   of the phantoms, see ``raydiology phantom``
+    kind, labelled, unlabelled, seed   of the phantoms
     ingest      an ingest's fields except ``source`` and ``out``; its shards replace all shards that a table's
                 experiment and rows name, but those under ``also``
-    also        further ingests, each under the name of the shards that it replaces: ``shards/brats-slices``
+    also        further ingests, each under the name of the shards that it replaces: ``shards/brats-slices``; one
+                that gives a ``kind``, or another field of the phantoms, is of phantoms of its own
     overrides   changes to a table's experiment: networks and budgets that fit the phantoms
     rows        further changes to single rows by name, or to several rows: ``2D-*``
     seeds       seeds of pretraining and of fine-tuning, in place of the table's
     choose, repeat_over   fields and their values, in place of the table's; ``{}`` is none
     """
 
-    kind: cohorts.Kind
-    labelled: int = Field(gt=0)
-    unlabelled: int = Field(ge=0)
-    seed: Seed = 0
     ingest: dict[str, Any]
     also: dict[str, dict[str, Any]] = Field(default_factory=dict)
     overrides: dict[str, Any] = Field(default_factory=dict)
@@ -65,19 +76,41 @@ class Cohort(FrozenConfig):
         """Write and ingest the phantoms, unless that is done already."""
         folder = self.folder(home)
         missing = [request for request in self.requests(folder) if not (Path(request.out) / INDEX).is_file()]
-        if missing:
-            cohorts.write(self.kind, folder / "scans", self.labelled, self.unlabelled, self.seed)
+        sources = {request.source for request in missing}
+        for scans, phantoms in self.scans(folder).items():
+            if str(scans) in sources:
+                phantoms.write(scans)
         for request in missing:
             ingest(request)
+
+    def scans(self, folder: Path) -> dict[Path, Phantoms]:
+        """Return the phantoms by the folders that they are written to."""
+        return dict(self._phantoms(folder, name, fields)[:2] for name, fields in self._ingests.items())
 
     def requests(self, folder: Path) -> list[IngestConfig]:
         """Return the request of each ingest; raise ConfigError if the file names something that does not exist."""
         asked = []
-        for name, fields in {"": self.ingest, **self.also}.items():
-            tree = {"source": str(folder / "scans"), "out": str(_out(folder, name)), **fields}
-            where = f"also.{name}" if name else "ingest"
-            asked.append(validated(IngestConfig, tree, f"cohort {self.kind}, {where}"))
+        for name, given in self._ingests.items():
+            scans, _, fields = self._phantoms(folder, name, given)
+            tree = {"source": str(scans), "out": str(_out(folder, name)), **fields}
+            asked.append(validated(IngestConfig, tree, self._where(name)))
         return asked
+
+    @property
+    def _ingests(self) -> dict[str, dict[str, Any]]:
+        return {"": self.ingest, **self.also}
+
+    def _where(self, name: str) -> str:
+        return f"cohort {self.kind}, {f'also.{name}' if name else 'ingest'}"
+
+    def _phantoms(self, folder: Path, name: str, fields: Mapping[str, Any]) -> tuple[Path, Phantoms, dict[str, Any]]:
+        """Return the folder of an ingest's scans, their phantoms, and the ingest's own fields."""
+        common = {field: getattr(self, field) for field in Phantoms.model_fields}
+        changes = {field: value for field, value in fields.items() if field in common and name}
+        phantoms = validated(Phantoms, {**common, **changes}, self._where(name))
+        own = phantoms.model_dump() != common
+        scans = folder / ("-".join(["scans", *map(str, phantoms.model_dump().values())]) if own else "scans")
+        return scans, phantoms, {field: value for field, value in fields.items() if field not in changes}
 
 
 def _out(folder: Path, name: str) -> Path:

@@ -72,6 +72,13 @@ def test_voxels_that_touch_at_a_corner_are_one_component_and_values_never_join()
     assert as_set(volumes) == {(300, (0, 0, 0), (2, 3, 3))}
 
 
+def test_only_the_chosen_values_become_boxes() -> None:
+    label = np.zeros((2, 4, 4), np.uint8)
+    label[0, 0, 0], label[0, 2, 2], label[1, 3, 3] = 1, 2, 5
+    found = label_boxes(label, LabelBoxes("planes", values=(5, 1, 7)))
+    assert as_set(found) == {(1, (0, 0, 0), (1, 1, 1)), (5, (1, 3, 3), (2, 4, 4))}
+
+
 def test_a_label_map_without_labels_has_no_findings() -> None:
     boxes = label_boxes(np.zeros((2, 3, 4), np.uint8), LabelBoxes("volumes"))
     assert boxes.corners.shape == (0, 2, 3)

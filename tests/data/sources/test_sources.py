@@ -306,7 +306,7 @@ def test_an_option_says_that_a_layout_takes_it_where_the_layout_reads_it(tmp_pat
     READ.clear()
     LAYOUTS[layout](source, "dataset", options)
     # These are read elsewhere, or only where an image has a column for each class or is a secondary capture.
-    elsewhere = {"dataset", "label_names", "uncertain", "secondary_captures", "boxes", "box_min_voxels"}
+    elsewhere = {"dataset", "label_names", "uncertain", "secondary_captures", "boxes", "box_min_voxels", "box_labels"}
     claimed = {name for name in SourceOptions.model_fields if layout in SourceOptions.layouts(name)}
     assert READ - elsewhere == claimed - elsewhere
 

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import load, merge, read, resolve, schema
-from orchestrator.config.parts import Budget
+from orchestrator.config.parts import TRAINABLE, Budget
 from orchestrator.config.refusal import ConfigError
 from orchestrator.direction import direction_of
 from orchestrator.ingest import request as ingest_request
 from orchestrator.sweeps import sweep as sweeps
 from orchestrator.sweeps.space import extremes
 from orchestrator.tables import table as tables
-from orchestrator.training.outline import outline_method
+from orchestrator.training.outline import outline_method, outline_of
 from tests.batches import FACTS
 from tests.clusters import ROOT
 
@@ -249,7 +249,8 @@ def test_every_row_of_a_table_fits_each_of_its_cohorts(path: Path, name: str) ->
             method = outline_method(stage.method, experiment.encoder_of(stage), FACTS)
             for data in experiment.data_of(stage):
                 spatial_dims, size = shards[data.shards]
-                assert spatial_dims == experiment.encoder_of(stage).spatial_dims, trial.row
+                fed, _ = TRAINABLE[stage.method.name].takes(outline_of(experiment.encoder_of(stage)))
+                assert spatial_dims == fed, trial.row
                 method.check_extent(size[-spatial_dims:])
         assert shards[experiment.downstream.shards][0] == experiment.downstream_encoder.spatial_dims, trial.row
 

@@ -61,6 +61,10 @@ def lesions(folder: Path) -> list[str]:
     return ["--layout", "deeplesion", "--recipe", "ct_lesions"]
 
 
+LABELLED = ["--layout", "volumes", "--recipe", "ct_volume", "--modality", "CT", "--label-suffix", "_seg"]
+LABELLED += ["--label-names", "{2: tumour}", "--boxes", "volumes", *AS_STORED]
+
+
 def label_maps(folder: Path) -> list[str]:
     for number in range(4):
         rng = np.random.default_rng(number)
@@ -70,9 +74,7 @@ def label_maps(folder: Path) -> list[str]:
             label[5, 7, 8] = 1
         nib.save(nib.Nifti1Image(voxels, np.eye(4)), folder / f"jane doe {number}.nii.gz")
         nib.save(nib.Nifti1Image(label, np.eye(4)), folder / f"jane doe {number}_seg.nii.gz")
-    options = ["--modality", "CT", "--label-suffix", "_seg", "--label-names", "{2: tumour}"]
-    boxes = ["--boxes", "volumes", "--box-min-voxels", "2"]
-    return ["--layout", "volumes", "--recipe", "ct_volume", *options, *boxes, *AS_STORED]
+    return [*LABELLED, "--box-min-voxels", "2"]
 
 
 KINDS = {"coco": coco, "voc": voc, "rows": rows, "lesions": lesions, "label maps": label_maps}
@@ -127,6 +129,17 @@ def test_boxes_of_a_source_are_in_the_shards_and_shown(
     assert "nothing was changed" in capsys.readouterr().out
 
 
+def test_boxes_are_made_of_the_chosen_labels_alone_and_only_these_name_classes(tmp_path: Path) -> None:
+    """The one voxel of label 1 would be a box, if it were asked for and large enough."""
+    _, tumours = ingested(tmp_path, "label maps", "--box-labels", "2")
+    assert dict(describe(tumours))["boxes"] == "2 tumour (3)"
+    assert sorted(tumours.rows["boxes"].to_pylist()) == CORNERS["label maps"]
+    asked = ["--source", str(tmp_path / "in"), "--out", str(tmp_path / "others"), *LABELLED, "--box-labels", "1"]
+    assert main(["ingest", *asked]) == 0
+    others = ShardSet.open(str(tmp_path / "others"))
+    assert dict(describe(others))["boxes"] == "1 label 1 (3)"
+
+
 def test_a_changed_box_is_read_again_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked, before = ingested(tmp_path, "voc")
     path = tmp_path / "in" / "Annotations" / "jane doe 1.xml"
@@ -159,6 +172,7 @@ def test_a_bad_annotation_is_quarantined_by_its_number(tmp_path: Path) -> None:
             "option boxes means nothing to layout coco; expected layout volumes or nnunet or dicom",
         ),
         (["--box-min-voxels", "3"], "box_min_voxels 3 without boxes: no boxes would be made"),
+        (["--box-labels", "3"], "box_labels [3] without boxes: no boxes would be made"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
+from data.boxes import Boxes
 from data.scan import Scan
 from data.shards.index import IndexCard, write_index
 from data.shards.writer import Sample, to_row, write_shard
@@ -47,7 +48,7 @@ def written(folder: Path, extent: tuple[int, ...], channels: int) -> Path:
         file = write_shard(str(out), f"{split}-00000", [rows])
         assert file is not None
         files.append(file)
-    write_index(str(out), files, IndexCard({"name": "test"}, LABELS, class_names=CLASSES))
+    write_index(str(out), files, IndexCard({"name": "test"}, LABELS, CLASSES, box_names={0: "finding"}))
     return out
 
 
@@ -60,9 +61,18 @@ def sample(rng: np.random.Generator, number: int, split: str, extent: tuple[int,
         modality="CT",
         label=np.broadcast_to(label, extent).copy(),
         scale=1 / 255,
+        boxes=boxes_in(extent),
     )
     name = f"{split}-{number}"
     return Sample(scan, name, name, name, "test", split, (number % 5,))
+
+
+def boxes_in(extent: tuple[int, ...]) -> Boxes:
+    """Return the box of a plane's middle, which is one plane thick."""
+    low, high = (np.array(extent) * np.array([share]) // 8 for share in (3, 5))
+    if len(extent) == 3:
+        low[0], high[0] = extent[0] // 2, extent[0] // 2 + 1
+    return Boxes(np.stack([low, high])[None].astype(np.int64), np.zeros(1, np.int64))
 
 
 def extent_of(trained: Sequence[tuple[StageMethodConfig, EncoderConfig]]) -> tuple[int, ...]:
@@ -98,7 +108,8 @@ def provide(experiments: Sequence[Experiment], folder: Path) -> None:
         if task := experiment.downstream:
             tuned = experiment.downstream_encoder
             trained = [(stage.method, experiment.encoder_of(stage)) for stage in experiment.pretraining]
-            last = next(one for one in reversed(trained) if fed(*one)[0] == tuned.spatial_dims)
+            whole = (TRAINABLE["scratch"].Config(), tuned)  # of a task on volumes after photographs
+            last = next((one for one in reversed(trained) if fed(*one)[0] == tuned.spatial_dims), whole)
             readers.setdefault(task.shards, []).append(last)
             channels.setdefault(task.shards, tuned.in_channels)
     for uri, found in readers.items():

@@ -7,7 +7,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from data.sources import find_studies
 from orchestrator.config.refusal import ConfigError
+from orchestrator.ingest.request import IngestConfig
 from orchestrator.tables import cohort as cohorts
 from orchestrator.tables import table as tables
 from orchestrator.tables.cohort import Cohort
@@ -136,6 +138,48 @@ def test_a_folder_is_named_by_what_the_scans_and_shards_depend_on_alone(tmp_path
     assert len({cohort.folder(home) for cohort in (cohort_of(), *other)}) == 5
 
 
+def test_further_ingests_may_be_of_phantoms_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs = {"kind": "photographs", "labelled": 6, "layout": "csv", "recipe": "natural"}
+    same = {**photographs, "options": {"patient_column": "patient"}}
+    fewer = {"labelled": 2, **INGEST}
+    cohort = cohort_of(also={"shards/a": photographs, "shards/b": same, "shards/c": VOLUMES, "shards/d": fewer})
+    folder = cohort.folder(str(tmp_path))
+    sources = {Path(request.out).name: Path(request.source).name for request in cohort.requests(folder)}
+    assert sources == {
+        "shards": "scans",
+        "shards-shards-a": "scans-photographs-6-0-0",
+        "shards-shards-b": "scans-photographs-6-0-0",
+        "shards-shards-c": "scans",
+        "shards-shards-d": "scans-brain-2-0-0",
+    }
+    written, ingested = list[tuple[Any, ...]](), list[str]()
+    monkeypatch.setattr(
+        cohorts.cohorts, "write", lambda kind, where, *rest: written.append((kind, where.name, *rest))
+    )
+    monkeypatch.setattr(cohorts, "ingest", lambda request: ingested.append(Path(request.out).name))
+    (folder / "shards-shards-d").mkdir(parents=True)
+    (folder / "shards-shards-d" / cohorts.INDEX).touch()
+    cohort.prepare(str(tmp_path))
+    assert written == [("brain", "scans", 4, 0, 0), ("photographs", "scans-photographs-6-0-0", 6, 0, 0)]
+    assert ingested == ["shards", "shards-shards-a", "shards-shards-b", "shards-shards-c"]
+
+
+def test_each_ingest_finds_the_phantoms_of_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photographs = {"kind": "photographs", "layout": "coco", "options": {"modality": "NATURAL"}, "recipe": "natural"}
+    found = list[list[str]]()
+
+    def look(request: IngestConfig) -> None:
+        studies = find_studies(request.source, request.layout, request.options)
+        found.append([Path(study.image[0]).name for study in studies])
+
+    monkeypatch.setattr(cohorts, "ingest", look)
+    cohort_of(also={"shards/photographs": photographs}).prepare(str(tmp_path))
+    brains, pictures = found
+    assert pictures == [f"phantom_{number:03d}.png" for number in range(4)]
+    assert len(brains) == 4
+    assert not {*brains} & {*pictures}
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -149,8 +193,12 @@ def test_a_folder_is_named_by_what_the_scans_and_shards_depend_on_alone(tmp_path
             r"cohort brain, ingest:\n  recipe: there is no 'mri'; expected one of",
         ),
         ({"also": {"slices": {"layout": "nnunet"}}}, r"cohort brain, also\.slices:\n  recipe: missing"),
+        (
+            {"also": {"slices": {"kind": "heart", **INGEST}}},
+            r"cohort brain, also\.slices:\n  kind: expected 'abdomen'",
+        ),
     ],
-    ids=["field", "kind", "recipe", "also"],
+    ids=["field", "kind", "recipe", "also", "kind of another"],
 )
 def test_a_file_that_asks_for_what_there_is_not_is_refused_in_words(
     tmp_path: Path, changes: dict[str, Any], words: str
