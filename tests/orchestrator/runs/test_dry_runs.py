@@ -31,7 +31,7 @@ WORKERS = (8, 4, 2, 1)
 ENDS = (8, 1)  # of tables and sweeps, whose experiments are files of their own
 LABELS = {number: f"label {number}" for number in range(1, 15)}
 CLASSES = {number: f"grade {number}" for number in range(5)}
-PATIENTS = {"train": 10, "val": 5, "test": 5}
+PATIENTS = {"train": 30, "val": 5, "test": 5}
 SIDES = (32, 48, 64, 96, 128, 160, 192, 224, 256)
 # Of volumes whose slices can be cut into 2, 3, 4 and 5 equal parts.
 FLAT = ((64, 120, 120), (64, 240, 240), (64, 360, 360))
