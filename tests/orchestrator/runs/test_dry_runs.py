@@ -21,7 +21,7 @@ from orchestrator.sweeps import sweep as sweeps
 from orchestrator.sweeps.space import extremes
 from orchestrator.tables import table as tables
 from orchestrator.training.outline import outline_method, outline_of
-from tests.batches import FACTS
+from tests.batches import facts_of
 from tests.experiments import UNET, tiny_experiment, tiny_segmentation
 from tests.orchestrator.config.test_experiment import EXPERIMENTS, SWEEPS, TABLES
 from tests.shardsets import write_pictures, write_slices
@@ -77,7 +77,7 @@ def boxes_in(extent: tuple[int, ...]) -> Boxes:
 
 def extent_of(trained: Sequence[tuple[StageMethodConfig, EncoderConfig]]) -> tuple[int, ...]:
     """Return the smallest size that all of some methods take, each on its encoder."""
-    methods = {outline_method(method, encoder, FACTS) for method, encoder in trained}
+    methods = {outline_method(method, encoder, facts_of(CLASSES)) for method, encoder in trained}
     dims, _ = fed(*trained[0])
     extents = [*((side,) * dims for side in SIDES), *(FLAT if dims == 3 else ())]
     return next(extent for extent in extents if all(_takes(method, extent) for method in methods))
