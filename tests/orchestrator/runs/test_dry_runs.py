@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
+from data.boxes import Boxes
 from data.scan import Scan
 from data.shards.index import IndexCard, write_index
 from data.shards.writer import Sample, to_row, write_shard
@@ -30,6 +31,7 @@ WORKERS = (8, 4, 2, 1)
 ENDS = (8, 1)  # of tables and sweeps, whose experiments are files of their own
 LABELS = {number: f"label {number}" for number in range(1, 15)}
 CLASSES = {number: f"grade {number}" for number in range(5)}
+FINDINGS = {number: f"finding {number}" for number in range(1, 6)}
 PATIENTS = {"train": 10, "val": 5, "test": 5}
 SIDES = (32, 48, 64, 96, 128, 160, 192, 224, 256)
 # Of volumes whose slices can be cut into 2, 3, 4 and 5 equal parts.
@@ -38,7 +40,7 @@ FLAT = ((64, 120, 120), (64, 240, 240), (64, 360, 360))
 
 @cache
 def written(folder: Path, extent: tuple[int, ...], channels: int) -> Path:
-    """Write a shard set with label maps and classes; return its folder."""
+    """Write a shard set with label maps, classes and boxes; return its folder."""
     out = folder / f"{'x'.join(map(str, extent))}-{channels}"
     rng = np.random.default_rng(0)
     files = []
@@ -47,19 +49,21 @@ def written(folder: Path, extent: tuple[int, ...], channels: int) -> Path:
         file = write_shard(str(out), f"{split}-00000", [rows])
         assert file is not None
         files.append(file)
-    write_index(str(out), files, IndexCard({"name": "test"}, LABELS, class_names=CLASSES))
+    write_index(str(out), files, IndexCard({"name": "test"}, LABELS, class_names=CLASSES, box_names=FINDINGS))
     return out
 
 
 def sample(rng: np.random.Generator, number: int, split: str, extent: tuple[int, ...], channels: int) -> Sample:
     voxels = rng.integers(0, 255, (channels, *extent[:-1], 1), np.uint8)
     label = rng.integers(0, 15, (*extent[:-1], 1), np.uint8)
+    corners = np.array([[[length // 4 for length in extent], [length // 2 for length in extent]]])
     scan = Scan(
         voxels=np.broadcast_to(voxels, (channels, *extent)).copy(),
         spacing_mm=(1.0,) * len(extent),
         modality="CT",
         label=np.broadcast_to(label, extent).copy(),
         scale=1 / 255,
+        boxes=Boxes(corners, np.array([1 + number % len(FINDINGS)])),
     )
     name = f"{split}-{number}"
     return Sample(scan, name, name, name, "test", split, (number % 5,))
