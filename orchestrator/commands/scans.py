@@ -54,6 +54,8 @@ def phantom(
     with progress.phase(f"drawing {labelled + unlabelled} phantoms"):
         cohorts.write(kind, target, labelled, unlabelled, seed)
     out.print(f"{labelled} labelled and {unlabelled} unlabelled phantoms in {target}")
+    if kind == "photographs":
+        out.print("for the boxes of their objects instead of their classes: --layout coco --modality NATURAL")
     shards = str(Path("shards") / Path(target).resolve().name)
     say_next(f"raydiology ingest --source {shlex.quote(target)} {_PHANTOMS[kind]} --out {shlex.quote(shards)}")
 

@@ -68,7 +68,9 @@ def boxes_figure(images: Sequence[BoxedImage], class_names: Sequence[str]) -> Fi
         kinds = item.detected_classes[:drawn].tolist()
         for box, kind, score in zip(item.detected[:drawn], kinds, item.scores[:drawn], strict=True):
             _outline_box(axis, box, colours[kind], solid=False)
-            axis.text(box[1], box[0], f"{score:.2f}", color=colours[kind], fontsize=6, va="bottom", clip_on=True)
+            # At the box's upper left, as it is seen: rows and columns of a slice run up and to the left.
+            place = (box[1], box[0]) if item.upright else (box[3], box[2])
+            axis.text(*place, f"{score:.2f}", color=colours[kind], fontsize=6, va="bottom", clip_on=True)
         shown |= {*item.true_classes.tolist(), *kinds}
         left_out = f", {drawn} drawn" if drawn < len(item.scores) else ""
         show_caption(axis, f"{item.title}\ntrue: {len(item.true)}, detected: {len(item.scores)}{left_out}")

@@ -111,14 +111,18 @@ class ClassGallery(FewOfEachClass[JudgedImage]):
 
 
 class BoxGallery(FewOfEachClass[BoxedImage]):
-    """Shows samples with their true boxes and their detections; of a volume, the plane with the most true boxes."""
+    """Shows samples with their true boxes and their detections; of a volume, the plane with the most true boxes.
+
+    Of planes with as many, it is the one with the largest boxes.
+    """
 
     def offer(
         self, batch: Batch, index: int, true: Float64[Tensor, "n 8"], predicted: Float64[Tensor, "m 8"]
     ) -> None:
         """Look at one judged sample: rows of plane, kind, class, score and box, of truth and of detections."""
-        planes, counts = np.unique(true[:, 0].numpy(), return_counts=True)
-        plane = int(planes[counts.argmax()]) if len(planes) else int(predicted[0, 0]) if len(predicted) else None
+        plane = _richest_plane(true.numpy())
+        if plane is None and len(predicted):
+            plane = int(predicted[0, 0])
         own, told = (rows[rows[:, 0] == (plane or 0)].numpy() for rows in (true, predicted))
         first, name = int(own[:, 2].min(initial=np.inf)) if len(own) else -1, batch.sample_ids[index]
         if self.wants(first, name):
@@ -128,6 +132,15 @@ class BoxGallery(FewOfEachClass[BoxedImage]):
         """Draw the chosen samples; None if there are none."""
         chosen = self.chosen()
         return draw_boxes(chosen, class_names) if chosen else None
+
+
+def _richest_plane(true: Float64[np.ndarray, "n 8"]) -> int | None:
+    """Return the plane with the most true boxes (then the largest area of them); None without true boxes."""
+    if not len(true):
+        return None
+    planes, places = np.unique(true[:, 0], return_inverse=True)
+    areas = np.bincount(places, (true[:, 6:] - true[:, 4:6]).prod(axis=1))
+    return int(planes[np.lexsort((areas, np.bincount(places)))[-1]])
 
 
 def _judged_image(

@@ -52,6 +52,8 @@ def test_slices_are_drawn_as_all_others_are_and_pictures_become_pngs() -> None:
     assert axis.get_xlim() == (9.5, -0.5)
     assert axis.get_ylim() == (-0.5, 5.5)
     assert axis.get_aspect() == 2.0
+    assert axis.texts[0].get_position() == (6.5, 4), "the box's upper left on the screen"
+    assert boxes_figure([boxed(upright=True)], NAMES).axes[0].texts[0].get_position() == (2, 0.5)
     pictures = [boxed(upright=True), boxed(num_detected=0)] * 3
     image = Image.open(io.BytesIO(draw_boxes(pictures, NAMES)))
     assert (image.format, image.width > image.height) == ("PNG", True)

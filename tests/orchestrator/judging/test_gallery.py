@@ -107,6 +107,14 @@ def test_a_volume_is_shown_by_the_plane_with_the_most_true_boxes_and_the_likelie
     assert shown.detected.tolist() == [[3, 2, 6, 5], [2, 2, 5, 5]]
 
 
+def test_of_planes_with_as_many_true_boxes_the_one_with_the_largest_is_shown() -> None:
+    gallery, batch = BoxGallery(), batch_of(["v-1"], (6, 7, 8))
+    true = rows((2, 1, 1), (3, 1, 1), (5, 1, 1))
+    true[1, 6:] += 1
+    gallery.offer(batch, 0, true, rows())
+    assert gallery.kept[1]["v-1"].title == "v-1, slice 3"
+
+
 def test_samples_without_true_boxes_are_shown_with_their_false_positives_or_alone() -> None:
     gallery, batch = BoxGallery(), batch_of(["v-1", "v-2"], (6, 7, 8))
     gallery.offer(batch, 0, rows(), rows((1, 0, 0.9)))

@@ -31,7 +31,7 @@ from orchestrator.training.samples import batches_of
 from orchestrator.training.world import World
 from tests.experiments import UNET, tiny_experiment
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 NUM_PHOTOGRAPHS, SIZE, STEPS = 20, 64, 4
 # Of two workers, batch norm would see other statistics than of one.

@@ -39,7 +39,7 @@ FLAT = ((64, 120, 120), (64, 240, 240), (64, 360, 360))
 
 @cache
 def written(folder: Path, extent: tuple[int, ...], channels: int) -> Path:
-    """Write a shard set with label maps and classes; return its folder."""
+    """Write a shard set with label maps, classes and boxes; return its folder."""
     out = folder / f"{'x'.join(map(str, extent))}-{channels}"
     rng = np.random.default_rng(0)
     files = []
@@ -55,6 +55,7 @@ def written(folder: Path, extent: tuple[int, ...], channels: int) -> Path:
 def sample(rng: np.random.Generator, number: int, split: str, extent: tuple[int, ...], channels: int) -> Sample:
     voxels = rng.integers(0, 255, (channels, *extent[:-1], 1), np.uint8)
     label = rng.integers(0, 15, (*extent[:-1], 1), np.uint8)
+    corners = np.array([[[length // 4 for length in extent], [length // 2 for length in extent]]])
     scan = Scan(
         voxels=np.broadcast_to(voxels, (channels, *extent)).copy(),
         spacing_mm=(1.0,) * len(extent),
