@@ -45,6 +45,7 @@ class Cohort(Phantoms):
     overrides   changes to a table's experiment: networks and budgets that fit the phantoms
     rows        further changes to single rows by name, or to several rows: ``2D-*``
     seeds       seeds of pretraining and of fine-tuning, in place of the table's
+    classes     names of classes or labels in the table's metrics, and those that the phantoms have in their place
     choose, repeat_over   fields and their values, in place of the table's; ``{}`` is none
     """
 
@@ -53,12 +54,14 @@ class Cohort(Phantoms):
     overrides: dict[str, Any] = Field(default_factory=dict)
     rows: dict[str, dict[str, Any]] = Field(default_factory=dict)
     seeds: Seeds | None = Field(default=None, min_length=1)
+    classes: dict[str, str] = Field(default_factory=dict)
     choose: Lists | None = None
     repeat_over: Lists | None = None
 
     def folder(self, home: str) -> Path:
         """Return the folder of its scans and shards, named by the settings that they depend on."""
-        core = self.model_dump(mode="json", exclude={"overrides", "rows", "seeds", "choose", "repeat_over"})
+        of_tables = {"overrides", "rows", "seeds", "classes", "choose", "repeat_over"}
+        core = self.model_dump(mode="json", exclude=of_tables)
         digest = hashlib.sha256(json.dumps(core, sort_keys=True).encode()).hexdigest()[:12]
         return Path(home) / "cohorts" / f"{self.kind}-{digest}"
 

@@ -182,6 +182,14 @@ class TableConfig(FrozenConfig):
         table.check_lists()
         return table
 
+    def with_classes(self, names: Mapping[str, str]) -> "TableConfig":
+        """Return the table with other names of classes or labels in its metrics: ``{"malignant": "nodule"}``."""
+
+        def renamed(metric: str) -> str:
+            return "/".join(names.get(part, part) for part in metric.split("/"))
+
+        return self.model_copy(update={"metric": renamed(self.metric), "also": tuple(map(renamed, self.also))})
+
     def lists(self, row: TableRow) -> tuple[Lists, Lists]:
         """Return the values that a row chooses from and those that it repeats over; if it gives none, the table's."""
         return (

@@ -63,7 +63,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), cohort: str | None = N
         chosen = _cohort(path, table, cohort)
         home = resolve(base, overrides, str(path)).home
         place = partial(chosen.place, home)
-        table = table.on_cohort(cohort, chosen.rows, place, chosen.seeds, chosen.lists)
+        table = table.on_cohort(cohort, chosen.rows, place, chosen.seeds, chosen.lists).with_classes(chosen.classes)
         base = placed(base, place)
         overrides = [*_assigned({**chosen.overrides, "name": f"{base.get('name')}-{cohort}"}), *overrides]
     experiments: list[tuple[TableTrial, Experiment]] = []

@@ -130,9 +130,23 @@ def test_seeds_of_a_cohort_repeat_every_row_and_leave_what_is_not_pretrained_so(
     assert [kept.seeds(row) for row in kept.rows] == [((), (0, 1, 2)), ((0,), (0, 1, 2)), ((0,), (7,))]
 
 
+def test_a_cohort_s_classes_take_the_place_of_the_table_s_in_metrics(tmp_path: Path) -> None:
+    table = table_of(metric="test/dice/liver", also=["iou", "test/dice/tumour", "dice_tumour"])
+    renamed = table.with_classes({"tumour": "lesion", "liver": "organ"})
+    assert (renamed.metric, renamed.also) == ("test/dice/organ", ("iou", "test/dice/lesion", "dice_tumour"))
+    write_table(tmp_path)
+    path = tmp_path / "table.yaml"
+    path.write_text(path.read_text() + "metric: dice/cancer\nalso: [iou/cancer]\n")
+    cohort = tmp_path / "cohort.yaml"
+    cohort.write_text(cohort.read_text().replace("classes: {}", "classes: {cancer: lesion}"))
+    table = tables.load(path, cohort="phantom")
+    assert (table.config.metric, table.config.also) == ("dice/lesion", ("iou/lesion",))
+
+
 def test_a_folder_is_named_by_what_the_scans_and_shards_depend_on_alone(tmp_path: Path) -> None:
     home = str(tmp_path)
     same = [cohort_of(overrides={"seed": 1}), cohort_of(rows={"a": {}}), cohort_of(seeds=[1])]
+    same += [cohort_of(classes={"a": "b"})]
     other = [cohort_of(seed=1), cohort_of(labelled=5), cohort_of(ingest=VOLUMES), cohort_of(also={"a": VOLUMES})]
     assert {cohort.folder(home) for cohort in same} == {cohort_of().folder(home)}
     assert len({cohort.folder(home) for cohort in (cohort_of(), *other)}) == 5
