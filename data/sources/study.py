@@ -238,16 +238,11 @@ class SourceOptions(BaseModel):
 
     @model_validator(mode="after")
     def _boxes_have_a_size(self) -> "SourceOptions":
-        if self.box_min_voxels > 1 and self.boxes is None:
-            raise ValueError(
-                f"box_min_voxels {self.box_min_voxels} without boxes: no boxes would be made; give boxes planes or "
-                "volumes too"
-            )
-        if self.box_labels and self.boxes is None:
-            raise ValueError(
-                f"box_labels {list(self.box_labels)} without boxes: no boxes would be made; give boxes planes or "
-                "volumes too"
-            )
+        asked = f"box_min_voxels {self.box_min_voxels}" if self.box_min_voxels > 1 else ""
+        if self.box_labels:
+            asked = f"box_labels {list(self.box_labels)}"
+        if asked and self.boxes is None:
+            raise ValueError(f"{asked} without boxes: no boxes would be made; give boxes planes or volumes too")
         return self
 
     @field_validator("rescale")

@@ -39,6 +39,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "Objective": {"metric": "score"},
     "Optimiser": {"lr": 0.1},
     "PaperNumbers": {"mean": 0.5},
+    "Phantoms": {"kind": "brain", "labelled": 2, "unlabelled": 2},
     "Probe": {**SHARDS, "size": 32},
     "Recipe": {"name": "a", "kind": "volume", "window": [0, 1], "window_kind": "value"},
     "TableRow": {"name": "a"},

@@ -55,7 +55,6 @@ def written(folder: Path, extent: tuple[int, ...], channels: int) -> Path:
 def sample(rng: np.random.Generator, number: int, split: str, extent: tuple[int, ...], channels: int) -> Sample:
     voxels = rng.integers(0, 255, (channels, *extent[:-1], 1), np.uint8)
     label = rng.integers(0, 15, (*extent[:-1], 1), np.uint8)
-    corners = np.array([[[length // 4 for length in extent], [length // 2 for length in extent]]])
     scan = Scan(
         voxels=np.broadcast_to(voxels, (channels, *extent)).copy(),
         spacing_mm=(1.0,) * len(extent),

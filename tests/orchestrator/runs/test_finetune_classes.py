@@ -96,5 +96,5 @@ def test_classes_that_do_not_fit_are_refused_before_training(tmp_path: Path) -> 
 
 
 def test_an_unknown_task_is_refused_with_those_that_there_are(shards: str) -> None:
-    with pytest.raises(ConfigError, match=r"task.name: there is no 'detection'; expected one of segmentation, "):
-        experiment_of(shards, "downstream.task.name=detection")
+    with pytest.raises(ConfigError, match=r"task.name: there is no 'tracking'; expected one of segmentation, "):
+        experiment_of(shards, "downstream.task.name=tracking")
