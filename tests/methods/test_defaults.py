@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.boxes import Boxes
 from data.views.batch import Batch
 from methods import METHODS
 from methods.base import Method, Views
@@ -43,7 +44,8 @@ def on_meta(views: Views) -> Views:
 def sample(dims: int, channels: int) -> Batch:
     voxels = np.random.default_rng(0).integers(0, 255, (2, channels, *EXTENTS[dims]), dtype=np.uint8)
     batch = eight_bit_batch(torch.from_numpy(voxels), [EXTENTS[dims]] * 2, ("a", "b"))
-    return replace(batch, classes=torch.tensor([[0], [2]]))
+    boxes = Boxes(np.array([[[40] * dims, [90] * dims]]), np.array([2]))
+    return replace(batch, classes=torch.tensor([[0], [2]]), boxes=(boxes, boxes))
 
 
 @cache

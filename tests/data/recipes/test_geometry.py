@@ -27,10 +27,9 @@ def bare(name: str, window: tuple[float, float] = (0, 1)) -> Recipe:
     )  # fmt: skip
 
 
-# Recipes that differ in their grid; the others have the grid of one of these.
-GRIDS = list(
-    {bare(name).with_fields(name="").digest: name for name, r in RECIPES.items() if r.kind != "image"}.values()
-)
+# Recipes that resample, and differ in their grid; the others have the grid of one of these, or keep the stored one.
+RESAMPLING = [name for name, recipe in RECIPES.items() if recipe.kind != "image" and recipe.spacing_mm]
+GRIDS = list({bare(name).with_fields(name="").digest: name for name in RESAMPLING}.values())
 
 
 def random_affine(rng: np.random.Generator, near_mm: tuple[float, ...], size: tuple[int, ...]) -> np.ndarray:
