@@ -4,31 +4,13 @@ Voxels of one value that touch, also by an edge or a corner, are one component. 
 component of a plane has a box of its own, which is one plane thick: what an annotator draws who sees one plane.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
 
+from data.box_rule import LabelBoxes
 from data.boxes import Boxes
-
-
-@dataclass(frozen=True)
-class LabelBoxes:
-    """How a label map becomes boxes.
-
-    within      planes: in each axial plane by itself; volumes: over all axes
-    min_voxels  a component of fewer voxels has no box
-    values      the label values that become boxes; None: all
-    """
-
-    within: Literal["planes", "volumes"]
-    min_voxels: int = 1
-    values: tuple[int, ...] | None = None
-
-    def takes(self, value: int) -> bool:
-        """Tell whether parts of a label value become boxes."""
-        return self.values is None or value in self.values
 
 
 def label_boxes(label: Integer[np.ndarray, "*S"], rule: LabelBoxes) -> Boxes:
@@ -36,7 +18,7 @@ def label_boxes(label: Integer[np.ndarray, "*S"], rule: LabelBoxes) -> Boxes:
 
     The label map has the axes (D, H, W), or (H, W), which is a plane by itself.
     """
-    from scipy import ndimage  # every command line imports the rule, and none but an ingest needs this
+    from scipy import ndimage
 
     corners: list[np.ndarray] = []
     classes: list[int] = []

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64, Integer
 from torch import Tensor
 
+from data.box_rule import LabelBoxes
 from data.boxes import Boxes
-from data.label_boxes import LabelBoxes, label_boxes
+from data.label_boxes import label_boxes
 from data.quarantine import BadStudy
 from data.recipes.geometry import orient, resample, resize
 from data.recipes.nearest import resample_label

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import PurePosixPath
 
+from data.box_rule import LabelBoxes
 from data.files import File, Tree, folder_of, is_file, join, list_tree, shown, state_of, survey
-from data.label_boxes import LabelBoxes
 from data.quarantine import BadStudy
 from data.sources.arrays import find_npz
 from data.sources.coco import describe_coco, descriptions, find_coco, root_of

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from data.label_boxes import LabelBoxes
+from data.box_rule import LabelBoxes
 from data.quarantine import BadStudy
 from data.sources.boxes import FoundBox
 from data.sources.stack import Stack

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data.box_rule import LabelBoxes
 from data.files import listing_once
-from data.label_boxes import LabelBoxes
 from data.privacy import Pseudonymiser, load_key
 from data.quarantine import NoScan
 from data.shards.bundles import Bundle, BundleJob, volume_id

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.box_rule import LabelBoxes
 from data.boxes import Boxes
-from data.label_boxes import LabelBoxes, label_boxes
+from data.label_boxes import label_boxes
 from data.recipes import Recipe
 from data.recipes.apply import apply
 from data.scan import Scan

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from data.box_rule import LabelBoxes
 from data.boxes import Boxes
-from data.label_boxes import LabelBoxes, label_boxes
+from data.label_boxes import label_boxes
 from data.phantoms.abdomen import LABEL_NAMES, LESION, make_phantom
 from data.phantoms.photographs import OBJECTS, make_photograph
 from data.views.batch import Batch

@@ -33,6 +33,7 @@ EXPECTED = {
     "pet": (2, 0, 2),
     "pneumoniamnist": (5030, 28, 5002),
     "sarcoma": (11, 0, 592),
+    "sarcoma_boxes": (11, 0, 11),
     "sarcoma_volumes": (11, 0, 11),
     "xray": (940, 0, 940),
 }

@@ -87,18 +87,22 @@ def alone(file: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_two_workers_pretrain_on_photographs_as_one_does_and_volumes_are_segmented(
-    name: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_workers_pretrain_on_photographs_as_one_does(name: str, folder: Path) -> None:
     expected = alone(file_of(name, folder, 1))
-    file = file_of(name, folder, 2)
-    assert main(["finetune", str(file)]) == 0
-    runs = folder / "runs-2" / name
-    (pretrained,), (tuned,) = runs.glob("pretrain-*"), runs.glob("finetune-*")
+    assert main(["pretrain", str(file_of(name, folder, 2))]) == 0
+    (pretrained,) = (folder / "runs-2" / name).glob("pretrain-*")
     found = steps(pretrained, "pretrain")
     assert [entry["samples"] for entry in found] == [entry["samples"] for entry in expected]
     assert [entry["loss"] for entry in found] == pytest.approx([entry["loss"] for entry in expected], abs=1e-4)
     assert (pretrained / "pictures" / "views-pretrain.png").exists()
+
+
+def test_what_photographs_taught_is_fine_tuned_on_volumes_with_other_strides(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its pretraining is done, if the test before has run, and is run here otherwise."""
+    assert main(["finetune", str(file_of("svdnet", folder, 2))]) == 0
+    (pretrained,), (tuned,) = ((folder / "runs-2" / "svdnet").glob(f"{kind}-*") for kind in ("pretrain", "finetune"))
     learnt = load_file(pretrained / "encoder" / ENCODER)
     said = " ".join(capsys.readouterr().err.split())
     assert "depth_strides=(1, 1, 1, 2, 1, 2) (pretrained with kept)" in said
