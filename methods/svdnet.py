@@ -85,6 +85,11 @@ class SVDNet(Method):
                 f"encoder.in_channels {encoder.in_channels}: the colours of a photograph are the slices of a volume "
                 "of 1 channel; set encoder.in_channels to 1"
             )
+        if len(facts.names) < 2:
+            raise ValueError(
+                f"svdnet: the shards name {len(facts.names)} classes, expected at least 2; ingest with classes "
+                "(`raydiology shards show` lists them)"
+            )
         self.config = config
         self.encoder: Encoder = encoder
         self.size = (config.size,) * PLANE

@@ -26,7 +26,7 @@ class SVDNetDetection(Detection):
     encoders: ClassVar[tuple[str, ...]] = ("resnet3d",)
 
     class Config(Detection.Config):
-        """The fields of ``detection``; ``slices`` is not read, since the colours are the slices.
+        """The fields of ``detection`` but ``slices``, since the colours are the slices.
 
         Defaults are the paper's: five scales, mirror images, and group norm.
         """
@@ -48,6 +48,11 @@ class SVDNetDetection(Detection):
             raise ValueError(
                 f"encoder.in_channels {encoder.in_channels}: the colours of a photograph are the slices of a volume "
                 "of 1 channel; set encoder.in_channels to 1"
+            )
+        if self.config.slices is not None:
+            raise ValueError(
+                f"method.slices {self.config.slices}: a photograph has {COLOURS} slices, its colours; leave slices "
+                "out"
             )
         return KeySlices(None), COLOURS
 

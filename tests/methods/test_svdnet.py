@@ -146,6 +146,13 @@ def test_what_does_not_fit_is_refused(fields, encoder, message):
         tiny(encoder=encoder, **fields)
 
 
+def test_a_single_class_is_refused():
+    with pytest.raises(
+        ValueError, match="svdnet: the shards name 1 classes, expected at least 2; ingest with classes"
+    ):
+        tiny({3: "cat"})
+
+
 def test_it_is_fed_colour_photographs_whatever_encoder_it_trains():
     assert SVDNet.takes(tiny().encoder) == (2, 3)
     assert SVDNet.takes(UNetEncoder(UNetEncoder.Config(spatial_dims=3, features=(1, 1, 1, 1, 1, 1)))) == (2, 3)

@@ -83,6 +83,7 @@ def test_photographs_are_judged_as_slices_too():
     ("fields", "message"),
     [
         ({"encoder": {"in_channels": 3}}, "encoder.in_channels 3: the colours of a photograph are the slices"),
+        ({"slices": 9}, "method.slices 9: a photograph has 3 slices, its colours; leave slices out"),
         ({"scales": (96,)}, "scales 96 exceeds the longer side of downstream.task.size, 64"),
     ],
 )
