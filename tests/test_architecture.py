@@ -32,7 +32,7 @@ ROOMS = (
     "commands", "cli",
 )  # fmt: skip
 # Each takes about as long to import as a worker takes to start.
-DEAR = ("monai", "mlflow", "sklearn", "matplotlib.pyplot", "ray.tune")
+DEAR = ("monai", "mlflow", "sklearn", "matplotlib", "ray.tune")
 MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 ORCHESTRATOR = [path for path in MODULES if path.relative_to(ROOT).parts[0] == "orchestrator"]
 

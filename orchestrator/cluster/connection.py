@@ -51,9 +51,9 @@ def connected(dashboard: bool = False) -> Generator[None]:
         leave()
 
 
-def has_dashboard() -> bool:
-    """Tell whether the Ray that this process has joined or started may have a dashboard (workers of Ray: it may)."""
-    return bool(worker.get_dashboard_url())
+def in_worker() -> bool:
+    """Tell whether Ray started this process: it may die while the job lives on, which then holds what it held."""
+    return ray.get_runtime_context().worker.mode == ray.WORKER_MODE
 
 
 def leave() -> None:

@@ -1,14 +1,14 @@
 """Box pictures: true boxes and detections, drawn over the images in which they lie."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from orchestrator.judging.images import BoxedImage
 from orchestrator.judging.panels import (
     INK,
     as_png,
@@ -20,33 +20,7 @@ from orchestrator.judging.panels import (
 )
 
 BOX_COLUMNS = 4
-# Of an image's detections are drawn: as many as it has true boxes, and so many more.
-MORE_DETECTIONS = 3
 DASHED = (0, (2, 2))
-
-
-@dataclass(frozen=True)
-class BoxedImage:
-    """One slice or picture with its true boxes, solid, and its detections, dashed, the likeliest first.
-
-    Boxes are low and high corner in pixels (row, column), and classes are places among the names; ``spacing_mm`` and
-    ``upright`` are as in ``MaskedSlice``.
-    """
-
-    title: str
-    image: Float[np.ndarray, "c h w"]
-    true: Float[np.ndarray, "n 4"]
-    true_classes: Int[np.ndarray, " n"]
-    detected: Float[np.ndarray, "m 4"]
-    detected_classes: Int[np.ndarray, " m"]
-    scores: Float[np.ndarray, " m"]
-    spacing_mm: tuple[float, float] = (1.0, 1.0)
-    upright: bool = False
-
-    @property
-    def num_drawn(self) -> int:
-        """How many of the detections are drawn."""
-        return min(len(self.scores), len(self.true) + MORE_DETECTIONS)
 
 
 def draw_boxes(images: Sequence[BoxedImage], class_names: Sequence[str]) -> bytes:

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from data.labels import BOXES, CLASSES, LABEL_MAP, Labels
 from data.views.batch import Batch
-from orchestrator.judging.box_pictures import BoxedImage, draw_boxes
-from orchestrator.judging.pictures import JudgedImage, MaskedSlice, draw_judged, draw_masks
+from orchestrator.judging.images import BoxedImage, JudgedImage, MaskedSlice
 
 PICTURED_VOLUMES = 4
 PICTURED_PER_CLASS, PICTURED_SAMPLES = 3, 16
@@ -37,6 +36,8 @@ class MaskGallery:
 
     def draw(self, class_names: tuple[str, ...]) -> bytes | None:
         """Draw a few volumes, always the same ones; None if there is none."""
+        from orchestrator.judging.pictures import draw_masks
+
         chosen = [self.best[volume][1] for volume in sorted(self.best)[:PICTURED_VOLUMES]]
         return draw_masks(chosen, class_names) if chosen else None
 
@@ -106,6 +107,8 @@ class ClassGallery(FewOfEachClass[JudgedImage]):
 
     def draw(self, class_names: tuple[str, ...]) -> bytes | None:
         """Draw the chosen samples; None if there are none."""
+        from orchestrator.judging.pictures import draw_judged
+
         chosen = self.chosen()
         return draw_judged(chosen, class_names) if chosen else None
 
@@ -130,6 +133,8 @@ class BoxGallery(FewOfEachClass[BoxedImage]):
 
     def draw(self, class_names: tuple[str, ...]) -> bytes | None:
         """Draw the chosen samples; None if there are none."""
+        from orchestrator.judging.box_pictures import draw_boxes
+
         chosen = self.chosen()
         return draw_boxes(chosen, class_names) if chosen else None
 

@@ -4,7 +4,6 @@ Pictures hold no ids but pseudonymous ones. Volumes and their slices are drawn a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -17,6 +16,7 @@ from data.boxes import Boxes
 from data.views.batch import Batch
 from data.views.boxes import box_iou
 from methods.base import Views
+from orchestrator.judging.images import JudgedImage, MaskedSlice
 from orchestrator.judging.panels import (
     INK,
     PANEL_INCHES,
@@ -36,37 +36,6 @@ MOST_VIEWS = 6  # of a sample; VoCo has twenty views
 MASK_ALPHA = 0.6
 RIGHT, WRONG = "#69db7c", "#ff8787"
 JUDGED_COLUMNS = 4
-
-
-@dataclass(frozen=True)
-class MaskedSlice:
-    """One slice with its true and predicted class indices (0 is background).
-
-    ``spacing_mm`` is the spacing of (rows, columns); ``upright`` says that row 0 is the top, as in a photograph.
-    """
-
-    title: str
-    image: Float[np.ndarray, "h w"]
-    truth: Int[np.ndarray, "h w"]
-    prediction: Int[np.ndarray, "h w"]
-    spacing_mm: tuple[float, float] = (1.0, 1.0)
-    upright: bool = False
-
-
-@dataclass(frozen=True)
-class JudgedImage:
-    """One slice or picture with its true and its predicted classes, by index.
-
-    ``probabilities`` has one value per class; ``spacing_mm`` and ``upright`` are as in ``MaskedSlice``.
-    """
-
-    title: str
-    image: Float[np.ndarray, "c h w"]
-    truth: tuple[int, ...]
-    predicted: tuple[int, ...]
-    probabilities: Float[np.ndarray, " k"]
-    spacing_mm: tuple[float, float] = (1.0, 1.0)
-    upright: bool = False
 
 
 def draw_views(batch: Batch, views: Views) -> bytes:

@@ -12,7 +12,6 @@ from data.shards.index import ShardSet
 from methods.base import Method
 from methods.downstream.base import Cases, Evidence, Task, merge
 from orchestrator.judging.gallery import GALLERIES, Gallery
-from orchestrator.judging.pictures import draw_confusions
 from orchestrator.training.checkpoint import State
 from orchestrator.training.samples import batches_of
 from orchestrator.training.world import World
@@ -96,6 +95,8 @@ def evidence_of(
 
 def _draw(gallery: Gallery, method: Task, evidence: Evidence) -> dict[str, bytes]:
     """Draw some predictions, and the confusion matrix if there is one."""
+    from orchestrator.judging.pictures import draw_confusions
+
     confusions = method.confusions(evidence)
     drawn = {
         PREDICTIONS: gallery.draw(method.class_names),

@@ -22,7 +22,6 @@ from orchestrator.config.weights import WeightsFile
 from orchestrator.direction import TEST
 from orchestrator.feed import stream
 from orchestrator.feed.plan import FeedPlan, SetPlan
-from orchestrator.judging import pictures
 from orchestrator.judging.cases import CASES, joined, to_parquet
 from orchestrator.judging.validation import CONFUSIONS, PREDICTIONS, Rhythm, Validation
 from orchestrator.runs.held_out import score_held_out
@@ -250,11 +249,13 @@ def _collect(best: Checkpoint, run: Run) -> list[Path]:
 
 def _preview(experiment: Experiment, shards: ShardSet, plan: FeedPlan, run: Run) -> None:
     """Log a picture of the first samples' crops, drawn over the stored samples."""
+    from orchestrator.judging.pictures import draw_views
+
     method = build_network(experiment, shards, None)
     batch = stream.first_samples(plan, PREVIEWED_SAMPLES)
     with torch.no_grad():
         views = method.views(batch, batch.rng(plan.seed))
-    run.picture("views-finetune.png", pictures.draw_views(batch, views))
+    run.picture("views-finetune.png", draw_views(batch, views))
 
 
 def _caption(experiment: Experiment, trained: PretrainingResult | None, row: str | None) -> Caption:

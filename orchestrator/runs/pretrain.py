@@ -20,7 +20,6 @@ from orchestrator.config.experiment import Experiment
 from orchestrator.config.parts import TRAINABLE
 from orchestrator.config.weights import WeightsFile
 from orchestrator.feed import stream
-from orchestrator.judging import pictures
 from orchestrator.judging.health import Evenly, HealthWatch, spread_out
 from orchestrator.runs.course import Course, courses, digest_of, initial_encoder, part_of
 from orchestrator.runs.run import RESULT, Caption, Run
@@ -242,11 +241,13 @@ def _export(course: Course, encoder: str | None, folder: Path) -> Path:
 
 def _preview(course: Course, run: Run) -> None:
     """Log a picture of the first samples' views, with the views' boxes drawn over the stored samples."""
+    from orchestrator.judging.pictures import draw_views
+
     method, seed = course.build(), course.feed.seed
     batch = stream.first_samples(course.feed, PREVIEWED_SAMPLES)
     with torch.no_grad():
         views = method.views(batch, batch.rng(seed))
-    run.picture(f"views-{course.stage.name}.png", pictures.draw_views(batch, views))
+    run.picture(f"views-{course.stage.name}.png", draw_views(batch, views))
 
 
 def _params(experiment: Experiment) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ray.train import (
     TrainingFailedError,
 )
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import RayTrainCallback
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
@@ -157,16 +158,19 @@ def _fit(job: Job, progress: StageCheckpoints) -> None:
 
 
 class _Trainer(TorchTrainer):
-    """Starts no process that frees what a dead controller held where there is no dashboard to tell it of the death.
+    """Starts no process that has nothing to do: a worker waits for each of them to start.
 
-    The workers would wait for that process to start, too.
+    One hands out data sets. Another frees what a training held that died while its job lives on; what a driver's
+    training held, Ray itself frees when the driver ends.
     """
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
-        made = super()._create_default_callbacks()
-        if connection.has_dashboard():
-            return made
-        return [one for one in made if not isinstance(one, PlacementGroupCleanerCallback)]
+        idle: list[type[RayTrainCallback]] = []
+        if not self.datasets:
+            idle.append(DatasetsCallback)
+        if not connection.in_worker():
+            idle.append(PlacementGroupCleanerCallback)
+        return [one for one in super()._create_default_callbacks() if not isinstance(one, tuple(idle))]
 
 
 def _work(config: dict[str, Any]) -> None:

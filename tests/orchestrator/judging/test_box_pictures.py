@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from orchestrator.judging.box_pictures import DASHED, MORE_DETECTIONS, BoxedImage, boxes_figure, draw_boxes
+from orchestrator.judging.box_pictures import DASHED, boxes_figure, draw_boxes
+from orchestrator.judging.images import MORE_DETECTIONS, BoxedImage
 from orchestrator.judging.panels import class_colours
 
 NAMES = ("liver", "spleen", "node")

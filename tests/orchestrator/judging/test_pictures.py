@@ -14,13 +14,12 @@ from PIL import Image
 from data.boxes import Boxes
 from data.views.batch import Batch
 from methods.base import Views
+from orchestrator.judging.images import JudgedImage, MaskedSlice
 from orchestrator.judging.panels import INK, class_colours
 from orchestrator.judging.pictures import (
     RIGHT,
     VIEW_COLOURS,
     WRONG,
-    JudgedImage,
-    MaskedSlice,
     confusions_figure,
     draw_confusions,
     draw_judged,
