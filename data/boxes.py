@@ -73,15 +73,20 @@ class Boxes:
 
     def resized(self, size: tuple[int, ...], new_size: tuple[int, ...]) -> "Boxes":
         """Return the boxes after an array of ``size`` was resized to ``new_size``, which spans the same region."""
-        factor = np.array(new_size) / np.array(size)
-        to_new = np.diag([*factor, 1.0])
-        to_new[:-1, -1] = (factor - 1) / 2  # the outer borders meet, not the centres of the first voxels
-        return self.moved(to_new, new_size)
+        return self.moved(resizing(size, new_size), new_size)
 
     def of_plane(self, index: int) -> "Boxes":
         """Return the boxes that one plane of the first axis cuts, without that axis."""
         cut = (self.corners[:, 0, 0] <= index) & (index < self.corners[:, 1, 0])
         return Boxes(self.corners[cut][:, :, 1:], self.classes[cut])
+
+
+def resizing(size: tuple[int, ...], new_size: tuple[int, ...]) -> Float64[np.ndarray, "m m"]:
+    """Return the matrix that takes voxel indices (.., 1) to those after the array was resized."""
+    factor = np.array(new_size) / np.array(size)
+    to_new = np.diag([*factor, 1.0])
+    to_new[:-1, -1] = (factor - 1) / 2  # the outer borders meet, not the centres of the first voxels
+    return to_new
 
 
 def _inside(corners: Int[np.ndarray, "N 2 n"], classes: Int[np.ndarray, " N"], size: Int[np.ndarray, " n"]) -> Boxes:

@@ -3,7 +3,8 @@
 Whatever is taken from it, MONAI imports all of itself, and with it whatever it finds of the packages that it can do
 without: MLflow for its handlers, scikit-learn for a metric, matplotlib for its figures. With them its import takes
 more than twice as long, in every process of a run. Nothing here needs those parts, and each of these packages is
-imported as ever by whoever asks for it before, afterwards, or in another thread.
+imported as ever by whoever asks for it before, afterwards, or in another thread. nibabel is not among them: recipes
+turn volumes by MONAI, which turns them by nibabel.
 """
 
 import sys
@@ -13,7 +14,7 @@ from importlib.machinery import ModuleSpec
 from threading import get_ident
 from types import ModuleType
 
-LEFT_OUT = frozenset({"matplotlib", "mlflow", "nibabel", "optuna", "pandas", "scipy.signal", "sklearn"})
+LEFT_OUT = frozenset({"matplotlib", "mlflow", "optuna", "pandas", "scipy.signal", "sklearn"})
 
 
 class LeanFinder(MetaPathFinder):

@@ -29,9 +29,9 @@ DATA_IS_MISSING = re.compile(
     r"no runs"
 )
 PICTURES = (" NIfTI  NRRD",)
-# They need a cluster, a server, a browser or the folder of a run: only how they are called is checked here. Tests of
-# their own run them to their results.
-CALLED_ONLY = ("job", "ui", "export", "doctor")
+# They need a cluster, a server, a browser, the folder of a run or a while: only how they are called is checked here.
+# Tests of their own run them to their results.
+CALLED_ONLY = ("job", "ui", "export", "doctor", "phantom")
 # tests/test_first_experiment.py runs its commands to their results.
 RUN_ELSEWHERE = "first_experiment.md"
 TOLD = commands()

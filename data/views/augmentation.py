@@ -25,6 +25,7 @@ from data.boxes import Boxes
 from data.views.batch import Batch
 from data.views.intervals import Deviations, Factors, Interval, Probability
 from data.views.rng import SampleRng
+from data.views.smoothing import smooth
 from data.views.transforms import AnyTransform
 from data.views.transforms.series import (
     Series,
@@ -35,8 +36,6 @@ from data.views.transforms.series import (
     transform_boxes,
     transform_labels,
 )
-
-SMOOTHING_TAIL = 4.0  # standard deviations, as in MONAI's GaussianFilter
 
 
 class Augmentation(BaseModel):
@@ -186,9 +185,18 @@ def move_labels(labels: Int[Tensor, "b *s"], drawn: ViewParams) -> Int[Tensor, "
     return transform_labels(moved, drawn.series)
 
 
-def move_boxes(findings: Sequence[Boxes], drawn: ViewParams, size: tuple[int, ...]) -> tuple[Boxes, ...]:
-    """Move the boxes of each view's findings as ``augment`` moves views of this size."""
-    moved = tuple(own.moved(matrix, size) for own, matrix in zip(findings, _to_moved(drawn, size), strict=True))
+def move_boxes(
+    findings: Sequence[Boxes],
+    drawn: ViewParams,
+    size: tuple[int, ...],
+    seen: Float[np.ndarray, "b m m"] | None = None,
+) -> tuple[Boxes, ...]:
+    """Move the boxes of each view's findings as ``augment`` moves views of this size.
+
+    ``seen`` takes the voxel indices (.., 1) of the boxes to those of the views, where they are others.
+    """
+    to_moved = _to_moved(drawn, size) @ (np.eye(len(size) + 1) if seen is None else seen)
+    moved = tuple(own.moved(matrix, size) for own, matrix in zip(findings, to_moved, strict=True))
     return transform_boxes(moved, drawn.series, size)
 
 
@@ -208,28 +216,6 @@ def _to_moved(drawn: ViewParams, size: tuple[int, ...]) -> Float[np.ndarray, "b 
         w[:, n] -= size[n - 1 - turn % 2] - 1
         to_moved[turned, n - 2], to_moved[turned, n - 1] = -w, h
     return to_moved
-
-
-def smooth(images: Float[Tensor, "b c *s"], sigma: Float[np.ndarray, "b n"]) -> Float[Tensor, "b c *s"]:
-    """Convolve each sample with a Gaussian of its own sigma (voxels) per axis; 0 leaves it as it is; outside is 0.
-
-    The kernel is the Gaussian integrated over each voxel, cut at four sigma, as in MONAI's GaussianSmooth.
-    """
-    smoothed = np.flatnonzero((sigma > 0).all(axis=1))
-    if len(smoothed) == 0:
-        return images
-    index = torch.from_numpy(smoothed).to(images.device)
-    some = images[index]
-    groups = some.shape[0] * some.shape[1]
-    flat = some.reshape(1, groups, *some.shape[2:])
-    convolve = (F.conv1d, F.conv2d, F.conv3d)[flat.ndim - 3]
-    for axis in range(sigma.shape[1]):
-        kernel = torch.from_numpy(_gaussian_kernels(sigma[smoothed, axis])).to(images)
-        shape = [1] * sigma.shape[1]
-        shape[axis] = kernel.shape[1]
-        weight = kernel.repeat_interleave(some.shape[1], dim=0).view(groups, 1, *shape)
-        flat = convolve(flat, weight, padding=tuple(k // 2 for k in shape), groups=groups)
-    return images.index_copy(0, index, flat.view_as(some))
 
 
 def add_noise(
@@ -283,12 +269,3 @@ def _zoomed(length: int, zoom: np.ndarray) -> tuple[Int[np.ndarray, " b"], Int[n
     """Return the length after a zoom, and where the part that is kept begins in it (below 0: padded)."""
     resized = np.floor(length * zoom).astype(np.int64)
     return resized, np.where(resized < length, -((length - resized) // 2), resized // 2 - length // 2)
-
-
-def _gaussian_kernels(sigma: Float[np.ndarray, " b"]) -> Float[np.ndarray, "b k"]:
-    """Return one kernel per sigma, zero beyond its own tail, all as long as the longest."""
-    tails = np.maximum(sigma * SMOOTHING_TAIL, 0.5) + 0.5
-    reach = int(tails.max())
-    edges = torch.from_numpy((np.arange(-reach, reach + 2) - 0.5) / (np.sqrt(2) * sigma[:, None]))
-    kernel = 0.5 * np.diff(torch.erf(edges).numpy(), axis=1)
-    return np.where(np.abs(np.arange(-reach, reach + 1)) <= np.floor(tails)[:, None], kernel, 0.0)

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from data.boxes import Boxes
+from data.boxes import Boxes, resizing
 from methods.parts.fitting import resize
 
 
@@ -41,10 +41,12 @@ class Placement:
         painted[..., top : top + height, left : left + width] = resized.unflatten(0, image.shape[:-2])
         return painted
 
-    def onto(self, boxes: Boxes) -> Boxes:
-        """Return boxes of the image as boxes on the canvas."""
-        low = np.array(self.low)
-        return boxes.resized(self.extent, self.size).cropped(-low, np.array(self.canvas) - low)
+    @property
+    def to_canvas(self) -> Float64[np.ndarray, "3 3"]:
+        """The matrix that takes pixel indices (.., 1) of the image to those of the canvas."""
+        to_canvas = resizing(self.extent, self.size)
+        to_canvas[:-1, -1] += self.low
+        return to_canvas
 
     def back(self, boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
         """Return boxes on the canvas as boxes of the image, cut at its border."""

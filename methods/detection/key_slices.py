@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
 from data.boxes import Boxes
@@ -72,19 +72,29 @@ class KeySlices:
         """Name what is judged on its own."""
         return sample if self.slices is None else f"{sample}/{plane:05d}"
 
-    def moved(self, planar: Sequence[Boxes], drawn: ViewParams, size: tuple[int, ...]) -> list[Boxes]:
+    def moved(
+        self,
+        planar: Sequence[Boxes],
+        drawn: ViewParams,
+        size: tuple[int, ...],
+        to_canvas: Float64[np.ndarray, "b 3 3"] | None = None,
+    ) -> list[Boxes]:
         """Move the boxes of each image's plane as ``augment`` moves images of this size.
 
-        In slices, a box is moved as a plate of one slice's thickness, and its outline in the plane is kept.
+        ``to_canvas`` takes indices of pixels, in which the boxes are given, to those of the images; none: they are
+        those. In slices, a box is moved as a plate of one slice's thickness, and its outline in the plane is kept.
         """
         if self.slices is None:
-            return list(move_boxes(planar, drawn, size))
+            return list(move_boxes(planar, drawn, size, to_canvas))
         middle = [[self.slices // 2], [self.slices // 2 + 1]]
         plates = [
             Boxes(np.concatenate([np.tile(np.array([middle]), (len(own), 1, 1)), own.corners], axis=2), own.classes)
             for own in planar
         ]
-        return [Boxes(own.corners[:, :, 1:], own.classes) for own in move_boxes(plates, drawn, size)]
+        to_view = np.tile(np.eye(4), (len(planar), 1, 1))
+        if to_canvas is not None:
+            to_view[:, 1:, 1:] = to_canvas
+        return [Boxes(own.corners[:, :, 1:], own.classes) for own in move_boxes(plates, drawn, size, to_view)]
 
     def _wanted(self, plane: int) -> Int[np.ndarray, " d"]:
         assert self.slices is not None

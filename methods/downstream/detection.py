@@ -125,8 +125,9 @@ class Detection(Task):
         shown = list(zip(range(len(batch)), planes, placements, strict=True))
         images = torch.stack([place.paint(key_slices.image(batch, number, plane)) for number, plane, place in shown])
         drawn = draw(self.config.augment, self.view_size, rng.fold("augmentation"))
-        placed = [place.onto(key_slices.boxes(findings[number], plane)) for number, plane, place in shown]
-        boxes, classes = self._padded(key_slices.moved(placed, drawn, self.view_size))
+        planar = [key_slices.boxes(findings[number], plane) for number, plane, _ in shown]
+        to_canvas = np.stack([place.to_canvas for place in placements])
+        boxes, classes = self._padded(key_slices.moved(planar, drawn, self.view_size, to_canvas))
         windows = key_slices.moved([place.window for place in placements], drawn, self.view_size)
         seeds = torch.from_numpy(rng.fold("sampled").words().view(np.int64))
         targets = {"boxes": boxes, "classes": classes, "windows": _windows(windows), "seeds": seeds}

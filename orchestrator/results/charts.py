@@ -10,11 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from orchestrator.results.statistics import Summary
+
 Curve = tuple[Sequence[float], Sequence[float]]
 
 MOST_POINTS = 200
 ROW_INCHES = 0.42
 FAINT = 0.25
+APART = 0.12  # of the distance of two places
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ def draw_scores(rows: Sequence[ScoredRow], title: str, metric: str) -> bytes:
     return _png(scores_figure(rows, title, metric))
 
 
+def draw_points(lines: Mapping[str, Mapping[float, Summary]], title: str, x_label: str, y_label: str) -> bytes:
+    """Draw lines of repeated values over the places that were tried as a PNG (see ``points_figure``)."""
+    return _png(points_figure(lines, title, x_label, y_label))
+
+
 def bands_figure(curves: Mapping[str, Sequence[Curve]], title: str, x_label: str, y_label: str) -> Figure:
     """Draw each name's mean over its runs with a band of one sample deviation, and each run faintly.
 
@@ -63,6 +71,30 @@ def bands_figure(curves: Mapping[str, Sequence[Curve]], title: str, x_label: str
             for run in runs:
                 axis.plot(*_thinned(*run), color=colour, alpha=FAINT, linewidth=0.8)
     if curves:
+        axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def points_figure(lines: Mapping[str, Mapping[float, Summary]], title: str, x_label: str, y_label: str) -> Figure:
+    """Draw each line's means over its places with bars of one sample deviation, and each value faintly.
+
+    Bars of different lines at one place stand a little apart.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained", facecolor="white")
+    axis = _plain_axis(figure, title, x_label, y_label)
+    places = sorted({place for line in lines.values() for place in line})
+    apart = APART * min(np.diff(places), default=0.0)
+    for number, (name, line) in enumerate(lines.items()):
+        colour = colormaps["tab10"](number % 10)
+        shift = apart * (number - (len(lines) - 1) / 2) / max(1, len(lines) - 1)
+        x = [place + shift for place in line]
+        bars = [summary.deviation or 0.0 for summary in line.values()]
+        means = [summary.mean for summary in line.values()]
+        axis.errorbar(x, means, bars, label=name, color=colour, marker="o", linewidth=1.6, capsize=3)
+        for place, summary in zip(x, line.values(), strict=True):
+            axis.scatter([place] * summary.num_values, summary.values, color=colour, s=14, alpha=FAINT)
+    axis.set_xticks(places)
+    if lines:
         axis.legend(frameon=False, fontsize=8)
     return figure
 

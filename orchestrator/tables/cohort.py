@@ -20,6 +20,9 @@ from orchestrator.ingest.run import ingest
 from orchestrator.tables.choice import Lists
 from orchestrator.tables.row import Seeds
 
+# The fields of a cohort that its scans and shards do not depend on.
+OF_TABLES = {"overrides", "rows", "pretrain_seeds", "finetune_seeds", "classes", "choose", "repeat_over"}
+
 
 class Phantoms(FrozenConfig):
     """Synthetic scans of one kind, see ``raydiology phantom``."""
@@ -44,24 +47,23 @@ class Cohort(Phantoms):
                 that gives a ``kind``, or another field of the phantoms, is of phantoms of its own
     overrides   changes to a table's experiment: networks and budgets that fit the phantoms
     rows        further changes to single rows by name, or to several rows: ``2D-*``
-    seeds       seeds of pretraining and of fine-tuning, in place of the table's
     classes     names of classes or labels in the table's metrics, and those that the phantoms have in their place
-    choose, repeat_over   fields and their values, in place of the table's; ``{}`` is none
+    pretrain_seeds, finetune_seeds, choose, repeat_over   in place of the table's and of its rows'
     """
 
     ingest: dict[str, Any]
     also: dict[str, dict[str, Any]] = Field(default_factory=dict)
     overrides: dict[str, Any] = Field(default_factory=dict)
     rows: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    seeds: Seeds | None = Field(default=None, min_length=1)
+    pretrain_seeds: Seeds | None = Field(default=None, min_length=1)
+    finetune_seeds: Seeds | None = Field(default=None, min_length=1)
     classes: dict[str, str] = Field(default_factory=dict)
     choose: Lists | None = None
     repeat_over: Lists | None = None
 
     def folder(self, home: str) -> Path:
         """Return the folder of its scans and shards, named by the settings that they depend on."""
-        of_tables = {"overrides", "rows", "seeds", "classes", "choose", "repeat_over"}
-        core = self.model_dump(mode="json", exclude=of_tables)
+        core = self.model_dump(mode="json", exclude=OF_TABLES)
         digest = hashlib.sha256(json.dumps(core, sort_keys=True).encode()).hexdigest()[:12]
         return Path(home) / "cohorts" / f"{self.kind}-{digest}"
 

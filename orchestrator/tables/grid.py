@@ -40,6 +40,8 @@ class TableConfig(FrozenConfig):
     shown, such as ``dice/liver``. ``notes`` are printed below the table, for example how the paper's numbers were
     obtained. ``curves`` names metrics of the pretraining that are drawn over its steps, one line per row (its first
     seed); ``convergence`` names metrics of the fine-tuning that are drawn over its epochs, each row with its repeats.
+    ``over`` names a field of numbers, such as ``downstream.label_fraction``: the table's metric is drawn over it, one
+    line for all rows that differ in nothing else.
     ``cohorts`` names files, relative to this one, of other scans that the table can be run on (``--cohort``).
     ``concurrent`` is how many trials run at once: by default as many as the cluster holds, or one on a single
     machine. ``num_folds`` cross-validates every row: a repeat is the mean over this many folds of
@@ -61,6 +63,7 @@ class TableConfig(FrozenConfig):
     notes: tuple[str, ...] = ()
     curves: tuple[str, ...] = ()
     convergence: tuple[str, ...] = ()
+    over: str | None = None
     cohorts: dict[str, str] = Field(default_factory=dict)
     concurrent: int | None = Field(default=None, gt=0)
     num_folds: int | None = Field(default=None, ge=2)
@@ -141,14 +144,15 @@ class TableConfig(FrozenConfig):
         name: str,
         rows: Mapping[str, Mapping[str, Any]],
         place: Callable[[str], str] = str,
-        seeds: Seeds | None = None,
+        pretrain_seeds: Seeds | None = None,
+        finetune_seeds: Seeds | None = None,
         lists: Mapping[str, Lists] | None = None,
     ) -> "TableConfig":
         """Return the table for another cohort, without the paper's numbers and so without missing rows.
 
         ``rows`` further changes the rows whose names match: ``2D-*`` stands for every row whose name begins so.
-        ``place`` returns the shards that replace the shards that a row names. ``seeds`` replace the table's seeds in
-        every row; rows that are not pretrained stay so. ``lists`` replace ``choose`` and ``repeat_over`` in the same
+        ``place`` returns the shards that replace the shards that a row names. Seeds replace the table's and the rows'
+        own; rows that are not pretrained stay so. ``lists`` replace ``choose`` and ``repeat_over`` in the same
         way. Raises ValueError for a name that no row matches, and where no row is left.
         """
         names = [row.name for row in self.runnable]
@@ -165,8 +169,10 @@ class TableConfig(FrozenConfig):
             for pattern, changes in rows.items():
                 overrides |= changes if _matches(pattern, row.name) else {}
             update = {"overrides": placed(overrides, place), "paper": None, "paper_also": {}}
-            if seeds is not None:
-                update |= {"pretrain_seeds": () if row.pretrain_seeds == () else seeds, "finetune_seeds": seeds}
+            if pretrain_seeds is not None and row.pretrain_seeds != ():
+                update["pretrain_seeds"] = pretrain_seeds
+            if finetune_seeds is not None:
+                update["finetune_seeds"] = finetune_seeds
             for kind, own in (("choose", row.choose), ("repeat_over", row.repeat_over)):
                 update[kind] = None if own and lists and kind in lists else own and placed_lists(own, place)
             changed.append(row.model_copy(update=update))

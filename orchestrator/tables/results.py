@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data.shards.writer import write_atomically
 from orchestrator.history import steps
-from orchestrator.results.charts import Curve, draw_bands, draw_curves
+from orchestrator.results.charts import Curve, draw_bands, draw_curves, draw_points
 from orchestrator.runs import finetune
 from orchestrator.tables.grid import TableConfig
 from orchestrator.tables.outcome import Outcome, TableLine
@@ -94,6 +94,18 @@ def write(table: Table, lines: list[TableLine], results: Results) -> None:
         repeats = {row: shown.convergence(row, metric) for row in shown.finetunings}
         png = draw_bands(repeats, f"{metric} while fine-tuning", "epoch", metric)
         write_atomically(table.folder / f"curve-finetune-{plain(metric)}.png", png)
+    if table.config.over:
+        _draw_over(table, table.config.over, lines)
+
+
+def _draw_over(table: Table, field: str, lines: Sequence[TableLine]) -> None:
+    """Draw the rows' numbers over the field in which they differ."""
+    ended = {line.name: line.summary for line in lines if line.summary.values}
+    points = {
+        name: {value: ended[row] for value, row in line.items() if row in ended} for name, line in table.lines.items()
+    }
+    png = draw_points(points, table.config.title, field, table.config.metric)
+    write_atomically(table.folder / f"curve-over-{plain(field)}.png", png)
 
 
 def _curve(folder: Path, stages: list[str], metric: str) -> Curve:

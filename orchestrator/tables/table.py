@@ -3,7 +3,7 @@
 import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from orchestrator.tables import cohort as cohorts
 from orchestrator.tables.choice import worded
 from orchestrator.tables.cohort import Cohort
 from orchestrator.tables.grid import TableConfig, TableTrial, placed, trials_of
+from orchestrator.tables.over import Lines, lines_over
 from orchestrator.tables.row import TableRow
 from orchestrator.terminal import progress
 
@@ -29,6 +30,7 @@ class Table:
     """A table file, the experiment that its rows change, and the experiment of each trial.
 
     source  the name of the table's file
+    lines   the rows of each line that is drawn over the field ``over``, by their values there
     """
 
     config: TableConfig
@@ -36,6 +38,7 @@ class Table:
     experiments: tuple[tuple[TableTrial, Experiment], ...]
     source: str
     cohort: Cohort | None = None
+    lines: Lines = field(default_factory=dict)
 
     @cached_property
     def folder(self) -> Path:
@@ -63,7 +66,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), cohort: str | None = N
         chosen = _cohort(path, table, cohort)
         home = resolve(base, overrides, str(path)).home
         place = partial(chosen.place, home)
-        table = table.on_cohort(cohort, chosen.rows, place, chosen.seeds, chosen.lists).with_classes(chosen.classes)
+        seeds = chosen.pretrain_seeds, chosen.finetune_seeds
+        table = table.on_cohort(cohort, chosen.rows, place, *seeds, chosen.lists).with_classes(chosen.classes)
         base = placed(base, place)
         overrides = [*_assigned({**chosen.overrides, "name": f"{base.get('name')}-{cohort}"}), *overrides]
     experiments: list[tuple[TableTrial, Experiment]] = []
@@ -76,7 +80,9 @@ def load(path: str | Path, overrides: Sequence[str] = (), cohort: str | None = N
     resolved = resolve(base, overrides, str(path))
     table = _without_absent_weights(path, table, experiments)
     kept = {row.name for row in table.runnable}
-    return Table(table, resolved, tuple(one for one in experiments if one[0].row in kept), path.name, chosen)
+    trials = tuple(one for one in experiments if one[0].row in kept)
+    lines = lines_over(str(path), table.over, trials) if table.over else {}
+    return Table(table, resolved, trials, path.name, chosen, lines)
 
 
 def _without_absent_weights(

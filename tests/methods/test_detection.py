@@ -60,6 +60,25 @@ def true_boxes(views: Views, place: int) -> dict[int, list[float]]:
     return {kind: box for kind, box in zip(classes, boxes, strict=True) if kind >= 0}
 
 
+def faces(mask: np.ndarray) -> np.ndarray | None:
+    """Return the box of a soft mask, whose faces lie where it crosses a half between the centres of two pixels."""
+    found = []
+    for axis in (0, 1):
+        most = mask.max(axis=1 - axis)
+        seen = np.flatnonzero(most >= 0.5)
+        if not len(seen):
+            return None
+        found.append((_crossing(most, seen[0]), len(most) - _crossing(most[::-1], len(most) - 1 - seen[-1])))
+    return np.array(found).T.reshape(-1)
+
+
+def _crossing(values: np.ndarray, first: int) -> float:
+    """Return where values first reach a half, before the centre of the pixel that does."""
+    if first == 0:
+        return 0.0
+    return first + 0.5 - (values[first] - 0.5) / (values[first] - values[first - 1])
+
+
 def check_views(images: Tensor, views: Views, within: float) -> int:
     """Assert that each box is that of its channel's bright pixels; return how many were compared."""
     compared = 0
@@ -91,6 +110,23 @@ def test_boxes_of_pictures_lie_around_what_they_were_drawn_around_at_every_scale
         # Zooming spreads the border over a pixel.
         outside[place, max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1] = False
     assert views.images[0].amax(1)[outside].max() == 0
+
+
+@pytest.mark.parametrize("augment", [{}, {"flip_prob": 0.5, "rotate_prob": 0.5, "zoom_prob": 0.5}])
+def test_faces_are_within_half_a_pixel_of_those_of_masks_that_moved_the_same_way(augment):
+    """Resized, padded, turned, mirrored, zoomed and cut; zooming anew what was resized blurs the masks themselves."""
+    task = task_of(unet(), scales=(32, 48, 64), augment=augment)
+    distances = []
+    for seed in range(4):
+        batch = batch_of([(50, 70), (64, 64), (90, 30), (33, 200)] * 3, seed)
+        views = task.views(batch, batch.rng(seed))
+        for place, image in enumerate(views.images[0].numpy()):
+            boxes = true_boxes(views, place)
+            pairs = [(boxes[kind], faces(mask)) for kind, mask in enumerate(image) if kind in boxes]
+            distances += [np.abs(np.subtract(box, seen)).max() for box, seen in pairs if seen is not None]
+    assert len(distances) > 100
+    assert np.quantile(distances, 0.9) <= 0.5 + 1e-3
+    assert max(distances) <= (0.75 if augment else 0.6)
 
 
 def test_a_volume_is_seen_in_slices_around_a_plane_that_its_boxes_cut():
@@ -153,7 +189,7 @@ def test_boxes_return_from_the_canvas_to_where_they_were(extent, canvas):
     place = Placement.of(extent, max(canvas), canvas)
     assert max(place.size[0] - canvas[0], place.size[1] - canvas[1]) == 0
     _, boxes = cuboids(np.random.default_rng(0), extent, 5, least=5)
-    onto = torch.from_numpy(place.onto(boxes).corners.reshape(-1, 4)).double()
+    onto = torch.from_numpy(boxes.moved(place.to_canvas, place.canvas).corners.reshape(-1, 4)).double()
     factor = min(size / length for size, length in zip(place.size, extent, strict=True))
     found = place.back(onto)
     assert np.abs(found.numpy() - boxes.corners.reshape(-1, 4)).max() <= max(0.5, 1.01 / factor)

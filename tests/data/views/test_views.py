@@ -13,10 +13,11 @@ from scipy.stats import binom, kstest
 from torch.nn.functional import grid_sample
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from data.views.augmentation import Augmentation, ViewParams, augment, cut, draw, move, move_labels, smooth
+from data.views.augmentation import Augmentation, ViewParams, augment, cut, draw, move, move_labels
 from data.views.batch import Batch
 from data.views.boxes import boxes_at
 from data.views.rng import SampleRng
+from data.views.smoothing import smooth
 from tests.references.sampling_grid import sampling_grid
 
 # Where a voxel comes from is a float32 coordinate in [-1, 1]: off by about 1e-5 voxels for 96 of them.

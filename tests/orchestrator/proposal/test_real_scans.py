@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from data.phantoms.photographs import write_photographs
 from data.shards.index import ShardSet
 from orchestrator.config import files as configs
 from orchestrator.ingest.request import load
@@ -28,9 +29,11 @@ EXPECTED = {
     "hippocampus_sizes": (72, 0, 72),
     "lidc": (1, 0, 133),
     "mednist": (900, 2, 898),
+    "modality": (22, 0, 22),
     "mr": (16, 0, 16),
     "mr_ct": (29, 0, 29),
     "pet": (2, 0, 2),
+    "photographs": (8, 0, 8),
     "pneumoniamnist": (5030, 28, 5002),
     "sarcoma": (11, 0, 592),
     "sarcoma_boxes": (11, 0, 11),
@@ -49,17 +52,20 @@ Ingested = Callable[[str], ShardSet]
 
 @pytest.fixture(scope="module")
 def ingested(ray_cluster: Path, scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
-    """Ingest a source by the name of its file, once; the table of sizes is written as the document says."""
+    """Ingest a source by the name of its file, once; what it needs is written as the document says."""
     out = tmp_path_factory.mktemp("shards")
-    (sizes,) = (block for block in blocks_of(ROOT / "docs" / "real_scans.md") if block.language == "python")
+    python = (block.text for block in blocks_of(ROOT / "docs" / "real_scans.md") if block.language == "python")
+    written = dict(zip(("hippocampus_sizes", "modality"), python, strict=True))
 
     @cache
     def run(name: str) -> ShardSet:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("RAYDIOLOGY_TEST_DATA", str(scans))
             patch.chdir(out)
-            if name == "hippocampus_sizes":
-                exec(sizes.text, {})
+            if name in written:
+                exec(written[name], {})
+            if name == "photographs":
+                write_photographs(Path(name), num_patients=8, size=64)
             report = ingest(load({"out": str(out / name)}, str(FOLDER / f"ingest_{name}.yaml")))
         assert report.shards is not None
         return report.shards
@@ -82,6 +88,13 @@ def test_label_values_without_names_are_called_by_their_numbers(ingested: Ingest
     assert ingested("sarcoma").label_names == {1: "tumour"}
     assert ingested("hippocampus").label_names == {1: "anterior", 2: "posterior"}
     assert ingested("ct").label_names == {1: "tumour"}
+
+
+def test_half_of_the_volumes_are_mr_and_no_patient_is_in_two_splits(ingested: Ingested) -> None:
+    shards = ingested("modality")
+    assert sorted(shards.rows["classes"].to_pylist()) == [[0]] * 11 + [[1]] * 11
+    splits = set(zip(shards.rows["patient"].to_pylist(), shards.rows["split"].to_pylist(), strict=True))
+    assert len(splits) == 11
 
 
 def test_half_of_the_hippocampi_are_large(ingested: Ingested) -> None:

@@ -124,8 +124,8 @@ def test_a_number_of_the_paper_is_of_a_metric_that_is_shown() -> None:
 
 
 def test_seeds_of_a_cohort_repeat_every_row_and_leave_what_is_not_pretrained_so() -> None:
-    table = table_of().on_cohort("phantom", {}, seeds=(4,))
-    assert [table.seeds(row) for row in table.rows] == [((), (4,)), ((4,), (4,)), ((4,), (4,))]
+    table = table_of().on_cohort("phantom", {}, pretrain_seeds=(4,), finetune_seeds=(5, 6))
+    assert [table.seeds(row) for row in table.rows] == [((), (5, 6)), ((4,), (5, 6)), ((4,), (5, 6))]
     kept = table_of().on_cohort("phantom", {})
     assert [kept.seeds(row) for row in kept.rows] == [((), (0, 1, 2)), ((0,), (0, 1, 2)), ((0,), (7,))]
 
@@ -145,7 +145,7 @@ def test_a_cohort_s_classes_take_the_place_of_the_table_s_in_metrics(tmp_path: P
 
 def test_a_folder_is_named_by_what_the_scans_and_shards_depend_on_alone(tmp_path: Path) -> None:
     home = str(tmp_path)
-    same = [cohort_of(overrides={"seed": 1}), cohort_of(rows={"a": {}}), cohort_of(seeds=[1])]
+    same = [cohort_of(overrides={"seed": 1}), cohort_of(rows={"a": {}}), cohort_of(finetune_seeds=[1])]
     same += [cohort_of(classes={"a": "b"})]
     other = [cohort_of(seed=1), cohort_of(labelled=5), cohort_of(ingest=VOLUMES), cohort_of(also={"a": VOLUMES})]
     assert {cohort.folder(home) for cohort in same} == {cohort_of().folder(home)}
@@ -257,7 +257,7 @@ def write_table(folder: Path) -> Path:
         "cohorts": {"phantom": "cohort.yaml"},
     }
     overrides = {"encoder.in_channels": 4, "budget.steps": 2, "health.times": 0, "downstream.budget.steps": 2}
-    cohort = cohort_of(overrides=overrides, seeds=[3]).model_dump(mode="json")
+    cohort = cohort_of(overrides=overrides, pretrain_seeds=[3], finetune_seeds=[3]).model_dump(mode="json")
     for name, tree in (("experiment", experiment), ("table", table), ("cohort", cohort)):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree))
     return folder / "table.yaml"
