@@ -35,7 +35,10 @@ def score_held_out(experiment: Experiment, checkpoint: str) -> TaskScores:
     """
     resources = experiment.resources_of(downstream_of(experiment))
     scoring = ray.remote(
-        max_retries=resources.max_failures, num_cpus=resources.cpus_per_worker, num_gpus=int(resources.gpu)
+        max_retries=resources.max_failures,
+        num_cpus=resources.cpus_per_worker,
+        num_gpus=int(resources.gpu),
+        scheduling_strategy="DEFAULT",  # outside the placement group of a process of the pool, which holds no CPU
     )(_score)
     try:
         return ray.get(scoring.remote(experiment, checkpoint))

@@ -20,8 +20,9 @@ from orchestrator.ingest.run import ingest
 from orchestrator.tables.choice import Lists
 from orchestrator.tables.row import Seeds
 
+LISTS = ("choose", "repeat_over")
 # The fields of a cohort that its scans and shards do not depend on.
-OF_TABLES = {"overrides", "rows", "pretrain_seeds", "finetune_seeds", "classes", "choose", "repeat_over"}
+OF_TABLES = {"overrides", "rows", "pretrain_seeds", "finetune_seeds", "concurrent", "classes", *LISTS}
 
 
 class Phantoms(FrozenConfig):
@@ -49,6 +50,7 @@ class Cohort(Phantoms):
     rows        further changes to single rows by name, or to several rows: ``2D-*``
     classes     names of classes or labels in the table's metrics, and those that the phantoms have in their place
     pretrain_seeds, finetune_seeds, choose, repeat_over   in place of the table's and of its rows'
+    concurrent  in place of the table's
     """
 
     ingest: dict[str, Any]
@@ -57,6 +59,7 @@ class Cohort(Phantoms):
     rows: dict[str, dict[str, Any]] = Field(default_factory=dict)
     pretrain_seeds: Seeds | None = Field(default=None, min_length=1)
     finetune_seeds: Seeds | None = Field(default=None, min_length=1)
+    concurrent: int | None = Field(default=None, gt=0)
     classes: dict[str, str] = Field(default_factory=dict)
     choose: Lists | None = None
     repeat_over: Lists | None = None
@@ -74,8 +77,7 @@ class Cohort(Phantoms):
     @property
     def lists(self) -> dict[str, Lists]:
         """Its values of fields in place of a table's, by ``choose`` and ``repeat_over``."""
-        given = {"choose": self.choose, "repeat_over": self.repeat_over}
-        return {kind: lists for kind, lists in given.items() if lists is not None}
+        return {kind: lists for kind in LISTS if (lists := getattr(self, kind)) is not None}
 
     def prepare(self, home: str) -> None:
         """Write and ingest the phantoms, unless that is done already."""

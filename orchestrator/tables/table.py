@@ -68,6 +68,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), cohort: str | None = N
         place = partial(chosen.place, home)
         seeds = chosen.pretrain_seeds, chosen.finetune_seeds
         table = table.on_cohort(cohort, chosen.rows, place, *seeds, chosen.lists).with_classes(chosen.classes)
+        table = table.model_copy(update={"concurrent": chosen.concurrent or table.concurrent})
         base = placed(base, place)
         overrides = [*_assigned({**chosen.overrides, "name": f"{base.get('name')}-{cohort}"}), *overrides]
     experiments: list[tuple[TableTrial, Experiment]] = []

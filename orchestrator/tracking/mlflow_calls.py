@@ -54,9 +54,10 @@ class Sender:
         for line in tail.lines():
             if line["op"] == "start":
                 self.cursor.run_id = self._start(line)
-            if line["op"] == "finish":
+            if line["op"] == "finish" and self.cursor.run_id:
                 self._send_steps()
-            self._send(line)
+            if self.cursor.run_id:  # else the folder was deleted while it was in use, and the start with it
+                self._send(line)
             self.cursor.offset = tail.offset
             self.cursor.write(self.folder)
 

@@ -43,9 +43,9 @@ class Cursor:
 
 
 def waiting(home: Path) -> list[Path]:
-    """Return the run folders that hold unsent records."""
+    """Return the run folders that hold unsent records of a run that began."""
     folders = [path.parent for path in sorted(home.glob(f"**/{OUTBOX}"))]
-    return [folder for folder in folders if _unsent(folder)]
+    return [folder for folder in folders if _unsent(folder) and posted(folder, ("start",))]
 
 
 def posted(folder: Path, ops: Sequence[str]) -> list[dict[str, Any]]:

@@ -243,6 +243,9 @@ class Tracker:
         return os.path.relpath(place, self.folder.absolute()) if place.is_relative_to(home) else str(place)
 
     def _post(self, **line: Any) -> None:
+        if line["op"] != "start" and not (self.folder / OUTBOX).exists():
+            say_once(f"{self.folder}: deleted while it was in use; MLflow hears no more of that run")
+            return
         append(self.folder / OUTBOX, [line])
 
 

@@ -145,7 +145,7 @@ def test_a_cohort_s_classes_take_the_place_of_the_table_s_in_metrics(tmp_path: P
 
 def test_a_folder_is_named_by_what_the_scans_and_shards_depend_on_alone(tmp_path: Path) -> None:
     home = str(tmp_path)
-    same = [cohort_of(overrides={"seed": 1}), cohort_of(rows={"a": {}}), cohort_of(finetune_seeds=[1])]
+    same = [cohort_of(overrides={"seed": 1}), cohort_of(rows={"a": {}}), cohort_of(finetune_seeds=[1], concurrent=2)]
     same += [cohort_of(classes={"a": "b"})]
     other = [cohort_of(seed=1), cohort_of(labelled=5), cohort_of(ingest=VOLUMES), cohort_of(also={"a": VOLUMES})]
     assert {cohort.folder(home) for cohort in same} == {cohort_of().folder(home)}

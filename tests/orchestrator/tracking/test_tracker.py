@@ -285,6 +285,22 @@ def test_an_artifact_that_is_gone_is_said_and_keeps_nothing_back(store: str, tmp
     assert _runs(store, "gone")[0].data.metrics == {"score": 0.5}
 
 
+def test_nothing_more_is_kept_of_a_run_whose_folder_was_deleted(store: str, tmp_path: Path) -> None:
+    home, folder = tmp_path / "home", tmp_path / "home" / "project" / "run"
+    tracker = Tracker(folder, store)
+    tracker.start("deleted", "pretrain", "k1")
+    shutil.rmtree(folder)
+    with pytest.raises(KeyError), Tracker(folder, store).closing():
+        raise KeyError
+    assert tracker.flush(force=True) is None
+    assert not (folder / OUTBOX).exists()
+    assert waiting(home) == []
+    (folder / OUTBOX).write_text('{"op": "finish", "status": "KILLED"}\n')
+    assert waiting(home) == [], "as versions left it that kept such a finish"
+    tracker.start("deleted", "pretrain", "k1")
+    assert (folder / OUTBOX).exists()
+
+
 def test_a_failed_flush_is_not_repeated_at_once(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path / "run", UNREACHABLE)
     tracker.start("quiet", "pretrain", "k4")
