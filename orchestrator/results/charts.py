@@ -89,7 +89,7 @@ def points_figure(lines: Mapping[str, Mapping[float, Summary]], title: str, x_la
         shift = apart * (number - (len(lines) - 1) / 2) / max(1, len(lines) - 1)
         x = [place + shift for place in line]
         bars = [summary.deviation or 0.0 for summary in line.values()]
-        means = [summary.mean for summary in line.values()]
+        means = np.array([summary.mean for summary in line.values()], dtype=float)
         axis.errorbar(x, means, bars, label=name, color=colour, marker="o", linewidth=1.6, capsize=3)
         for place, summary in zip(x, line.values(), strict=True):
             axis.scatter([place] * summary.num_values, summary.values, color=colour, s=14, alpha=FAINT)
