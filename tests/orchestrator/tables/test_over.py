@@ -80,7 +80,7 @@ def test_the_rows_means_are_drawn_with_what_has_ended(
     monkeypatch.setattr(charts, "points_figure", lambda lines, *words: drawn.update(lines) or figure(lines, *words))
     table = load(tmp_path, shards, finetune_seeds=[0, 1])
     outcomes = [
-        Outcome(trial, trial.finetune_seed + experiment.downstream.label_fraction)  # pyright: ignore[reportOptionalMemberAccess]
+        Outcome(trial, trial.finetune_seed + experiment.downstream.label_fraction)
         for trial, experiment in table.experiments
         if trial.row.startswith("scratch") and "half" not in trial.row
     ]
@@ -92,7 +92,7 @@ def test_the_rows_means_are_drawn_with_what_has_ended(
 def test_bars_of_lines_stand_apart_at_the_places_that_were_tried() -> None:
     lines = {"a": {0.2: summarise([1.0, 3.0]), 0.6: summarise([4.0])}, "b": {0.2: summarise([2.0])}, "c": {}}
     axis = charts.points_figure(lines, "title", "share", "score").axes[0]
-    means = [container.lines[0] for container in axis.containers]  # pyright: ignore[reportAttributeAccessIssue]
+    means = [container.lines[0] for container in axis.containers]
     assert [list(line.get_ydata()) for line in means] == [[2.0, 4.0], [2.0], []]
     first, second = means[0].get_xdata(), means[1].get_xdata()
     assert first[0] < 0.2 < 0.25 > second[0] >= 0.2
