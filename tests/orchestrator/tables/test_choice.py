@@ -337,7 +337,9 @@ def test_the_choice_is_made_of_the_runs_own_scores_and_told_to_mlflow(
         return FinetuningResult(tmp_path / f"finetune-{lr}", "k", {"iou_mean": 0.5 - lr, "test/iou_mean": 0.3 + lr})
 
     monkeypatch.setattr(finetune, "finetune", ended)
+    monkeypatch.setattr(Tracker, "_send", lambda self: [])
     tracker = Tracker(tmp_path / "tracked", "unused")
+    tracker.start("tiny", "table", "k")
     (line,) = runs._run_trials(table, 1, tracker, lambda text: None)
     assert line.choice is not None
     assert (line.choice.settings, line.summary.values) == ({LR: 0.01}, (0.31,))
