@@ -135,7 +135,6 @@ def write_table(folder: Path, shards: str, **downstream: object) -> Path:
         "metric": "test/score",
         "also": ["score", "test/dice/liver"],
         "rows": [{"name": "scratch", "pretrain_seeds": []}],
-        "concurrent": 2,  # in the pool, whose processes hold no CPU that the test could use
     }
     path = folder / "table.yaml"
     path.write_text(yaml.safe_dump(table))

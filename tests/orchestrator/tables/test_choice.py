@@ -33,7 +33,7 @@ BATCH = "downstream.budget.batch_size"
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_slices(tmp_path_factory.mktemp("slices"), num_patients=8, size=40)
+    return write_slices(tmp_path_factory.mktemp("slices"), num_patients=8, size=40, num_tested=1)
 
 
 def table_of(**changes: Any) -> TableConfig:
@@ -375,7 +375,8 @@ def test_a_table_run_at_once_keeps_the_rate_that_learns_and_names_the_one_that_d
     tmp_path: Path, shards: str, ray_cluster: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    path = write_table(tmp_path, shards, rows=[SCRATCH], choose={LR: [1e30, 0.01]}, concurrent=2)
+    tested = {**SCRATCH, "overrides": {**SCRATCH["overrides"], "downstream.test_split": "test"}}
+    path = write_table(tmp_path, shards, rows=[tested], choose={LR: [1e30, 0.01]}, concurrent=2)
     table, said = tables.load(path), list[str]()
     (line,) = runs.run(table, said.append)
     assert line.choice is not None
