@@ -20,9 +20,9 @@ def lines_over(source: str, field: str, experiments: Sequence[tuple[TableTrial, 
     """Group the rows of a table whose experiments differ in the given field, and in seeds, alone.
 
     A line is called by the words, apart by commas, with which the names of all its rows begin: ``Scratch`` where they
-    are ``Scratch, 20 %`` and ``Scratch, 40 %``. Rows that are the same run, as on a cohort of fewer scans, stand in
-    lines of their own. Raises ConfigError, which names the table's file ``source``, where a row has no number in the
-    field.
+    are ``Scratch, 20 %`` and ``Scratch, 40 %``; where another line has that name, by its first row. Rows that are the
+    same run, as on a cohort of fewer scans, stand in lines of their own. Raises ConfigError, which names the table's
+    file ``source``, where a row has no number in the field.
     """
     grouped: dict[tuple[str, int], dict[float, str]] = {}
     firsts: dict[str, Experiment] = {}
@@ -34,8 +34,12 @@ def lines_over(source: str, field: str, experiments: Sequence[tuple[TableTrial, 
         key = json.dumps(rest, sort_keys=True)
         twin = next(number for number in count() if value not in grouped.get((key, number), {}))
         grouped.setdefault((key, twin), {})[value] = row
-    lines = [dict(sorted(group.items())) for group in grouped.values()]
-    return {_called(list(line.values())): line for line in lines}
+    lines: Lines = {}
+    for group in grouped.values():
+        line = dict(sorted(group.items()))
+        name, first = _called(list(line.values())), next(iter(line.values()))
+        lines[first if name in lines else name] = line
+    return lines
 
 
 def _taken(tree: dict[str, Any], field: str, where: str) -> float:

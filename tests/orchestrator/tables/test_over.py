@@ -52,6 +52,15 @@ def test_a_row_alone_and_a_row_that_is_the_same_run_as_another_are_lines_of_thei
     assert list(lines) == ["scratch, all", "SimSiam, crops, all", "again", "other"]
 
 
+def test_no_line_is_lost_where_names_begin_alike(tmp_path: Path, shards: str) -> None:
+    faster = [
+        {"name": f"scratch, {name}", "overrides": {**SCRATCH, "downstream.optimiser.lr": 0.5, **field}}
+        for name, field in (("fast half", {"downstream.label_fraction": 0.5}), ("fast all", {}))
+    ]
+    lines = load(tmp_path, shards, rows=[*rows(half=0.5, all=None), *faster]).lines
+    assert list(lines) == ["scratch", "SimSiam, crops", "scratch, fast half"]
+
+
 @pytest.mark.parametrize(
     ("field", "message"),
     [
