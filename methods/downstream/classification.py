@@ -11,7 +11,6 @@ Variants:  the flag is a field of the config and can be set on its own.
 Shapes:    B samples, K classes, C channels, *s spatial axes (D, H, W) or (H, W).
 """
 
-import re
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -36,6 +35,7 @@ from methods.downstream.class_losses import (
     single_loss,
 )
 from methods.downstream.classification_metrics import THRESHOLD, count_pairs, score_multi_label, score_single
+from methods.downstream.names import label_in_metrics
 from methods.encoders import Encoder
 from methods.parts.class_numbers import check_single, held, single
 from methods.parts.classification import classifier
@@ -232,7 +232,7 @@ class Classification(Task):
         Cases have ``true``, ``predicted`` and ``probability/<class>``, or for several classes each ``true/<class>``
         and so on. Raises ValueError where ``score`` is not defined.
         """
-        names, rows = [re.sub(r"[^\w. -]", "_", name) for name in self.class_names], np.stack([*evidence.values()])
+        names, rows = [label_in_metrics(name) for name in self.class_names], np.stack([*evidence.values()])
         probabilities = rows[:, -len(names) :]
         cases: Cases = {"case": list(evidence)}
         if self.config.kind == "multi_label":

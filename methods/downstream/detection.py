@@ -8,7 +8,6 @@ Variants:  see ``methods/detection``.
 Shapes:    B samples, C channels, D slices of H x W pixels, M boxes.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -32,6 +31,7 @@ from methods.detection.levels import slices_for
 from methods.detection.mean_box import MeanBox
 from methods.downstream.base import Evidence, Judgement, Task, TaskScores
 from methods.downstream.detection_metrics import rows_of, score_detections
+from methods.downstream.names import label_in_metrics
 from methods.encoders import Encoder, SliceTransformerEncoder
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
 
@@ -178,7 +178,7 @@ class Detection(Task):
 
         The cases have a row for each unit, see ``DetectionScores``. Raises ValueError where no unit has a true box.
         """
-        names = [re.sub(r"[^\w. -]", "_", name) for name in self.class_names]
+        names = [label_in_metrics(name) for name in self.class_names]
         found = score_detections(evidence, names)
         metrics = {"score": found.metrics[self.config.score], **found.metrics}
         return TaskScores(metrics, found.remarks, {"case": list(evidence), **found.cases})

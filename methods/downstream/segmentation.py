@@ -29,6 +29,7 @@ from methods.base import ADDED, Facts, FrozenConfig, Losses, Views
 from methods.downstream.base import Cases, Evidence, Judgement, Task, TaskScores, merge
 from methods.downstream.crops import Centre, cut_padded, draw_centred_boxes
 from methods.downstream.metrics import CONVENTIONS, ConventionName, check_scored_class
+from methods.downstream.names import label_in_metrics
 from methods.downstream.networks import SegmentationEncoder, segmentation_network
 from methods.downstream.surfaces import surface_distance
 from methods.downstream.targets import target_of
@@ -234,7 +235,7 @@ class Segmentation(Task):
         size = prod(self.target.shape)
         counts = rows[:, :size].astype(np.int64).reshape(-1, *self.target.shape)
         scores = self.target.score(counts, self.config.convention, self.scored)
-        named = {name: re.sub(r"[^\w. -]", "_", name) for name in scores.dice}
+        named = {name: label_in_metrics(name) for name in scores.dice}
         metrics = {
             "score": scores.score,
             "dice_mean": scores.mean_dice,

@@ -58,7 +58,8 @@ def compare(
             choice = selection.in_folders(folders, home, experiment)
     compared = comparison.compare(choice, asked)
     means = [line.summary.mean for line in compared.lines]
-    out.print(as_ranked(*compared.text, compared.asked.metric, means))
+    is_best = any(line.alike == () for line in compared.lines)
+    out.print(as_ranked(*compared.text, compared.asked.metric, means, is_best))
     with phase("drawing the figures"):
         files = comparison.write(compared, target or compared.folder)
     for file in files:

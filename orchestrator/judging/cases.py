@@ -3,13 +3,30 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
+from jaxtyping import Int
 from pyarrow import parquet as pq
 
+from data.shards.index import ShardSet
 from methods.downstream.base import Cases
 
 CASES = "cases.parquet"
 Role = Literal["validation", "test"]
+
+
+def with_patients(cases: Cases, shards: ShardSet, row_ids: Int[np.ndarray, " n"]) -> Cases:
+    """Return cases with the pseudonym of each one's patient, behind the case; as they are where there is none.
+
+    A case is a sample, a volume of slices, or a plane of one of the two: ``SAMPLE/00012``.
+    """
+    if not cases:
+        return cases
+    held = shards.rows.select(["sample_id", "volume", "patient"]).take(row_ids).to_pydict()
+    patients = dict(zip([*held["volume"], *held["sample_id"]], held["patient"] * 2, strict=True))
+    names = [str(case) for case in cases["case"]]
+    owners = [patients.get(name) or patients[name.rpartition("/")[0]] for name in names]
+    return {"case": names, "patient": owners, **{name: own for name, own in cases.items() if name != "case"}}
 
 
 def to_parquet(role: Role, cases: Cases) -> bytes:

@@ -11,6 +11,7 @@ from data.exact import exact
 from data.shards.index import ShardSet
 from methods.base import Method
 from methods.downstream.base import Cases, Evidence, Task, merge
+from orchestrator.judging.cases import with_patients
 from orchestrator.judging.gallery import GALLERIES, Gallery
 from orchestrator.training.checkpoint import State
 from orchestrator.training.samples import batches_of
@@ -73,7 +74,7 @@ class Validation:
         gallery = GALLERIES[method.needs]() if self.pictures and world.rank == 0 else None
         evidence = evidence_of(method, self.shards, self.row_ids, world, gallery)
         scores = method.scores(evidence)
-        self.remarks, self.cases = scores.remarks, scores.cases
+        self.remarks, self.cases = scores.remarks, with_patients(scores.cases, self.shards, self.row_ids)
         if gallery is not None:
             self.drawn = _draw(gallery, method, evidence)
         return scores.metrics

@@ -11,10 +11,11 @@ from mlflow.exceptions import MlflowException
 
 from data.shards.writer import write_atomically
 from data.spelling import did_you_mean
-from orchestrator.direction import BEST, TEST
+from orchestrator.direction import BEST, TEST, direction_of
 from orchestrator.results import charts, comparison, curve
 from orchestrator.results.comparison import ComparisonLine, ComparisonSubject, Scores
 from orchestrator.results.grouping import KINDS, SEEDS, Row, differing_fields, rows_by, rows_of, settings_of
+from orchestrator.results.row_statistics import row_statistics
 from orchestrator.results.run_cards import Card, CardSource, Curve
 from orchestrator.results.selection import GROUPS, RunChoice, counted, in_folders, select
 from orchestrator.results.text import as_markdown
@@ -98,7 +99,13 @@ def compare(choice: RunChoice, request: Request) -> ComparisonResult:
     if kind == "pretrain":
         scores = {card.place: _ends(choice.source, card, asked) for card in cards if card.place in scores}
     rows.sort(key=lambda row: (row.name != asked.reference, counted(row.name)))
-    return ComparisonResult(choice, request, asked, tuple(comparison.lines_of(asked, rows, scores)), scores)
+    patients = {
+        card.place: choice.source.patients(card, asked.metric, scores[card.place][asked.metric])
+        for card in cards
+        if kind == "finetune" and asked.metric in scores.get(card.place, {})
+    }
+    lines = comparison.lines_of(asked, rows, scores, patients)
+    return ComparisonResult(choice, request, asked, tuple(lines), scores)
 
 
 def write(compared: ComparisonResult, folder: Path) -> list[Path]:
@@ -107,9 +114,11 @@ def write(compared: ComparisonResult, folder: Path) -> list[Path]:
     Raises ValueError if the folder holds another comparison.
     """
     identity.own(folder, compared.identity, "give another --out, or delete the folder")
+    asked = compared.asked
     files = {
         "comparison.md": as_markdown(*compared.text).encode(),
-        "comparison.csv": comparison.comma_separated(compared.asked, compared.lines, compared.scores).encode(),
+        "comparison.csv": comparison.comma_separated(asked, compared.lines, compared.scores).encode(),
+        "statistics.csv": row_statistics(compared.lines, asked.reference, direction_of(asked.metric)).encode(),
         **dict(_figures(compared)),
     }
     for name, content in files.items():

@@ -5,10 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from data.spelling import did_you_mean
+from orchestrator.direction import direction_of
+from orchestrator.results.case_scores import CaseScores
+from orchestrator.results.claims import Best, RowScores, against, best_of, corrected
 from orchestrator.results.grouping import DATASET, SEEDS, Row, differing_fields, shortened
 from orchestrator.results.run_cards import Card
-from orchestrator.results.statistics import Comparison, Summary, confidence_interval, summarise, welch
-from orchestrator.results.text import NOTHING, as_csv, significance, spread
+from orchestrator.results.statistics import Comparison, Summary, confidence_interval, summarise
+from orchestrator.results.text import NOTHING, as_csv, gain, significance, spread, tests_explained, who_is_best
 
 DECIMALS = 3
 _JUDGED = {
@@ -26,6 +29,9 @@ _JUDGED_BY = (
 _GIVEN = (DATASET, "downstream.label_fraction")
 
 Scores = Mapping[str, Mapping[str, float]]
+"""The scores of finished runs, by the run's place."""
+Patients = Mapping[str, CaseScores | None]
+"""The scores of the patients behind a run's metric, where they are known, by the run's place."""
 
 
 @dataclass(frozen=True)
@@ -46,23 +52,28 @@ class ComparisonSubject:
 class ComparisonLine:
     """One row in numbers. ``scored`` holds the runs behind ``summary``; runs without a score are in ``row`` only.
 
-    comparison  Welch's test against the reference; None for the reference itself, and without a reference
+    comparison  against the reference; None for the reference itself, and without a reference
+    alike       of the row with the best mean, the rows that cannot be told from it; None for others
     """
 
     row: Row
     scored: tuple[Card, ...]
+    scores: RowScores
     summary: Summary
     interval: tuple[float, float] | None
     comparison: Comparison | None
     also: Mapping[str, Summary]
+    alike: tuple[str, ...] | None = None
 
     @property
     def name(self) -> str:
         return self.row.name
 
 
-def lines_of(asked: ComparisonSubject, rows: Sequence[Row], scores: Scores) -> list[ComparisonLine]:
-    """Summarise each row, and test it against the reference; ``scores`` holds the scores of finished runs, by place.
+def lines_of(
+    asked: ComparisonSubject, rows: Sequence[Row], scores: Scores, patients: Patients | None = None
+) -> list[ComparisonLine]:
+    """Summarise each row, test it against the reference, and find the row that is better than all others.
 
     Raises ValueError if no row has the reference's name.
     """
@@ -72,23 +83,57 @@ def lines_of(asked: ComparisonSubject, rows: Sequence[Row], scores: Scores) -> l
             f"--reference {asked.reference}: not one of the rows; they are: {', '.join(names)}"
             f"{did_you_mean(asked.reference, names)}"
         )
-    reference = next((row for row in rows if row.name == asked.reference), None)
-    return [_line(asked, row, reference, scores) for row in rows]
+    held = [_row_scores(asked, row, scores, patients or {}) for row in rows]
+    compared = _compared(asked, rows, held)
+    best = None if _judged_apart(asked, rows) else best_of(held, direction_of(asked.metric))
+    return [
+        _line(asked, row, scores, held[place], compared.get(place), _alike(place, best, names))
+        for place, row in enumerate(rows)
+    ]
 
 
-def _line(asked: ComparisonSubject, row: Row, reference: Row | None, scores: Scores) -> ComparisonLine:
+def _row_scores(asked: ComparisonSubject, row: Row, scores: Scores, patients: Patients) -> RowScores:
     scored = _scored(asked, row, scores)
-    summary = summarise([scores[card.place][asked.metric] for card in scored])
-    comparison = None
-    if reference and row is not reference:
-        theirs = [scores[card.place][asked.metric] for card in _scored(asked, reference, scores)]
-        apart = _judged_apart(asked, [row, reference])
-        comparison = Comparison(None, f"judged by another {apart[0]}") if apart else welch(summary.values, theirs)
+    return RowScores(
+        [scores[card.place][asked.metric] for card in scored], [patients.get(card.place) for card in scored]
+    )
+
+
+def _compared(
+    asked: ComparisonSubject, rows: Sequence[Row], held: Sequence[RowScores]
+) -> dict[int, Comparison | None]:
+    """Compare each row with the reference, if there is one."""
+    reference = next((place for place, row in enumerate(rows) if row.name == asked.reference), None)
+    if reference is None:
+        return {}
+    compared: dict[int, Comparison | None] = {}
+    for place, row in enumerate(rows):
+        if place != reference:
+            apart = _judged_apart(asked, [row, rows[reference]])
+            other = Comparison(None, f"judged by another {apart[0]}") if apart else None
+            compared[place] = other or against(held[place], held[reference])
+    return corrected(compared)
+
+
+def _alike(place: int, best: Best | None, names: Sequence[str]) -> tuple[str, ...] | None:
+    return tuple(names[other] for other in best.alike) if best and place == best.row else None
+
+
+def _line(
+    asked: ComparisonSubject,
+    row: Row,
+    scores: Scores,
+    own: RowScores,
+    comparison: Comparison | None,
+    alike: tuple[str, ...] | None,
+) -> ComparisonLine:
+    scored = _scored(asked, row, scores)
+    summary = summarise(own.values)
     also = {
         name: summarise([scores[card.place][name] for card in scored if name in scores[card.place]])
         for name in asked.also
     }
-    return ComparisonLine(row, scored, summary, confidence_interval(summary), comparison, also)
+    return ComparisonLine(row, scored, own, summary, confidence_interval(summary), comparison, also, alike)
 
 
 def cells(asked: ComparisonSubject, lines: Sequence[ComparisonLine]) -> tuple[list[str], list[list[str]]]:
@@ -108,17 +153,18 @@ def cells(asked: ComparisonSubject, lines: Sequence[ComparisonLine]) -> tuple[li
         for line in lines
     ]
     if asked.reference is not None:
-        heading.insert(5, f"p against {asked.reference}")
+        heading[5:5] = ["difference", f"p against {asked.reference}"]
         for row, line in zip(rows, lines, strict=True):
-            row.insert(5, significance(line.comparison))
+            row[5:5] = [gain(line.comparison, DECIMALS), significance(line.comparison)]
     return heading, rows
 
 
 def notes(asked: ComparisonSubject, lines: Sequence[ComparisonLine]) -> list[str]:
     """Explain the cells: how they were computed, which runs are missing, and which rows must not be compared."""
     made = f"{asked.metric} {_JUDGED[asked.kind]}; mean ± sample deviation; 95 % interval of the mean by Student's t"
-    test = "; p: Welch's t-test, two-sided, not corrected for several rows" if asked.reference is not None else ""
-    said = [made + test, *_incomparable(asked, [line.row for line in lines])]
+    said = [made, *tests_explained([line.comparison for line in lines], DECIMALS)]
+    said += who_is_best([line.name for line in lines], [line.alike for line in lines])
+    said += _incomparable(asked, [line.row for line in lines])
     remarks: dict[str, list[str]] = {}
     for line in lines:
         for remark in _remarks(line):

@@ -14,6 +14,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from orchestrator.direction import BEST, TEST
 from orchestrator.history import HISTORY, Once, Tail, metrics_of
+from orchestrator.judging.cases import CASES
+from orchestrator.results.case_scores import CaseScores, case_scores
 from orchestrator.runs.run import RESULT
 from orchestrator.tracking.hindrance import FAULTS
 from orchestrator.tracking.opening import existing
@@ -72,6 +74,10 @@ class CardSource(Protocol):
         """Return the scores of a finished run: its best checkpoint's, or a pretraining's last metrics."""
         ...
 
+    def patients(self, card: Card, metric: str, value: float) -> CaseScores | None:
+        """Return the score of each patient behind a fine-tuning's metric; None where they are not known."""
+        ...
+
     def curve(self, card: Card, metric: str) -> Curve:
         """Return a metric over the steps (from 1) that have it."""
         ...
@@ -103,6 +109,9 @@ class Folders:
         if scores := result.get("scores"):
             return scores
         return judged(_last(_entries(Path(card.place))) | _summaries(Path(card.place)))
+
+    def patients(self, card: Card, metric: str, value: float) -> CaseScores | None:
+        return case_scores(Path(card.place) / CASES, metric, value)
 
     def curve(self, card: Card, metric: str) -> Curve:
         points = [(step, entry[metric]) for step, entry in _entries(Path(card.place)) if metric in entry]

@@ -7,11 +7,14 @@ failures.
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from orchestrator.judging.cases import CASES
+from orchestrator.results.case_scores import CaseScores, case_scores
 from orchestrator.results.run_cards import STATES, STATUSES, Card, Curve, judged
 from orchestrator.results.selection import RunChoice
 from orchestrator.tracking.hindrance import in_words
@@ -42,6 +45,14 @@ class Server:
 
     def scores(self, card: Card) -> dict[str, float]:
         return judged(self._runs[card.place].data.metrics)
+
+    def patients(self, card: Card, metric: str, value: float) -> CaseScores | None:
+        with TemporaryDirectory() as folder:
+            try:
+                file = self._client.download_artifacts(card.place, CASES, folder)
+            except (MlflowException, OSError):
+                return None
+            return case_scores(Path(file), metric, value)
 
     def curve(self, card: Card, metric: str) -> Curve:
         last = {point.step + 1: point.value for point in self._client.get_metric_history(card.place, metric)}

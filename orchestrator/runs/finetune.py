@@ -263,7 +263,7 @@ def _caption(experiment: Experiment, trained: PretrainingResult | None, row: str
     start = _pretrained_by(experiment) if trained else "scratch"
     seeds = f"seeds {experiment.seed} (pretraining) and {task.seed}" if trained else f"seed {task.seed}"
     return Caption(
-        title=f"finetune {row or start}, {seeds}",
+        title=f"{row or start}: fine-tuning, {seeds}",
         description=(
             f"{task.task.name.capitalize()}, {f'pretrained by {start}' if trained else 'not pretrained'}. `best/...` "
             f"are the metrics of the best checkpoint on {validated_on(task)}"

@@ -1,6 +1,7 @@
 """Held out: score a fine-tuned network on its test split, by which nothing was chosen."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import ray
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from methods.downstream.base import TaskScores
 from orchestrator.config.experiment import Experiment
 from orchestrator.direction import TEST
+from orchestrator.judging.cases import with_patients
 from orchestrator.judging.validation import evidence_of
 from orchestrator.runs.labelled import downstream_of, labelled_samples
 from orchestrator.runs.network import NETWORK, build_network
@@ -60,4 +62,5 @@ def _score(experiment: Experiment, checkpoint: str) -> TaskScores:
         method.network.load_state_dict(load_file(Path(folder) / NETWORK))
     world = World(device=torch.device("cuda" if experiment.resources_of(task).gpu else "cpu"))
     method = method.to(world.device).eval()
-    return method.scores(evidence_of(method, labelled.shards, labelled.test.row_ids, world))
+    scores = method.scores(evidence_of(method, labelled.shards, labelled.test.row_ids, world))
+    return replace(scores, cases=with_patients(scores.cases, labelled.shards, labelled.test.row_ids))

@@ -260,7 +260,7 @@ def _params(experiment: Experiment) -> dict[str, Any]:
 def _caption(experiment: Experiment, row: str | None) -> Caption:
     methods = "+".join(stage.method.name for stage in experiment.pretraining)
     return Caption(
-        title=f"pretrain {row or methods}, seed {experiment.seed}",
+        title=f"{row or methods}: pretraining, seed {experiment.seed}",
         description=(
             f"Pretraining by {methods}. Its fine-tunings are its child runs. Artifacts: `pictures/` shows the first "
             "samples with the boxes of their views; `encoder/` is the pretrained encoder."

@@ -76,7 +76,7 @@ def _placed(encoder: Encoder, world: World) -> Encoder:
 def _caption(experiment: Experiment) -> Caption:
     methods = "+".join(stage.method.name for stage in experiment.pretraining)
     return Caption(
-        title=f"probe {methods}, seed {experiment.seed}",
+        title=f"{methods}: probe, seed {experiment.seed}",
         description=(
             f"The frozen encoder after {methods}, judged by a logistic regression and by its nearest neighbours. "
             "`best/initial/...` are the same metrics before the pretraining."

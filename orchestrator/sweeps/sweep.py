@@ -240,11 +240,12 @@ def _tracked(sweep: Sweep) -> AbstractContextManager[Tracker]:
     objective = sweep.config.objective
     fields = "\n".join(f"- `{field}`" for field in sweep.config.space)
     description = (
-        "The artifact `sweep.md` lists its trials, and `best.yaml` is the experiment of the best trial. The trials "
-        f"are the child runs: compare their `{objective.metric}` in parallel coordinates.\n\nSearched:\n{fields}"
+        f"{sweep.config.title}\n\nThe artifact `sweep.md` lists the trials, and `best.yaml` is the experiment of the "
+        f"best one. They are the child runs: compare their `{objective.metric}` in parallel coordinates.\n\n"
+        f"Searched:\n{fields}"
     )
     tags = {"kind": "sweep", "objective": objective.metric}
-    return parent(sweep.folder, sweep.base, sweep.config.title, description, tags)
+    return parent(sweep.folder, sweep.base, f"sweep {sweep.config.name}", description, tags)
 
 
 def _write(sweep: Sweep, standings: Sequence[Standing]) -> None:
@@ -258,6 +259,7 @@ def _write(sweep: Sweep, standings: Sequence[Standing]) -> None:
 
 def _log(sweep: Sweep, standings: Sequence[Standing], tracker: Tracker) -> None:
     if (winner := best(sweep.config, standings)) and winner.value is not None:
+        tracker.rename(f"sweep {sweep.config.name}: best {sentence(sweep.config, winner)}")
         tracker.summary({f"best/{sweep.config.objective.metric}": winner.value})
     for name in ("sweep.md", "sweep.csv", "best.yaml"):
         if (sweep.folder / name).exists():

@@ -1,12 +1,15 @@
 """Outcome: how the trials of a table ended, and trials back to rows. Pure: nothing is run or read here."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from statistics import fmean
 
-from orchestrator.results.statistics import Comparison, Summary, summarise, welch
+from orchestrator.direction import direction_of
+from orchestrator.results.case_scores import CaseScores
+from orchestrator.results.claims import RowScores, against, best_of, corrected
+from orchestrator.results.statistics import Comparison, Summary, summarise
 from orchestrator.tables.choice import Contender, Settings, TableChoice, choose, settings_of, worded
 from orchestrator.tables.grid import TableConfig, TableTrial
 from orchestrator.tables.row import PaperNumbers, TableRow
@@ -16,8 +19,9 @@ from orchestrator.tables.row import PaperNumbers, TableRow
 class Outcome:
     """The result of a trial: its value and the values of further metrics, or the reason why it has none.
 
-    ``run`` names the folder of its fine-tuning. Of a trial that tries a value, ``validation`` is the score by which
-    the value may be chosen, and ``validated_on`` names the samples.
+    ``run`` names the folder of its fine-tuning, and ``patients`` has the score of each patient behind its value,
+    where these are known. Of a trial that tries a value, ``validation`` is the score by which the value may be
+    chosen, and ``validated_on`` names the samples.
     """
 
     trial: TableTrial
@@ -25,6 +29,7 @@ class Outcome:
     failure: str = ""
     also: dict[str, float] = field(default_factory=dict)
     run: str = ""
+    patients: CaseScores | None = None
     validation: float | None = None
     validated_on: str = ""
 
@@ -33,10 +38,12 @@ class Outcome:
 class TableLine:
     """One aggregated row. ``comparison`` is None for the reference row itself, and for missing rows.
 
+    ``alike`` is None but for the row with the best mean: there it names the rows that cannot be told from it.
     ``choice`` is None for a row that chooses nothing; else all numbers are of the runs with the chosen value.
     """
 
     name: str
+    scores: RowScores
     summary: Summary
     comparison: Comparison | None
     paper: PaperNumbers | None
@@ -45,23 +52,27 @@ class TableLine:
     paper_also: dict[str, float] = field(default_factory=dict)
     missing: str | None = None
     choice: TableChoice | None = None
+    alike: tuple[str, ...] | None = None
 
 
 def aggregate(config: TableConfig, outcomes: Sequence[Outcome]) -> list[TableLine]:
-    """Summarise each row, and test it against the reference row by Welch's t-test.
+    """Summarise each row, test it against the reference row, and find the row that is better than all others.
 
     Trials that failed are left out of the numbers, with all folds of their repeat, and named in ``failures``, those
     with values that were not chosen too.
     """
     choices = {row.name: choice_of(config, row, outcomes) for row in config.rows}
     repeats = {row.name: _kept(config, row, choices[row.name], outcomes) for row in config.rows}
-    values = {name: [_mean(fold.value for fold in folds) for folds in found] for name, found in repeats.items()}
-    reference = values.get(config.reference or "", [])
+    scores = {name: _scores(found) for name, found in repeats.items()}
+    compared = _compared(config, scores)
+    best = best_of(list(scores.values()), direction_of(config.metric))
+    alike = {config.rows[best.row].name: tuple(config.rows[place].name for place in best.alike)} if best else {}
     return [
         TableLine(
             name=row.name,
-            summary=summarise(values[row.name]),
-            comparison=None if row.missing or row.name == config.reference else welch(values[row.name], reference),
+            scores=scores[row.name],
+            summary=summarise(scores[row.name].values),
+            comparison=compared.get(row.name),
             paper=row.paper,
             failures=tuple(_failure(one) for one in outcomes if one.trial.row == row.name and one.value is None),
             also={
@@ -71,9 +82,35 @@ def aggregate(config: TableConfig, outcomes: Sequence[Outcome]) -> list[TableLin
             paper_also=row.paper_also,
             missing=row.missing,
             choice=choices[row.name],
+            alike=alike.get(row.name),
         )
         for row in config.rows
     ]
+
+
+def _compared(config: TableConfig, scores: Mapping[str, RowScores]) -> dict[str, Comparison | None]:
+    """Compare each row that can be run with the reference."""
+    reference = scores.get(config.reference or "", RowScores(()))
+    names = [row.name for row in config.runnable if row.name != config.reference]
+    return corrected({name: against(scores[name], reference) for name in names})
+
+
+def _scores(repeats: Sequence[Sequence[Outcome]]) -> RowScores:
+    """Return a row's repeats, each the mean over its folds, with the patients of all of its folds."""
+    values = [_mean(fold.value for fold in folds) for folds in repeats]
+    return RowScores(values, [_patients([fold.patients for fold in folds]) for folds in repeats])
+
+
+def _patients(folds: Sequence[CaseScores | None]) -> CaseScores | None:
+    """Return the scores of the patients of several folds, whose mean is the mean over the folds."""
+    joined: CaseScores = {}
+    num_patients = sum(len(fold or {}) for fold in folds)
+    for fold in folds:
+        if not fold:
+            return None
+        share = num_patients / (len(folds) * len(fold))
+        joined |= {patient: share * score for patient, score in fold.items()}
+    return joined
 
 
 def choice_of(config: TableConfig, row: TableRow, outcomes: Sequence[Outcome]) -> TableChoice | None:

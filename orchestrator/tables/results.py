@@ -5,14 +5,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.shards.writer import write_atomically
+from orchestrator.direction import direction_of
 from orchestrator.history import steps
 from orchestrator.results.charts import Curve, draw_bands, draw_curves, draw_points
+from orchestrator.results.row_statistics import row_statistics
 from orchestrator.runs import finetune
 from orchestrator.tables.grid import TableConfig
 from orchestrator.tables.outcome import Outcome, TableLine
 from orchestrator.tables.table import Table
-from orchestrator.tables.text import comma_separated, markdown
+from orchestrator.tables.text import comma_separated, markdown, of_patients
 from orchestrator.tracking.tracker import plain
+
+CASES_CSV, STATISTICS_CSV = "cases.csv", "statistics.csv"
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,8 @@ def write(table: Table, lines: list[TableLine], results: Results) -> None:
     """Write Markdown, CSV and curves."""
     write_atomically(table.folder / "table.md", markdown(table.config, lines))
     write_atomically(table.folder / "table.csv", comma_separated(table.config, results.outcomes))
+    if any(outcome.patients for outcome in results.outcomes):
+        write_atomically(table.folder / CASES_CSV, of_patients(table.config, results.outcomes))
     shown = results.chosen(lines)
     for metric in table.config.curves:
         curves = {row: _curve(*place, metric) for row, place in shown.pretrainings.items()}
@@ -96,6 +102,12 @@ def write(table: Table, lines: list[TableLine], results: Results) -> None:
         write_atomically(table.folder / f"curve-finetune-{plain(metric)}.png", png)
     if table.config.over:
         _draw_over(table, table.config.over, lines)
+
+
+def write_statistics(table: Table, lines: Sequence[TableLine]) -> None:
+    """Write what takes draws, which is left until all trials have ended."""
+    text = row_statistics(lines, table.config.reference, direction_of(table.config.metric))
+    write_atomically(table.folder / STATISTICS_CSV, text)
 
 
 def _draw_over(table: Table, field: str, lines: Sequence[TableLine]) -> None:

@@ -18,7 +18,9 @@ from data.spelling import did_you_mean
 from orchestrator import stop
 from orchestrator.cluster import connection
 from orchestrator.config.experiment import Experiment
+from orchestrator.judging.cases import CASES
 from orchestrator.lock import claimed
+from orchestrator.results.case_scores import case_scores
 from orchestrator.runs import finetune, identity, pretrain
 from orchestrator.runs.abandoned import closing_abandoned
 from orchestrator.runs.pretrain import PretrainingResult
@@ -26,8 +28,18 @@ from orchestrator.runs.run import parent
 from orchestrator.stop import RunError
 from orchestrator.tables.grid import TableConfig, TableTrial
 from orchestrator.tables.outcome import Outcome, TableLine, aggregate
-from orchestrator.tables.results import EndedTrial, Results, choices, summary, write
+from orchestrator.tables.results import (
+    CASES_CSV,
+    STATISTICS_CSV,
+    EndedTrial,
+    Results,
+    choices,
+    summary,
+    write,
+    write_statistics,
+)
 from orchestrator.tables.table import Table, check, described
+from orchestrator.tables.text import answered
 from orchestrator.terminal import progress
 from orchestrator.tracking.tracker import Tracker
 
@@ -87,11 +99,14 @@ def _run_trials(table: Table, concurrent: int, tracker: Tracker, say: Say) -> li
                 ended(place, _run_trial(table, place))
         else:
             _run_at_once(table, concurrent, ended, say)
+    write_statistics(table, lines)
+    tracker.rename(": ".join(filter(None, (f"table {table.config.name}", answered(table.config, lines)))))
     tracker.summary(summary(lines))
     if chosen := choices(table.config, lines):
         tracker.tags(chosen)
-    for path in sorted(table.folder.glob("table.*")) + sorted(table.folder.glob("curve-*.png")):
-        tracker.artifact(path)
+    for pattern in ("table.*", CASES_CSV, STATISTICS_CSV, "curve-*.png"):
+        for path in sorted(table.folder.glob(pattern)):
+            tracker.artifact(path)
     return lines
 
 
@@ -155,7 +170,9 @@ def _trained(config: TableConfig, folder: Path, trial: TableTrial, experiment: E
     also = {name: done.scores[name] for name in config.also}
     task = finetune.downstream_of(experiment)
     steps_per_epoch = finetune.labelled_samples(task).train.num_samples / task.budget.batch_size
-    outcome = Outcome(trial, done.scores[config.metric], also=also, run=done.folder.name)
+    value = done.scores[config.metric]
+    patients = case_scores(done.folder / CASES, config.metric, value)
+    outcome = Outcome(trial, value, also=also, run=done.folder.name, patients=patients)
     if trial.tried:
         outcome = replace(outcome, validation=done.scores[config.chosen_by], validated_on=finetune.validated_on(task))
     return EndedTrial(outcome, pretraining, (done.folder, steps_per_epoch))
@@ -164,5 +181,6 @@ def _trained(config: TableConfig, folder: Path, trial: TableTrial, experiment: E
 def _tracked(table: Table) -> AbstractContextManager[Tracker]:
     """Open the MLflow run that the table's trials are children of."""
     rows = "\n".join(f"- {row.name}{f' (missing: {row.missing})' * bool(row.missing)}" for row in table.config.rows)
-    description = f"The artifact `table.md` is the table; its runs are the child runs.\n\nRows:\n{rows}"
-    return parent(table.folder, table.base, table.config.title, description, {"kind": "table"})
+    told = f"{table.config.title}\n\nThe artifact `table.md` is the table; its runs are the child runs."
+    description = f"{told}\n\nRows:\n{rows}"
+    return parent(table.folder, table.base, f"table {table.config.name}", description, {"kind": "table"})

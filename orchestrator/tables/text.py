@@ -4,7 +4,18 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from orchestrator.results.text import NOTHING, as_csv, as_markdown, as_ranked, significance, spread
+from orchestrator.results.text import (
+    NOTHING,
+    answer,
+    as_csv,
+    as_markdown,
+    as_ranked,
+    gain,
+    significance,
+    spread,
+    tests_explained,
+    who_is_best,
+)
 from orchestrator.tables.choice import TableChoice, listed, shortly
 from orchestrator.tables.grid import TableConfig
 from orchestrator.tables.outcome import Outcome, TableLine, choice_of
@@ -16,19 +27,21 @@ MOST_ALSO = 4  # each takes up to two columns, and a terminal of 120 letters has
 
 def cells(config: TableConfig, lines: Sequence[TableLine]) -> tuple[list[str], list[list[str]]]:
     """Return the heading and the rows of a table as text; with the paper's columns only if the paper has numbers."""
-    tested = f"p against {config.reference}" if config.reference else "p"
-    heading = ["row", config.metric, "n", "runs", tested, *config.also]
+    heading = ["row", config.metric, "n", "runs", *config.also]
     rows = [
         [
             line.name,
             MISSING if line.missing else spread(line.summary.mean, line.summary.deviation, config.decimals),
             NOTHING if line.missing else str(line.summary.num_values),
             "  ".join(f"{value:.{config.decimals}f}" for value in line.summary.values) or NOTHING,
-            significance(line.comparison),
             *(spread(line.also[name].mean, line.also[name].deviation, config.decimals) for name in config.also),
         ]
         for line in lines
     ]
+    if config.reference:
+        heading[4:4] = ["difference", f"p against {config.reference}"]
+        for row, line in zip(rows, lines, strict=True):
+            row[4:4] = [gain(line.comparison, config.decimals), significance(line.comparison)]
     if any(line.choice for line in lines):
         heading.insert(1, CHOSEN)
         for row, line in zip(rows, lines, strict=True):
@@ -50,9 +63,9 @@ def notes(config: TableConfig, lines: Sequence[TableLine]) -> list[str]:
     said = [f"a run is the mean over {config.num_folds} folds"] if config.num_folds else []
     said += _explained(config)
     if config.runnable:
-        said += [
-            "mean ± sample deviation over the runs; p: Welch's t-test, two-sided, not corrected for several rows"
-        ]
+        said += ["mean ± sample deviation over the runs"]
+        said += tests_explained([line.comparison for line in lines], config.decimals)
+        said += who_is_best([line.name for line in lines], [line.alike for line in lines])
     for line in lines:
         if line.choice:
             said.append(f"{line.name}: {line.choice.remark(config.decimals)}")
@@ -88,9 +101,18 @@ def why_missing(rows: Sequence[TableRow]) -> list[str]:
     return [f"{MISSING} ({why}): {names[why]}" for why in reasons]
 
 
+def answered(config: TableConfig, lines: Sequence[TableLine]) -> str:
+    """Say in a few words which row has the best mean, and whether it is better than each other one; "" for none."""
+    means = [spread(line.summary.mean, None, config.decimals) for line in lines]
+    return answer(config.metric, [line.name for line in lines], means, [line.alike for line in lines])
+
+
 def markdown(config: TableConfig, lines: Sequence[TableLine]) -> str:
     """Return the table in Markdown, with its title and notes."""
     heading, rows = cells(config, lines)
+    for line, row in zip(lines, rows, strict=True):
+        if line.alike == ():  # better than each other row
+            row[:2] = [f"**{cell}**" for cell in row[:2]]
     return as_markdown(config.title, heading, rows, notes(config, lines))
 
 
@@ -127,6 +149,19 @@ def comma_separated(config: TableConfig, outcomes: Sequence[Outcome]) -> str:
     return as_csv(["row", *decided, config.metric, *config.also, "run", "failure", MISSING, *paper], rows)
 
 
+def of_patients(config: TableConfig, outcomes: Sequence[Outcome]) -> str:
+    """Return one CSV line per trial and patient, with the patient's score behind the table's metric."""
+    rows = [
+        [
+            *(outcome.trial.row, outcome.trial.pretrain_seed, outcome.trial.finetune_seed, outcome.trial.fold),
+            *(outcome.run, patient, score),
+        ]
+        for outcome in outcomes
+        for patient, score in sorted((outcome.patients or {}).items())
+    ]
+    return as_csv(["row", "pretrain_seed", "finetune_seed", "fold", "run", "patient", config.metric], rows)
+
+
 def terminal(config: TableConfig, lines: Sequence[TableLine]) -> Table:
     """Return the table for the console, the best row first and marked; files keep the order of the rows.
 
@@ -138,7 +173,8 @@ def terminal(config: TableConfig, lines: Sequence[TableLine]) -> Table:
         said.append(f"in table.md and table.csv also: {', '.join(config.also)}")
     heading, rows = cells(shown, lines)
     means = [line.summary.mean for line in lines]
-    return as_ranked(config.title, heading, rows, said, config.metric, means)
+    is_best = any(line.alike == () for line in lines)
+    return as_ranked(config.title, heading, rows, said, config.metric, means, is_best)
 
 
 def _printed(paper: PaperNumbers | None, decimals: int) -> str:

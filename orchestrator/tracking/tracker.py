@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 MOST_PARAM_CHARS = 6000
 MOST_NUMBERS = 3
 RETRY_S = 30.0
-DESCRIPTION = "mlflow.note.content"
+DESCRIPTION, RUN_NAME = "mlflow.note.content", "mlflow.runName"
 
 _said: set[str] = set()
 
@@ -166,6 +166,10 @@ class Tracker:
     def tags(self, tags: dict[str, str]) -> None:
         """Set tags."""
         self._post(op="tags", tags=tags)
+
+    def rename(self, name: str) -> None:
+        """Give the run another name."""
+        self.tags({RUN_NAME: name})
 
     def finish(self, status: str) -> None:
         """Close the run: FINISHED, FAILED or KILLED."""

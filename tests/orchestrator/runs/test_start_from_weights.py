@@ -245,7 +245,7 @@ def test_a_fine_tuning_without_a_pretraining_begins_with_the_file(shards: str, t
     assert asked.hands_over
     assert not asked.trains
     assert finetune._caption(asked, pretrain.PretrainingResult(run.folder, "key", encoder), None).title == (
-        "finetune weights resnet18.pth, seeds 0 (pretraining) and 0"
+        "weights resnet18.pth: fine-tuning, seeds 0 (pretraining) and 0"
     )
     plain = resolve({**asked.model_dump(mode="json"), "start": None})
     assert not plain.hands_over

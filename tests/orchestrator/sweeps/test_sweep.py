@@ -398,7 +398,10 @@ def check_mlflow(sweep: sweeps.Sweep, trials: list[Standing]) -> None:
     """Hold that the sweep's trials are its children, with points as numbers, and trainings theirs."""
     client = MlflowClient(f"sqlite:///{sweep.base.home}/mlflow.db")
     experiment = client.get_experiment_by_name("tiny").experiment_id
-    parent = client.search_runs([experiment], "tags.kind = 'sweep'")[0].info.run_id
+    (found,) = client.search_runs([experiment], "tags.kind = 'sweep'")
+    parent, winner = found.info.run_id, standings.best(sweep.config, trials)
+    assert winner is not None
+    assert found.info.run_name == f"sweep {sweep.config.name}: best {standings.sentence(sweep.config, winner)}"
     children = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent}'", order_by=["start_time"])
     assert [run.data.tags["state"] for run in children] == [trial.state for trial in trials]
     assert children[0].info.run_name == "trial 0: lr 2"

@@ -216,13 +216,14 @@ def test_a_table_of_missing_rows_alone_is_shown_and_tracked_without_ray_or_shard
     for _ in range(2):
         assert cli.main(["table", str(path)]) == 0
         said = " ".join(capsys.readouterr().out.split())
-        assert "│ PCRLv2 │ missing │ - │ - │ - │ 0.900 │" in said
+        assert "│ PCRLv2 │ missing │ - │ 0.900 │" in said
         assert f"files: {tables.load(path).folder}" in said
     client = MlflowClient(sqlite_address(tmp_path / "runs" / STORE))
     experiment = client.get_experiment_by_name("tiny")
     runs_of = client.search_runs([experiment.experiment_id])
     (table,) = [run for run in runs_of if run.data.tags["kind"] == "table"]
     assert "PCRLv2 (missing: it is not built)" in table.data.tags["mlflow.note.content"]
+    assert table.info.run_name == "table two-rows"
 
 
 @pytest.mark.slow
@@ -283,7 +284,10 @@ def test_a_table_runs_what_is_missing_and_only_that_also_once_its_home_was_moved
     assert cli.main(["compare", str(tables.load(path).folder)]) == 0
     printed = capsys.readouterr().out
     assert "score of 4 fine-tunings" in printed
-    assert "among the artifacts of 'Two rows'" in printed
+    assert "among the artifacts of 'table two-rows'" in printed
+    client = MlflowClient(sqlite_address(moved / "runs" / STORE))
+    (named,) = client.search_runs(["1"], "tags.kind = 'table'")
+    assert re.fullmatch(r"table two-rows: .* leads, score 0\.\d{3}, not disting.* from 1 row", named.info.run_name)
     (pretraining,) = (run for run in finished if run.name.startswith("pretrain-"))
     assert cli.main(["export", str(pretraining), "--out", str(tmp_path / "out")]) == 0
     assert not place.exists(), sorted(str(path.relative_to(tmp_path)) for path in place.glob("**/*"))
