@@ -41,7 +41,7 @@ golden: .venv/ready
 mutations: .venv/ready
 	$(BIN)/python -m tests.mutations 20000
 
-# The quickstart, as a person would type it; its last line opens MLflow.
+# The quickstart, as a person would type it; its last line names the report of its table.
 demo: .venv/ready
 	$(BIN)/raydiology phantom --out build/demo/scans --labelled 8 --unlabelled 8
 	$(BIN)/raydiology ingest --source build/demo/scans --layout nnunet --modality CT --recipe ct_abdomen_slices \
@@ -50,6 +50,7 @@ demo: .venv/ready
 	$(BIN)/raydiology table experiments/quickstart_table.yaml
 	$(BIN)/raydiology sweep experiments/quickstart_sweep.yaml
 	@echo "Type: source .venv/bin/activate && raydiology ui --home build/demo/runs"
+	@echo "report: $$(ls build/demo/runs/*/table-*/report.html)"
 
 bench: .venv/ready
 	$(BIN)/python -m orchestrator.bench

@@ -51,6 +51,11 @@ def best(values: Sequence[float | None], direction: Direction | None) -> int | N
     return best_first(values, direction)[0]
 
 
+def as_logged(metric: str) -> str:
+    """Return the name under which MLflow has a score of a fine-tuning's best checkpoint."""
+    return metric if metric.startswith(TEST) else f"{BEST}{metric}"
+
+
 def words(direction: Direction) -> str:
     """Say whether higher or lower is better."""
     return "higher is better" if direction == "max" else "lower is better"

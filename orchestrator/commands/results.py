@@ -70,6 +70,45 @@ def compare(
 
 
 @app.command()
+def report(
+    *,
+    folders: Folders,
+    home: Home = Path("runs"),
+    experiment: Annotated[str | None, Option(help="name of the experiment, if no folder is given")] = None,
+    name: Annotated[list[str], _several("PATTERN", "pattern of names, rows or folders of runs")],
+    kind: Kind = None,
+    metric: Annotated[str | None, Option(help="(default: what a table or a sweep is judged by, else score)")] = None,
+    also: Annotated[list[str], _several("METRIC...", "show these metrics too")],
+    by: Annotated[list[str], _several("FIELD...", "group the runs by row, or by fields")],
+    reference: Annotated[
+        str | None, Option(metavar="ROW", help="row to test the others against (default: scratch)")
+    ] = None,
+    target: Annotated[
+        Path | None, Option("--out", help="file to write (default: report.html beside the runs)")
+    ] = None,
+) -> None:
+    """Write one page that answers which row is best, with its proof."""
+    with loading():
+        from orchestrator.report.page import REPORT, write
+        from orchestrator.results import compare as comparison
+        from orchestrator.results import selection
+
+    asked = comparison.Request(kind, tuple(name), metric, tuple(also), tuple(by), reference)
+    with phase("reading the runs"):
+        choices = [selection.in_folders([folder], home) for folder in folders] if len(folders) > 1 else []
+        if not choices or any(choice.group is None for choice in choices):  # no tables: runs, side by side
+            choices = [selection.in_folders(folders, home, experiment)]
+        results = [comparison.compare(choice, asked) for choice in choices]
+    with phase("writing the report"):
+        group = results[0].choice.group
+        usual = Path(group) if group and len(results) == 1 else results[0].folder
+        file = write(results, target or usual / REPORT)
+    if len(results) == 1:
+        out.print(f"MLflow: {comparison.log(results[0], [file])}", soft_wrap=True, highlight=False, markup=False)
+    out.print(f"report: {file}", soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command()
 def export(
     run: Annotated[Path, Argument(help="folder of a pretraining or a fine-tuning below the home")],
     target: Annotated[Path, Option("--out", help="folder to write weights and a loading script to")],

@@ -109,8 +109,7 @@ def table(
     if not asked.experiments:
         out.print(f"files:  {asked.folder}", soft_wrap=True, highlight=False, markup=False)
         return 0
-    _show_results(asked.folder, asked.base.home, asked.config.metric)
-    say_next(f"raydiology compare {typed(asked.folder.parent)}")
+    _show_results(asked.folder, asked.base.home)
     return FAILED if any(line.failures for line in lines) else 0
 
 
@@ -132,16 +131,24 @@ def sweep(
         return 0
     ended = sweeps.run(asked, say)
     out.print(standings.terminal(asked.config, ended))
-    _show_results(asked.folder, asked.base.home, asked.config.objective.metric)
+    _show_results(asked.folder, asked.base.home)
     return 0 if standings.best(asked.config, ended) else FAILED
 
 
-def _show_results(folder: Path, home: str, metric: str) -> None:
-    """Print where the files of a table or a sweep are, and where MLflow shows its runs on its metric."""
-    from orchestrator.results.compare import page_of
+def _show_results(folder: Path, home: str) -> None:
+    """Print where the files of a table or a sweep are, where MLflow shows its runs, and write and name its report."""
+    from orchestrator.report.page import REPORT, write
+    from orchestrator.results.compare import Request, compare, log, page
+    from orchestrator.results.selection import in_folders
 
     out.print(f"files:  {folder}", soft_wrap=True, highlight=False, markup=False)
     with phase("reading the runs for MLflow's page"):
-        page = page_of(folder, home, metric)
-    if page:
-        show_page(page.address, page.home)
+        compared = compare(in_folders([folder], Path(home)), Request())
+        shown = page(compared)
+    if shown:
+        show_page(shown.address, shown.home)
+    say_next(f"raydiology compare {typed(folder.parent)}")
+    with phase("writing the report"):
+        report = write([compared], folder / REPORT)
+        log(compared, [report])
+    out.print(f"report: {report}", soft_wrap=True, highlight=False, markup=False)

@@ -7,6 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from orchestrator.direction import Direction, best
+from orchestrator.results.case_scores import CaseScores
 from orchestrator.results.paired import RunScores, crossed
 from orchestrator.results.statistics import Comparison, welch
 
@@ -42,6 +43,18 @@ def shared_cases(rows: Sequence[RowScores]) -> list[RunScores] | None:
     if len(known[0]) < 2 or any(names != known[0] for names in known):
         return None
     return [np.array([[(run or {})[name] for name in known[0]] for run in row.patients]) for row in rows]
+
+
+def joined(folds: Sequence[CaseScores | None]) -> CaseScores | None:
+    """Return the scores of the patients of all folds of a repeat, whose mean is the mean over the folds."""
+    found: CaseScores = {}
+    num_patients = sum(len(fold or {}) for fold in folds)
+    for fold in folds:
+        if not fold:
+            return None
+        share = num_patients / (len(folds) * len(fold))
+        found |= {patient: share * score for patient, score in fold.items()}
+    return found
 
 
 def corrected(comparisons: Mapping[K, Comparison | None]) -> dict[K, Comparison | None]:

@@ -17,8 +17,9 @@ from orchestrator.results.comparison import ComparisonLine, ComparisonSubject, S
 from orchestrator.results.grouping import KINDS, SEEDS, Row, differing_fields, rows_by, rows_of, settings_of
 from orchestrator.results.row_statistics import row_statistics
 from orchestrator.results.run_cards import Card, CardSource, Curve
-from orchestrator.results.selection import GROUPS, RunChoice, counted, in_folders, select
+from orchestrator.results.selection import GROUPS, RunChoice, counted, select
 from orchestrator.results.text import as_markdown
+from orchestrator.results.usual import noted
 from orchestrator.runs import identity
 from orchestrator.tracking.pages import is_served, publish, view_of
 from orchestrator.tracking.tracker import plain
@@ -90,12 +91,13 @@ def compare(choice: RunChoice, request: Request) -> ComparisonResult:
 
     Raises ValueError if there are no runs, or no such metric, field or reference.
     """
+    request, usual_reference = _completed(choice, request)
     kind, cards = select(choice, request.kind, request.names)
     pretrainings = _pretrainings(choice.source)
     settings = {card.place: settings_of(card, pretrainings.get(card.pretrained or "")) for card in cards}
     rows = rows_by(cards, settings, request.by) if request.by else rows_of(cards, settings)
     scores: Scores = {card.place: choice.source.scores(card) for card in cards if card.status == "finished"}
-    asked = _asked(kind, request, rows, scores)
+    asked = _asked(kind, request, rows, scores, usual_reference)
     if kind == "pretrain":
         scores = {card.place: _ends(choice.source, card, asked) for card in cards if card.place in scores}
     rows.sort(key=lambda row: (row.name != asked.reference, counted(row.name)))
@@ -169,12 +171,18 @@ def _axes(params: Sequence[Mapping[str, str]]) -> list[str]:
     return sorted(shared, key=lambda field: (not field.endswith(KINDS), field in SEEDS))
 
 
-def page_of(folder: Path, home: str, metric: str) -> Page | None:
-    """Return MLflow's page of the runs of a table or a sweep on the metric that it is judged by."""
-    return page(compare(in_folders([folder], Path(home)), Request(metric=metric)))
+def _completed(choice: RunChoice, request: Request) -> tuple[Request, str]:
+    """Return the request, completed by what the table or sweep is judged by, and the usual reference."""
+    usual = noted(Path(choice.group)) if choice.group else None
+    if usual is None or request.metric:
+        return request, USUAL_REFERENCE
+    asked = replace(request, metric=usual.metric, also=request.also or usual.also)
+    return asked, usual.reference or USUAL_REFERENCE
 
 
-def _asked(kind: str, request: Request, rows: Sequence[Row], scores: Scores) -> ComparisonSubject:
+def _asked(
+    kind: str, request: Request, rows: Sequence[Row], scores: Scores, usual_reference: str
+) -> ComparisonSubject:
     """Settle the metric and the reference; raise ValueError if no run has a score of the metric's name."""
     known = sorted({name for of_run in scores.values() for name in of_run})
     usual = USUAL_METRICS.get(kind, "score")
@@ -189,7 +197,7 @@ def _asked(kind: str, request: Request, rows: Sequence[Row], scores: Scores) -> 
                 f"{did_you_mean(name, known)}"
             )
     names = [row.name for row in rows]
-    return replace(asked, reference=request.reference or (USUAL_REFERENCE if USUAL_REFERENCE in names else None))
+    return replace(asked, reference=request.reference or (usual_reference if usual_reference in names else None))
 
 
 def _ends(source: CardSource, card: Card, asked: ComparisonSubject) -> dict[str, float]:
@@ -225,6 +233,11 @@ def _figures(compared: ComparisonResult) -> Iterator[tuple[str, bytes]]:
     for name in compared.request.curves:
         if curves := _curves(source, starts, name):
             yield f"curve-{plain(name)}.png", charts.draw_bands(curves, f"{name} while pretraining", "step", name)
+
+
+def pretrainings_of(compared: ComparisonResult, cards: Sequence[Card]) -> list[Card]:
+    """Return the pretrainings among some runs, the pretrainings that they start from, and those of their trials."""
+    return _starts(cards, _pretrainings(compared.choice.source))
 
 
 def _starts(cards: Sequence[Card], known: Mapping[str, Card]) -> list[Card]:

@@ -3,12 +3,13 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from data.spelling import did_you_mean
 from orchestrator.direction import direction_of
 from orchestrator.results.case_scores import CaseScores
-from orchestrator.results.claims import Best, RowScores, against, best_of, corrected
-from orchestrator.results.grouping import DATASET, SEEDS, Row, differing_fields, shortened
+from orchestrator.results.claims import Best, RowScores, against, best_of, corrected, joined
+from orchestrator.results.grouping import DATASET, FOLD, NUM_FOLDS, SEEDS, Row, differing_fields, shortened
 from orchestrator.results.run_cards import Card
 from orchestrator.results.statistics import Comparison, Summary, confidence_interval, summarise
 from orchestrator.results.text import NOTHING, as_csv, gain, significance, spread, tests_explained, who_is_best
@@ -93,9 +94,10 @@ def lines_of(
 
 
 def _row_scores(asked: ComparisonSubject, row: Row, scores: Scores, patients: Patients) -> RowScores:
-    scored = _scored(asked, row, scores)
+    repeats = _repeats(asked, row, scores)
     return RowScores(
-        [scores[card.place][asked.metric] for card in scored], [patients.get(card.place) for card in scored]
+        [fmean(scores[card.place][asked.metric] for card in folds) for folds in repeats],
+        [joined([patients.get(card.place) for card in folds]) for folds in repeats],
     )
 
 
@@ -127,10 +129,13 @@ def _line(
     comparison: Comparison | None,
     alike: tuple[str, ...] | None,
 ) -> ComparisonLine:
-    scored = _scored(asked, row, scores)
+    repeats = _repeats(asked, row, scores)
+    scored = tuple(card for folds in repeats for card in folds)
     summary = summarise(own.values)
     also = {
-        name: summarise([scores[card.place][name] for card in scored if name in scores[card.place]])
+        name: summarise(
+            [fmean(scores[card.place][name] for card in folds) for folds in repeats if _have(name, folds, scores)]
+        )
         for name in asked.also
     }
     return ComparisonLine(row, scored, own, summary, confidence_interval(summary), comparison, also, alike)
@@ -162,7 +167,9 @@ def cells(asked: ComparisonSubject, lines: Sequence[ComparisonLine]) -> tuple[li
 def notes(asked: ComparisonSubject, lines: Sequence[ComparisonLine]) -> list[str]:
     """Explain the cells: how they were computed, which runs are missing, and which rows must not be compared."""
     made = f"{asked.metric} {_JUDGED[asked.kind]}; mean ± sample deviation; 95 % interval of the mean by Student's t"
-    said = [made, *tests_explained([line.comparison for line in lines], DECIMALS)]
+    folds = sorted({_num_folds(card) for line in lines for card in line.scored} - {0})
+    said = [made, *(f"a run is the mean over {number} folds" for number in folds)]
+    said += [*tests_explained([line.comparison for line in lines], DECIMALS)]
     said += who_is_best([line.name for line in lines], [line.alike for line in lines])
     said += _incomparable(asked, [line.row for line in lines])
     remarks: dict[str, list[str]] = {}
@@ -193,25 +200,51 @@ def comma_separated(asked: ComparisonSubject, lines: Sequence[ComparisonLine], s
     return as_csv(["row", "run", "experiment", "status", *decided, *metrics, "remark"], rows)
 
 
-def _scored(asked: ComparisonSubject, row: Row, scores: Scores) -> tuple[Card, ...]:
-    return tuple(card for card in row.cards if asked.metric in scores.get(card.place, {}))
+def _repeats(asked: ComparisonSubject, row: Row, scores: Scores) -> list[list[Card]]:
+    """Return the runs of each repeat that has a score: one run, or all folds of a cross-validation."""
+    repeats: dict[frozenset[tuple[str, str]] | str, list[Card]] = {}
+    for card in row.cards:
+        if asked.metric in scores.get(card.place, {}):
+            others = frozenset((field, value) for field, value in card.params.items() if field != FOLD)
+            repeats.setdefault(others if _num_folds(card) else card.place, []).append(card)
+    return [folds for folds in repeats.values() if len(folds) == (_num_folds(folds[0]) or 1)]
+
+
+def _num_folds(card: Card) -> int:
+    """Return how many folds a fine-tuning's repeat has; 0 where it is not cross-validated."""
+    told = card.params.get(NUM_FOLDS, "") if card.kind == "finetune" else ""
+    return int(told) if told.isdigit() else 0
+
+
+def _have(name: str, folds: Sequence[Card], scores: Scores) -> bool:
+    return all(name in scores[card.place] for card in folds)
 
 
 def _remarks(line: ComparisonLine) -> Iterator[str]:
     """Explain a row: which runs are missing, why it has no p, and why its runs are not independent."""
     missing = [card for card in line.row.cards if card not in line.scored]
     for status, count in sorted(Counter(card.status for card in missing).items()):
-        ended = "finished without this metric" if status == "finished" else status
+        ended = _left_out(missing) if status == "finished" else status
         reasons = sorted({card.remark for card in missing if card.status == status and card.remark})
         yield ": ".join([f"{count} {'run' if count == 1 else 'runs'} {ended}, not counted", *reasons])
     if line.comparison and line.comparison.p is None:
         yield f"no p: {line.comparison.remark}"
     starts = {card.pretrained for card in line.scored if card.pretrained}
-    if 0 < len(starts) < len(line.scored) and None not in (card.pretrained for card in line.scored):
+    num_runs = line.summary.num_values
+    if 0 < len(starts) < num_runs and None not in (card.pretrained for card in line.scored):
         shared = f"{len(starts)} pretraining{'' if len(starts) == 1 else 's'}"
-        yield f"{len(line.scored)} runs share {shared}, so they are not independent: interval and p are too small"
+        yield f"{num_runs} runs share {shared}, so they are not independent: interval and p are too small"
     if pooled := line.row.pooled:
         yield f"pools runs that differ in {', '.join(shortened(field, pooled) for field in pooled)}"
+
+
+def _left_out(finished: Sequence[Card]) -> str:
+    folded = any(map(_num_folds, finished))
+    return (
+        "finished without this metric, or without the other folds of its repeat"
+        if folded
+        else "finished without this metric"
+    )
 
 
 def _judged_apart(asked: ComparisonSubject, rows: Sequence[Row]) -> list[str]:

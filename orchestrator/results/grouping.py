@@ -10,9 +10,11 @@ from difflib import get_close_matches
 from orchestrator.results.run_cards import Card
 
 SEEDS = ("seed", "downstream.seed")
-# Names, places and the frequency of reports decide no result; for shards the digest counts, not the path.
+FOLD, NUM_FOLDS = "downstream.fold", "downstream.num_folds"
+# Names, places and the frequency of reports decide no result; for shards the digest counts, not the path. Folds are
+# parts of one repeat.
 _NO_SETTINGS = {
-    *SEEDS, "name", "pretrained", "data.shards", "downstream.shards",
+    *SEEDS, FOLD, "name", "pretrained", "data.shards", "downstream.shards",
     "training.report_every_steps", "training.report_every_s", "training.checkpoint_every_steps",
 }  # fmt: skip
 # What a fine-tuning from scratch depends on, as in Experiment.finetune_key.

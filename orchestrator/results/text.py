@@ -117,7 +117,7 @@ def who_is_best(names: Sequence[str], alike: Sequence[Sequence[str] | None]) -> 
     return [
         f"{name} is better than each other row (p < 0.05, Holm-corrected)"
         if not others
-        else f"no row is best: {name} has the best mean, not distinguishable from {', '.join(others)}"
+        else f"no row is best: {name} has the best mean, not distinguishable from {'; '.join(others)}"
         for name, others in zip(names, alike, strict=True)
         if others is not None
     ]

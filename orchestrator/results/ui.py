@@ -8,10 +8,14 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
+from orchestrator.direction import as_logged
 from orchestrator.results.run_cards import Folders
+from orchestrator.results.selection import GROUPS
+from orchestrator.results.usual import noted
 from orchestrator.tracking.hindrance import in_words
 from orchestrator.tracking.opening import client_of
 from orchestrator.tracking.outbox import waiting
+from orchestrator.tracking.pages import MlflowRuns, listing_of, publish
 from orchestrator.tracking.store import STORE, default_uri, hide_password, sqlite_file
 from orchestrator.tracking.tracker import Tracker
 
@@ -21,6 +25,7 @@ SERVER = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
+LISTING = "raydiology-listing"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -43,10 +48,10 @@ def serve(home: Path, port: int) -> int:
             f"{_did_you_mean(home)}"
         )
     with in_words(uri, "the store"):
-        page = _newest_page(client_of(uri))
+        page = _newest_page(client_of(uri), uri, runs)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
     quiet = ["--workers", "1", "--uvicorn-opts", "--log-level warning"]
-    print(f"MLflow: http://127.0.0.1:{port}/{page} in about 20 seconds; Ctrl-C ends it", flush=True)
+    print(f"MLflow: http://127.0.0.1:{port}/#/{page} in about 20 seconds; Ctrl-C ends it", flush=True)
     return _run_until_told([*command, "--port", str(port), *quiet], {**os.environ, **SERVER})
 
 
@@ -79,11 +84,14 @@ def _run_until_told(command: list[str], environment: dict[str, str]) -> int:
     return 0 if told else exit_code
 
 
-def _newest_page(client: MlflowClient) -> str:
-    """Return the address of the runs of the most recently changed experiment."""
+def _newest_page(client: MlflowClient, uri: str, runs: Folders) -> str:
+    """Return the address of the newest experiment's runs, listed with the scores by which they are judged."""
     experiments = client.search_experiments(order_by=["last_update_time DESC"], max_results=1)
-    return (
-        f"#/experiments/{experiments[0].experiment_id}/runs?workflowType=machine_learning"
-        if experiments
-        else "#/experiments"
-    )
+    if not experiments:
+        return "experiments"
+    newest = experiments[0]
+    groups = [card for card in runs.cards() if card.kind in GROUPS and card.experiment == newest.name]
+    judged = {usual.metric for card in groups if (usual := noted(Path(card.place)))} or {"score"}
+    listing = listing_of(sorted(map(as_logged, judged)))
+    address = publish(MlflowRuns(uri, newest.experiment_id, ()), LISTING, listing, "TABLE")
+    return address.partition("/#/")[2]

@@ -22,6 +22,7 @@ from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import read, resolve
 from orchestrator.config.refusal import ConfigError, validated
 from orchestrator.lock import claimed
+from orchestrator.results.usual import JudgedBy, note
 from orchestrator.runs import finetune, identity, pool, pretrain
 from orchestrator.runs.abandoned import closing_abandoned
 from orchestrator.runs.held_out import check_tested
@@ -169,6 +170,7 @@ def run(sweep: Sweep, say: Say) -> list[Standing]:
         closing_abandoned(sweep.base),
         _tracked(sweep) as tracker,
     ):
+        note(sweep.folder, JudgedBy(metric=sweep.config.objective.metric, again=f"raydiology sweep {sweep.source}"))
         base = sweep.base
         needed = base.trainings if sweep.config.objective.of == "finetune" else base.pretraining
         concurrent = connection.concurrency(map(base.resources_of, needed), sweep.config.concurrent)
@@ -259,7 +261,9 @@ def _write(sweep: Sweep, standings: Sequence[Standing]) -> None:
 
 def _log(sweep: Sweep, standings: Sequence[Standing], tracker: Tracker) -> None:
     if (winner := best(sweep.config, standings)) and winner.value is not None:
-        tracker.rename(f"sweep {sweep.config.name}: best {sentence(sweep.config, winner)}")
+        answer = f"best {sentence(sweep.config, winner)}"
+        tracker.rename(f"sweep {sweep.config.name}: {answer}")
+        tracker.tags({"answer": answer, "row": named(sweep.config, winner.number, winner.point)})
         tracker.summary({f"best/{sweep.config.objective.metric}": winner.value})
     for name in ("sweep.md", "sweep.csv", "best.yaml"):
         if (sweep.folder / name).exists():

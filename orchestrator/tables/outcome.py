@@ -8,7 +8,7 @@ from statistics import fmean
 
 from orchestrator.direction import direction_of
 from orchestrator.results.case_scores import CaseScores
-from orchestrator.results.claims import RowScores, against, best_of, corrected
+from orchestrator.results.claims import RowScores, against, best_of, corrected, joined
 from orchestrator.results.statistics import Comparison, Summary, summarise
 from orchestrator.tables.choice import Contender, Settings, TableChoice, choose, settings_of, worded
 from orchestrator.tables.grid import TableConfig, TableTrial
@@ -98,19 +98,7 @@ def _compared(config: TableConfig, scores: Mapping[str, RowScores]) -> dict[str,
 def _scores(repeats: Sequence[Sequence[Outcome]]) -> RowScores:
     """Return a row's repeats, each the mean over its folds, with the patients of all of its folds."""
     values = [_mean(fold.value for fold in folds) for folds in repeats]
-    return RowScores(values, [_patients([fold.patients for fold in folds]) for folds in repeats])
-
-
-def _patients(folds: Sequence[CaseScores | None]) -> CaseScores | None:
-    """Return the scores of the patients of several folds, whose mean is the mean over the folds."""
-    joined: CaseScores = {}
-    num_patients = sum(len(fold or {}) for fold in folds)
-    for fold in folds:
-        if not fold:
-            return None
-        share = num_patients / (len(folds) * len(fold))
-        joined |= {patient: share * score for patient, score in fold.items()}
-    return joined
+    return RowScores(values, [joined([fold.patients for fold in folds]) for folds in repeats])
 
 
 def choice_of(config: TableConfig, row: TableRow, outcomes: Sequence[Outcome]) -> TableChoice | None:

@@ -5,7 +5,7 @@ table that shares trials with it, only runs what is missing.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import partial
@@ -18,9 +18,11 @@ from data.spelling import did_you_mean
 from orchestrator import stop
 from orchestrator.cluster import connection
 from orchestrator.config.experiment import Experiment
+from orchestrator.direction import as_logged
 from orchestrator.judging.cases import CASES
 from orchestrator.lock import claimed
 from orchestrator.results.case_scores import case_scores
+from orchestrator.results.usual import JudgedBy, note
 from orchestrator.runs import finetune, identity, pretrain
 from orchestrator.runs.abandoned import closing_abandoned
 from orchestrator.runs.pretrain import PretrainingResult
@@ -61,6 +63,7 @@ def run(table: Table, say: Say) -> list[TableLine]:
         check_writable(table.base.home, "home")
         stack.enter_context(claimed(table.folder, say))
         identity.mark(table.folder, table.identity)
+        note(table.folder, _judged_by(table))
         concurrent = 1
         if needed := [one.resources_of(training) for _, one in table.experiments for training in one.trainings]:
             stack.enter_context(connection.connected(dashboard=True))
@@ -100,7 +103,7 @@ def _run_trials(table: Table, concurrent: int, tracker: Tracker, say: Say) -> li
         else:
             _run_at_once(table, concurrent, ended, say)
     write_statistics(table, lines)
-    tracker.rename(": ".join(filter(None, (f"table {table.config.name}", answered(table.config, lines)))))
+    _answer(table.config, lines, tracker)
     tracker.summary(summary(lines))
     if chosen := choices(table.config, lines):
         tracker.tags(chosen)
@@ -108,6 +111,15 @@ def _run_trials(table: Table, concurrent: int, tracker: Tracker, say: Say) -> li
         for path in sorted(table.folder.glob(pattern)):
             tracker.artifact(path)
     return lines
+
+
+def _answer(config: TableConfig, lines: Sequence[TableLine], tracker: Tracker) -> None:
+    """Say on MLflow's list of runs which row leads, with which score, and whether it is the best."""
+    if answer := answered(config, lines):
+        leader = next(line for line in lines if line.alike is not None)
+        tracker.rename(f"table {config.name}: {answer}")
+        tracker.tags({"answer": answer, "row": leader.name})
+        tracker.summary({as_logged(config.metric): leader.summary.mean or 0.0})
 
 
 def _run_at_once(table: Table, concurrent: int, ended: Callable[[int, Any], None], say: Say) -> None:
@@ -176,6 +188,19 @@ def _trained(config: TableConfig, folder: Path, trial: TableTrial, experiment: E
     if trial.tried:
         outcome = replace(outcome, validation=done.scores[config.chosen_by], validated_on=finetune.validated_on(task))
     return EndedTrial(outcome, pretraining, (done.folder, steps_per_epoch))
+
+
+def _judged_by(table: Table) -> JudgedBy:
+    config = table.config
+    points = tuple((line, float(value), row) for line, rows in table.lines.items() for value, row in rows.items())
+    return JudgedBy(
+        metric=config.metric,
+        also=config.also,
+        reference=config.reference,
+        over=config.over,
+        points=points,
+        again=table.command,
+    )
 
 
 def _tracked(table: Table) -> AbstractContextManager[Tracker]:

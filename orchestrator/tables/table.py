@@ -1,6 +1,7 @@
 """Table: read a table's file, resolve the experiment of every trial, and check them before anything runs."""
 
 import json
+import shlex
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,14 +30,16 @@ from orchestrator.terminal import progress
 class Table:
     """A table file, the experiment that its rows change, and the experiment of each trial.
 
-    source  the name of the table's file
-    lines   the rows of each line that is drawn over the field ``over``, by their values there
+    source   the name of the table's file
+    command  that runs it, as it was typed
+    lines    the rows of each line that is drawn over the field ``over``, by their values there
     """
 
     config: TableConfig
     base: Experiment
     experiments: tuple[tuple[TableTrial, Experiment], ...]
     source: str
+    command: str
     cohort: Cohort | None = None
     lines: Lines = field(default_factory=dict)
 
@@ -59,6 +62,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), cohort: str | None = N
     With ``cohort``, the table is run on that cohort of its own. Raises ConfigError before anything is run.
     """
     path = Path(path)
+    command = shlex.join(["raydiology", "table", path.name, *overrides, *(["--cohort", cohort] if cohort else [])])
     table = validated(TableConfig, read(path), str(path))
     base = read(path.parent / table.experiment)
     chosen = None
@@ -83,7 +87,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), cohort: str | None = N
     kept = {row.name for row in table.runnable}
     trials = tuple(one for one in experiments if one[0].row in kept)
     lines = lines_over(str(path), table.over, trials) if table.over else {}
-    return Table(table, resolved, trials, path.name, chosen, lines)
+    return Table(table, resolved, trials, path.name, command, chosen, lines)
 
 
 def _without_absent_weights(

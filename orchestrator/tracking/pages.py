@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -18,6 +18,8 @@ LOCAL = "http://127.0.0.1:5000"  # where `raydiology ui` serves a home's store
 ANSWERS_WITHIN_S = 1.0
 SHARED_VIEW = "mlflow.sharedViewState."  # prefix of a view's key in the tags of its experiment
 MOST_TAG_CHARS = 5000
+# Beside the score, where a person looks at the list of runs; seeds are in their names.
+COLUMNS = ("tags.`answer`", "tags.`row`", "tags.`state`")
 MOST_FIELDS = 4
 MOST_RUNS = 100
 SECTION = "raydiology"
@@ -43,11 +45,21 @@ class MlflowRuns:
         return file.parent if file else None
 
 
-def publish(known: MlflowRuns, key: str, view: dict[str, Any]) -> str:
+def publish(known: MlflowRuns, key: str, view: dict[str, Any], mode: Literal["CHART", "TABLE"] = "CHART") -> str:
     """Store a view in MLflow, whose page finds it by its key; return the page's address."""
     MlflowClient(known.uri).set_experiment_tag(known.experiment_id, f"{SHARED_VIEW}{key}", json.dumps(view))
     runs = f"{known.server}/#/experiments/{known.experiment_id}/runs"
-    return f"{runs}?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={key}"
+    return f"{runs}?workflowType=machine_learning&compareRunsMode={mode}&viewStateShareKey={key}"
+
+
+def listing_of(metrics: Sequence[str]) -> dict[str, Any]:
+    """Describe the list of an experiment's runs, the newest first, with their scores, answers, rows and states."""
+    return {
+        "searchFilter": "",
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "selectedColumns": [*(f"metrics.`{metric}`" for metric in metrics), *COLUMNS],
+    }
 
 
 def view_of(known: MlflowRuns, kind: str, metric: str, curve: str, fields: Sequence[str]) -> dict[str, Any]:
@@ -65,6 +77,7 @@ def view_of(known: MlflowRuns, kind: str, metric: str, curve: str, fields: Seque
         "searchFilter": _runs(known),
         "orderByKey": f"metrics.`{metric}`",
         "orderByAsc": direction_of(metric) == "min",
+        "selectedColumns": [f"metrics.`{metric}`", *COLUMNS],
         "compareRunCharts": [
             {**chart, "type": "BAR", "uuid": f"{SECTION}-bars", "metricKey": metric},
             {**chart, "type": "LINE", "uuid": f"{SECTION}-curve", "metricKey": curve, **lines},

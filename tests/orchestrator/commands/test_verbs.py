@@ -67,6 +67,10 @@ TYPED = {
         "tests/orchestrator/results/test_compare.py",
         "test_the_command_prints_the_table_and_where_its_files_are",
     ),
+    "report": (
+        "tests/orchestrator/report/test_report.py",
+        "test_a_table_s_report_is_on_its_own_metric_and_draws_the_field_that_it_is_over",
+    ),
     "export": (
         "tests/orchestrator/runs/test_export.py",
         "test_export_is_typed_with_a_run_and_a_folder_and_names_what_it_wrote",

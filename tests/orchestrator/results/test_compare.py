@@ -379,6 +379,28 @@ def test_the_csv_has_every_run_with_the_fields_that_differ_and_all_digits(runs: 
     assert by_status["scratch", "failed"]["remark"] == "loss is nan at step 4"
 
 
+def test_folds_are_one_repeat_which_counts_where_none_is_missing(runs: Runs) -> None:
+    plain = {"method": {"name": "scratch"}, "downstream.num_folds": 3}
+    for seed, fold, score in (
+        (0, 0, 0.3),
+        (0, 1, 0.6),
+        (0, 2, 0.9),
+        (1, 0, 0.4),
+        (1, 1, 0.4),
+        (1, 2, 0.4),
+        (2, 0, 0.9),
+    ):
+        runs.finetuned(runs.experiment(**plain, **{"downstream.seed": seed, "downstream.fold": fold}), score, row="a")
+    compared = runs.compare(also=("dice/liver",))
+    (line,) = compared.lines
+    assert line.summary.values == pytest.approx((0.6, 0.4))
+    assert line.also["dice/liver"].values == pytest.approx((0.3, 0.2))
+    assert len(line.scored) == 6
+    assert notes(compared)[:1] == ["a run is the mean over 3 folds"]
+    left_out = "1 run finished without this metric, or without the other folds of its repeat, not counted"
+    assert any(note.endswith(left_out) for note in notes(compared))
+
+
 def test_files_are_written_beside_the_runs_and_logged_to_the_table_that_all_belong_to(runs: Runs) -> None:
     table = runs.grouped("table-first", "table", "First")
     for seed in (0, 1):

@@ -1,5 +1,6 @@
 """The address that `raydiology ui` opens, what is sent before, and how it ends."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from mlflow import MlflowClient
 from orchestrator import cli
 from orchestrator.machine import doctor
 from orchestrator.results import ui
+from orchestrator.results.usual import JudgedBy, note
 from orchestrator.tracking.outbox import waiting
+from orchestrator.tracking.pages import SHARED_VIEW
 from orchestrator.tracking.tracker import Tracker
 
 
@@ -27,12 +30,15 @@ def test_the_page_opens_at_the_newest_experiment_and_what_waited_is_sent(tmp_pat
         return 0
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    Tracker(tmp_path / "waiting", uri).start("later", "pretrain simsiam", "k1")
+    Tracker(tmp_path / "waiting", uri).start("later", "table first", "k1", {"kind": "table"})
+    note(tmp_path / "waiting", JudgedBy(metric="dice_mean"))
     monkeypatch.setattr(ui, "_run_until_told", run)
     assert ui.serve(tmp_path, 5001) == 0
     found = MlflowClient(uri).get_experiment_by_name("later")
     assert found is not None
     assert f"http://127.0.0.1:5001/#/experiments/{found.experiment_id}/runs?" in capsys.readouterr().out
+    view = json.loads(found.tags[f"{SHARED_VIEW}{ui.LISTING}"])
+    assert view["selectedColumns"][:3] == ["metrics.`best/dice_mean`", "tags.`answer`", "tags.`row`"]
     assert waiting(tmp_path) == []
     (command,) = commands
     assert command[command.index("--backend-store-uri") + 1] == uri

@@ -275,6 +275,9 @@ def test_a_table_runs_what_is_missing_and_only_that_also_once_its_home_was_moved
     again = {**pretrained, "finetune_seeds": [0, 1]}
     path = write_table(moved, shards, rows=[diverging, scratch, again])
     assert cli.main(["table", str(path)]) == 1
+    report = tables.load(path).folder / "report.html"
+    assert capsys.readouterr().out.splitlines()[-1] == f"report: {report}"
+    assert all(said in report.read_text() for said in ("diverging: ", "Worst case", f"raydiology table {path.name}"))
     assert {run: (moved / run / HISTORY).read_bytes() for run in histories} == histories
     finished = {result.parent for result in moved.glob(f"runs/tiny/*/{RESULT}")}
     assert len(finished) == len(histories) + 1
@@ -288,6 +291,9 @@ def test_a_table_runs_what_is_missing_and_only_that_also_once_its_home_was_moved
     client = MlflowClient(sqlite_address(moved / "runs" / STORE))
     (named,) = client.search_runs(["1"], "tags.kind = 'table'")
     assert re.fullmatch(r"table two-rows: .* leads, score 0\.\d{3}, not disting.* from 1 row", named.info.run_name)
+    assert named.info.run_name == f"table two-rows: {named.data.tags['answer']}"
+    assert named.data.tags["answer"].startswith(f"{named.data.tags['row']} leads")
+    assert f"{named.data.metrics['best/score']:.3f}" in named.data.tags["answer"]
     (pretraining,) = (run for run in finished if run.name.startswith("pretrain-"))
     assert cli.main(["export", str(pretraining), "--out", str(tmp_path / "out")]) == 0
     assert not place.exists(), sorted(str(path.relative_to(tmp_path)) for path in place.glob("**/*"))

@@ -1,0 +1,1 @@
+"""Report: one page that answers which pretraining was worth it, with its proof."""

@@ -1,0 +1,200 @@
+"""Figures of a report: matplotlib's, as SVG that a page holds in itself and shows in its own colours."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from orchestrator.results.charts import Curve, ScoredRow, mean_curve
+from orchestrator.results.statistics import Summary
+from orchestrator.results.tasks import TaskRanks
+
+# Okabe and Ito's colours, which colour-blind readers tell apart, in an order whose neighbours differ in lightness.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+WIDTH, HEIGHT, ROW, LEGEND = 5.2, 2.9, 0.34, 0.17  # inches
+
+
+@dataclass(frozen=True)
+class Look:
+    """A row's colour and marker, the same in all figures of a page."""
+
+    colour: str
+    marker: str
+
+
+Looks = Mapping[str, Look]
+
+
+def looks_of(names: Sequence[str]) -> Looks:
+    """Give each name a look; where a colour comes again, its marker is another one."""
+    return {
+        name: Look(PALETTE[n % len(PALETTE)], MARKERS[(n + n // len(PALETTE)) % len(MARKERS)])
+        for n, name in enumerate(names)
+    }
+
+
+def scores(rows: Sequence[ScoredRow], metric: str, looks: Looks) -> str:
+    """Draw each row's runs as dots, their mean as a bar, and the mean's interval as a line."""
+    figure, axis = _axes(metric, "", num_rows=len(rows))
+    for number, row in enumerate(rows):
+        colour = looks[row.name].colour
+        if row.interval is not None:
+            axis.hlines(number, *row.interval, color=colour, linewidth=1.6, alpha=0.6)
+        axis.vlines(row.mean, number - 0.28, number + 0.28, color=colour, linewidth=2.4)
+        axis.scatter(row.values, [number] * len(row.values), color=colour, s=20, zorder=3)
+    _keep_to_values(axis, [value for row in rows for value in row.values])
+    return _named_rows(figure, axis, [row.name for row in rows])
+
+
+def by_patient(rows: Mapping[str, Sequence[float]], metric: str, looks: Looks) -> str:
+    """Draw each row's patients as dots, and the middle one of them as a bar."""
+    figure, axis = _axes(metric, "", num_rows=len(rows))
+    for number, (name, values) in enumerate(rows.items()):
+        colour, apart = looks[name].colour, np.random.default_rng(0).uniform(-0.22, 0.22, len(values))
+        axis.scatter(values, number + apart, color=colour, s=12, alpha=0.6, linewidth=0)
+        axis.vlines(float(np.median(values)), number - 0.32, number + 0.32, color=colour, linewidth=2.4)
+    return _named_rows(figure, axis, [*rows])
+
+
+def by_label(rows: Mapping[str, Mapping[str, float]], metric: str, looks: Looks) -> str:
+    """Draw each label's mean under each row."""
+    labels = list(dict.fromkeys(label for own in rows.values() for label in own))
+    figure, axis = _axes(metric, "", num_rows=len(labels))
+    for name, own in rows.items():
+        places, look = [labels.index(label) for label in own], looks[name]
+        axis.scatter([*own.values()], places, color=look.colour, marker=look.marker, s=24, label=name, alpha=0.85)
+    _legend(figure, len(rows))
+    return _named_rows(figure, axis, labels)
+
+
+def curves(rows: Mapping[str, Sequence[Curve]], x_label: str, metric: str, looks: Looks) -> str:
+    """Draw each row's mean over its runs, with a band of one sample deviation."""
+    figure, axis = _axes(x_label, metric)
+    for name, runs in rows.items():
+        mean, look = mean_curve(runs), looks[name]
+        axis.plot(
+            mean.x, mean.y, label=name, color=look.colour, linewidth=1.6, marker=look.marker, markersize=4,
+            markevery=max(1, len(mean.x) // 8),
+        )  # fmt: skip
+        if len(runs) > 1:
+            low, high = mean.y - mean.deviation, mean.y + mean.deviation
+            axis.fill_between(mean.x, low, high, color=look.colour, alpha=0.15, linewidth=0)
+    _legend(figure, len(rows))
+    return _svg(figure)
+
+
+def over(lines: Mapping[str, Mapping[float, Summary]], field: str, metric: str) -> str:
+    """Draw each line's means over a field's values, with bars of one sample deviation."""
+    figure, axis = _axes(field, metric)
+    for (name, line), look in zip(lines.items(), looks_of([*lines]).values(), strict=True):
+        means = np.array([summary.mean for summary in line.values()], dtype=float)
+        bars = [summary.deviation or 0.0 for summary in line.values()]
+        axis.errorbar(
+            [*line], means, bars, label=name, color=look.colour, marker=look.marker, linewidth=1.6, capsize=3
+        )
+    axis.set_xticks(sorted({place for line in lines.values() for place in line}))
+    _legend(figure, len(lines))
+    return _svg(figure)
+
+
+def against_cost(rows: Mapping[str, tuple[float, float]], x_label: str, metric: str, looks: Looks) -> str:
+    """Draw each row's mean score over what its runs cost."""
+    figure, axis = _axes(x_label, metric)
+    for name, (cost, mean) in rows.items():
+        axis.scatter([cost], [mean], color=looks[name].colour, marker=looks[name].marker, s=40, label=name)
+    axis.set_xlim(left=0)
+    _legend(figure, len(rows))
+    return _svg(figure)
+
+
+def parallel(
+    points: Sequence[Mapping[str, float]], values: Sequence[float], metric: str, logs: set[str], sign: int
+) -> str:
+    """Draw each trial as a line over the fields that were searched to its value, the darker the better.
+
+    ``points`` have all fields in the same order, ``logs`` are those whose axis is logarithmic, and ``sign`` is -1
+    where lower values are better.
+    """
+    fields = [*points[0], metric]
+    table = np.array([[*point.values(), value] for point, value in zip(points, values, strict=True)], dtype=float)
+    scaled = np.empty_like(table)
+    for place, field in enumerate(fields):
+        own = np.log10(table[:, place]) if field in logs else table[:, place]
+        low, high = own.min(), own.max()
+        scaled[:, place] = (own - low) / (high - low) if high > low else 0.5
+    figure, axis = _axes("", "")
+    axis.set_axis_off()
+    for row in scaled[np.argsort(sign * scaled[:, -1])]:
+        darkness = row[-1] if sign > 0 else 1 - row[-1]
+        axis.plot(range(len(fields)), row, color=PALETTE[0], alpha=0.15 + 0.75 * darkness, linewidth=1.2)
+    for place, field in enumerate(fields):
+        axis.vlines(place, 0, 1, color="#808080", linewidth=0.8)
+        axis.text(place, -0.07, f"{table[:, place].min():.3g}", ha="center", va="top", fontsize=8)
+        axis.text(place, 1.03, f"{table[:, place].max():.3g}", ha="center", va="bottom", fontsize=8)
+        axis.text(place, 1.13, field, ha="center", va="bottom", fontsize=8)
+    return _svg(figure)
+
+
+def critical_differences(found: TaskRanks) -> str:
+    """Draw mean ranks on a line, with a bar over rows that cannot be told apart."""
+    from scikit_posthocs import critical_difference_diagram
+
+    figure = Figure(figsize=(WIDTH, 1.3 + 0.17 * len(found.ranks)), layout="constrained")
+    critical_difference_diagram(dict(found.ranks), found.p, ax=figure.subplots(), label_props={"fontsize": 8})
+    return _svg(figure)
+
+
+def bars(values: Mapping[str, float], label: str) -> str:
+    """Draw a bar for each name, the longest first."""
+    figure, axis = _axes(label, "", num_rows=len(values))
+    ordered = dict(sorted(values.items(), key=lambda item: -item[1]))
+    axis.barh(range(len(ordered)), [*ordered.values()], color=PALETTE[0], height=0.6)
+    return _named_rows(figure, axis, [*ordered])
+
+
+def _axes(x_label: str, y_label: str, num_rows: int | None = None) -> tuple[Figure, Axes]:
+    height = HEIGHT if num_rows is None else 0.9 + ROW * num_rows
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axis = figure.subplots()
+    axis.set(xlabel=x_label, ylabel=y_label)
+    axis.grid(alpha=0.3, linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure, axis
+
+
+def _named_rows(figure: Figure, axis: Axes, names: Sequence[str]) -> str:
+    axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
+    return _svg(figure)
+
+
+def _keep_to_values(axis: Axes, values: Sequence[float]) -> None:
+    """Let an interval that is much wider than the scores, as with two runs, end beyond the sides."""
+    span = (max(values) - min(values)) or abs(values[0]) or 1.0
+    left, right = axis.get_xlim()
+    axis.set_xlim(max(left, min(values) - span), min(right, max(values) + span))
+
+
+def _legend(figure: Figure, number: int) -> None:
+    if number > 1:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width, height + LEGEND * ((number + 1) // 2))
+
+
+def _svg(figure: Figure) -> str:
+    """Return a figure as SVG without a size of its own or a background, whose black is the page's colour of text."""
+    FigureCanvasSVG(figure)
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "raydiology"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace("#000000", "currentColor")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    return re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
