@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment
 
 from data.shards.writer import write_atomically
 from orchestrator.report.content import ReportContent, report_of
 from orchestrator.report.over_tables import OverTables, over_tables
+from orchestrator.report.template import PAGE
 from orchestrator.results.compare import ComparisonResult
 
 REPORT = "report.html"
@@ -15,11 +16,9 @@ REPORT = "report.html"
 
 def page(reports: Sequence[ReportContent], over: OverTables | None = None) -> str:
     """Return reports as HTML, what is said over several tables first; all text in it is escaped."""
-    surroundings = Environment(
-        loader=PackageLoader("orchestrator.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(PAGE)
     title = reports[0].title if len(reports) == 1 else f"{len(reports)} tables"
-    return surroundings.get_template("page.html").render(title=title, reports=reports, over=over)
+    return template.render(title=title, reports=reports, over=over)
 
 
 def write(results: Sequence[ComparisonResult], file: Path) -> Path:

@@ -1,14 +1,17 @@
 """Usual: by what a table or a sweep is judged, which what shows it takes where it is asked for nothing else."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from data.shards.writer import write_atomically
-from methods.base import FrozenConfig
 
 FILE = "judged_by.json"
 
 
-class JudgedBy(FrozenConfig):
+@dataclass(frozen=True)
+class JudgedBy:
     """By what a table or a sweep is judged.
 
     also    further metrics
@@ -26,10 +29,10 @@ class JudgedBy(FrozenConfig):
 
 def note(folder: Path, judged: JudgedBy) -> None:
     """Note in its folder by what a table or a sweep is judged."""
-    write_atomically(folder / FILE, judged.model_dump_json(indent=2))
+    write_atomically(folder / FILE, TypeAdapter(JudgedBy).dump_json(judged, indent=2))
 
 
 def noted(folder: Path) -> JudgedBy | None:
     """Return by what a table or a sweep is judged; None where its folder does not say."""
     path = folder / FILE
-    return JudgedBy.model_validate_json(path.read_text()) if path.exists() else None
+    return TypeAdapter(JudgedBy).validate_json(path.read_text()) if path.exists() else None

@@ -42,9 +42,15 @@ class Objective(FrozenConfig):
 
 
 class Search(FrozenConfig):
-    """How points are chosen: by Optuna's TPE (after ``startup`` random points), at random, or all in order."""
+    """How points are chosen.
 
-    name: Literal["tpe", "random", "grid"] = "tpe"
+    name     tpe: Optuna's tree of Parzen estimators, which takes trials that still run for bad ones, so that trials
+             at once lie apart; gp: Optuna's Gaussian process, for few trials over few fields; cmaes: CMA-ES, for many
+             trials over numbers (a choice, and a single field, is drawn at random); random; grid: all in order
+    startup  tpe, gp, cmaes: how many points are random first
+    """
+
+    name: Literal["tpe", "gp", "cmaes", "random", "grid"] = "tpe"
     seed: Seed = 0
     startup: int = Field(default=5, ge=0)
 
@@ -107,8 +113,12 @@ class SweepConfig(FrozenConfig):
                 )
         if (self.trials is None) != (self.search.name == "grid"):
             raise ValueError(
-                f"trials {self.trials}: tpe and random need a number of trials, a grid tries every point; "
-                "give it for tpe and random, and leave it out for a grid"
+                f"trials {self.trials}: {self.search.name} "
+                + (
+                    "tries every point; leave it out"
+                    if self.search.name == "grid"
+                    else "needs a number of trials; give it"
+                )
             )
         return self
 

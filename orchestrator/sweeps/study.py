@@ -13,7 +13,7 @@ from typing import Any
 
 import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from orchestrator.sweeps.settings import Scheduler, Search, SweepConfig
@@ -171,9 +171,17 @@ def sampler(search: Search, number: int) -> BaseSampler:
     """Return Optuna's sampler for one trial: the same whether the process has drawn others before it or not."""
     digest = hashlib.blake2b(f"{search.seed}/{number}".encode(), digest_size=4).digest()
     seed = int.from_bytes(digest, "little")
-    if search.name == "tpe":
-        return TPESampler(seed=seed, n_startup_trials=search.startup)
-    return RandomSampler(seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match search.name:
+            case "tpe":
+                return TPESampler(seed=seed, n_startup_trials=search.startup, constant_liar=True)
+            case "gp":
+                return GPSampler(seed=seed, n_startup_trials=search.startup)
+            case "cmaes":
+                return CmaEsSampler(seed=seed, n_startup_trials=search.startup, warn_independent_sampling=False)
+            case _:
+                return RandomSampler(seed=seed)
 
 
 def pruner(scheduler: Scheduler, total_steps: int) -> BasePruner:

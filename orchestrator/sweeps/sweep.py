@@ -6,6 +6,7 @@ is the Optuna study in its folder, so the same command continues however it ende
 """
 
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -59,6 +60,11 @@ class Sweep:
     tree: dict[str, Any]
     overrides: tuple[str, ...]
     source: str
+
+    @property
+    def command(self) -> str:
+        """The command that runs the sweep."""
+        return shlex.join(["raydiology", "sweep", Path(self.source).name, *self.overrides])
 
     @cached_property
     def folder(self) -> Path:
@@ -128,7 +134,13 @@ def check(sweep: Sweep) -> list[Point]:
 def describe(sweep: Sweep) -> list[str]:
     """Describe the search; raise ValueError if it cannot run."""
     points, config_ = check(sweep), sweep.config
-    how = {"tpe": "Optuna's TPE", "random": "random points", "grid": "every point"}[config_.search.name]
+    how = {
+        "tpe": "Optuna's TPE",
+        "gp": "Optuna's Gaussian process",
+        "cmaes": "CMA-ES",
+        "random": "random points",
+        "grid": "every point",
+    }[config_.search.name]
     of = {"finetune": "fine-tuning", "pretrain": "pretraining"}[config_.objective.of]
     scheduler = config_.scheduler
     early = "none" if scheduler.name == "none" else f"{scheduler.name}, from step {scheduler.grace} on"
@@ -170,7 +182,7 @@ def run(sweep: Sweep, say: Say) -> list[Standing]:
         closing_abandoned(sweep.base),
         _tracked(sweep) as tracker,
     ):
-        note(sweep.folder, JudgedBy(metric=sweep.config.objective.metric, again=f"raydiology sweep {sweep.source}"))
+        note(sweep.folder, JudgedBy(metric=sweep.config.objective.metric, again=sweep.command))
         base = sweep.base
         needed = base.trainings if sweep.config.objective.of == "finetune" else base.pretraining
         concurrent = connection.concurrency(map(base.resources_of, needed), sweep.config.concurrent)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import yaml
@@ -80,8 +81,8 @@ def sweep_config(**changes: Any) -> SweepConfig:
     [
         ({"space": {}}, r"space\n.*at least 1 item"),
         ({"rows": []}, r"rows\n.*not permitted"),
-        ({"trials": None}, r"trials None: tpe and random need a number of trials"),
-        ({"search": {"name": "grid"}}, r"trials 4: .*a grid tries every point"),
+        ({"trials": None}, r"trials None: random needs a number of trials; give it"),
+        ({"search": {"name": "grid"}}, r"trials 4: grid tries every point; leave it out"),
         ({"space": {"resources.workers": {"choice": [1, 2]}}}, r"resources\.workers: it changes no result"),
         (
             {"space": {"downstream.seed": {"choice": [1]}}},
@@ -234,19 +235,49 @@ def test_a_grid_is_handed_out_in_order_and_ends(tmp_path: Path) -> None:
     assert [ledger.take() for _ in range(4)] == [(0, {"seed": 3}), (1, {"seed": 1}), (2, {"seed": 2}), None]
 
 
-@pytest.mark.slow
-def test_tpe_learns_from_what_ended(tmp_path: Path) -> None:
+TWO_FIELDS = {"optimiser.lr": {"uniform": [0, 1]}, "method.temperature": {"uniform": [0, 1]}}
+
+
+def searched(folder: Path, name: str, trials: int, reopened: bool = False) -> list[tuple[float, ...]]:
+    """Run a search for the point (0.8, 0.3) and return its points; each trial may have a process of its own."""
     config = sweep_config(
-        search={"name": "tpe", "startup": 5}, trials=30, space={"optimiser.lr": {"uniform": [0, 1]}},
-        start_from_experiment=False,
-    )  # fmt: skip
-    ledger = Ledger(tmp_path / "tpe", config, {})
-    drawn = []
-    for _ in range(30):
+        search={"name": name, "startup": 4}, trials=trials, space=TWO_FIELDS, start_from_experiment=False
+    )
+    ledger, drawn = Ledger(folder, config, {}), []
+    for _ in range(trials):
         number, point = ledger.take()
-        drawn.append(point["optimiser.lr"])
+        drawn.append(tuple(point.values()))
+        if reopened:
+            ledger = Ledger(folder, config, {})
+            assert ledger.take() == (number, point), "a trial that was begun is handed out again"
+        ledger.end(number, Ending("done", abs(drawn[-1][0] - 0.8) + abs(drawn[-1][1] - 0.3)))
+    return drawn
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "trials"), [("tpe", 30), ("gp", 14), ("cmaes", 40)])
+def test_a_search_learns_from_what_ended(tmp_path: Path, name: str, trials: int) -> None:
+    far = [abs(lr - 0.8) + abs(temperature - 0.3) for lr, temperature in searched(tmp_path / name, name, trials)]
+    assert np.median(far[-trials // 3 :]) < 0.6 * np.median(far[:4])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tpe", "gp", "cmaes"])
+def test_a_search_in_many_processes_chooses_what_it_chooses_in_one(tmp_path: Path, name: str) -> None:
+    assert searched(tmp_path / "one", name, 8) == searched(tmp_path / "many", name, 8, reopened=True)
+
+
+@pytest.mark.slow
+def test_trials_at_once_lie_apart(tmp_path: Path) -> None:
+    config = sweep_config(
+        search={"name": "tpe", "startup": 4}, trials=16, space=TWO_FIELDS, start_from_experiment=False
+    )
+    ledger = Ledger(tmp_path / "tpe", config, {})
+    for _ in range(10):
+        number, point = ledger.take()
         ledger.end(number, Ending("done", abs(point["optimiser.lr"] - 0.8)))
-    assert sum(abs(value - 0.8) < 0.1 for value in drawn[15:]) >= 8
+    running = [ledger.take()[1]["optimiser.lr"] for _ in range(6)]
+    assert np.std(running) > 0.05, "running trials count as bad, so that the next is drawn elsewhere"
 
 
 def test_a_ledger_keeps_each_step_once_and_only_numbers(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-<!doctype html>
+"""Template: the page of a report, in Jinja's language; in a Python file, so that it travels with a job."""
+
+PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -118,3 +120,4 @@ section + article, article + article { margin-top: 3rem; padding-top: 1rem; bord
 {% endfor %}
 </body>
 </html>
+"""
