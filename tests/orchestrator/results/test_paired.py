@@ -91,9 +91,7 @@ def test_few_cases_are_permuted_in_all_ways_and_many_at_random_with_the_true_one
     assert permuted_p(far, np.zeros((2, 40))) == permuted_p(far, np.zeros((2, 40)))
 
 
-@pytest.mark.parametrize(
-    ("luck", "interaction"), [(0, 0), (0.01, 0), (0.03, 0), (0, 0.05), (0.01, 0.03), (0.02, 0.05)]
-)
+@pytest.mark.parametrize(("luck", "interaction"), [(0.03, 0), (0, 0.05), (0.01, 0.03), (0.02, 0.05)])
 def test_of_a_thousand_tables_without_a_difference_at_most_five_percent_claim_one(
     luck: float, interaction: float
 ) -> None:

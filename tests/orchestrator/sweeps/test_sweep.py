@@ -255,7 +255,7 @@ def searched(folder: Path, name: str, trials: int, reopened: bool = False) -> li
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "trials"), [("tpe", 30), ("gp", 14), ("cmaes", 40)])
+@pytest.mark.parametrize(("name", "trials"), [("tpe", 24), ("gp", 12), ("cmaes", 32)])
 def test_a_search_learns_from_what_ended(tmp_path: Path, name: str, trials: int) -> None:
     far = [abs(lr - 0.8) + abs(temperature - 0.3) for lr, temperature in searched(tmp_path / name, name, trials)]
     assert np.median(far[-trials // 3 :]) < 0.6 * np.median(far[:4])
