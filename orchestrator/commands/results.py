@@ -21,6 +21,14 @@ def _several(metavar: str, help_: str) -> OptionInfo:
 _RUNS = "folder of a run, a table, a sweep or an experiment"
 Folders = Annotated[list[Path], Argument(metavar="FOLDER", help=_RUNS, default_factory=list, show_default=False)]
 Kind = Annotated[Literal["finetune", "pretrain", "trial"] | None, Option(help="(default: what is judged)")]
+InExperiment = Annotated[str | None, Option(help="name of the experiment, if no folder is given")]
+Names = Annotated[list[str], _several("PATTERN", "pattern of names, rows or folders of runs")]
+_JUDGED_BY = "(default: that of the table or sweep; else score, or collapse of pretrainings)"
+Metric = Annotated[str | None, Option(help=_JUDGED_BY)]
+Further = Annotated[list[str], _several("METRIC...", "show these metrics too")]
+Fields = Annotated[list[str], _several("FIELD...", "group the runs by row, or by fields")]
+_TESTED = "row to test the others against (default: the table's reference, else scratch)"
+Reference = Annotated[str | None, Option(metavar="ROW", help=_TESTED)]
 Comparison = Annotated[Path | None, Option("--out", help="folder to write (default: comparison-KEY beside the runs)")]
 
 
@@ -29,16 +37,14 @@ def compare(
     *,
     folders: Folders,
     home: Home = Path("runs"),
-    experiment: Annotated[str | None, Option(help="name of the experiment, if no folder is given")] = None,
+    experiment: InExperiment = None,
     uri: Annotated[str | None, Option(help="MLflow server of the experiment, if folders are out of reach")] = None,
-    name: Annotated[list[str], _several("PATTERN", "pattern of names, rows or folders of runs")],
+    name: Names,
     kind: Kind = None,
-    metric: Annotated[str | None, Option(help="(default: score; for pretrainings, collapse)")] = None,
-    also: Annotated[list[str], _several("METRIC...", "show these metrics too")],
-    by: Annotated[list[str], _several("FIELD...", "group the runs by row, or by fields")],
-    reference: Annotated[
-        str | None, Option(metavar="ROW", help="row to test the others against (default: scratch)")
-    ] = None,
+    metric: Metric = None,
+    also: Further,
+    by: Fields,
+    reference: Reference = None,
     curve: Annotated[list[str], _several("METRIC...", "draw the pretrainings' metrics")],
     target: Comparison = None,
 ) -> None:
@@ -74,15 +80,13 @@ def report(
     *,
     folders: Folders,
     home: Home = Path("runs"),
-    experiment: Annotated[str | None, Option(help="name of the experiment, if no folder is given")] = None,
-    name: Annotated[list[str], _several("PATTERN", "pattern of names, rows or folders of runs")],
+    experiment: InExperiment = None,
+    name: Names,
     kind: Kind = None,
-    metric: Annotated[str | None, Option(help="(default: what a table or a sweep is judged by, else score)")] = None,
-    also: Annotated[list[str], _several("METRIC...", "show these metrics too")],
-    by: Annotated[list[str], _several("FIELD...", "group the runs by row, or by fields")],
-    reference: Annotated[
-        str | None, Option(metavar="ROW", help="row to test the others against (default: scratch)")
-    ] = None,
+    metric: Metric = None,
+    also: Further,
+    by: Fields,
+    reference: Reference = None,
     target: Annotated[
         Path | None, Option("--out", help="file to write (default: report.html beside the runs)")
     ] = None,

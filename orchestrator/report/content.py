@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data.shards.index import ShardSet
 from data.shards.writer import ShardError
-from orchestrator.direction import direction_of, words
+from orchestrator.direction import best_first, direction_of, words
 from orchestrator.report.charts import Chart, charts_of
 from orchestrator.report.pictures import CaseStrip, strips_of
 from orchestrator.results.compare import ComparisonResult
@@ -69,7 +69,7 @@ def report_of(compared: ComparisonResult) -> ReportContent:
         notes=tuple(notes(asked, lines)),
         charts=tuple(charts_of(compared, ranked)),
         cases=tuple(strips_of(ranked, asked.metric, direction)),
-        failures=tuple(_failures(lines)[:MOST_FAILURES]),
+        failures=tuple(_shortened(_failures(lines))),
         data=tuple(_data(lines)),
         made=tuple(_made(lines, group)),
         commands=tuple(_commands(compared, group)),
@@ -78,8 +78,8 @@ def report_of(compared: ComparisonResult) -> ReportContent:
 
 def _ranked(compared: ComparisonResult) -> list[ComparisonLine]:
     """Return the rows from the best mean to the worst, those without one last."""
-    sign = -1 if direction_of(compared.asked.metric) != "min" else 1
-    return sorted(compared.lines, key=lambda line: (line.summary.mean is None, sign * (line.summary.mean or 0.0)))
+    means = [line.summary.mean for line in compared.lines]
+    return [compared.lines[place] for place in best_first(means, direction_of(compared.asked.metric))]
 
 
 def _answer(lines: Sequence[ComparisonLine], metric: str) -> str:
@@ -102,6 +102,12 @@ def _failures(lines: Sequence[ComparisonLine]) -> list[str]:
         f"{f': {card.remark}' if card.remark else ''}"
         for name, card in missing
     ]
+
+
+def _shortened(failures: list[str]) -> list[str]:
+    """Return the first failures, and how many more there are."""
+    more = len(failures) - MOST_FAILURES
+    return [*failures[:MOST_FAILURES], *([f"and {more} more"] if more > 0 else [])]
 
 
 def _data(lines: Sequence[ComparisonLine]) -> Iterator[DataSheet]:

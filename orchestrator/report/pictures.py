@@ -15,7 +15,6 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from safetensors.torch import load_file
 
-from data.shards.writer import ShardError
 from methods.downstream.base import Task
 from orchestrator.config.experiment import Experiment
 from orchestrator.direction import TEST, Direction
@@ -90,7 +89,7 @@ def strips_of(lines: Sequence[ComparisonLine], metric: str, direction: Direction
             break
         try:
             seen[run.name], names = _judged(run, [*chosen.values()], metric.startswith(TEST))
-        except (ShardError, OSError):
+        except (ValueError, RuntimeError, OSError):  # shards or networks that are gone, or are others by now
             continue
     scores = {line.name: line.scores.patients for line in lines}
 

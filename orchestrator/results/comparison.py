@@ -224,7 +224,7 @@ def _remarks(line: ComparisonLine) -> Iterator[str]:
     """Explain a row: which runs are missing, why it has no p, and why its runs are not independent."""
     missing = [card for card in line.row.cards if card not in line.scored]
     for status, count in sorted(Counter(card.status for card in missing).items()):
-        ended = _left_out(missing) if status == "finished" else status
+        ended = _left_out([card for card in missing if card.status == status]) if status == "finished" else status
         reasons = sorted({card.remark for card in missing if card.status == status and card.remark})
         yield ": ".join([f"{count} {'run' if count == 1 else 'runs'} {ended}, not counted", *reasons])
     if line.comparison and line.comparison.p is None:

@@ -15,6 +15,7 @@ from data.shards.index import ShardSet
 from orchestrator import cli
 from orchestrator.judging.cases import CASES, to_parquet, with_patients
 from orchestrator.judging.validation import evidence_of
+from orchestrator.report import content
 from orchestrator.report.content import ReportContent, report_of
 from orchestrator.report.page import page
 from orchestrator.report.search import importance
@@ -110,6 +111,16 @@ def test_words_of_runs_are_escaped_and_failures_are_named(runs: Runs) -> None:
     html = page([report])
     assert "<b>" not in html
     assert "&lt;b&gt;scratch" in html
+
+
+def test_many_failures_are_counted_where_they_are_not_named(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content, "MOST_FAILURES", 1)
+    for seed in range(3):
+        failed = runs.experiment(**{"method": {"name": "scratch"}, "downstream.seed": seed})
+        runs.finetuned(failed, 0.5, row="scratch", ends="failed")
+    first, more = report_of(runs.compare()).failures
+    assert first.endswith("failed: loss is nan at step 4")
+    assert more == "and 2 more"
 
 
 def test_figures_are_svg_in_the_page_s_colour_without_a_size_of_their_own(runs: Runs) -> None:
