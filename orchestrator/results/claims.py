@@ -60,14 +60,20 @@ def joined(folds: Sequence[CaseScores | None]) -> CaseScores | None:
 def corrected(comparisons: Mapping[K, Comparison | None]) -> dict[K, Comparison | None]:
     """Return comparisons with their p's corrected for being several (Holm, Scand. J. Statist. 6, 1979)."""
     tested = {key: one.p for key, one in comparisons.items() if one is not None and one.p is not None}
-    if not tested:
-        return dict(comparisons)
-    from statsmodels.stats.multitest import multipletests  # a second, which most commands need not spend
-
-    held = dict(zip(tested, np.asarray(multipletests([*tested.values()], method="holm")[1]).tolist(), strict=True))
+    held = dict(zip(tested, holm([*tested.values()]), strict=True))
     return {
         key: replace(one, corrected=held[key]) if one and key in held else one for key, one in comparisons.items()
     }
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return p's, each multiplied by how many are not below it, and never below a smaller one's.
+
+    As statsmodels' ``multipletests`` has it, which takes a second to import and passes over all memory at each call.
+    """
+    order = np.argsort(p, kind="stable")
+    raised = np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return raised[np.argsort(order, kind="stable")].tolist()
 
 
 @dataclass(frozen=True)
