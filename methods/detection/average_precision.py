@@ -34,7 +34,7 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class _Verdict:
+class Verdict:
     """Of an image's detections by score: which took a box at each threshold, and which do not count."""
 
     scores: Float[np.ndarray, " D"]
@@ -50,7 +50,11 @@ def average_precisions(
 
     Detections with equal scores come in the order of the images, and within an image in the given order.
     """
-    verdicts = [_verdict(image, thresholds) for image in images]
+    return precisions_of([verdict_of(image, thresholds) for image in images])
+
+
+def precisions_of(verdicts: Sequence[Verdict]) -> Float[np.ndarray, " T"] | None:
+    """Return the average precision at each threshold from the verdicts of images, in their order."""
     num_true = sum(verdict.num_true for verdict in verdicts)
     if num_true == 0:
         return None
@@ -72,7 +76,7 @@ def overlaps(
     return np.divide(shared, whole, out=np.zeros_like(shared), where=shared > 0)
 
 
-def _verdict(image: Findings, thresholds: Float[np.ndarray, " T"]) -> _Verdict:
+def verdict_of(image: Findings, thresholds: Float[np.ndarray, " T"] = THRESHOLDS) -> Verdict:
     """Match an image's detections with its true boxes."""
     order = np.argsort(-image.scores, kind="stable")[:MOST_DETECTIONS]
     iou = overlaps(image.boxes[order], image.true, image.crowd)
@@ -88,7 +92,7 @@ def _verdict(image: Findings, thresholds: Float[np.ndarray, " T"]) -> _Verdict:
         free[rows[hit], best[hit]] = False
         ignored[:, place] = ~hit & (close & image.crowd).any(axis=1)
         took[:, place] = hit | ignored[:, place]
-    return _Verdict(image.scores[order], took, ignored, int((~image.crowd).sum()))
+    return Verdict(image.scores[order], took, ignored, int((~image.crowd).sum()))
 
 
 def _of_curve(right: Bool[np.ndarray, " D"], wrong: Bool[np.ndarray, " D"], num_true: int) -> float:

@@ -15,14 +15,25 @@ Shapes:    boxes as (low corner, high corner).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from methods.detection.average_precision import Findings, overlaps
 
 FALSE_POSITIVES = (0.5, 1.0, 2.0, 4.0)
 IOU = 0.5
+
+
+@dataclass(frozen=True)
+class Finds:
+    """Of an image's detections by score: how many boxes each finds first, and which reach none."""
+
+    scores: Float[np.ndarray, " D"]
+    gains: Int[np.ndarray, " D"]
+    misses: Bool[np.ndarray, " D"]
+    num_true: int
 
 
 def sensitivities(
@@ -33,22 +44,28 @@ def sensitivities(
     ``found_lists`` has a list of findings, class by class, for each image; crowds are left out. None where there is
     no true box. Detections with equal scores come in the order given.
     """
-    scores, gains, misses, num_true = [np.zeros(0)], [np.zeros(0, np.int64)], [np.zeros(0, bool)], 0
-    for image in found_lists:
-        for own in image:
-            order = np.argsort(-own.scores, kind="stable")
-            gain, miss = hits(own, order)
-            scores.append(own.scores[order])
-            gains.append(gain)
-            misses.append(miss)
-            num_true += int((~own.crowd).sum())
+    return sensitivities_of([finds_of(own) for image in found_lists for own in image], num_images, bounds)
+
+
+def sensitivities_of(
+    finds: Sequence[Finds], num_images: int, bounds: Sequence[float] = FALSE_POSITIVES
+) -> list[float] | None:
+    """Return the share of true boxes that are found at each bound, from what was found in images, in their order."""
+    num_true = sum(own.num_true for own in finds)
     if num_true == 0:
         return None
-    order = np.argsort(-np.concatenate(scores), kind="stable")
-    found, wrong = (np.concatenate(each)[order].cumsum() for each in (gains, misses))
+    order = np.argsort(-np.concatenate([own.scores for own in finds]), kind="stable")
+    columns = [own.gains for own in finds], [own.misses for own in finds]
+    found, wrong = (np.concatenate(each)[order].cumsum() for each in columns)
     found = np.append(found, found[-1:].sum())  # where a bound is never reached, all that was found
     at = np.searchsorted(wrong / num_images, np.array(bounds), side="left")
     return (found[at] / num_true).tolist()
+
+
+def finds_of(own: Findings) -> Finds:
+    """Return what an image's detections of one class find, in the order of their scores."""
+    order = np.argsort(-own.scores, kind="stable")
+    return Finds(own.scores[order], *hits(own, order), int((~own.crowd).sum()))
 
 
 def hits(own: Findings, order: Int[np.ndarray, " D"]) -> tuple[Int[np.ndarray, " D"], Bool[np.ndarray, " D"]]:

@@ -20,8 +20,8 @@ Evidence = dict[str, np.ndarray]
 """What was counted or predicted of each unit that is scored (a volume, a slice, a picture), by its id."""
 Join = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Makes one of what two parts of evidence say of the same unit."""
-Cases = dict[str, list[str] | np.ndarray]
-"""Columns of equal length: text, truth values, or numbers that are NaN where they are not defined."""
+Cases = dict[str, list[str] | list[list[dict[str, Any]]] | np.ndarray]
+"""Columns of equal length: text, truth values, numbers (NaN where they are not defined), or each case's boxes."""
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,20 @@ A class without a true box is left out of the means of ``ap``. Without any true 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
-from methods.detection.average_precision import THRESHOLDS, Findings, average_precisions
-from methods.detection.froc import FALSE_POSITIVES, hits, sensitivities
+from methods.detection.average_precision import (
+    THRESHOLDS,
+    Findings,
+    Verdict,
+    average_precisions,
+    precisions_of,
+    verdict_of,
+)
+from methods.detection.froc import FALSE_POSITIVES, Finds, finds_of, hits, sensitivities_of
 
 COLUMNS = 7
 FIFTY, SEVENTY_FIVE = 0, 5
@@ -36,11 +44,25 @@ class DetectionScores:
     true_boxes, detections   how many the unit has
     found                    how many of its true boxes are found by any of its detections, at an IoU of 0.5
     sensitivity, ap50        of the unit alone; NaN where it has no true box
+    boxes                    each box: whether it is true, its class, its score, and its corners as above
     """
 
     metrics: dict[str, float]
     remarks: tuple[str, ...]
-    cases: dict[str, Float[np.ndarray, " units"]]
+    cases: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class JudgedUnit:
+    """What a unit adds to metrics: of each class, which detections are right, and what they find."""
+
+    verdicts: tuple[Verdict, ...]
+    finds: tuple[Finds, ...]
+
+    @classmethod
+    def of(cls, findings: Sequence[Findings]) -> "JudgedUnit":
+        """Match the findings of each class in a unit."""
+        return cls(tuple(map(verdict_of, findings)), tuple(map(finds_of, findings)))
 
 
 def rows_of(
@@ -66,22 +88,43 @@ def findings_of(rows: Rows, num_classes: int) -> list[Findings]:
     return found
 
 
+def boxes_of(rows: Rows, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what is known of a unit as values with names, to be kept in a file."""
+    return [
+        {"true": bool(row[0]), "class": names[int(row[1])], "score": float(row[2]), "corners": row[3:].tolist()}
+        for row in rows
+    ]
+
+
+def rows_from(boxes: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Rows:
+    """Return what is known of a unit from what ``boxes_of`` made of it."""
+    told = [[float(box["true"]), names.index(box["class"]), box["score"], *box["corners"]] for box in boxes]
+    return np.array(told, np.float64).reshape(-1, COLUMNS)
+
+
 def score_detections(evidence: Mapping[str, Rows], names: Sequence[str]) -> DetectionScores:
     """Score the rows of all units; raise ValueError where there is no true box in any."""
     units = [findings_of(rows, len(names)) for rows in evidence.values()]
+    metrics, remarks = score_units([JudgedUnit.of(unit) for unit in units], names)
+    boxes = [boxes_of(rows, names) for rows in evidence.values()]
+    return DetectionScores(metrics, remarks, {**_cases(units), "boxes": boxes})
+
+
+def score_units(units: Sequence[JudgedUnit], names: Sequence[str]) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Return the metrics of judged units, and remarks; raise ValueError where there is no true box in any."""
     by_class: dict[str, Float[np.ndarray, " t"]] = {}
     remarks: list[str] = []
     for number, name in enumerate(names):
-        found = average_precisions([unit[number] for unit in units])
+        found = precisions_of([unit.verdicts[number] for unit in units])
         if found is None:
-            alarms = sum(len(unit[number].scores) for unit in units)
+            alarms = sum(len(unit.finds[number].scores) for unit in units)
             remarks.append(
                 f"class {name} has no true box in {_units(len(units))} but {alarms} detections: it is left out of "
                 "the means of ap, and its detections are false positives of the sensitivities"
             )
         else:
             by_class[name] = found
-    shares = sensitivities(units, len(units))
+    shares = sensitivities_of([own for unit in units for own in unit.finds], len(units))
     if shares is None:
         raise ValueError(
             f"detection scores: 0 true boxes in {_units(len(units))}, expected at least 1; validate on samples with "
@@ -91,7 +134,7 @@ def score_detections(evidence: Mapping[str, Rows], names: Sequence[str]) -> Dete
     metrics = {"ap": float(mean.mean()), "ap50": float(mean[FIFTY]), "ap75": float(mean[SEVENTY_FIVE])}
     metrics |= {f"ap50/{name}": float(own[FIFTY]) for name, own in by_class.items()}
     metrics |= {f"sensitivity_at_{bound:g}": share for bound, share in zip(FALSE_POSITIVES, shares, strict=True)}
-    return DetectionScores({**metrics, "mfroc": float(np.mean(shares))}, tuple(remarks), _cases(units))
+    return {**metrics, "mfroc": float(np.mean(shares))}, tuple(remarks)
 
 
 def _cases(units: Sequence[Sequence[Findings]]) -> dict[str, Float[np.ndarray, " units"]]:

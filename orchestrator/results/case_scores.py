@@ -1,11 +1,12 @@
 """Case scores: what each patient adds to a metric of a fine-tuning, read from the file of its cases.
 
 A patient's score is scaled such that the mean over patients is the metric itself: the Dice of a label is a mean over
-cases, and so is accuracy. Of other metrics of classes, such as the AUC, a patient's score is its jackknife
-pseudo-value: what the metric would lose without the patient (of the AUC, DeLong et al., Biometrics 44, 1988).
+cases, and so is accuracy. Of other metrics of classes, such as the AUC, and of detections, such as AP50, a patient's
+score is its jackknife pseudo-value: what the metric would lose without the patient (of the AUC, DeLong et al.,
+Biometrics 44, 1988).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxtyping import Bool, Float
 from pyarrow import parquet as pq
 
 from methods.downstream.classification_metrics import score_multi_label, score_single
+from methods.downstream.detection_metrics import JudgedUnit, findings_of, rows_from, score_units
 from methods.downstream.names import label_in_metrics
 from orchestrator.direction import TEST
 
@@ -22,7 +24,7 @@ Columns = dict[str, np.ndarray]
 
 MOST_JACKKNIFED = 1000  # patients, beyond which leaving out each of them takes minutes
 CLOSE = 1e-6
-PROBABILITY = "probability/"
+PROBABILITY, BOXES = "probability/", "boxes"
 
 
 def case_scores(file: Path, metric: str, value: float) -> CaseScores | None:
@@ -35,7 +37,7 @@ def case_scores(file: Path, metric: str, value: float) -> CaseScores | None:
         return None
     table = pq.read_table(file)
     role = "test" if metric.startswith(TEST) else "validation"
-    columns = {name: table[name].to_numpy() for name in table.column_names}
+    columns = {name: np.asarray(table[name].to_pandas()) for name in table.column_names}
     own = columns["split"] == role
     if "patient" not in columns or not own.any():
         return None
@@ -52,6 +54,8 @@ def _candidates(cases: Columns, metric: str) -> Iterator[CaseScores]:
         yield from _of_labels(cases, metric)
     elif any(name == "true" or name.startswith("true/") for name in cases):
         yield from _of_classes(cases, metric)
+    elif BOXES in cases:
+        yield from _of_boxes(cases, metric)
 
 
 def _of_labels(cases: Columns, metric: str) -> Iterator[CaseScores]:
@@ -99,7 +103,24 @@ def _of_classes(cases: Columns, metric: str) -> Iterator[CaseScores]:
             return score_single(truth[kept], probabilities[kept], names, predicted[kept]).metrics
         return score_multi_label(truth[kept], probabilities[kept], names).metrics
 
-    patients = cases["patient"]
+    yield from _jackknifed(scored, cases["patient"], metric)
+
+
+def _of_boxes(cases: Columns, metric: str) -> Iterator[CaseScores]:
+    names = sorted({box["class"] for boxes in cases[BOXES] for box in boxes})
+    units = [JudgedUnit.of(findings_of(rows_from(list(boxes), names), len(names))) for boxes in cases[BOXES]]
+
+    def scored(kept: Bool[np.ndarray, " cases"]) -> dict[str, float]:
+        left = [unit for unit, own in zip(units, kept, strict=True) if own]
+        return score_units(left, names)[0] if any(one.num_true for unit in left for one in unit.finds) else {}
+
+    yield from _jackknifed(scored, cases["patient"], metric)
+
+
+def _jackknifed(
+    scored: Callable[[Bool[np.ndarray, " cases"]], dict[str, float]], patients: np.ndarray, metric: str
+) -> Iterator[CaseScores]:
+    """Yield the patients' pseudo-values of a metric, or of each that ``score`` may be."""
     unique = list(dict.fromkeys(patients))
     if not 1 < len(unique) <= MOST_JACKKNIFED:
         return

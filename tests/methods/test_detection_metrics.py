@@ -15,7 +15,7 @@ from methods.detection.average_precision import Findings, average_precisions
 from methods.detection.froc import sensitivities
 from methods.downstream.base import merge
 from methods.downstream.detection import Detection
-from methods.downstream.detection_metrics import findings_of, rows_of, score_detections
+from methods.downstream.detection_metrics import findings_of, rows_from, rows_of, score_detections
 
 
 def findings(
@@ -241,11 +241,17 @@ def test_cases_tell_of_each_unit_what_was_found():
     images = hand_made_images()
     evidence = {f"u-{number}": rows(own, 0) for number, (own,) in enumerate(images)}
     cases = score_detections(evidence, ("lesion",)).cases
-    assert {name: values.tolist()[:3] for name, values in cases.items() if name not in ("ap50", "sensitivity")} == {
+    assert {name: cases[name].tolist()[:3] for name in ("true_boxes", "detections", "found")} == {
         "true_boxes": [2, 2, 0],
         "detections": [3, 2, 1],
         "found": [2, 2, 0],
     }
+    for boxes, own in zip(cases["boxes"], evidence.values(), strict=True):
+        np.testing.assert_array_equal(rows_from(boxes, ("lesion",)), own)
+    assert cases["boxes"][2] == [
+        {"true": False, "class": "lesion", "score": float(own[2]), "corners": own[3:].tolist()}
+        for own in evidence["u-2"]
+    ]
     assert cases["sensitivity"].tolist() == pytest.approx([1, 1, np.nan, np.nan], nan_ok=True)
     # The first unit: right, a repeat that is wrong here, right: 51 recalls at 1 and 50 at 2/3.
     assert cases["ap50"].tolist() == pytest.approx([(51 + 50 * 2 / 3) / 101, 51 / 101, np.nan, np.nan], nan_ok=True)

@@ -145,7 +145,7 @@ def test_cases_of_a_detection_hold_what_was_found_and_null_where_there_is_no_tru
     scores = scored(detection_of(boxed), boxed)
     cases = read(to_parquet("validation", scores.cases))
     assert list(cases.columns) == [
-        "split", "case", "true_boxes", "detections", "found", "sensitivity", "ap50",
+        "split", "case", "true_boxes", "detections", "found", "sensitivity", "ap50", "boxes",
     ]  # fmt: skip
     assert list(cases["case"]) == ["f008", "f009", "f010", "f011"]
     assert cases["true_boxes"].tolist() == [1, 2, 1, 0]

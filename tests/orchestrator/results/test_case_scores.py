@@ -8,21 +8,20 @@ from sklearn.metrics import roc_auc_score
 
 from data.shards.index import ShardSet
 from methods.downstream.base import Task
+from methods.downstream.detection_metrics import rows_of, score_detections
 from orchestrator.judging.cases import to_parquet, with_patients
 from orchestrator.results.case_scores import case_scores
 from orchestrator.results.claims import RowScores, against, shared_cases
 from tests.orchestrator.judging.test_cases import (
     REGIONS,
-    boxed,
     classification_of,
-    detection_of,
     pictures,
     scored,
     segmentation_of,
     slices,
 )
 
-__all__ = ["boxed", "pictures", "slices"]
+__all__ = ["pictures", "slices"]
 
 
 def written(folder: Path, task: Task, shards: ShardSet, role: str = "validation") -> tuple[Path, dict[str, float]]:
@@ -77,10 +76,34 @@ def test_an_auc_s_scores_of_patients_have_delong_s_variance(tmp_path: Path) -> N
     assert np.var([*scores.values()], ddof=1) / number == pytest.approx(expected, rel=0.1)
 
 
-def test_slices_of_a_patient_count_together_and_other_metrics_have_no_scores(slices, boxed, tmp_path) -> None:
-    file, metrics = written(tmp_path, detection_of(boxed), boxed)
-    assert case_scores(file, "ap50", metrics["ap50"]) is None
-    assert case_scores(tmp_path / "none.parquet", "score", 0.5) is None
+def test_a_patient_s_score_is_what_a_metric_of_boxes_would_lose_without_it(tmp_path) -> None:
+    rng, units = np.random.default_rng(0), {}
+    for number in range(12):
+        true = np.tile(rng.uniform(0, 20, (2, 2)), 2) + np.array([0, 0, 10, 10])
+        seen = np.concatenate([true + rng.normal(0, 1, true.shape), true + 25])
+        units[f"u-{number:02d}"] = rows_of(true, np.array([0, 1]), seen, np.array([0, 1, 0, 1]), rng.uniform(size=4))
+    names, patients = ("mass", "nodule"), [f"p-{number // 3}" for number in range(12)]
+    found = score_detections(units, names)
+    file = tmp_path / "cases.parquet"
+    file.write_bytes(to_parquet("validation", {"case": list(units), "patient": patients, **found.cases}))
+    for metric in ("ap", "ap50", "ap50/nodule", "mfroc", "sensitivity_at_1"):
+        scores, value = case_scores(file, metric, found.metrics[metric]), found.metrics[metric]
+        assert scores is not None
+        without = {
+            patient: score_detections(
+                {unit: rows for (unit, rows), own in zip(units.items(), patients, strict=True) if own != patient},
+                names,
+            ).metrics[metric]
+            for patient in dict.fromkeys(patients)
+        }
+        mean = np.mean([*without.values()])
+        assert scores == pytest.approx({name: value + 3 * (mean - other) for name, other in without.items()})
+    assert case_scores(file, "ap50", 0.123) is None, "they are of another value"
+
+
+def test_slices_of_a_patient_count_together_and_earlier_files_have_no_scores(slices, tmp_path) -> None:
+    file = tmp_path / "cases.parquet"
+    assert case_scores(file, "score", 0.5) is None
     cases = scored(segmentation_of(slices), slices).cases
     file.write_bytes(to_parquet("validation", cases))
     assert case_scores(file, "score", 0.5) is None, "a file of an earlier version names no patients"

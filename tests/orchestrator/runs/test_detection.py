@@ -160,7 +160,7 @@ def check_losses(found: list[dict[str, Any]], expected: list[dict[str, Any]]) ->
 def check_files(run: Path, shards: Path, scores: dict[str, float]) -> None:
     """Assert that there is a row for each photograph, and a picture of some."""
     cases = pd.read_parquet(run / CASES)
-    expected = ["split", "case", "patient", "true_boxes", "detections", "found", "sensitivity", "ap50"]
+    expected = ["split", "case", "patient", "true_boxes", "detections", "found", "sensitivity", "ap50", "boxes"]
     assert [*cases.columns] == expected
     opened = ShardSet.open(str(shards))
     held_back = opened.rows["sample_id"].take(opened.select("val").row_ids).to_pylist()
