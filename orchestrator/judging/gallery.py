@@ -38,8 +38,12 @@ class MaskGallery:
         """Draw a few volumes, always the same ones; None if there is none."""
         from orchestrator.judging.pictures import draw_masks
 
-        chosen = [self.best[volume][1] for volume in sorted(self.best)[:PICTURED_VOLUMES]]
+        chosen = self.chosen()
         return draw_masks(chosen, class_names) if chosen else None
+
+    def chosen(self) -> list[MaskedSlice]:
+        """Return a slice of each of the volumes whose ids come first."""
+        return [self.best[volume][1] for volume in sorted(self.best)[:PICTURED_VOLUMES]]
 
 
 def _richness(mask: Int[Tensor, "h w"]) -> tuple[int, int]:

@@ -1,56 +1,40 @@
 """Pictures of cases: the worst, the middle and the best one, the same slice under each row's network."""
 
-import base64
-import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
-from matplotlib.colors import to_rgb
-from PIL import Image
 from safetensors.torch import load_file
 
 from methods.downstream.base import Task
 from orchestrator.config.experiment import Experiment
 from orchestrator.direction import TEST, Direction
-from orchestrator.judging.gallery import MaskGallery
-from orchestrator.judging.images import MaskedSlice
-from orchestrator.judging.panels import class_colours, grey_window
+from orchestrator.judging.gallery import GALLERIES
 from orchestrator.judging.validation import evidence_of
+from orchestrator.report.case_panels import Legend, Panel, Seen, legend_of, panel_of, truth_of
 from orchestrator.results.comparison import ComparisonLine
 from orchestrator.results.run_cards import EXPERIMENT
-from orchestrator.runs.labelled import LabelledSamples, downstream_of, labelled_samples
+from orchestrator.runs.labelled import downstream_of, labelled_samples
 from orchestrator.runs.network import NETWORK, build_network
 from orchestrator.training.world import World
 
 WITHIN_S = 60.0
-OPACITY, LEAST_PIXELS = 0.5, 200
 NETWORK_FOLDER = "network"
 
 
 @dataclass(frozen=True)
-class Panel:
-    """A picture as the address of an image, and what it shows."""
-
-    image: str
-    words: str
-
-
-@dataclass(frozen=True)
 class CaseStrip:
-    """A case: the slice with the most labels, its truth, and what each row's network makes of it.
+    """A case: the slice or picture that shows most, its truth, and what each row's network makes of it.
 
-    ``legend`` has the names and colours of the labels that occur.
+    ``legend`` has the names and colours of the labels or classes of boxes that occur.
     """
 
     heading: str
     panels: tuple[Panel, ...]
-    legend: tuple[tuple[str, str], ...]
+    legend: Legend
 
 
 @dataclass(frozen=True)
@@ -63,14 +47,13 @@ class FirstRun:
 
     @classmethod
     def of(cls, line: ComparisonLine) -> "FirstRun | None":
-        """Open a row's first run; None where its files are not within reach, or it does not segment."""
+        """Open a row's first run; None where its files are not within reach."""
         folder = Path(line.scored[0].place) if line.scored else Path()
         settings = folder / EXPERIMENT
         if not settings.exists() or not (folder / NETWORK_FOLDER / NETWORK).exists():
             return None
         experiment = Experiment.model_validate_json(settings.read_text())
-        task = experiment.downstream
-        return cls(line.name, experiment, folder) if task and task.task.name == "segmentation" else None
+        return cls(line.name, experiment, folder) if experiment.downstream else None
 
 
 def strips_of(lines: Sequence[ComparisonLine], metric: str, direction: Direction | None) -> list[CaseStrip]:
@@ -82,7 +65,7 @@ def strips_of(lines: Sequence[ComparisonLine], metric: str, direction: Direction
     runs = [run for line in lines if (run := FirstRun.of(line))]
     if not chosen or not runs:
         return []
-    started, seen = time.perf_counter(), dict[str, dict[str, MaskedSlice]]()
+    started, seen = time.perf_counter(), dict[str, dict[str, Seen]]()
     names: tuple[str, ...] = ()
     for run in runs:
         if time.perf_counter() - started > WITHIN_S:
@@ -96,14 +79,11 @@ def strips_of(lines: Sequence[ComparisonLine], metric: str, direction: Direction
     def strip(which: str, patient: str) -> CaseStrip:
         shown = {name: slices[patient] for name, slices in seen.items() if patient in slices}
         first = next(iter(shown.values()))
-        panels = [_panel(first, None, "image", names), _panel(first, first.truth, "truth", names)]
+        panels = truth_of(first, names)
         for name, item in shown.items():
             own = fmean(run[patient] for run in scores[name] if run and patient in run)
-            panels.append(_panel(item, item.prediction, f"{name}: {own:.3f}", names))
-        occur = {int(label) for item in shown.values() for label in np.union1d(item.truth, item.prediction)} - {0}
-        colours = class_colours(len(names))
-        legend = tuple((names[label], colours[label]) for label in sorted(occur))
-        return CaseStrip(f"{which} ({first.title})", tuple(panels), legend)
+            panels.append(panel_of(item, name, own, names))
+        return CaseStrip(f"{which} ({first.title})", tuple(panels), legend_of([*shown.values()], names))
 
     return [strip(which, one) for which, one in chosen.items() if any(one in slices for slices in seen.values())]
 
@@ -124,54 +104,19 @@ def _chosen(lines: Sequence[ComparisonLine], direction: Direction | None) -> dic
     return {"Worst case": ranked[0], **middle, "Best case": ranked[-1]}
 
 
-def _judged(run: FirstRun, patients: Sequence[str], tested: bool) -> tuple[dict[str, MaskedSlice], tuple[str, ...]]:
-    """Return the richest slice of each patient as the run's network judges it, and the names of the labels."""
+def _judged(run: FirstRun, patients: Sequence[str], tested: bool) -> tuple[dict[str, Seen], tuple[str, ...]]:
+    """Return what shows most of each patient as the run's network judges it, and the names of labels or classes."""
     labelled = labelled_samples(downstream_of(run.experiment))
     task = build_network(run.experiment, labelled.shards, None)
     assert isinstance(task, Task)
     task.network.load_state_dict(load_file(run.folder / NETWORK_FOLDER / NETWORK))
-    gallery, volumes = MaskGallery(), dict[str, str]()
-    rows = _rows_of(labelled, patients, tested, volumes)
-    with torch.no_grad():
-        evidence_of(task.eval(), labelled.shards, rows, World(), gallery)
-    best: dict[str, MaskedSlice] = {}
-    for volume in sorted(gallery.best):
-        best.setdefault(volumes[volume], gallery.best[volume][1])
-    return best, task.class_names
-
-
-def _rows_of(
-    labelled: LabelledSamples, patients: Sequence[str], tested: bool, volumes: dict[str, str]
-) -> Int[np.ndarray, " n"]:
-    """Return the rows of some patients among those judged, and note which volume is whose."""
     part = labelled.test if tested and labelled.test else labelled.val
-    held = labelled.shards.rows.select(["patient", "volume"]).take(part.row_ids).to_pydict()
-    kept = [place for place, patient in enumerate(held["patient"]) if patient in patients]
-    volumes |= {held["volume"][place]: held["patient"][place] for place in kept}
-    return part.row_ids[kept]
-
-
-def _panel(item: MaskedSlice, mask: Int[np.ndarray, "h w"] | None, words: str, names: Sequence[str]) -> Panel:
-    low, high = grey_window(item.image[None])
-    grey = np.clip((item.image - low) / (high - low), 0, 1)[..., None].repeat(3, axis=2)
-    if mask is not None:
-        colours = np.array([to_rgb(colour) for colour in class_colours(len(names))])
-        share = OPACITY * (mask > 0)[..., None]
-        grey = (1 - share) * grey + share * colours[mask]
-    return Panel(_address(_turned(grey, item)), words)
-
-
-def _turned(pixels: Float[np.ndarray, "h w 3"], item: MaskedSlice) -> UInt8[np.ndarray, "r c 3"]:
-    """Return a slice as it is looked at, with square pixels: a patient's left is on the right."""
-    turned = pixels if item.upright else pixels[::-1, ::-1]
-    height, width = turned.shape[0] * item.spacing_mm[0], turned.shape[1] * item.spacing_mm[1]
-    zoom = max(1.0, LEAST_PIXELS / max(turned.shape[:2])) * max(turned.shape[:2]) / max(height, width)
-    size = max(1, round(width * zoom)), max(1, round(height * zoom))
-    image = Image.fromarray((255 * turned).round().astype(np.uint8))
-    return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
-
-
-def _address(pixels: UInt8[np.ndarray, "r c 3"]) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    owners = labelled.shards.rows["patient"].take(part.row_ids).to_pylist()
+    found: dict[str, Seen] = {}
+    for patient in patients:
+        gallery, own = GALLERIES[task.needs](), [owner == patient for owner in owners]
+        with torch.no_grad():
+            evidence_of(task.eval(), labelled.shards, part.row_ids[own], World(), gallery)
+        if shown := gallery.chosen():
+            found[patient] = shown[0]
+    return found, task.class_names
