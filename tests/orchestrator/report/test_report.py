@@ -1,5 +1,7 @@
 """The report: one page that answers, with its figures and pictures in it, and asks no network for anything."""
 
+import base64
+import io
 import re
 from html import unescape
 from html.parser import HTMLParser
@@ -9,13 +11,16 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image, ImageColor
 from safetensors.torch import save_file
 
 from data.shards.index import ShardSet
 from orchestrator import cli
 from orchestrator.judging.cases import CASES, to_parquet, with_patients
+from orchestrator.judging.pictures import RIGHT, WRONG
 from orchestrator.judging.validation import evidence_of
 from orchestrator.report import content
+from orchestrator.report.case_panels import Panel
 from orchestrator.report.content import ReportContent, report_of
 from orchestrator.report.page import page
 from orchestrator.report.search import importance
@@ -26,9 +31,11 @@ from orchestrator.sweeps.study import Ending
 from orchestrator.sweeps.trial import Trial, closed, opened
 from orchestrator.training.world import World
 from tests.orchestrator.results.test_compare import Runs, runs
-from tests.shardsets import write_slices
+from tests.shardsets import write_findings, write_pictures, write_slices
 
 __all__ = ["runs"]
+
+WIDTHS = {"scratch": [4, 4, 8, 8, 8, 4], "wide": [8, 8, 8, 8, 8, 8]}
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +69,14 @@ def headings(report: ReportContent) -> list[str]:
     return [chart.heading for chart in report.charts]
 
 
-def judged(runs: Runs, row: str, seed: int, **changes: Any) -> None:
+def judged(runs: Runs, row: str, seed: int, metric: str = "dice_mean", **changes: Any) -> None:
     """Write a fine-tuning with a network, initial weights as they are, and its score of each patient."""
     experiment = runs.experiment(**{"method": {"name": "scratch"}, "downstream.seed": seed, **changes})
-    shards = ShardSet.open(runs.shards)
+    shards = ShardSet.open(experiment.data.shards)
     task = build_network(experiment, shards, None).eval()
     rows = shards.select("val", having=task.needs).row_ids
     scores = task.scores(evidence_of(task, shards, rows, World()))
-    run = runs.finetuned(experiment, scores.metrics["dice_mean"], row=row)
+    run = runs.finetuned(experiment, scores.metrics[metric], row=row)
     (run.folder / "network").mkdir()
     save_file(task.network.state_dict(), run.folder / "network" / NETWORK)
     (run.folder / CASES).write_bytes(to_parquet("validation", with_patients(scores.cases, shards, rows)))
@@ -166,6 +173,55 @@ def test_the_worst_the_middle_and_the_best_case_are_shown_under_each_row(runs: R
     assert scores == sorted(scores)
     seen = read(page([report]))
     assert sum(one.startswith("data:image/png;base64,") for one in seen.found) == 12
+
+
+def test_cases_of_classes_are_pictures_in_a_frame_with_what_each_network_says(runs: Runs, tmp_path: Path) -> None:
+    shards = write_pictures(tmp_path / "pictures", num_classes=3)
+    task = {"name": "classification", "size": 32, "score": "accuracy"}
+    for row, features in WIDTHS.items():
+        judged(runs, row, 0, "accuracy", **on(shards, task), **{"encoder.features": features})
+    for case in report_of(runs.compare()).cases:
+        truth, *told = [panel.words for panel in case.panels]
+        assert re.fullmatch(r"truth: grade [012]", truth)
+        assert sorted(words.split(":")[0] for words in told) == ["scratch", "wide"]
+        assert all(re.fullmatch(r"\w+: grade [012] [01]\.\d\d", words) for words in told)
+        right = [words.split(": ")[1][:7] == truth.split(": ")[1] for words in told]
+        colours = [pixels(panel)[0, 0].tolist() for panel in case.panels[1:]]
+        assert colours == [list(ImageColor.getrgb(RIGHT if one else WRONG)) for one in right]
+        assert case.legend == ()
+
+
+def test_cases_of_boxes_are_pictures_with_true_boxes_and_detections(runs: Runs, tmp_path: Path) -> None:
+    shards = write_findings(tmp_path / "boxed")
+    task = {
+        "name": "detection", "size": 64, "pyramid_channels": 8, "head_dims": [16], "most_detections": 5,
+        "score_threshold": 0.0,
+    }  # fmt: skip
+    for row, features in WIDTHS.items():
+        judged(runs, row, 0, "ap50", **on(shards, task), **{"encoder.features": features})
+    report = report_of(runs.compare())
+    assert [case.heading.split(" (")[0] for case in report.cases] == ["Worst case", "Middle case", "Best case"]
+    for case in report.cases:
+        truth, *told = [panel.words for panel in case.panels]
+        assert re.fullmatch(r"truth: [0-9]+ box(es)?", truth)
+        assert sorted(words.split(":")[0] for words in told) == ["scratch", "wide"]
+        assert all(re.search(r": 5 boxes detected(, [34] drawn)?$", words) for words in told)
+        assert case.legend[0] == ("true box", "#ffffff")
+        assert {name for name, _ in case.legend[1:]} <= {"mass", "nodule"} != set()
+        shown = [pixels(panel) for panel in case.panels]
+        whites = [(own == 255).all(axis=2).sum() for own in shown]
+        assert (whites[0] > 0) == (truth != "truth: 0 boxes")
+        assert all((own != shown[0]).any() for own in shown[1:]), "detections are drawn over it"
+
+
+def on(shards: str, task: dict[str, Any]) -> dict[str, Any]:
+    """Return the changes that make an experiment one of this task on other shards."""
+    return {"data.shards": shards, "downstream.shards": shards, "downstream.task": task}
+
+
+def pixels(panel: Panel) -> np.ndarray:
+    """Return what a panel shows, (H, W, 3)."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(panel.image.partition(",")[2]))))
 
 
 def test_cases_are_left_out_where_networks_or_shards_are_gone(runs: Runs) -> None:
