@@ -16,7 +16,7 @@ from orchestrator.judging.pictures import RIGHT, WRONG
 
 OPACITY, LEAST_PIXELS = 0.5, 200
 FRAME, LINE = 4, 2
-TRUE_BOX = "#ffffff"
+TRUE_BOX, HALO = "#ffe066", "#000000"
 Seen = MaskedSlice | JudgedImage | BoxedImage
 Legend = tuple[tuple[str, str], ...]
 """Names with their colours."""
@@ -112,8 +112,9 @@ def _boxed(item: BoxedImage, names: Sequence[str], detected: bool) -> Image.Imag
     """Draw the true boxes, and over them the likeliest detections with their scores."""
     image = _shown(item)
     draw, colours = ImageDraw.Draw(image), class_colours(len(names) + 1)[1:]
-    for corners in _placed(item, item.true, image.size):
-        draw.rectangle(corners, outline=TRUE_BOX, width=LINE)
+    for left, top, right, bottom in _placed(item, item.true, image.size):
+        draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=HALO, width=LINE + 2)
+        draw.rectangle((left, top, right, bottom), outline=TRUE_BOX, width=LINE)
     if detected:
         kinds, scores = item.detected_classes.tolist(), item.scores.tolist()
         for corners, kind, score in zip(

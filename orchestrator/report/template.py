@@ -94,7 +94,7 @@ section + article, article + article { margin-top: 3rem; padding-top: 1rem; bord
 {% endfor %}</div>
 {% endif %}
 {% if report.cases %}<h2>Cases</h2>
-<p class="faint">Each is the slice with the most labels, under the network of each row's first run, with the case's mean score over the row's runs. Rows that would take more than a minute are left out.</p>
+<p class="faint">Each is the slice with the most labels or boxes, or the picture, as the network of each row's first run sees it; segmentations have the case's mean score over the row's runs. Rows that would take more than a minute are left out.</p>
 {% for case in report.cases %}<h3>{{ case.heading }}</h3>
 <div class="strip">{% for panel in case.panels %}<figure class="panel"><img src="{{ panel.image }}" alt="{{ case.heading }}, {{ panel.words }}"><figcaption>{{ panel.words }}</figcaption></figure>
 {% endfor %}</div>

@@ -20,7 +20,7 @@ from orchestrator.judging.cases import CASES, to_parquet, with_patients
 from orchestrator.judging.pictures import RIGHT, WRONG
 from orchestrator.judging.validation import evidence_of
 from orchestrator.report import content
-from orchestrator.report.case_panels import Panel
+from orchestrator.report.case_panels import TRUE_BOX, Panel
 from orchestrator.report.content import ReportContent, report_of
 from orchestrator.report.page import page
 from orchestrator.report.search import importance
@@ -206,11 +206,11 @@ def test_cases_of_boxes_are_pictures_with_true_boxes_and_detections(runs: Runs, 
         assert re.fullmatch(r"truth: [0-9]+ box(es)?", truth)
         assert sorted(words.split(":")[0] for words in told) == ["scratch", "wide"]
         assert all(re.search(r": 5 boxes detected(, [34] drawn)?$", words) for words in told)
-        assert case.legend[0] == ("true box", "#ffffff")
+        assert case.legend[0] == ("true box", TRUE_BOX)
         assert {name for name, _ in case.legend[1:]} <= {"mass", "nodule"} != set()
         shown = [pixels(panel) for panel in case.panels]
-        whites = [(own == 255).all(axis=2).sum() for own in shown]
-        assert (whites[0] > 0) == (truth != "truth: 0 boxes")
+        marked = (shown[0] == ImageColor.getrgb(TRUE_BOX)).all(axis=2)
+        assert marked.any() == (truth != "truth: 0 boxes")
         assert all((own != shown[0]).any() for own in shown[1:]), "detections are drawn over it"
 
 
