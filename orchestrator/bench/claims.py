@@ -1,41 +1,68 @@
 """Claims: how often each of some tests calls a row better in simulated tables, run by ``python -m``.
 
-A table has five rows of three runs, judged by the same cases. A score is the case's own, the row's gain, the luck of
-the run, how well the row does on the case whatever the seed, and noise. Without a gain each claim is false.
+A table has five rows of two or three runs, judged by the same cases. A value is the case's own, the row's gain, the
+luck of the run, how well the row does on the case whatever the seed, and noise. Without a gain each claim is false.
+
+normal   the values are the scores
+Dice     most scores are near 1, and a row fails on every tenth case, whose score is 0
+AUC      a value says how well a case is told from those of the other class; scores are pseudo-values of the AUC
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
+from scipy import special, stats
 
+from orchestrator.results.case_scores import pseudo_values
 from orchestrator.results.paired import RunScores, crossed
 
-ROWS, RUNS, TABLES, ALPHA = 5, 3, 1000, 0.05
-CASE, NOISE = 0.1, 0.05
+ROWS, TABLES, ALPHA = 5, 1000, 0.05
+CASE, NOISE, MEAN = 0.1, 0.05, 0.7
+FAILURES, STEEPNESS = 0.1, 20.0  # of Dice: the share of cases on which a row fails, and how far most are pushed to 1
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """What varies in simulated tables: deviations of runs, of rows on cases, and the number of cases."""
+    """What varies in simulated tables: deviations of runs and of rows on cases, how many of both, and the scores."""
 
     luck: float
     interaction: float
     num_cases: int
+    num_runs: int = 3
+    scores: Literal["normal", "Dice", "AUC"] = "normal"
 
     def table(self, rng: np.random.Generator, gain: float = 0.0) -> list[RunScores]:
         """Return the rows of a table; the second row has the gain."""
-        cases = 0.7 + rng.normal(0, CASE, self.num_cases)
+        cases = MEAN + rng.normal(0, CASE, self.num_cases)
         rows = []
         for number in range(ROWS):
-            luck = rng.normal(0, self.luck, (RUNS, 1))
+            luck = rng.normal(0, self.luck, (self.num_runs, 1))
             on_cases = rng.normal(0, self.interaction, self.num_cases)
-            noise = rng.normal(0, NOISE, (RUNS, self.num_cases))
-            rows.append(cases + luck + on_cases + noise + gain * (number == 1))
+            noise = rng.normal(0, NOISE, (self.num_runs, self.num_cases))
+            values = cases + luck + on_cases + noise + gain * (number == 1)
+            rows.append(values if self.scores == "normal" else self._scored(values, rng))
         return rows
+
+    def _scored(self, values: RunScores, rng: np.random.Generator) -> RunScores:
+        if self.scores == "Dice":
+            failed = rng.uniform(size=values.shape[1]) < FAILURES
+            return np.where(failed, 0.0, special.expit(STEEPNESS * (values - MEAN) + 2))
+        return np.stack([auc_scores(run - MEAN, np.arange(len(run)) % 2 == 1) for run in values])
+
+
+def auc_scores(told: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """Return each case's pseudo-value of the AUC; ``told`` says how far beyond the usual a case lies on its side."""
+    side = np.where(positive, 1, -1) * (told + CASE)
+    above = side[positive][:, None] > side[~positive]
+    share = np.zeros(len(side))
+    share[positive], share[~positive] = above.mean(1), above.mean(0)
+    of_class = np.where(positive, positive.sum(), (~positive).sum())
+    whole = float(above.mean())
+    return np.array(pseudo_values(whole, ((of_class * whole - share) / (of_class - 1)).tolist()))
 
 
 def over_runs(ours: RunScores, theirs: RunScores) -> float:
@@ -61,10 +88,11 @@ TESTS: dict[str, Callable[[RunScores, RunScores], float]] = {
     "over runs": over_runs,
     "over runs and cases": over_both,
 }
+DEVIATIONS = ((0, 0), (0.01, 0), (0.03, 0), (0, 0.03), (0.01, 0.03))
 SIMULATIONS = [
-    Simulation(luck, interaction, num_cases)
-    for num_cases in (20, 100)
-    for luck, interaction in ((0, 0), (0.01, 0), (0.03, 0), (0, 0.03), (0.01, 0.03))
+    *(Simulation(*deviations, num_cases) for num_cases in (20, 100) for deviations in DEVIATIONS),
+    *(Simulation(*deviations, 20, num_runs=2) for deviations in DEVIATIONS),
+    *(Simulation(*deviations, 40, scores=scores) for scores in ("Dice", "AUC") for deviations in DEVIATIONS),
 ]
 
 
@@ -81,10 +109,11 @@ def false_claims(simulation: Simulation, tables: int = TABLES) -> dict[str, floa
 
 def main() -> None:
     """Print the share of false claims of each test in each simulation."""
-    printed = Table("cases", "luck of runs", "rows on cases", *TESTS)
+    printed = Table("scores", "runs", "cases", "luck of runs", "rows on cases", *TESTS)
     for simulation in SIMULATIONS:
         shares = false_claims(simulation)
-        cells = (str(simulation.num_cases), str(simulation.luck), str(simulation.interaction))
+        counts = (str(simulation.num_runs), str(simulation.num_cases))
+        cells = (simulation.scores, *counts, str(simulation.luck), str(simulation.interaction))
         printed.add_row(*cells, *(f"{share:.3f}" for share in shares.values()))
     Console().print(printed)
 

@@ -128,10 +128,10 @@ def _jackknifed(
     without = [scored(patients != patient) for patient in unique]
     for name in [metric] if metric != "score" else whole:
         if name in whole and all(name in metrics for metrics in without):
-            yield dict(zip(unique, _pseudo(whole[name], [metrics[name] for metrics in without]), strict=True))
+            yield dict(zip(unique, pseudo_values(whole[name], [metrics[name] for metrics in without]), strict=True))
 
 
-def _pseudo(whole: float, without: Sequence[float]) -> list[float]:
+def pseudo_values(whole: float, without: Sequence[float]) -> list[float]:
     """Return the pseudo-value of each patient, from the metric without it; their mean is the metric."""
     lost = whole - np.array(without)
     return (whole + (len(lost) - 1) * (lost - lost.mean())).tolist()
