@@ -41,6 +41,7 @@ from data.views.rng import SampleRng
 from methods.base import Facts, FrozenConfig, Losses, Method, Progress, Views
 from methods.encoders import Encoder
 from methods.parts.collapse import collapse_part
+from methods.parts.constant_similarity import least_loss
 from methods.parts.grid import check_tiles, overlap_shares, tiles, uniform_tiles
 from methods.parts.mlp import plain_projector
 from methods.parts.precision import at_least_float32, full_precision
@@ -53,7 +54,6 @@ from methods.parts.teacher import Decay, follow, frozen_copy, redraw
 from methods.parts.variants import completed_by
 
 FLOOR = 1e-6
-CONSTANTS = 9  # similarities that are tried for the loss of a constant
 Prediction = Literal["split", "weighted", "entropy"]
 Regularisation = Literal["squared", "absolute"]
 
@@ -120,16 +120,6 @@ def regularisation_loss(q: Float[Tensor, "b k d"], kind: Regularisation, one_sid
     others = q[:, second].detach() if one_sided else q[:, second]
     cosines = F.cosine_similarity(q[:, first], others, dim=-1)
     return (cosines.abs() if kind == "absolute" else F.relu(cosines).square()).mean()
-
-
-@full_precision()
-def loss_of_constant(shares: Float[Tensor, "b r k"], kind: Prediction) -> Float[Tensor, ""]:
-    """Return the least prediction loss of one similarity for all crops and bases, whatever a crop shows.
-
-    It is at most 1 / sqrt(K): no direction is closer to all of K bases that are orthogonal, as eq. 5 wants them.
-    """
-    closest = torch.linspace(0, shares.shape[2] ** -0.5, CONSTANTS).tolist()
-    return torch.stack([prediction_loss(torch.full_like(shares, one), shares, kind) for one in closest]).min()
 
 
 def _weighted_mean(values: Float[Tensor, "b r k"], weights: Float[Tensor, "b r k"]) -> Float[Tensor, " b"]:
@@ -273,7 +263,8 @@ class VoCo(Method):
             **collapse_part(torch.cat([p, q], dim=1).flatten(0, 1)),
             **_health(torch.stack(cosines).mean(0).detach(), logits.detach(), shares),
         }
-        of_constant = loss_of_constant(rows_of_all_ranks(shares).to(p), config.prediction)
+        known = rows_of_all_ranks(shares).to(logits)
+        of_constant = least_loss(lambda one: prediction_loss(one, known, config.prediction), known)
         return Losses(prediction + config.lambda_reg * regularisation, parts, of_constant)
 
     def after_step(self, progress: Progress) -> None:

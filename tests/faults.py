@@ -371,7 +371,15 @@ JSSL = {
     ],
 }
 REGIONS = {"regions": {"organs": [1, 2], "kidney": [2]}}
-DETECTION = {"name": "detection", "size": 64, "pyramid_channels": 8, "head_dims": [16], "region_size": 3}
+DETECTION = {
+    "name": "detection",
+    "size": 64,
+    "pyramid_channels": 8,
+    "head_dims": [16],
+    "region_size": 3,
+    "level_proposals": [100, 50],
+    "proposals": 50,
+}
 BOXED = {"encoder": {"name": "resnet", "spatial_dims": 2, "depth": 18, "init_features": 4}}
 SOUND = (
     *(Sound(name, stage(name)) for name in (

@@ -9,7 +9,7 @@ from methods.base import LOSS_OF_CONSTANT
 from orchestrator.config.parts import TRAINABLE, Downstream
 from orchestrator.diagnosis import curves, inputs, labels, weights
 from orchestrator.diagnosis.cause import Cause
-from orchestrator.diagnosis.look import Look
+from orchestrator.diagnosis.look import SecondLook
 from orchestrator.diagnosis.record import RebuiltTraining, TrainingRecord, rebuilt, records_of
 from orchestrator.training.checkpoint import CheckpointError
 from orchestrator.training.resume import DamageError
@@ -45,7 +45,7 @@ def _diagnosed(record: TrainingRecord) -> Diagnosis:
     found, seen = [*curves.causes(record)], _steps_seen(record)
     try:
         training = rebuilt(record)
-        look = Look.at(training)
+        look = SecondLook.at(training)
     except (ShardError, CheckpointError, DamageError, OSError) as error:
         reason = " ".join(str(error).split())
         return Diagnosis(record.name, _once(found), seen, f"samples and weights: {reason}")
@@ -57,7 +57,7 @@ def _diagnosed(record: TrainingRecord) -> Diagnosis:
     return Diagnosis(record.name, _once(found), f"{seen}, {len(look.batch)} samples drawn again, {checkpoint}")
 
 
-def _checks(training: RebuiltTraining, look: Look) -> tuple[Callable[[], Iterator[Cause]], ...]:
+def _checks(training: RebuiltTraining, look: SecondLook) -> tuple[Callable[[], Iterator[Cause]], ...]:
     return (
         lambda: _doubted(training),
         lambda: labels.causes(training),

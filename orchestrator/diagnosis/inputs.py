@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from orchestrator.diagnosis.cause import Cause, share
-from orchestrator.diagnosis.look import Look
+from orchestrator.diagnosis.look import SecondLook
 
 EMPTY = 0.5  # share of samples or crops
 IDENTICAL = 0.9  # share of pairs
@@ -18,7 +18,7 @@ QUARANTINED = 0.2
 WINDOW = "ingest again with a recipe whose window holds these scans' values"
 
 
-def causes(look: Look) -> Iterator[Cause]:
+def causes(look: SecondLook) -> Iterator[Cause]:
     """Yield what is wrong with the samples of the first batch and their views."""
     yield from _quarantined(look)
     samples = [look.batch.sample(index) for index in range(len(look.batch))]
@@ -37,7 +37,7 @@ def causes(look: Look) -> Iterator[Cause]:
     yield from _scaled(look.views.images[0])
 
 
-def _quarantined(look: Look) -> Iterator[Cause]:
+def _quarantined(look: SecondLook) -> Iterator[Cause]:
     for shards, _ in look.rebuilt.shards:
         found, bad = shards.counts.get("studies_found", 0), shards.counts.get("studies_quarantined", 0)
         if bad > QUARANTINED * found:
@@ -62,7 +62,7 @@ def _saturated(samples: list[Float[Tensor, "..."]]) -> Iterator[Cause]:
         )
 
 
-def _empty(look: Look) -> Iterator[Cause]:
+def _empty(look: SecondLook) -> Iterator[Cause]:
     flat = torch.cat([_is_flat(image) for image in look.views.images])
     if flat.double().mean() > EMPTY:
         yield Cause(
@@ -78,7 +78,7 @@ def _is_flat(images: Float[Tensor, "b c *s"]) -> Bool[Tensor, " b"]:
     return images.double().flatten(1).std(1) <= FLAT * overall
 
 
-def _alike(look: Look) -> Iterator[Cause]:
+def _alike(look: SecondLook) -> Iterator[Cause]:
     if not look.rebuilt.begun.positives:
         return
     first, second = look.views.images[:2]

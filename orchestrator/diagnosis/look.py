@@ -1,6 +1,6 @@
-"""Look: a training's first batch, drawn again on the CPU, and what its network makes of it."""
+"""Second look: a training's first batch, drawn again on the CPU, and what its network makes of it."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from data.views.batch import Batch
 from methods.base import Method, Views
-from methods.downstream.classification import Classification
+from methods.downstream import Task
+from methods.downstream.classification import Classifier
 from methods.parts.flat_map import flat_features, mean_features
 from orchestrator.diagnosis.record import RebuiltTraining
 from orchestrator.feed import stream
@@ -21,7 +22,7 @@ MOST_SAMPLES = {2: 16, 3: 4}  # of a batch that is drawn again: volumes take a C
 
 
 @dataclass(frozen=True)
-class Look:
+class SecondLook:
     """A batch as the training drew it first, and its views; images and gradients on the CPU."""
 
     rebuilt: RebuiltTraining
@@ -29,7 +30,7 @@ class Look:
     views: Views
 
     @classmethod
-    def at(cls, rebuilt: RebuiltTraining) -> "Look":
+    def at(cls, rebuilt: RebuiltTraining) -> "SecondLook":
         """Draw the first samples of a training, and their views, with its seed."""
         dims = rebuilt.shards[0][0].spatial_dims
         number = max(2, min(rebuilt.plan.stream.batch_size, MOST_SAMPLES[dims]))
@@ -47,7 +48,8 @@ class Look:
     def averages(self) -> bool:
         """Whether what follows the encoder sees only the mean over space of its last map."""
         begun = self.rebuilt.begun
-        return begun.averages or (isinstance(begun, Classification) and begun.network.pooled)
+        network = begun.network if isinstance(begun, Task) else None
+        return begun.averages or (isinstance(network, Classifier) and network.pooled)
 
     @cached_property
     def begun_features(self) -> Float[Tensor, "n d"]:
@@ -76,7 +78,7 @@ class Look:
 
 
 @contextmanager
-def _training(method: Method, mode: bool) -> Iterator[None]:
+def _training(method: Method, mode: bool) -> Generator[None]:
     before = method.training
     method.train(mode)
     try:

@@ -11,7 +11,7 @@ from methods.base import Method
 from methods.parts.health import effective_rank
 from orchestrator.config.parts import Downstream
 from orchestrator.diagnosis.cause import Cause, share
-from orchestrator.diagnosis.look import Look
+from orchestrator.diagnosis.look import SecondLook
 from orchestrator.diagnosis.record import RebuiltTraining
 
 UNMOVED = 1e-6  # relative change per step, over so many steps at most
@@ -24,7 +24,7 @@ ROUNDED = 0.1  # of the voxels' deviation
 COARSE = 0.9  # cosine of the gradients in bfloat16 and in float32
 
 
-def causes(look: Look) -> Iterator[Cause]:
+def causes(look: SecondLook) -> Iterator[Cause]:
     """Yield what the weights, features and gradients show."""
     yield from _frozen(look.rebuilt)
     if look.rebuilt.trained is not None and look.rebuilt.knows_start:
@@ -91,7 +91,7 @@ def _kernels(method: Method) -> Float[Tensor, " p"]:
     return torch.cat([p.detach().flatten().double() for p in learnt]) if learnt else torch.zeros(0)
 
 
-def _features(look: Look) -> Iterator[Cause]:
+def _features(look: SecondLook) -> Iterator[Cause]:
     """Compare the features of different samples with one another, and with those of the untrained encoder."""
     begun, trained = look.begun_features.double(), look.features.double()
     before, spread = _spread(begun), _spread(trained)
@@ -119,7 +119,7 @@ def _spread(features: Float[Tensor, "n d"]) -> float:
     return float(features.var(0, correction=0).mean().sqrt()) / size if size else 0.0
 
 
-def _coarse(look: Look) -> Iterator[Cause]:
+def _coarse(look: SecondLook) -> Iterator[Cause]:
     if look.rebuilt.plan.precision != "bf16":
         return
     images = look.views.images[0].double()

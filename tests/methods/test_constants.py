@@ -12,7 +12,8 @@ from methods.downstream.constants import class_loss_of_constant, classes_loss_of
 from methods.downstream.targets import dice_bce_loss, dice_ce_loss
 from methods.parts.class_numbers import class_shares
 from methods.parts.classification import classification_losses
-from methods.voco import loss_of_constant, prediction_loss
+from methods.parts.constant_similarity import least_loss
+from methods.voco import prediction_loss
 from tests.methods.test_contract import samples_of, tiny_method
 
 
@@ -87,7 +88,7 @@ def test_the_shares_of_classes_are_those_of_the_training_samples() -> None:
 def test_of_voco_no_constant_similarity_that_orthogonal_bases_allow_is_better() -> None:
     shares = torch.zeros(1, 1, 4)
     shares[0, 0, 0] = 0.9
-    found = loss_of_constant(shares, "split")
+    found = least_loss(lambda one: prediction_loss(one, shares, "split"), shares)
     # 1 / sqrt(4) is the closest that a direction is to four orthogonal ones, and 0.2 is farther from the target.
     assert found == prediction_loss(torch.full((1, 1, 4), 0.5), shares, "split")
     assert found < prediction_loss(torch.full((1, 1, 4), 0.2), shares, "split")

@@ -17,28 +17,14 @@ from orchestrator.diagnosis.diagnosis import Diagnosis, diagnose
 from orchestrator.diagnosis.labels import _accuracy
 from orchestrator.diagnosis.record import TrainingRecord, records_of
 from orchestrator.history import HISTORY, append
-from tests.faults import CLASSIFICATION, FAULTS, SOUND, Fault, Sound, stage, task
+from tests.faults import CLASSIFICATION, FAULTS, SOUND, Sound, experiment_of, stage, task
 
 LEAST_NAMED = 18
-# One of each of a pretraining and a fine-tuning is fast; the others are run together.
-FAST_FAULTS = [FAULTS[3], FAULTS[15]]
-FAST_SOUND = [SOUND[5], SOUND[16]]
 
 
 def said(found: list[Diagnosis]) -> list[str]:
     assert [one.unseen for one in found if one.unseen] == []
     return [str(cause) for one in found for cause in one.causes]
-
-
-@pytest.mark.parametrize("fault", FAST_FAULTS, ids=lambda fault: fault.what)
-def test_a_planted_fault_is_named(fault: Fault, tmp_path: Path) -> None:
-    found = diagnose(fault.run(tmp_path))
-    assert any(fault.names(cause) for one in found for cause in one.causes), said(found)
-
-
-@pytest.mark.parametrize("sound", FAST_SOUND, ids=lambda sound: sound.what)
-def test_nothing_is_said_of_a_sound_run(sound: Sound, tmp_path: Path) -> None:
-    assert said(diagnose(sound.run(tmp_path))) == []
 
 
 @pytest.mark.slow
@@ -112,8 +98,6 @@ def test_a_folder_that_is_no_run_s_is_refused(tmp_path: Path, capsys: pytest.Cap
 
 def record(tmp_path: Path, lines: list[dict[str, Any]], **changes: Any) -> TrainingRecord:
     """Return the record of a pretraining with a history made by hand."""
-    from tests.faults import experiment_of
-
     folder = tmp_path / "tried" / "pretrain-0123456789abcdef"
     folder.mkdir(parents=True)
     experiment = experiment_of(tmp_path, "gone", {**stage("voco"), **changes})
