@@ -263,8 +263,7 @@ class VoCo(Method):
             **collapse_part(torch.cat([p, q], dim=1).flatten(0, 1)),
             **_health(torch.stack(cosines).mean(0).detach(), logits.detach(), shares),
         }
-        known = rows_of_all_ranks(shares).to(logits)
-        of_constant = least_loss(lambda one: prediction_loss(one, known, config.prediction), known)
+        of_constant = least_loss(prediction_loss, rows_of_all_ranks(shares).to(logits), config.prediction)
         return Losses(prediction + config.lambda_reg * regularisation, parts, of_constant)
 
     def after_step(self, progress: Progress) -> None:

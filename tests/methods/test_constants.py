@@ -88,7 +88,7 @@ def test_the_shares_of_classes_are_those_of_the_training_samples() -> None:
 def test_of_voco_no_constant_similarity_that_orthogonal_bases_allow_is_better() -> None:
     shares = torch.zeros(1, 1, 4)
     shares[0, 0, 0] = 0.9
-    found = least_loss(lambda one: prediction_loss(one, shares, "split"), shares)
+    found = least_loss(prediction_loss, shares, "split")
     # 1 / sqrt(4) is the closest that a direction is to four orthogonal ones, and 0.2 is farther from the target.
     assert found == prediction_loss(torch.full((1, 1, 4), 0.5), shares, "split")
     assert found < prediction_loss(torch.full((1, 1, 4), 0.2), shares, "split")
