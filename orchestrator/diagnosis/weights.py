@@ -95,7 +95,7 @@ def _features(look: SecondLook) -> Iterator[Cause]:
     """Compare the features of different samples with one another, and with those of the untrained encoder."""
     begun, trained = look.begun_features.double(), look.features.double()
     before, spread = _spread(begun), _spread(trained)
-    if spread < LESS_SPREAD * before or (look.averages and spread < ALIKE):
+    if spread < LESS_SPREAD * before or (look.averages and spread < min(ALIKE, before)):
         yield Cause(
             "constant output",
             f"the features of {len(trained)} samples deviate by {spread:.1e} of their size, {before:.1e} before "
