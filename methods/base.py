@@ -90,12 +90,26 @@ class Progress:
         return self.step / self.steps
 
 
+LOSS_OF_CONSTANT = "loss_of_constant"
+
+
 @dataclass(frozen=True)
 class Losses:
-    """The scalar to minimise, and named, detached scalars to log beside it."""
+    """The scalar to minimise, and named, detached scalars to log beside it.
+
+    ``of_constant`` is the loss of the best prediction that does not look at the images, on the same targets. A
+    network whose loss stays there has learnt nothing from them.
+    """
 
     total: Float[Tensor, ""]
     parts: dict[str, Shaped[Tensor, ""]] = field(default_factory=dict)
+    of_constant: Float[Tensor, ""] | None = None
+
+    @property
+    def logged(self) -> dict[str, Tensor]:
+        """What is logged of a step, the loss first."""
+        beside = {} if self.of_constant is None else {LOSS_OF_CONSTANT: self.of_constant.detach()}
+        return {"loss": self.total, **beside, **self.parts}
 
 
 @dataclass(frozen=True)
@@ -125,7 +139,8 @@ class Method(ShareHolder, ABC):
     ``needs`` says which labels the loss wants: samples without them are left out. ``trains`` is False for
     ``scratch``, which has nothing to optimise. ``positives`` says that the first two images of ``views`` are two
     views of a sample, whose features should be alike. ``averages`` says that the loss sees only the mean over space
-    of an encoder's map. ``encoders`` names the only encoders that it can train; by default, any.
+    of an encoder's map. ``encoders`` names the only encoders that it can train; by default, any. ``why_no_constant``
+    says why ``Losses.of_constant`` is None, where a constant prediction has no loss to compare with.
     """
 
     Config: ClassVar[type[FrozenConfig]]
@@ -134,6 +149,7 @@ class Method(ShareHolder, ABC):
     averages: ClassVar[bool] = False
     needs: ClassVar[Labels | None] = None
     encoders: ClassVar[tuple[str, ...]] = ()
+    why_no_constant: ClassVar[str] = ""
     encoder: "Encoder"
 
     @classmethod

@@ -21,6 +21,7 @@ Shapes:    B samples, K patches of each, Q columns of the grid (its lines along 
            context, R predicted rows, C channels, *s spatial axes of a patch, d dimensions of a code.
 """
 
+from math import log
 from typing import Any, Literal
 
 import numpy as np
@@ -138,7 +139,8 @@ class CPC(Method):
             samples = torch.arange(len(codes), device=codes.device)[:, None, None]
             negative = codes[samples, self.rows[views.targets["negatives"]]]
             total, found = binary_loss(predicted, codes[:, self.rows], negative)
-        return Losses(total, {"accuracy": found})
+        candidates = codes.shape[1] if self.config.loss == "infonce" else 2
+        return Losses(total, {"accuracy": found}, total.new_tensor(log(candidates)))
 
     @full_precision()
     def _predict(self, codes: Float[Tensor, "b k d"]) -> Float[Tensor, "b q r d"]:

@@ -120,10 +120,8 @@ class JSSLMask(Method):
         seen = torch.where(hidden, self.token.to(tokens), tokens)
         predicted = self.decoder(transformer.attend(seen.flatten(0, 1))).view_as(tokens)
         mean = (tokens * ~hidden).sum(2, keepdim=True) / (~hidden).sum(2, keepdim=True)
-        return Losses(
-            self._error(predicted, tokens, masked),
-            {"mean_error": self._error(mean.expand_as(tokens), tokens, masked).detach()},
-        )
+        mean_error = self._error(mean.expand_as(tokens), tokens, masked).detach()
+        return Losses(self._error(predicted, tokens, masked), {"mean_error": mean_error}, mean_error)
 
     def trained_in_chunks(self) -> Iterator[nn.Module]:
         """Yield the modules of the encoder without those of its slices, which are not trained."""

@@ -142,5 +142,5 @@ class SimMIM(Method):
         predicted = self.pixels(self.encoder.features(torch.where(hidden, token, seen))[-1])
         axes = tuple(range(2, whole.ndim))
         mean = (whole * ~hidden).sum(axes, keepdim=True) / (~hidden).sum(axes, keepdim=True)
-        mean_error = hidden_error(mean.expand_as(whole), whole, hidden)
-        return Losses(hidden_error(predicted, whole, hidden), {"mean_error": mean_error.detach()})
+        mean_error = hidden_error(mean.expand_as(whole), whole, hidden).detach()
+        return Losses(hidden_error(predicted, whole, hidden), {"mean_error": mean_error}, mean_error)

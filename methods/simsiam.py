@@ -106,7 +106,8 @@ class SimSiam(Method):
             **collapse_part(p1),
             "positive_cosine": F.cosine_similarity(z1.detach(), z2.detach()).mean(),
         }
-        return Losses(simsiam_loss(p1, p2, z1, z2), parts)
+        # Collapsed outputs are parallel: a constant reaches the least loss there is.
+        return Losses(simsiam_loss(p1, p2, z1, z2), parts, z1.new_tensor(-1.0))
 
     def param_groups(self) -> list[ParamGroup]:
         """Return all parameters; the predictor's keep a constant learning rate (section 4.5)."""

@@ -29,7 +29,7 @@ from data.views.intervals import Factors
 from data.views.rng import SampleRng
 from methods.base import Facts, FrozenConfig, Losses, Method, Views
 from methods.encoders import Encoder
-from methods.parts.class_numbers import check_single, held, single
+from methods.parts.class_numbers import check_single, class_shares, held, single
 from methods.parts.classification import classification_losses
 from methods.parts.fitting import Fitting
 from methods.parts.flat_map import mean_features
@@ -77,6 +77,7 @@ class SVDNet(Method):
         _completed = completed_by(VARIANTS)
 
     numbers: Tensor
+    frequencies: Tensor
 
     def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()
@@ -98,6 +99,7 @@ class SVDNet(Method):
         self.crops = AreaCrops(num=1, area=config.area, size=config.size, aspect=config.aspect)
         self.head = LinearHead(encoder.channels[-1], len(facts.names))
         self.register_buffer("numbers", torch.tensor(sorted(facts.names), dtype=torch.int64), persistent=False)
+        self.register_buffer("frequencies", torch.full((len(facts.names),), 1 / len(facts.names)), persistent=False)
 
     @classmethod
     def takes(cls, encoder: Encoder) -> tuple[int, int]:
@@ -105,8 +107,10 @@ class SVDNet(Method):
         return PLANE, COLOURS
 
     def see_classes(self, trained_on: Int[np.ndarray, "n m"], judged_on: Int[np.ndarray, "k l"]) -> None:
-        """Raise ValueError where a photograph does not have exactly one class."""
-        check_single(trained_on, self.numbers.tolist(), "svdnet")
+        """Remember how often each class comes; raise ValueError where a photograph does not have exactly one."""
+        numbers = self.numbers.tolist()
+        check_single(trained_on, numbers, "svdnet")
+        self.frequencies.copy_(torch.from_numpy(class_shares(trained_on, numbers)))
 
     def views(self, batch: Batch, rng: SampleRng) -> Views:
         """Cut a view out of each photograph; ``targets["classes"]`` is (B,), indices of classes."""
@@ -123,4 +127,4 @@ class SVDNet(Method):
     def loss(self, views: Views) -> Losses:
         """Compute the cross-entropy with smoothed labels."""
         logits = self.head(mean_features(self.encoder, views.images[0]))
-        return classification_losses(logits, views.targets["classes"], self.config.label_smoothing)
+        return classification_losses(logits, views.targets["classes"], self.config.label_smoothing, self.frequencies)

@@ -41,10 +41,11 @@ from data.views.rng import SampleRng
 from methods.base import Facts, FrozenConfig, Losses, Method, Progress, Views
 from methods.encoders import Encoder
 from methods.parts.collapse import collapse_part
+from methods.parts.constant_similarity import least_loss
 from methods.parts.grid import check_tiles, overlap_shares, tiles, uniform_tiles
 from methods.parts.mlp import plain_projector
 from methods.parts.precision import at_least_float32, full_precision
-from methods.parts.ranks import share_over_ranks
+from methods.parts.ranks import rows_of_all_ranks, share_over_ranks
 from methods.parts.resized_crops import cut_resized
 from methods.parts.schedule import value_at
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
@@ -262,7 +263,8 @@ class VoCo(Method):
             **collapse_part(torch.cat([p, q], dim=1).flatten(0, 1)),
             **_health(torch.stack(cosines).mean(0).detach(), logits.detach(), shares),
         }
-        return Losses(prediction + config.lambda_reg * regularisation, parts)
+        of_constant = least_loss(prediction_loss, rows_of_all_ranks(shares).to(logits), config.prediction)
+        return Losses(prediction + config.lambda_reg * regularisation, parts, of_constant)
 
     def after_step(self, progress: Progress) -> None:
         """Move the teacher, as the released code does before it uses the teacher in the next step."""

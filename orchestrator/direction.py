@@ -20,6 +20,7 @@ LOWER = {
     "largest_cluster",
 }  # fmt: skip
 ENDINGS: dict[str, Direction] = {"_loss": "min", "_error": "min", "accuracy": "max", "kappa": "max"}
+# loss_of_constant has none: it is what the loss is compared with, and depends on the targets alone.
 # Prefixes of a metric's own name: where, or of what, it was measured.
 PLACES = ("best", "test", "initial", "health", "probe", "mean", "mean_box")
 BEST, TEST = "best/", "test/"

@@ -28,9 +28,8 @@ NEVER = {"torchvision", "timm", "lightly"}
 # The rooms of the orchestrator: each imports itself and those before it. CONTRIBUTING.md says what they are for.
 ROOMS = (
     "provenance", "direction", "history", "stop", "lock", "terminal", "config", "feed", "cluster", "tracking",
-    "ingest", "training", "judging", "runs", "results", "proposal", "tables", "sweeps", "report", "machine",
-    "bench",
-    "commands", "cli",
+    "ingest", "training", "judging", "runs", "results", "proposal", "tables", "sweeps", "report", "diagnosis",
+    "machine", "bench", "commands", "cli",
 )  # fmt: skip
 # Each takes about as long to import as a worker takes to start.
 DEAR = ("monai", "mlflow", "sklearn", "matplotlib", "ray.tune")

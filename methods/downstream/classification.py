@@ -35,6 +35,7 @@ from methods.downstream.class_losses import (
     single_loss,
 )
 from methods.downstream.classification_metrics import THRESHOLD, count_pairs, score_multi_label, score_single
+from methods.downstream.constants import class_loss_of_constant
 from methods.downstream.names import label_in_metrics
 from methods.encoders import Encoder
 from methods.parts.class_numbers import check_single, held, single
@@ -134,6 +135,7 @@ class Classification(Task):
     needs = CLASSES
     numbers: Tensor
     weights: Tensor
+    frequencies: Tensor
 
     def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__(encoder)
@@ -151,6 +153,8 @@ class Classification(Task):
         given = config.class_weights if isinstance(config.class_weights, tuple) else [1.0] * len(self.class_names)
         self.register_buffer("weights", torch.tensor(given), persistent=False)
         self.register_buffer("numbers", torch.tensor(self.class_numbers), persistent=False)
+        even = torch.full((len(self.class_names),), 1 / len(self.class_names))
+        self.register_buffer("frequencies", even, persistent=False)
         self.balanced = config.class_weights != "balanced"
 
     def see_classes(self, trained_on: Int[np.ndarray, "n m"], judged_on: Int[np.ndarray, "k l"]) -> None:
@@ -168,6 +172,7 @@ class Classification(Task):
         )
         if self.config.score in ("auc", "kappa", "kappa_quadratic") and not (judged.any(0) & ~judged.all(0)).any():
             raise _undefined(self.config.score, len(judged), ("no class tells any two of them apart",))
+        self.frequencies.copy_(torch.from_numpy(trained.mean(0)))
         if self.config.class_weights == "balanced":
             weights = balanced_weights(trained.sum(0), len(trained), self.config.kind)
             self.weights.copy_(torch.from_numpy(weights))
@@ -192,15 +197,17 @@ class Classification(Task):
         assert self.balanced, "`see_classes` sets the weights before training"
         logits = self.network(views.images[0])
         has = views.targets["classes"]
+        of_constant = class_loss_of_constant(has, self.frequencies, self.weights, self.config.kind)
         if self.config.kind == "multi_label":
             found = (logits.detach() > 0) == has
-            return Losses(multi_label_loss(logits, has, self.weights), {"training_accuracy": found.to(logits).mean()})
+            total = multi_label_loss(logits, has, self.weights)
+            return Losses(total, {"training_accuracy": found.to(logits).mean()}, of_constant)
         classes = has.int().argmax(1)
         if self.config.kind == "ordinal":
             total, predicted = ordinal_loss(logits, classes, self.weights), read_grades(logits.detach().sigmoid())[0]
         else:
             total, predicted = single_loss(logits, classes, self.weights), logits.detach().argmax(1)
-        return Losses(total, {"training_accuracy": (predicted == classes).to(logits).mean()})
+        return Losses(total, {"training_accuracy": (predicted == classes).to(logits).mean()}, of_constant)
 
     @torch.no_grad()
     def judge(self, batch: Batch) -> Judgement:

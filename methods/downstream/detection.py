@@ -71,6 +71,7 @@ class Detection(Task):
         score: Literal["ap50", "ap", "mfroc"] = "ap50"
 
     needs = BOXES
+    why_no_constant = "its loss counts anchors and regions that its own proposals choose, and a constant has none"
     network: Detector | MeanBox
 
     def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:

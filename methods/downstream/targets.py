@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from data.spelling import did_you_mean
 from methods.base import Losses
+from methods.downstream.constants import classes_loss_of_constant, regions_loss_of_constant
 from methods.downstream.metrics import ConventionName, Scores, count_confusions, score, score_regions
 from methods.parts.precision import full_precision
 
@@ -81,7 +82,8 @@ class Classes(nn.Module):
         self, logits: Float[Tensor, "b k *s"], classes: Int[Tensor, "b *s"], weights: tuple[float, float] = (1.0, 1.0)
     ) -> Losses:
         """Return the weighted sum of Dice loss and cross-entropy."""
-        return _sum(*dice_ce_loss(logits, classes, self.background_in_loss), weights)
+        of_constant = classes_loss_of_constant(classes, self.num_outputs, self.background_in_loss, weights)
+        return _sum(*dice_ce_loss(logits, classes, self.background_in_loss), weights, of_constant)
 
     def decide(self, logits: Float[Tensor, "b k *s"]) -> Int[Tensor, "b *s"]:
         """Return the class of every voxel."""
@@ -152,7 +154,8 @@ class Regions(nn.Module):
         self, logits: Float[Tensor, "b r *s"], classes: Int[Tensor, "b *s"], weights: tuple[float, float] = (1.0, 1.0)
     ) -> Losses:
         """Return the weighted sum of Dice loss and binary cross-entropy."""
-        return _sum(*dice_bce_loss(logits, self.true(classes)), weights)
+        regions = self.true(classes)
+        return _sum(*dice_bce_loss(logits, regions), weights, regions_loss_of_constant(regions, weights))
 
     def decide(self, logits: Float[Tensor, "b r *s"]) -> Bool[Tensor, "b r *s"]:
         """Tell for every voxel and region whether the voxel lies inside: whether its probability exceeds one half."""
@@ -231,7 +234,12 @@ def _known_name(label: str | int, names: Collection[str], values: Collection[int
     )
 
 
-def _sum(dice: Float[Tensor, ""], cross_entropy: Float[Tensor, ""], weights: tuple[float, float]) -> Losses:
+def _sum(
+    dice: Float[Tensor, ""],
+    cross_entropy: Float[Tensor, ""],
+    weights: tuple[float, float],
+    of_constant: Float[Tensor, ""],
+) -> Losses:
     """Return the weighted sum, and the two terms without their weights."""
     total = weights[0] * dice + weights[1] * cross_entropy
-    return Losses(total, {"dice_loss": dice.detach(), "cross_entropy": cross_entropy.detach()})
+    return Losses(total, {"dice_loss": dice.detach(), "cross_entropy": cross_entropy.detach()}, of_constant)

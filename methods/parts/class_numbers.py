@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int, Int64
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
 from data.views.batch import Batch
@@ -29,6 +29,11 @@ def single(has: Bool[Tensor, "b k"], batch: Batch, what: str, remedy: str = "") 
             "one class per sample"
         )
     return has.int().argmax(1)
+
+
+def class_shares(classes: Int[np.ndarray, "n m"], numbers: Sequence[int]) -> Float[np.ndarray, " k"]:
+    """Return the share of samples that have each class; ``classes`` is padded with -1."""
+    return (classes[:, :, None] == np.array(numbers)).any(1).mean(0)
 
 
 def check_single(

@@ -97,7 +97,10 @@ class KMeansClusters(Clusters):
             "cluster_entropy_most": z.new_tensor(log(self.config.num_prototypes)),
             **dict(zip(HEALTH, self.health, strict=True)),
         }
-        return Losses(cluster_loss(scores, clusters, self.config.temperature), parts)
+        # The sizes of the clusters are the best constant prediction; before there are clusters, a uniform one is.
+        clustered, most = self.health[HEALTH.index("prototypes_in_use")] > 0, parts["cluster_entropy_most"]
+        of_constant = torch.where(clustered, self.health[HEALTH.index("cluster_entropy")].to(most), most)
+        return Losses(cluster_loss(scores, clusters, self.config.temperature), parts, of_constant)
 
     def doubts(self) -> tuple[str, ...]:
         """Doubt more clusters than samples."""

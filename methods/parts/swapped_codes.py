@@ -6,6 +6,7 @@ Reference: facebookresearch/swav @ 04b8f43.
 Shapes:    B samples, A views that are coded, V views, d dimensions, K prototypes.
 """
 
+from math import log
 from typing import Literal
 
 import torch
@@ -95,7 +96,10 @@ class SwappedCodes(Clusters):
         }
         if rows is not None:
             parts |= changed_part(look_up(self.assigned, self.share, rows), clusters)
-        return Losses(swapped_loss(scores, codes, config.temperature, config.reduction), parts)
+        # The same for all, a prediction is right about codes that use every prototype if it is uniform.
+        summands = self.num_coded if config.reduction == "sum" else 1
+        of_constant = scores.new_tensor(summands * log(config.num_prototypes))
+        return Losses(swapped_loss(scores, codes, config.temperature, config.reduction), parts, of_constant)
 
     def doubts(self) -> tuple[str, ...]:
         """Doubt a batch that cannot fill the prototypes, and a queue that would not be read in time."""

@@ -1,4 +1,4 @@
-"""Commands on this installation: doctor, methods, schema."""
+"""Commands on this installation: doctor (also of a run), methods, schema."""
 
 import json
 import sys
@@ -6,18 +6,50 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from rich.table import Table
-from typer import Option
+from typer import Argument, Option
 
-from orchestrator.commands.console import FAILED, out
+from orchestrator.commands.console import FAILED, loading, out
 from orchestrator.commands.usage import Commands
 from orchestrator.terminal.console import as_called
+from orchestrator.terminal.progress import phase
 
 app = Commands()
+_OF_A_RUN = "folder of a pretraining or a fine-tuning; without it, this machine is checked"
 
 
 @app.command()
-def doctor(home: Annotated[Path, Option(help="folder of the runs")] = Path("runs")) -> int:
-    """Check this machine: packages, devices, Ray, MLflow."""
+def doctor(
+    run: Annotated[Path | None, Argument(metavar="RUN", help=_OF_A_RUN, show_default=False)] = None,
+    home: Annotated[Path, Option(help="folder of the runs")] = Path("runs"),
+) -> int:
+    """Check this machine, or explain a run whose loss is flat or odd."""
+    return _diagnose(run) if run else _examine(home)
+
+
+def _diagnose(run: Path) -> int:
+    """Say what is wrong with a run, a line for each cause; one line for a training where nothing is."""
+    with loading():
+        from orchestrator.diagnosis.diagnosis import diagnose
+
+    with phase("looking at the run's history, samples and weights"):
+        found = diagnose(run)
+    for one in found:
+        for cause in one.causes:
+            _say(f"{one.name}: {as_called(str(cause))}")
+        if one.unseen:
+            _say(f"{one.name}: not looked at: {one.unseen}")
+        _say(f"{one.name}: {'' if one.causes else 'nothing found; '}looked at {one.seen}")
+    if not found:
+        _say("nothing was trained: scratch leaves the encoder as it was drawn")
+    return FAILED if any(one.causes or one.unseen for one in found) else 0
+
+
+def _say(text: str) -> None:
+    out.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def _examine(home: Path) -> int:
+    """Show each check of this machine with its remedy."""
     from orchestrator.machine.doctor import examine
 
     findings = examine(home)

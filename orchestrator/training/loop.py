@@ -219,7 +219,7 @@ def _step(
         views = method.drawn(batch, rng)
     with torch.autocast(world.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
         losses = model(views)
-    values = mean_over_ranks({"loss": losses.total, **losses.parts}, world)
+    values = mean_over_ranks(losses.logged, world)
     refuse_non_finite(values, step, batch, world)
     rate = optimisers.set_rates(optimiser, plan.schedule, step)
     optimiser.zero_grad(set_to_none=True)

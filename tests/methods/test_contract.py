@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from data.boxes import Boxes
 from data.views.batch import Batch
 from methods import METHODS as REGISTERED
-from methods.base import FrozenConfig, Method, Progress, Views
+from methods.base import FrozenConfig, Losses, Method, Progress, Views
 from methods.downstream import TASKS, Task
 from methods.downstream.class_losses import Kind
 from methods.downstream.networks import segmentation_network
@@ -282,6 +282,24 @@ def test_loss_is_finite_and_its_gradient_reaches_every_trainable_parameter_and_n
     assert [key for key, p in trainable.items() if p.ndim > 1 and p.grad.abs().sum() == 0] == []
 
 
+def assert_states_the_loss_of_a_constant(method: Method, losses: Losses) -> None:
+    """Assert that a loss comes with that of the best constant prediction, or the method with why there is none."""
+    if method.why_no_constant:
+        assert losses.of_constant is None
+        assert len(method.why_no_constant.split()) > 5
+        return
+    assert losses.of_constant is not None
+    assert losses.of_constant.shape == ()
+    assert torch.isfinite(losses.of_constant)
+    assert not losses.of_constant.requires_grad
+
+
+@pytest.mark.parametrize(("name", "dims"), EACH_IN_FEWEST)
+def test_a_method_states_the_loss_of_the_best_constant_prediction_or_why_it_has_none(name, dims):
+    method, batch = tiny_method(name, dims), samples_of(name, dims, 3)
+    assert_states_the_loss_of_a_constant(method, method.loss(method.drawn(batch, batch.rng(0))))
+
+
 @pytest.mark.parametrize(("name", "dims"), EACH_IN_DIMS)
 def test_same_seed_gives_the_same_views_on_any_batch_split(name, dims):
     method, batch = tiny_method(name, dims), samples_of(name, dims, 4)
@@ -388,7 +406,7 @@ def losses_and_gradients(
     losses = model(Views(images, tuple(box[rows] for box in views.boxes), targets, views.rows[rows]))
     losses.total.backward()
     gradients = {key: p.grad for key, p in method.named_parameters() if p.grad is not None}
-    return {"loss": losses.total.detach(), **losses.parts}, gradients
+    return {**losses.logged, "loss": losses.total.detach()}, gradients
 
 
 TASK_CASES = (
@@ -435,6 +453,12 @@ def labelled_batch(dims: int, first: int = 0) -> Batch:
         classes=torch.tensor([[0], [2]]),
         boxes=(found, none),
     )
+
+
+@pytest.mark.parametrize("case", TASK_CASES)
+def test_a_task_states_the_loss_of_the_best_constant_prediction_or_why_it_has_none(case):
+    task, batch = tiny_task(case, 2, "unet").train(), labelled_batch(2)
+    assert_states_the_loss_of_a_constant(task, task.loss(task.drawn(batch, batch.rng(0))))
 
 
 # With labels of a sample each, whole or none, so that a rank can have its own.

@@ -46,6 +46,7 @@ def test_it_is_known_of_every_number_that_a_method_logs_whether_lower_is_better(
         ("loss", "min"),
         ("dice_loss", "min"),
         ("mean_error", "min"),
+        ("loss_of_constant", None),
         ("epoch", None),
         ("lr", None),
         ("best/best_step", None),

@@ -54,7 +54,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["pretrian", "a.yaml"], "raydiology: there is no command 'pretrian' (did you mean pretrain?); expected one"),
         (["pretrain"], "pretrain: the following arguments are required: experiment; `raydiology pretrain --help`"),
         (["pretrain", "a.yaml", "--dryrun"], "pretrain: no option --dryrun (did you mean --dry-run?); `raydiology"),
-        (["doctor", "please"], "doctor: no further argument please; `raydiology doctor --help` shows what can be"),
+        (["schema", "please"], "schema: no further argument please; `raydiology schema --help` shows what can be"),
         (["shards", "shwo", "x"], "shards: argument action: there is no 'shwo' (did you mean show?); expected one"),
         (["ui", "--port", "five"], "ui: argument --port: invalid int value: 'five'; `raydiology ui --help` shows"),
         (["pretrain", "--", "a.yaml"], "pretrain: -- comes before the command of a job, in `raydiology submit`"),
