@@ -183,12 +183,13 @@ def _work(
 def forecast(work: Work, experiment: Experiment) -> Forecast:
     """Return what a training will take."""
     timing, earlier, steps = work.timing, work.earlier, work.plan.total_steps
-    known = {"disk": (FORMULA,)}
+    known: dict[str, tuple[str, ...]] = {"disk": (FORMULA,)}
     time, start, memory, device = None, NONE, None, 0
     if timing:
         time, start = _time(work, timing), timing.start * COMMAND_STARTS
         memory, device = _memory(work, timing), timing.device_bytes
-        known = dict.fromkeys(("time", "memory", "disk"), (f"{timing.steps} timed steps on this machine",))
+        how = (f"{timing.steps} timed steps on this machine",)
+        known = {"time": how, "memory": how, "disk": how}
     elif earlier:
         time = Spell(earlier.step_s * steps)
         known["time"] = (f"run {earlier.name}, if its machine was like this one",)

@@ -29,7 +29,7 @@ def missing(experiment: Experiment, finetuned: bool, probed: bool, measured: boo
 
 
 def finetuning_folder(experiment: Experiment, pretrained_first: bool = True) -> Path:
-    """Return the folder of an experiment's fine-tuning on its shards as they are, after its pretraining or without."""
+    """Return the folder of a fine-tuning on its shards as they are, after the pretraining or without it."""
     pretrained = "scratch"
     if pretrained_first and experiment.hands_over:
         pretrained = experiment.pretrain_key(digest_of(courses(experiment)))

@@ -80,7 +80,7 @@ def _missing(trials: Sequence[tuple[TableTrial, Experiment]], seen: set[Path], m
 
 
 def _at_once(asked: int | None, experiment: Experiment) -> int:
-    """Return how many trials run at the same time on this machine and gain from it: as many as there are cores for."""
+    """Return how many trials run at once on this machine and gain by it: those that have cores of their own."""
     workers = max(experiment.resources_of(training).workers for training in experiment.trainings)
     return min(asked or 1, max(1, (os.cpu_count() or 1) // workers))
 
