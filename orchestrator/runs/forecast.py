@@ -25,8 +25,8 @@ from orchestrator.training.loop import Plan
 from orchestrator.training.ray_train import KEPT
 
 # What the command and Ray need beside the workers, as seen with ray 2.60 on two cores. The times are multiples of the
-# start of the process that was timed.
-COMMAND_STARTS, TRAINING_STARTS = 2.2, 2.0
+# start of the process that was timed: how much longer the start of all processes takes, and how much more it computes.
+COMMAND_STARTS, TRAINING_STARTS, READING_STARTS = Spell(3.5, 4.6), Spell(3.0, 3.6), Spell(1.5, 3.0)
 COMMAND_BYTES, RAY_BYTES, DATA_BYTES, READER_BYTES = 0.6e9, 0.94e9, 0.55e9, 0.2e9
 FIXED_BYTES = COMMAND_BYTES + RAY_BYTES
 REPORT_S = 0.1  # until Train's controller looks at its workers
@@ -201,10 +201,11 @@ def probe_forecast(work: Work) -> Forecast:
     """Return what the probe of the trained and of the initial encoder takes, after the last stage's work."""
     timing = work.timing
     if timing is None:
-        return Forecast(PROBE)
+        return Forecast(PROBE, trainings=0)
     known = {"time": ("one probe",), "memory": (f"{timing.steps} timed steps on this machine",)}
     memory = FIXED_BYTES + timing.host_bytes
-    return Forecast(PROBE, timing.watches[-1] * 2, timing.start * COMMAND_STARTS, memory, known=known)
+    start = timing.start * COMMAND_STARTS
+    return Forecast(PROBE, timing.watches[-1] * 2, start, memory, known=known, trainings=0)
 
 
 def _time(work: Work, timing: Timing) -> Spell:
@@ -217,7 +218,8 @@ def _time(work: Work, timing: Timing) -> Spell:
     between += [spell * times for spell, times in zip(timing.watches, rounds.watches, strict=True)]
     between.append(timing.validation * (rounds.validations + rounds.test_share))
     between.append(Spell(REPORT_S * reports(work.plan, step_s)))
-    between.append(timing.start * (TRAINING_STARTS + bool(rounds.test_share)))
+    between += [timing.start * TRAINING_STARTS, timing.start * float(bool(rounds.test_share))]
+    between += [timing.start * READING_STARTS] if work.feed.num_readers else []
     computed = (timing.step.cpu_s + timing.reading.cpu_s) * world
     return sum(between, Spell(step_s, computed) * steps)
 

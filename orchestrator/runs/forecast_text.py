@@ -9,6 +9,7 @@ from orchestrator.config.experiment import Experiment
 from orchestrator.runs.forecast import (
     COMMAND_STARTS,
     FIXED_BYTES,
+    PROBE,
     TRAINING_STARTS,
     Forecast,
     of_command,
@@ -25,6 +26,8 @@ def told(
     """Return a table of forecasts with their sum, and how the numbers are known; nothing for no forecasts."""
     if not forecasts:
         return []
+    if not any(one.trainings or one.name == PROBE for one in forecasts):
+        return ["all of it is done: nothing is left to train"]
     table = Table(lead, "to train", "time", "CPU time", "memory", "disk")
     for one in forecasts:
         table.add_row(one.name, str(one.trainings), *cells(one))
@@ -52,8 +55,8 @@ def how_known(total: Forecast, at_once: int = 1) -> list[str]:
         lines["time"] = f"{known['time']}; not of all: {MEASURE}"
     if total.memory_bytes is not None:
         lines["time"] += (
-            f"; assumed: a training starts in {TRAINING_STARTS:g} times what the timed process took, the command in "
-            f"{COMMAND_STARTS:g} times"
+            f"; assumed: a training starts in {TRAINING_STARTS.wall_s:g} times what the timed process took, the command in "
+            f"{COMMAND_STARTS.wall_s:g} times"
         )
         lines["memory"] += f"; assumed: {FIXED_BYTES / 2**30:.1f} GiB for the command and Ray, more with readers"
         lines["disk"] += ", whose checkpoint was weighed; formula: history and MLflow"

@@ -29,7 +29,7 @@ from orchestrator.judging.validation import Validation
 from orchestrator.runs import finetune, pretrain
 from orchestrator.runs.course import Course
 from orchestrator.runs.labelled import downstream_of, labelled_samples
-from orchestrator.runs.timing import NICENESS, NONE, TIMING, Spell, Timing
+from orchestrator.runs.timing import NICENESS, NONE, RAY_NICENESS, TIMING, Spell, Timing
 from orchestrator.training.checkpoint import State
 from orchestrator.training.loop import Evaluation, Plan, Trainee, Watch, train
 from orchestrator.training.resume import STATE
@@ -273,7 +273,7 @@ def _host_peak() -> int:
 def main(words: Sequence[str]) -> int:
     """Time the training of an experiment's file, stage or ``finetune``, and write what it took to another file."""
     asked, named, answer = words
-    os.nice(max(0, NICENESS - os.nice(0)))
+    os.nice(max(0, int(os.environ.get(NICENESS, RAY_NICENESS)) - os.nice(0)))
     process = psutil.Process()
     began = Spell(time.perf_counter() - (time.time() - process.create_time()), 0.0)
     experiment = Experiment.model_validate_json(Path(asked).read_bytes())

@@ -14,11 +14,15 @@ from tempfile import TemporaryDirectory
 from pydantic import TypeAdapter
 
 from data.shards.writer import write_atomically
+from methods.scratch import Scratch
+from orchestrator.config.computing import Health
 from orchestrator.config.experiment import Experiment
+from orchestrator.config.samples import Data
+from orchestrator.runs.labelled import downstream_of
 from orchestrator.stop import RunError
 
 # As Ray starts its workers: below what a person does on the machine meanwhile.
-NICENESS = int(os.environ.get("RAY_worker_niceness", "15"))  # noqa: SIM112 (Ray's own spelling)
+NICENESS, RAY_NICENESS = "RAY_worker_niceness", 15
 BUSY = 0.7  # a step that computed for a smaller share of its time shared the cores with other programs
 _MAIN = "import sys; from orchestrator.runs.stopwatch import main; sys.exit(main(sys.argv[1:]))"
 
@@ -33,7 +37,10 @@ class Spell:
     def __add__(self, other: "Spell") -> "Spell":
         return Spell(self.wall_s + other.wall_s, self.cpu_s + other.cpu_s)
 
-    def __mul__(self, times: float) -> "Spell":
+    def __mul__(self, times: "float | Spell") -> "Spell":
+        """Return this as often as said; a spell says it for the seconds and for the computed ones."""
+        if isinstance(times, Spell):
+            return Spell(self.wall_s * times.wall_s, self.cpu_s * times.cpu_s)
         return Spell(self.wall_s * times, self.cpu_s * times)
 
 
@@ -106,11 +113,13 @@ def time_anew(experiment: Experiment, place: int | None) -> Timing:
 def _alike(experiment: Experiment, place: int | None) -> Experiment:
     """Return the experiment without what changes no step of the training, so that rows of a table share a timing."""
     changes: dict[str, object] = {"name": "timed", "home": "timed", "seed": 0}
-    if experiment.downstream and place is None:
-        changes["downstream"] = experiment.downstream.model_copy(update={"seed": 0})
-    elif place is not None:
-        changes["downstream"] = None
-    return experiment.model_copy(update=changes)
+    if place is not None:
+        return experiment.model_copy(update={**changes, "downstream": None})
+    task = downstream_of(experiment)
+    scratch: dict[str, object] = dict.fromkeys(("optimiser", "budget", "start", "probe"))
+    scratch |= {"method": Scratch.Config(), "stages": (), "health": Health(), "data": Data(shards=task.shards)}
+    changes |= {"encoder": experiment.pretrained_encoder, "downstream": task.model_copy(update={"seed": 0})}
+    return experiment.model_copy(update=scratch | changes)
 
 
 @cache

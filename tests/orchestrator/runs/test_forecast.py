@@ -65,10 +65,10 @@ def test_time_and_disk_are_sums_over_the_steps_and_what_comes_between(shards: st
     experiment = tiny(shards, tmp_path)
     work = replace(stage_work(Course.open(experiment), measured=False), timing=TIMING)
     found = forecast(work, experiment)
-    between = 3 + 2 + REPORT_S * 6 + 10 * TRAINING_STARTS  # one watch, one checkpoint, a report every 10 steps
+    between = 3 + 2 + REPORT_S * 6 + 10 * TRAINING_STARTS.wall_s  # one watch, one checkpoint, a report every 10 steps
     assert found.time is not None
     assert found.time.wall_s == pytest.approx(60 * 0.5 + between)
-    assert found.time.cpu_s == pytest.approx(60 * 0.5 + 3 + 1 + 4 * TRAINING_STARTS)
+    assert found.time.cpu_s == pytest.approx(60 * 0.5 + 3 + 1 + 4 * TRAINING_STARTS.cpu_s)
     longer = replace(work, plan=replace(work.plan, schedule=replace(work.plan.schedule, total_steps=600)))
     assert reports(longer.plan, 0.5) == 60
     more = forecast(longer, experiment)
@@ -77,7 +77,7 @@ def test_time_and_disk_are_sums_over_the_steps_and_what_comes_between(shards: st
     assert more.disk_bytes > found.disk_bytes
     whole = of_command([found], experiment)
     assert whole.time is not None
-    assert whole.time.wall_s == pytest.approx(60 * 0.5 + between + 10 * COMMAND_STARTS)
+    assert whole.time.wall_s == pytest.approx(60 * 0.5 + between + 10 * COMMAND_STARTS.wall_s)
     assert whole.memory_bytes == FIXED_BYTES + 400_000_000
     assert whole.disk_bytes - found.disk_bytes == STORE_BYTES
     # Checkpoint with history, the encoder in the folder and in MLflow, the history, and its numbers in MLflow.
@@ -138,7 +138,10 @@ def test_steps_are_timed_after_the_warm_up_and_without_their_wait() -> None:
     watch.entries = [{"samples_per_s": 8 / wall, "data_wait_share": waited} for wall, waited in speeds]
     watch.ticks = [Spell(0, 0.25 * number) for number in range(len(speeds) + 1)]
     assert watch.step(8) == Spell(1.0, 0.25)
+    watch = stopwatch.Stopwatch()
     assert [watch.over(step) for step in (22, 23, 24, 25)] == [False, False, True, False]
+    watch = stopwatch.Stopwatch(ticks=[stopwatch.now() + Spell(-stopwatch.MOST_S)])
+    assert [watch.over(step) for step in (6, 7, 8)] == [False, True, False], "slow steps are timed at least 3 times"
 
 
 def test_a_training_is_timed_in_process_with_its_own_views_files_and_watches(shards: str, tmp_path: Path) -> None:
