@@ -21,14 +21,14 @@ SLICES_PER_GROUP = 16
 SCAN_SHAPE = (48, 128, 128)
 
 
-def write_slice_shards(folder: Path, num_samples: int) -> str:
-    """Write uint16 slices of 300 x 300 in row groups of about 3 MB; return the folder."""
-    return _write_shards(folder, _textures(SLICE_SHAPE, np.uint16), num_samples, SLICES_PER_GROUP)
+def write_slice_shards(folder: Path, num_samples: int, shape: tuple[int, ...] = SLICE_SHAPE) -> str:
+    """Write uint16 slices, by default of 300 x 300, in row groups of about 3 MB; return the folder."""
+    return _write_shards(folder, _textures(shape, np.uint16), num_samples, SLICES_PER_GROUP)
 
 
-def write_volume_shards(folder: Path, num_samples: int) -> str:
-    """Write int16 volumes of 6.5 MB, one per row group; return the folder."""
-    return _write_shards(folder, _textures(VOLUME_SHAPE, np.int16), num_samples, 1)
+def write_volume_shards(folder: Path, num_samples: int, shape: tuple[int, ...] = VOLUME_SHAPE) -> str:
+    """Write int16 volumes, by default of 6.5 MB, one per row group; return the folder."""
+    return _write_shards(folder, _textures(shape, np.int16), num_samples, 1)
 
 
 def write_scans(folder: Path, num_scans: int) -> Path:

@@ -20,27 +20,31 @@ class BenchError(RuntimeError):
 
 @dataclass(frozen=True)
 class Cost:
-    """What a command took: seconds, and the peak of its processes' summed proportional memory in MB."""
+    """What a command took: seconds, and the peak of its processes' summed proportional memory in MB.
+
+    cpu_s   what its processes computed, up to the last look at each
+    """
 
     seconds: float
     peak_mb: float
+    cpu_s: float
 
 
-def cost_of(arguments: Sequence[str], log: Path) -> Cost:
-    """Run a raydiology command and return what it took."""
+def cost_of(arguments: Sequence[str], log: Path, look_every_s: float = LOOK_EVERY_S) -> Cost:
+    """Run a raydiology command and return what it took; each look at its processes computes, too."""
     began = time.monotonic()
     with log.open("wb") as sink:
         command = [sys.executable, "-c", _MAIN, *arguments]
         process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=_environment())
-        watched, peak = psutil.Process(process.pid), 0
+        watched, peak, computed = psutil.Process(process.pid), 0, dict[int, float]()
         while process.poll() is None:
-            peak = max(peak, _proportional_bytes(watched))
-            time.sleep(LOOK_EVERY_S)
+            peak = max(peak, _proportional_bytes(watched, computed))
+            time.sleep(look_every_s)
     seconds = time.monotonic() - began
     if process.returncode != 0:
         last = log.read_text(errors="replace").strip().splitlines()[-1:]
         raise BenchError(f"`raydiology {' '.join(arguments)}` ended with {process.returncode}: {last}; see {log}")
-    return Cost(seconds, peak / 1e6)
+    return Cost(seconds, peak / 1e6, sum(computed.values()))
 
 
 def _environment() -> dict[str, str]:
@@ -48,7 +52,8 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
 
 
-def _proportional_bytes(root: psutil.Process) -> int:
+def _proportional_bytes(root: psutil.Process, computed: dict[int, float]) -> int:
+    """Return the processes' memory; note in ``computed`` what each of them has computed, in seconds."""
     total = 0
     try:
         processes = [root, *root.children(recursive=True)]
@@ -57,6 +62,8 @@ def _proportional_bytes(root: psutil.Process) -> int:
     for process in processes:
         try:
             total += process.memory_full_info().pss
+            times = process.cpu_times()
+            computed[process.pid] = times.user + times.system
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
     return total

@@ -7,7 +7,7 @@ from rich.table import Table
 from typer import Argument, Option
 
 from orchestrator.commands.console import FAILED, loading, out, say, say_next, show_page
-from orchestrator.commands.usage import Commands
+from orchestrator.commands.usage import Commands, UsageError
 from orchestrator.terminal.console import typed
 from orchestrator.terminal.progress import phase
 
@@ -20,11 +20,19 @@ Overrides = Annotated[
     list[str], Argument(metavar="FIELD=VALUE", default_factory=list, show_default=False, help=_CHANGES)
 ]
 DryRun = Annotated[bool, Option("--dry-run", help="check all that would run, and print what it would need")]
+_TIMED = "with --dry-run: time 20 steps of each training on this machine, and forecast time and memory from them"
+Measure = Annotated[bool, Option("--measure", help=_TIMED)]
+
+
+def _refuse_measure_alone(dry_run: bool, measure: bool) -> None:
+    if measure and not dry_run:
+        raise UsageError("--measure: it times steps for the forecast of a dry run; add --dry-run, or leave it out")
 
 
 @app.command()
-def pretrain(experiment: Experiment, overrides: Overrides, dry_run: DryRun = False) -> None:
+def pretrain(experiment: Experiment, overrides: Overrides, dry_run: DryRun = False, measure: Measure = False) -> None:
     """Pretrain an encoder."""
+    _refuse_measure_alone(dry_run, measure)
     with loading():
         from orchestrator.config.files import load
         from orchestrator.runs.dry_run import describe
@@ -32,15 +40,16 @@ def pretrain(experiment: Experiment, overrides: Overrides, dry_run: DryRun = Fal
 
     asked = load(experiment, overrides)
     if dry_run:
-        out.print(describe(asked))
+        out.print(describe(asked, measured=measure))
         return
     done = pretrain(asked)
     out.print(f"encoder: {done.folder / 'encoder'}", soft_wrap=True)
 
 
 @app.command()
-def probe(experiment: Experiment, overrides: Overrides, dry_run: DryRun = False) -> None:
+def probe(experiment: Experiment, overrides: Overrides, dry_run: DryRun = False, measure: Measure = False) -> None:
     """Pretrain unless done, and judge the frozen encoder."""
+    _refuse_measure_alone(dry_run, measure)
     with loading():
         from orchestrator.cluster import connection
         from orchestrator.config.files import load
@@ -50,7 +59,7 @@ def probe(experiment: Experiment, overrides: Overrides, dry_run: DryRun = False)
 
     asked = load(experiment, overrides)
     if dry_run:
-        out.print(describe(asked, probed=True))
+        out.print(describe(asked, probed=True, measured=measure))
         return
     probe_set(asked)
     with connection.connected():
@@ -65,8 +74,9 @@ def probe(experiment: Experiment, overrides: Overrides, dry_run: DryRun = False)
 
 
 @app.command()
-def finetune(experiment: Experiment, overrides: Overrides, dry_run: DryRun = False) -> None:
+def finetune(experiment: Experiment, overrides: Overrides, dry_run: DryRun = False, measure: Measure = False) -> None:
     """Pretrain unless done, and fine-tune on the downstream task."""
+    _refuse_measure_alone(dry_run, measure)
     with loading():
         from orchestrator.cluster import connection
         from orchestrator.config.files import load
@@ -76,7 +86,7 @@ def finetune(experiment: Experiment, overrides: Overrides, dry_run: DryRun = Fal
 
     asked = load(experiment, overrides)
     if dry_run:
-        out.print(describe(asked, finetuned=True))
+        out.print(describe(asked, finetuned=True, measured=measure))
         return
     check(asked)
     with connection.connected():
@@ -92,8 +102,10 @@ def table(
     overrides: Overrides,
     cohort: Annotated[str | None, Option(help="another cohort that the table names, such as phantom")] = None,
     dry_run: DryRun = False,
+    measure: Measure = False,
 ) -> int:
     """Run what a table lacks, and print it beside the paper's numbers."""
+    _refuse_measure_alone(dry_run, measure)
     with loading():
         from orchestrator.sweeps import forecast
         from orchestrator.tables import table as tables
@@ -102,7 +114,7 @@ def table(
 
     asked = tables.load(table, overrides, cohort)
     if dry_run:
-        out.print(forecast.of_table(asked))
+        out.print(forecast.of_table(asked, measure))
         return 0
     lines = run(asked, say)
     out.print(terminal(asked.config, lines))
@@ -118,15 +130,17 @@ def sweep(
     sweep: Annotated[str, Argument(help="YAML file with a space, see experiments/")],
     overrides: Overrides,
     dry_run: DryRun = False,
+    measure: Measure = False,
 ) -> int:
     """Search an experiment's fields for what scores best."""
+    _refuse_measure_alone(dry_run, measure)
     with loading():
         from orchestrator.sweeps import forecast, standings
         from orchestrator.sweeps import sweep as sweeps
 
     asked = sweeps.load(sweep, overrides)
     if dry_run:
-        for line in forecast.of_sweep(asked):
+        for line in forecast.of_sweep(asked, measure):
             out.print(line, soft_wrap=True, highlight=False, markup=False)
         return 0
     ended = sweeps.run(asked, say)

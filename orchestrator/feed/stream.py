@@ -115,6 +115,7 @@ def bytes_in_flight(plan: FeedPlan) -> int:
     source = OpenedPlan.open(plan)
     block_bytes = min(source.block_size, plan.samples_per_rank) * source.bytes_per_sample
     blocks = plan.num_readers * BLOCKS_PER_READER + plan.world * (bool(plan.num_readers) * PREFETCHED_BLOCKS + 1)
+    blocks = min(blocks, source.num_blocks)  # a short run has fewer
     batch_bytes = plan.samples_per_step * source.bytes_per_sample
     return round(blocks * block_bytes + plan.world * (PREFETCHED_BATCHES + 2) * batch_bytes)
 

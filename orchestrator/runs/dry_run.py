@@ -15,7 +15,9 @@ from orchestrator.runs.course import Course, courses
 from orchestrator.runs.finetune import STAGE as FINETUNING
 from orchestrator.runs.finetune import LabelledSamples, downstream_of, feed_of, plan_of
 from orchestrator.runs.finetune import check as check_finetuning
+from orchestrator.runs.forecast_text import told
 from orchestrator.runs.memory import Memory, finetuning_memory, stage_memory
+from orchestrator.runs.outlook import missing
 from orchestrator.runs.pretrain import check
 from orchestrator.training.loop import Plan
 
@@ -50,10 +52,11 @@ class Needs:
         return (self.name, self.method, f"{self.num_samples:,}", epochs, f"{self.steps:,}", self.memory, held)
 
 
-def describe(experiment: Experiment, finetuned: bool = False, probed: bool = False) -> Group:
-    """Say what would run: the resolved config, then what each training takes, the shards, and doubts.
+def describe(experiment: Experiment, finetuned: bool = False, probed: bool = False, measured: bool = False) -> Group:
+    """Say what would run: the resolved config, what each training takes, a forecast, the shards, and doubts.
 
-    Raises ValueError if it could not run: the pretraining, and the fine-tuning or the probe after it.
+    ``measured`` times steps of each training for the forecast. Raises ValueError if it could not run: the
+    pretraining, and the fine-tuning or the probe after it.
     """
     table = Table(*COLUMNS)
     for needs in pretraining_needs(experiment):
@@ -71,7 +74,8 @@ def describe(experiment: Experiment, finetuned: bool = False, probed: bool = Fal
     resolved = Syntax(experiment.model_dump_json(indent=2), "json", background_color="default")
     starts = filter(None, (course.start_said() for course in stages))
     doubts = [doubt for course in stages for doubt in course.doubts()]
-    return Group(resolved, table, *lines, *starts, *idle, *doubts)
+    forecasts = missing(experiment, finetuned, probed, measured)
+    return Group(resolved, table, *told(forecasts, experiment), *lines, *starts, *idle, *doubts)
 
 
 def pretraining_needs(experiment: Experiment) -> list[Needs]:

@@ -136,14 +136,14 @@ def _train(experiment: Experiment, encoder: str | None, labelled: LabelledSample
     feed = feed_of(experiment, labelled, plan)
     if experiment.tracking.pictures:
         with phase("drawing the crops of the first samples"):
-            _preview(experiment, labelled.shards, feed, run)
+            run.picture("views-finetune.png", drawn_views(experiment, labelled.shards, feed))
     job = Job(
         folder=run.folder,
         stage=STAGE,
         storage=run.storage,
         plan=plan,
         feed=feed,
-        build=partial(_build, experiment, encoder),
+        build=partial(build_trainee, experiment, encoder),
         resources=experiment.resources_of(downstream_of(experiment)),
         keep_best=True,
     )
@@ -175,7 +175,7 @@ def _test(experiment: Experiment, labelled: LabelledSamples, best: str, run: Run
     return {f"{TEST}{name}": value for name, value in metrics.items()}
 
 
-def _build(experiment: Experiment, encoder: str | None) -> Trainee:
+def build_trainee(experiment: Experiment, encoder: str | None) -> Trainee:
     """Build network and validation; runs in every worker."""
     labelled = labelled_samples(downstream_of(experiment))
     method = build_network(experiment, labelled.shards, encoder)
@@ -247,15 +247,15 @@ def _collect(best: Checkpoint, run: Run) -> list[Path]:
     return [target, *([cases] if cases.exists() else [])]
 
 
-def _preview(experiment: Experiment, shards: ShardSet, plan: FeedPlan, run: Run) -> None:
-    """Log a picture of the first samples' crops, drawn over the stored samples."""
+def drawn_views(experiment: Experiment, shards: ShardSet, plan: FeedPlan) -> bytes:
+    """Return a picture, as a PNG, of the first samples' crops over the stored samples."""
     from orchestrator.judging.pictures import draw_views
 
     method = build_network(experiment, shards, None)
     batch = stream.first_samples(plan, PREVIEWED_SAMPLES)
     with torch.no_grad():
         views = method.views(batch, batch.rng(plan.seed))
-    run.picture("views-finetune.png", draw_views(batch, views))
+    return draw_views(batch, views)
 
 
 def _caption(experiment: Experiment, trained: PretrainingResult | None, row: str | None) -> Caption:

@@ -167,14 +167,14 @@ def _run_stages(stages: Sequence[Course], run: Run) -> str:
             continue
         if experiment.tracking.pictures:
             with phase("drawing the views of the first samples"):
-                _preview(course, run)
+                run.picture(f"views-{stage.name}.png", drawn_views(course))
         job = Job(
             folder=run.folder,
             stage=stage.name,
             storage=run.storage,
             plan=course.plan,
             feed=course.feed,
-            build=partial(_build, experiment, course.index, dict(trained)),
+            build=partial(build_trainee, experiment, course.index, dict(trained)),
             resources=experiment.resources_of(stage),
         )
         for remark in (experiment.idle_workers(stage), *course.doubts()):
@@ -188,7 +188,7 @@ def _run_stages(stages: Sequence[Course], run: Run) -> str:
     return encoder or str(exported)
 
 
-def _build(experiment: Experiment, index: int, before: Mapping[str, str]) -> Trainee:
+def build_trainee(experiment: Experiment, index: int, before: Mapping[str, str]) -> Trainee:
     """Build a stage's method on its encoder, and its watches; runs in every worker."""
     course = Course.open(experiment, index)
     method = course.build(before)
@@ -239,15 +239,15 @@ def _export(course: Course, encoder: str | None, folder: Path) -> Path:
     return target
 
 
-def _preview(course: Course, run: Run) -> None:
-    """Log a picture of the first samples' views, with the views' boxes drawn over the stored samples."""
+def drawn_views(course: Course) -> bytes:
+    """Return a picture, as a PNG, of the first samples' views, with the views' boxes over the stored samples."""
     from orchestrator.judging.pictures import draw_views
 
     method, seed = course.build(), course.feed.seed
     batch = stream.first_samples(course.feed, PREVIEWED_SAMPLES)
     with torch.no_grad():
         views = method.views(batch, batch.rng(seed))
-    run.picture(f"views-{course.stage.name}.png", draw_views(batch, views))
+    return draw_views(batch, views)
 
 
 def _params(experiment: Experiment) -> dict[str, Any]:

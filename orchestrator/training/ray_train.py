@@ -40,6 +40,7 @@ from orchestrator.training.resume import SavedCheckpoint, StageCheckpoints, name
 from orchestrator.training.world import World
 
 CONTROLLER_FAILURES = 3
+KEPT = 2  # checkpoints; with ``keep_best``, the best ones, and the newest
 FOLLOW_EVERY_S = 1.0
 
 Follow = Callable[[list[dict[str, Any]]], None]
@@ -146,7 +147,7 @@ def _fit(job: Job, progress: StageCheckpoints) -> None:
                 max_failures=resources.max_failures, controller_failure_limit=CONTROLLER_FAILURES
             ),
             checkpoint_config=CheckpointConfig(
-                num_to_keep=2, checkpoint_score_attribute="score" if job.keep_best else None
+                num_to_keep=KEPT, checkpoint_score_attribute="score" if job.keep_best else None
             ),
             callbacks=[HistoryWriter(job.folder, job.stage)],
         ),

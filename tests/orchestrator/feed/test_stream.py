@@ -194,7 +194,8 @@ def test_a_round_has_equal_blocks_for_all_ranks(plan, world):
 
 def test_bytes_in_flight_are_counted_in_blocks_and_batches(plan):
     small = replace(plan, block_bytes=24 * SLICE_BYTES)
-    assert bytes_in_flight(small) == ((4 + 3) * 24 + 4 * 12) * SLICE_BYTES
+    assert bytes_in_flight(replace(small, last_step=14)) == ((4 + 3) * 24 + 4 * 12) * SLICE_BYTES
+    assert bytes_in_flight(small) == (4 * 24 + 4 * 12) * SLICE_BYTES, "a run of 7 steps has 4 blocks"
 
 
 def test_a_batch_that_ranks_cannot_share_is_an_error(plan):

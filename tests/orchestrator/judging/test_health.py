@@ -48,7 +48,7 @@ def entries_of(experiment: Experiment) -> list[dict[str, Any]]:
     def report(metrics: dict[str, Any], checkpoint: Path | None = None) -> None:
         entries.extend(metrics["history"])
 
-    train(pretrain._build(experiment, 0, {}), course.plan, batches, ALONE, report)
+    train(pretrain.build_trainee(experiment, 0, {}), course.plan, batches, ALONE, report)
     return entries
 
 

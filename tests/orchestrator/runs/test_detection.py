@@ -90,7 +90,7 @@ def alone(shards: Path, home: Path) -> list[dict[str, Any]]:
     def report(metrics: dict[str, Any], checkpoint: Path | None = None) -> None:
         entries.extend(metrics["history"])
 
-    train(finetune._build(experiment, None), plan, batches, World(), report)
+    train(finetune.build_trainee(experiment, None), plan, batches, World(), report)
     return entries
 
 

@@ -88,7 +88,7 @@ def train_here(experiment: Experiment, encoder: str | None = None) -> tuple[Stat
         return stream.local_batches(feed_plan, rank=0)
 
     recorder = Recorder()
-    return train(finetune._build(experiment, encoder), plan, batches, ALONE, recorder), recorder
+    return train(finetune.build_trainee(experiment, encoder), plan, batches, ALONE, recorder), recorder
 
 
 def test_a_label_fraction_keeps_whole_patients_and_is_nested(shards: str) -> None:

@@ -58,7 +58,7 @@ def test_training_validates_classes_and_keeps_network_card_and_pictures(shards: 
         entries.extend(metrics["history"])
         files.update({path.name: path.read_bytes() for path in checkpoint.iterdir()} if checkpoint else {})
 
-    trainee = finetune._build(experiment, None)
+    trainee = finetune.build_trainee(experiment, None)
     train(trainee, plan, lambda step: stream.local_batches(feed_plan, rank=0), World(), report)
     validated = [entry for entry in entries if "score" in entry]
     assert [entry["step"] + 1 for entry in validated] == [6, 12, 18, 24, 30]

@@ -108,7 +108,7 @@ def test_the_network_of_a_checkpoint_is_what_is_scored(shards: str, tmp_path: Pa
         if checkpoint is not None:
             (tmp_path / NETWORK).write_bytes((checkpoint / NETWORK).read_bytes())
 
-    train(finetune._build(experiment, None), plan, batches, World(), report)
+    train(finetune.build_trainee(experiment, None), plan, batches, World(), report)
     found = held_out._score(experiment, str(tmp_path))
     assert labelled.test is not None
     network = build_network(experiment, labelled.shards, None).eval()

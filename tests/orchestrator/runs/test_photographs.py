@@ -77,7 +77,7 @@ def alone(file: Path) -> list[dict[str, Any]]:
     (course,) = pretrain.check(resolve(yaml.safe_load(file.read_text())))
     entries: list[dict[str, Any]] = []
     train(
-        pretrain._build(course.experiment, 0, {}),
+        pretrain.build_trainee(course.experiment, 0, {}),
         course.plan,
         lambda first: stream.local_batches(course.feed, 0),
         World(),

@@ -68,9 +68,9 @@ def of(experiment: Experiment) -> tuple[Trainee, Plan, FeedPlan]:
     if experiment.downstream:
         labelled = finetune.check(experiment)
         plan = finetune.plan_of(experiment, labelled)
-        return finetune._build(experiment, None), plan, finetune.feed_of(experiment, labelled, plan)
+        return finetune.build_trainee(experiment, None), plan, finetune.feed_of(experiment, labelled, plan)
     (course,) = pretrain.check(experiment)
-    return pretrain._build(experiment, 0, {}), course.plan, course.feed
+    return pretrain.build_trainee(experiment, 0, {}), course.plan, course.feed
 
 
 def trained(case: str, folder: Path, world: World, micro_batch_size: int | None = None) -> list[dict[str, Any]]:
