@@ -89,14 +89,15 @@ def of_sweep(asked: Sweep) -> list[str]:
         for point in unlike.values():
             sweep.check_point(asked, point)
     lines.append(f"checked: {len(unlike)} points, with each field at each of its ends")
+    what = f"a trial, with each of {len(asked.config.seeds)} seeds" if asked.config.seeds else "a trial"
     return lines + [
-        f"a trial: {one.name}, {one.steps:,} steps, {one.memory} of GPU memory"
+        f"{what}: {one.name}, {one.steps:,} steps, {one.memory} of GPU memory"
         for one in _trial_needs(asked, asked.experiment(points[0]))
     ]
 
 
 def _trial_needs(asked: Sweep, experiment: Experiment) -> list[Needs]:
     needs = [one for one in pretraining_needs(experiment) if one.steps]
-    if asked.config.objective.of == "finetune":
+    if asked.config.finetuned:
         needs.append(finetuning_needs(experiment)[0])
     return needs
