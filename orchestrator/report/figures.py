@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from matplotlib import rc_context
@@ -169,7 +170,7 @@ def lineage(
         look, steps = looks[names[number]], [*values]
         axis.plot([], [], color=look.colour, marker=look.marker, label=names[number])
         axis.scatter(steps, [*values.values()], color=look.colour, marker=look.marker, s=18)
-        for start, end in zip(steps, steps[1:], strict=False):
+        for start, end in pairwise(steps):
             source = next((source for step, own, source in copies if (step, own) == (start, number)), number)
             style = "-" if source == number else "--"
             before = members[source].get(start, values[start])

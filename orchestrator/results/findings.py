@@ -20,20 +20,16 @@ class Sought:
 
 
 @dataclass(frozen=True)
-class Copy:
-    """A member of a population that took another member's weights and optimiser, and which values it went on with.
-
-    values  of the fields, before the copy and after it
-    """
+class MemberCopy:
+    """A member of a population that took another member's weights and optimiser after so many steps."""
 
     step: int
     member: int
     source: int
-    values: dict[str, tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Member:
+class MemberCourse:
     """A member of a population: the objective and the fields' numbers at the end of each segment, by steps done."""
 
     number: int
@@ -57,8 +53,8 @@ class Findings:
     shown: dict[str, str] | None = None
     sought: tuple[str, ...] = ()
     trials: tuple[Sought, ...] = ()
-    members: tuple[Member, ...] = ()
-    copies: tuple[Copy, ...] = ()
+    members: tuple[MemberCourse, ...] = ()
+    copies: tuple[MemberCopy, ...] = ()
 
 
 def note_findings(folder: Path, found: Findings) -> None:

@@ -1,11 +1,11 @@
 """Records: what a sweep leaves in its folder and in MLflow: its standings, its best experiments, its findings."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from data.shards.writer import write_atomically
 from orchestrator.config.experiment import Experiment
-from orchestrator.results.findings import Findings, Sought, note_findings
+from orchestrator.results.findings import Findings, MemberCopy, MemberCourse, Sought, note_findings
 from orchestrator.sweeps.settings import SweepConfig
 from orchestrator.sweeps.space import Point
 from orchestrator.sweeps.standings import (
@@ -13,6 +13,8 @@ from orchestrator.sweeps.standings import (
     answer,
     best,
     comma_separated,
+    copies,
+    copies_told,
     experiment_file,
     front,
     markdown,
@@ -41,22 +43,40 @@ def write(
     for name, standing in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         tree = experiment(standing.point).model_dump(mode="json")
-        write_atomically(folder / name, experiment_file(config, standing, tree))
+        write_atomically(folder / name, experiment_file(config, standing, tree, standings))
 
 
 def findings(config: SweepConfig, standings: Sequence[Standing]) -> Findings:
     """Return what a report shows of a sweep beyond its trials' runs."""
     leading = front(config, standings)
-    said = answer(config, standings) if config.also else ""
+    population = config.search.name == "pbt"
+    said = answer(config, standings) if config.also or population else ""
     names = {one.number: named(config, one.number, one.point) for one in standings}
     trials = [Sought(names[one.number], one.values, one in leading) for one in standings if one.values is not None]
     return Findings(
         answer=f"{said[:1].upper()}{said[1:]}." if said else "",
-        notes=tuple(saved(config, standings)),
+        notes=(*saved(config, standings), *copies_told(config, standings)),
         shown={names[one.number]: one.shown for one in standings if one.repeats} or None,
         sought=tuple(one.metric for one in config.objectives) if config.also else (),
         trials=tuple(trials) if config.also else (),
+        members=tuple(_members(config, standings)) if population else (),
+        copies=tuple(_copies(config, standings)) if population else (),
     )
+
+
+def _members(config: SweepConfig, standings: Sequence[Standing]) -> Iterator[MemberCourse]:
+    """Yield how each member of a population fared, by the steps that its segments ended after."""
+    size, names = config.search.population, list(standings[0].fields(config.space)) if standings else []
+    for number in range(size):
+        own = [one for one in standings[number::size] if one.value is not None and one.state == "done"]
+        numbers = {name: {one.steps: one.fields(config.space)[name] for one in own} for name in names}
+        yield MemberCourse(number, {one.steps: one.value or 0.0 for one in own}, numbers)
+
+
+def _copies(config: SweepConfig, standings: Sequence[Standing]) -> Iterator[MemberCopy]:
+    size = config.search.population
+    for new, source, _ in copies(config, standings):
+        yield MemberCopy(source.steps, new.number % size, source.number % size)
 
 
 def log(folder: Path, config: SweepConfig, standings: Sequence[Standing], tracker: Tracker) -> None:

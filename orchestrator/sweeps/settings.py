@@ -10,60 +10,12 @@ from pydantic import Field, model_validator
 from methods.base import ADDED, FrozenConfig, decisive
 from orchestrator.config.parts import Seed
 from orchestrator.config.refusal import FolderName
-from orchestrator.direction import Direction, direction_of
+from orchestrator.direction import Direction
 from orchestrator.sweeps.domains import AnyKnob
+from orchestrator.sweeps.objectives import Cost, Objective, with_direction
 
 # Fields that change no result, and fields by which a sweep finds its own folder.
 UNSEARCHABLE = ("name", "home", "resources", "tracking")
-
-
-class Objective(FrozenConfig):
-    """The number that tells trials apart: a metric of the fine-tuning, or of the pretraining's last stage.
-
-    For a fine-tuning it is the best checkpoint's value. For a pretraining it is the mean over the last hundredth of
-    its steps, which only compares pretrainings by one method. ``mode`` says whether higher or lower is better; by
-    default it is the metric's own.
-    """
-
-    metric: str
-    mode: Direction = "max"
-    of: Literal["finetune", "pretrain"] = "finetune"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _better_as_the_metric_is(cls, fields: Any) -> Any:
-        return _with_direction(fields)
-
-
-def _with_direction(fields: Any) -> Any:
-    """Return a metric's fields, completed by its own direction; raise ValueError if it has none."""
-    match fields:
-        case {"metric": str(metric)} if "mode" not in fields:
-            if (direction := direction_of(metric)) is None:
-                raise ValueError(f"metric {metric}: higher or lower may be better; give mode: max or mode: min")
-            return {**fields, "mode": direction}
-        case _:
-            return fields
-
-
-class Cost(FrozenConfig):
-    """What a trial costs, as a further objective, of which less is better.
-
-    hours: in which its steps are trained, times the workers: GPU hours where each worker has a GPU. Trainings that
-    other runs have done already count as if they were done anew.
-    """
-
-    cost: Literal["hours"]
-
-    @property
-    def metric(self) -> str:
-        """The name of its column."""
-        return self.cost
-
-    @property
-    def mode(self) -> Direction:
-        """Less is better."""
-        return "min"
 
 
 class Search(FrozenConfig):
@@ -72,15 +24,29 @@ class Search(FrozenConfig):
     name     tpe: Optuna's tree of Parzen estimators, which takes trials that still run for bad ones, so that trials
              at once lie apart; gp: Optuna's Gaussian process, for few trials over few fields; cmaes: CMA-ES, for many
              trials over numbers (a choice, and a single field, is drawn at random); nsga2: NSGA-II, for several
-             objectives and many trials; random; grid: all in order
-    startup  tpe, gp, cmaes: how many points are random first
-    population  nsga2: how many trials a generation has; the first generation is random
+             objectives and many trials; random; grid: all in order; pbt: population-based training (Jaderberg et al.,
+             "Population Based Training of Neural Networks", 2017): after each segment of the pretraining, the worst
+             members copy the weights and the optimiser of one of the best and go on with other values
+    startup     tpe, gp, cmaes: how many points are random first
+    population  nsga2: how many trials a generation has; the first generation is random. pbt: how many members
+    segments    pbt: in how many equal parts the pretraining's steps are trained
+    quantile    pbt: the share of the members that copy, and the share of those that are copied
+    resample    pbt: the probability that a field is drawn anew; else it is multiplied by 0.8 or 1.2, and a choice
+                moves to the one before or after
     """
 
-    name: Literal["tpe", "gp", "cmaes", "nsga2", "random", "grid"] = "tpe"
+    name: Literal["tpe", "gp", "cmaes", "nsga2", "random", "grid", "pbt"] = "tpe"
     seed: Seed = 0
     startup: int = Field(default=5, ge=0)
     population: Annotated[int, Field(ge=2), ADDED] = 16
+    segments: Annotated[int, Field(ge=2), ADDED] = 4
+    quantile: Annotated[float, Field(gt=0, le=0.5), ADDED] = 0.25
+    resample: Annotated[float, Field(ge=0, le=1), ADDED] = 0.25
+
+    @property
+    def enumerates(self) -> bool:
+        """Whether the search itself says how many trials there are."""
+        return self.name in ("grid", "pbt")
 
 
 class Scheduler(FrozenConfig):
@@ -95,7 +61,7 @@ class Scheduler(FrozenConfig):
     metric            a metric of the pretraining's last stage, such as health/effective_rank, that trials are judged
                       by meanwhile although the objective is a score of the fine-tuning: a pretraining that falls
                       behind ends early, and is not fine-tuned. By default it is the objective
-    mode              whether higher or lower values of ``metric`` are better; by default as it is known for the metric
+    mode              whether higher or lower values of ``metric`` are better; by default the metric's own
     grace             no trial is ended before this many steps of the training that has the metric
     reduction_factor  asha, hyperband: one trial in this many goes on; a whole number
     least_trials      median: how many other trials must have finished, with a value at the same step
@@ -111,7 +77,7 @@ class Scheduler(FrozenConfig):
     @model_validator(mode="before")
     @classmethod
     def _better_as_the_metric_is(cls, fields: Any) -> Any:
-        return _with_direction(fields)
+        return with_direction(fields)
 
     @model_validator(mode="after")
     def _has_grace(self) -> "Scheduler":
@@ -132,8 +98,8 @@ class SweepConfig(FrozenConfig):
     concurrent             how many trials run at once; by default as many as the cluster holds, or one on a single
                            machine
     start_from_experiment  begin with the experiment's own values, which must lie in the space; a grid ignores this
-    also                   further objectives, such as {cost: hours}: the sweep then searches for the trials that no other
-                           trial beats in everything, the Pareto front, and ends none early
+    also                   further objectives, such as {cost: hours}: the sweep then searches for the Pareto front,
+                           the trials that no other trial beats in everything, and ends none early
     seeds                  seeds of the pretraining and the fine-tuning, with each of which every point is trained; a
                            trial's value is the mean over them, and it is ended early by its first seed alone
     """
@@ -168,8 +134,8 @@ class SweepConfig(FrozenConfig):
             raise ValueError(f"objective and also name {', '.join(names)}; give each metric once")
         if self.also and self.scheduler.name != "none":
             raise ValueError(
-                f"scheduler {self.scheduler.name} with {len(names)} objectives ({', '.join(names)}): a trial that falls "
-                "behind in one may lead in another, and no rule ends it; leave the scheduler out, or also"
+                f"scheduler {self.scheduler.name} with {len(names)} objectives ({', '.join(names)}): a trial that "
+                "falls behind in one may lead in another, and no rule ends it; leave the scheduler out, or also"
             )
         if self.also and self.search.name == "cmaes":
             raise ValueError(
@@ -200,14 +166,27 @@ class SweepConfig(FrozenConfig):
                 raise ValueError(
                     f"space, {field}: it changes no pretraining; take it out, or set objective.of=finetune"
                 )
-        if (self.trials is None) != (self.search.name == "grid"):
-            raise ValueError(
-                f"trials {self.trials}: {self.search.name} "
-                + (
-                    "tries every point; leave it out"
-                    if self.search.name == "grid"
-                    else "needs a number of trials; give it"
+        if (self.trials is None) != self.search.enumerates:
+            leave = {"grid": "tries every point", "pbt": "trains population members in segments"}
+            name = self.search.name
+            why = f"{leave[name]}; leave it out" if name in leave else "needs a number of trials; give it"
+            raise ValueError(f"trials {self.trials}: {name} {why}")
+        return self
+
+    @model_validator(mode="after")
+    def _suits_a_population(self) -> "SweepConfig":
+        if self.search.name != "pbt":
+            return self
+        given = {"also": self.also, "seeds": self.seeds, "scheduler": self.scheduler.name != "none"}
+        for name, value in given.items():
+            if value:
+                raise ValueError(
+                    f"search pbt with {name}: the members themselves are compared, by one objective, and the worst "
+                    f"give up their weights; leave {name} out"
                 )
+        if conditional := [field for field, knob in self.space.items() if knob.when]:
+            raise ValueError(
+                f"space, {conditional[0]}: when, and search pbt: every member has every field; take one out"
             )
         return self
 
@@ -239,13 +218,13 @@ class SweepConfig(FrozenConfig):
         metric = self.scheduler.metric
         if metric is not None and self.objective.of == "pretrain":
             raise ValueError(
-                f"scheduler metric {metric} beside an objective of the pretraining, by which trials are ended anyway; "
-                "leave scheduler.metric out, or judge by a downstream score (objective of: finetune)"
+                f"scheduler metric {metric} beside an objective of the pretraining, by which trials are ended "
+                "anyway; leave scheduler.metric out, or judge by a downstream score (objective of: finetune)"
             )
         if metric is not None and all(field.split(".")[0] == "downstream" for field in self.space):
             raise ValueError(
-                f"scheduler metric {metric}, and a space over the fine-tuning alone: all pretrainings would be the same; "
-                "leave scheduler.metric out"
+                f"scheduler metric {metric}, and a space over the fine-tuning alone: all pretrainings would be the "
+                "same; leave scheduler.metric out"
             )
         return self
 

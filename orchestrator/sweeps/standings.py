@@ -11,8 +11,9 @@ from rich.table import Table
 
 from orchestrator.direction import best_first, words
 from orchestrator.results.text import MARK, NOTHING, as_csv, as_markdown, as_terminal, spread
+from orchestrator.sweeps.domains import is_number
 from orchestrator.sweeps.settings import SweepConfig
-from orchestrator.sweeps.space import Point, describe, params
+from orchestrator.sweeps.space import Point, Space, describe, params
 from orchestrator.sweeps.work import Work, saved_words, savings
 
 State = Literal["running", "stopped", "done", "pruned", "failed"]
@@ -30,6 +31,8 @@ class Standing:
     repeats  the values with each seed, if there are several, of which ``value`` is the mean
     judged   the last value of the metric by which trials are ended, if that is not the objective
     work     its trainings
+    pretrained  the folder of its pretraining
+    source   of a population: the trial with whose end it begins
     """
 
     number: int
@@ -43,6 +46,8 @@ class Standing:
     repeats: tuple[float, ...] = ()
     judged: float | None = None
     work: tuple[Work, ...] = ()
+    pretrained: str = ""
+    source: int | None = None
 
     @property
     def values(self) -> tuple[float, ...] | None:
@@ -54,15 +59,23 @@ class Standing:
         """The value with its deviation over the seeds, if there are several."""
         return spread(self.value, stdev(self.repeats) if len(self.repeats) > 1 else None, DECIMALS)
 
+    def fields(self, space: Space) -> dict[str, float]:
+        """Return those numbers of its point that can be drawn over steps."""
+        numbers = {name: value for name, value in params(space, self.point).items() if is_number(value)}
+        return {name: float(value) for name, value in numbers.items() if isinstance(value, int | float)}
+
 
 def named(config: SweepConfig, number: int, point: Point) -> str:
-    """Name a trial for people."""
+    """Name a trial, or a member's segment, for people."""
+    if config.search.name == "pbt":
+        segment, member = divmod(number, config.search.population)
+        return f"member {member}, segment {segment + 1}: {describe(config.space, point)}"
     return f"trial {number}: {describe(config.space, point)}"
 
 
 def best(config: SweepConfig, standings: Sequence[Standing]) -> Standing | None:
     """Return the best trial that ran to its end; the first of equals. With several objectives, of the front."""
-    found = ranked(config, standings)[:1]
+    found = ranked(config, comparable(config, standings))[:1]
     return found[0] if found and found[0].values is not None else None
 
 
@@ -74,9 +87,45 @@ def front(config: SweepConfig, standings: Sequence[Standing]) -> list[Standing]:
         pairs = list(zip(_signed(first, signs), _signed(second, signs), strict=True))
         return all(own >= other for own, other in pairs) and any(own > other for own, other in pairs)
 
-    done = [standing for standing in standings if standing.values is not None]
+    done = [standing for standing in comparable(config, standings) if standing.values is not None]
     kept = [one for one in done if not any(beats(other, one) for other in done)]
     return sorted(kept, key=lambda one: _signed(one, signs), reverse=True)
+
+
+def comparable(config: SweepConfig, standings: Sequence[Standing]) -> Sequence[Standing]:
+    """Return the trials that may be compared: of a population, those of the newest segment that any has ended."""
+    if config.search.name != "pbt":
+        return standings
+    size = config.search.population
+    newest = max((one.number // size for one in standings if one.values is not None), default=0)
+    return [one for one in standings if one.number // size == newest]
+
+
+def copies(config: SweepConfig, standings: Sequence[Standing]) -> list[tuple[Standing, Standing, Standing]]:
+    """Return the copies of a population: the new segment, the trial whose end it copied, and its own one before."""
+    size = config.search.population
+    return [
+        (one, standings[one.source], standings[one.number - size])
+        for one in standings
+        if one.source is not None and one.source != one.number - size
+    ]
+
+
+def copies_told(config: SweepConfig, standings: Sequence[Standing]) -> list[str]:
+    """Say who copied whom in a population, a sentence for each copy."""
+    return [_copy_words(config, *copy) for copy in copies(config, standings)]
+
+
+def _copy_words(config: SweepConfig, new: Standing, source: Standing, before: Standing) -> str:
+    """Say who copied whom, when, and with which values it went on."""
+    size, metric = config.search.population, config.objective.metric
+    lost = f"{metric} {before.shown}" if before.state == "done" else "failed"
+    own = describe(config.space, before.point)
+    return (
+        f"after segment {new.number // size}, member {new.number % size} ({own}; {lost}) "
+        f"copied weights and optimiser of member {source.number % size} ({describe(config.space, source.point)}; "
+        f"{metric} {source.shown}) and went on with {describe(config.space, new.point)}"
+    )
 
 
 def _signed(standing: Standing, signs: Sequence[int]) -> list[float]:
@@ -126,7 +175,7 @@ def cells(config: SweepConfig, standings: Sequence[Standing]) -> tuple[list[str]
             *([NOTHING] * (len(config.also) - len(standing.others))),
             *([spread(standing.judged, None, DECIMALS)] if metric else []),
         ]
-        for standing in ranked(config, standings)
+        for standing in ranked(config, comparable(config, standings))
     ]
     return ["row", "state", "steps", *(one.metric for one in config.objectives), *([metric] if metric else [])], rows
 
@@ -153,6 +202,9 @@ def notes(config: SweepConfig, standings: Sequence[Standing]) -> list[str]:
     if any(standing.state == "pruned" for standing in standings):
         said.append("pruned: ended early; its last reported value cannot be compared with those of finished trials")
     said += saved(config, standings)
+    if config.search.name == "pbt":
+        said.append(f"the last segment alone; the {len(standings)} segments of all members are in sweep.csv")
+    said += copies_told(config, standings)
     said += [
         f"trial {standing.number} failed: {standing.reason}" for standing in standings if standing.state == "failed"
     ]
@@ -199,13 +251,31 @@ def comma_separated(config: SweepConfig, standings: Sequence[Standing]) -> str:
     return as_csv(heading, rows)
 
 
-def experiment_file(config: SweepConfig, standing: Standing, tree: dict[str, Any]) -> str:
-    """Return a trial's complete experiment as a file that every command accepts."""
+def experiment_file(
+    config: SweepConfig, standing: Standing, tree: dict[str, Any], standings: Sequence[Standing] = ()
+) -> str:
+    """Return a trial's complete experiment as a file that every command accepts.
+
+    Of a population's member, a comment tells with which values its weights were trained before.
+    """
     point = "".join(f"#   {field}: {json.dumps(value)}\n" for field, value in standing.point.items())
     scores = zip(config.objectives, standing.values or (), strict=True)
     which = "one of its Pareto front" if config.also else "its best so far"
+    name = named(config, standing.number, standing.point).partition(":")[0].capitalize()
     comment = (
-        f"# Trial {standing.number} of sweep {config.name}, {which}: "
+        f"# {name} of sweep {config.name}, {which}: "
         f"{', '.join(f'{one.metric} {value}' for one, value in scores)}\n{point}"
     )
+    if before := _ancestry(config, standing, standings):
+        comment += f"# This file alone does not give its weights (run {standing.pretrained}), which came by:\n"
+        comment += "".join(f"#   {line}\n" for line in before)
     return comment + yaml.safe_dump(tree, sort_keys=False)
+
+
+def _ancestry(config: SweepConfig, standing: Standing, standings: Sequence[Standing]) -> list[str]:
+    """Return the segments in which a member's weights were trained, the first one first."""
+    found, one = [standing], standing
+    while one.source is not None and standings:
+        one = standings[one.source]
+        found.append(one)
+    return [named(config, own.number, own.point) for own in reversed(found)] if len(found) > 1 else []

@@ -9,13 +9,15 @@ import math
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from orchestrator.runs.pool import Later
+from orchestrator.sweeps.population import Heir, heirs
 from orchestrator.sweeps.settings import Scheduler, Search, SweepConfig
 from orchestrator.sweeps.space import Point, draw, first, grid, params
 from orchestrator.sweeps.standings import Standing, State
@@ -24,6 +26,7 @@ from orchestrator.tracking.store import sqlite_address
 
 STORE = "optuna.db"
 STATE, REASON, POINT, RUN, BEHIND, REPEATS, WORK = "state", "reason", "point", "run", "behind", "repeats", "work"
+SOURCE, PRETRAINED = "source", "pretrained"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -35,7 +38,7 @@ class Ending:
     Trials that failed while they ran, or were stopped, are handed out again by the next ledger; a trial whose point
     is ``impossible`` is not. ``hopeless`` says that every other trial would fail in the same way. ``run`` is the
     folder of the run by which the trial is judged. ``value`` is the mean of ``repeats``, one for each seed if there
-    are several, and ``others`` are the values of what else is sought.
+    are several, and ``others`` are the values of what else is sought. ``pretrained`` is its pretraining's folder.
     """
 
     state: State
@@ -47,6 +50,7 @@ class Ending:
     others: tuple[float, ...] = ()
     repeats: tuple[float, ...] = ()
     work: tuple[Work, ...] = ()
+    pretrained: str = ""
 
 
 class Ledger:
@@ -78,10 +82,16 @@ class Ledger:
     @property
     def total(self) -> int:
         """Return how many trials the sweep has."""
+        search = self.config.search
+        if search.name == "pbt":
+            return search.population * search.segments
         return self.config.trials or len(self._given)
 
-    def take(self) -> tuple[int, Point] | None:
-        """Hand out a trial that was begun but not ended, else a new trial; None if all trials have ended."""
+    def take(self) -> tuple[int, Point] | Later | None:
+        """Hand out a trial that was begun but not ended, else a new trial; None if there is none.
+
+        A population's segment begins "later", when all members have ended the one before.
+        """
         while self._unfinished:
             number = self._unfinished.pop(0)
             if number < self.total:
@@ -90,14 +100,38 @@ class Ledger:
         number = sum(trial.state != TrialState.WAITING for trial in trials)
         if number >= self.total:
             return None
-        if number < len(self._given) and number == len(trials):
-            self.study.enqueue_trial(params(self.config.space, self._given[number]))
+        heir = self._heir(number, trials)
+        if isinstance(heir, str):
+            return "later" if heir == "later" else None
+        planned = heir.point if heir else self._given[number] if number < len(self._given) else None
+        if planned is not None and number == len(trials):
+            self.study.enqueue_trial(params(self.config.space, planned))
         self.study.sampler = sampler(self.config.search, number)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             trial = self.study.ask()
         assert trial.number == number, "one process writes the study"
+        if heir:
+            trial.set_user_attr(SOURCE, heir.source)
         return number, self._draw(trial)
+
+    def _heir(self, number: int, trials: list[FrozenTrial]) -> Heir | Literal["later", "never"] | None:
+        """Return how a member of a population begins a new segment, by trial numbers; None for other trials."""
+        search = self.config.search
+        segment, member = divmod(number, search.population)
+        if search.name != "pbt" or segment == 0:
+            return None
+        begin = number - member - search.population
+        before = trials[begin : begin + search.population]
+        if any(trial.state not in (TrialState.COMPLETE, TrialState.FAIL) for trial in before):
+            return "later"
+        ended = [
+            (dict[str, Any](trial.user_attrs[POINT]), trial.values[0] if trial.values else None) for trial in before
+        ]
+        if all(value is None for value in values):
+            return "never"
+        heir = heirs(search, self.config.space, self.config.objective.mode, segment, ended)[member]
+        return Heir(begin + heir.source, heir.point)
 
     def falls_behind(self, number: int, step: int, value: float) -> bool:
         """Record a point of a trial's curve, and return whether the pruner has ended the trial, now or before.
@@ -126,6 +160,7 @@ class Ledger:
         trial = self._trial(number)
         trial.set_user_attr(REASON, ending.reason)
         trial.set_user_attr(RUN, ending.run)
+        trial.set_user_attr(PRETRAINED, ending.pretrained)
         trial.set_user_attr(REPEATS, ending.repeats)
         trial.set_user_attr(WORK, [asdict(work) for work in ending.work])
         trial.set_user_attr(STATE, ending.state)
@@ -160,6 +195,8 @@ class Ledger:
             repeats=tuple(attributes.get(REPEATS, ())),
             judged=last if by_another else None,
             work=work,
+            pretrained=attributes.get(PRETRAINED, ""),
+            source=attributes.get(SOURCE),
         )
 
     def _draw(self, trial: Trial) -> Point:

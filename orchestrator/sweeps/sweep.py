@@ -8,7 +8,7 @@ is the Optuna study in its folder, so the same command continues however it ende
 import json
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,14 @@ from orchestrator.lock import claimed
 from orchestrator.results.usual import JudgedBy, note
 from orchestrator.runs import finetune, identity, pool, pretrain
 from orchestrator.runs.abandoned import closing_abandoned
+from orchestrator.runs.course import Course
 from orchestrator.runs.held_out import check_tested
-from orchestrator.runs.pool import Workload
+from orchestrator.runs.pool import Later, Workload
 from orchestrator.runs.run import parent
+from orchestrator.runs.segment import Segment
 from orchestrator.stop import RunError
 from orchestrator.sweeps import records, space, trial
+from orchestrator.sweeps.exchange import check_base, check_same_state, ends_of
 from orchestrator.sweeps.settings import Objective, SweepConfig
 from orchestrator.sweeps.space import Point, extremes, lookup, params
 from orchestrator.sweeps.standings import Standing, named, sentence
@@ -75,6 +78,15 @@ class Sweep:
         source = f"{self.source}, {space.describe(self.config.space, point)}"
         return resolve(self.tree, [*self.overrides, *changes], source)
 
+    def segment(self, standings: Sequence[Standing], number: int) -> dict[str, Any] | None:
+        """Return a trial's part of the pretraining, if the sweep trains a population."""
+        if self.config.search.name != "pbt":
+            return None
+        ends = [0, *ends_of(self.config, Course.open(self.base).plan.total_steps)]
+        place, source = number // self.config.search.population, standings[number].source
+        key = standings[source].pretrained.removeprefix(pretrain.PREFIX) if source is not None else None
+        return asdict(Segment(until=ends[place + 1], begin=ends[place], source=key))
+
     def record(self, standings: Sequence[Standing]) -> None:
         """Write the standings and the best trials' experiments."""
         records.write(self.folder, self.config, standings, lambda point: self.experiment(point, self.seeds[0]))
@@ -88,7 +100,9 @@ class Sweep:
         """Return the folder of a trial's outbox to MLflow and of requests to the trial."""
         return pool.place_of(self.folder, number)
 
-    def trial(self, number: int, point: Point, experiment: Experiment | None = None) -> Trial:
+    def trial(
+        self, number: int, point: Point, experiment: Experiment | None = None, segment: dict[str, Any] | None = None
+    ) -> Trial:
         """Return a point as a trial; ``experiment`` replaces the point's own experiment if that is not valid."""
         first, *others = [experiment] if experiment else [self.experiment(point, seed) for seed in self.seeds]
         return Trial(
@@ -98,6 +112,7 @@ class Sweep:
             repeats=tuple(others),
             also=self.config.also,
             judged_by=self.config.scheduler.metric,
+            segment=Segment(**segment) if segment else None,
             objective=self.config.objective,
             folder=self.trial_folder(number),
             label=named(self.config, number, point),
@@ -129,6 +144,8 @@ def check(sweep: Sweep) -> list[Point]:
                 )
     for point in extremes(sweep.config.space, base):
         sweep.experiment(point)
+    if sweep.config.search.name == "pbt":
+        check_population(sweep)
     points = given(sweep.config, base)
     if sweep.config.finetuned:
         sought = [one for one in sweep.config.objectives if isinstance(one, Objective) and one.of == "finetune"]
@@ -141,10 +158,21 @@ def check(sweep: Sweep) -> list[Point]:
     return points
 
 
+def check_population(sweep: Sweep) -> None:
+    """Raise ConfigError if the space holds a field that cannot change while a training goes on."""
+    check_base(sweep.config, sweep.base, sweep.source)
+    for field, knob in sweep.config.space.items():
+        if field.startswith("method."):
+            check_same_state(field, [sweep.experiment({field: value}) for value in knob.ends()], sweep.source)
+
+
 def describe(sweep: Sweep) -> list[str]:
     """Describe the search; raise ValueError if it cannot run."""
     points, config = check(sweep), sweep.config
     lines = told(config, config.trials or len(points))
+    if config.search.name == "pbt":
+        steps = ends_of(config, check_base(config, sweep.base, sweep.source))
+        lines.append(f"segments end after steps {', '.join(map(str, steps))}")
     lines.append(f"folder: {sweep.folder}" + (" (there; goes on)" if sweep.folder.exists() else ""))
     return lines + [f"given: {space.describe(config.space, point)}" for point in points]
 
@@ -192,7 +220,15 @@ def run(sweep: Sweep, say: Say) -> list[Standing]:
                 f"sweep {sweep.config.name}: stopped with {_ended(standings)} of {ledger.total} trials ended, as "
                 "asked; the same command goes on from there"
             )
+        if sweep.config.search.name == "pbt" and _ended(standings) < ledger.total:
+            raise RunError(_unfinished(sweep, standings))
     return standings
+
+
+def _unfinished(sweep: Sweep, standings: Sequence[Standing]) -> str:
+    """Say why a population's next segment cannot begin."""
+    reasons = [sentence(sweep.config, one) for one in standings if one.state in ("failed", "running")]
+    return f"sweep {sweep.config.name}: the next segment cannot begin: {reasons[-1]}"
 
 
 def _ended(standings: Sequence[Standing]) -> int:
@@ -201,9 +237,10 @@ def _ended(standings: Sequence[Standing]) -> int:
 
 def workload(sweep: Sweep, ledger: Ledger, phase: Phase, say: Say) -> Workload:
     """Return the sweep's unfinished trials as jobs of a pool, which end in its ledger, its files and MLflow."""
+    population = sweep.config.search.name == "pbt"
 
-    def take() -> tuple[int, str] | None:
-        while (taken := ledger.take()) is not None:
+    def take() -> tuple[int, str] | Later | None:
+        while (taken := ledger.take()) is not None and taken != "later":
             number, point = taken
             try:
                 check_point(sweep, point)
@@ -211,13 +248,16 @@ def workload(sweep: Sweep, ledger: Ledger, phase: Phase, say: Say) -> Workload:
                 reason = " ".join(str(error).split())
                 ended(number, Ending("failed", reason=reason, impossible=True), told=False)
             else:
-                return number, json.dumps(point)
-        return None
+                segment = sweep.segment(ledger.standings(), number)
+                return number, json.dumps({"point": point, **({"segment": segment} if segment else {})})
+        return "later" if taken else None
 
     def ended(number: int, ending: Ending | Exception, told: bool = True) -> None:
         if isinstance(ending, Exception):
             raised = f"its process failed: {type(ending).__name__}: {ending}"
             ending, told = Ending("failed", reason=str(ending) if isinstance(ending, RunError) else raised), False
+        elif population:  # a member that fails is replaced, and never tried again
+            ending = replace(ending, impossible=ending.state == "failed")
         ledger.end(number, ending)
         standings = ledger.standings()
         if not told:
@@ -233,7 +273,7 @@ def workload(sweep: Sweep, ledger: Ledger, phase: Phase, say: Say) -> Workload:
         folder=sweep.folder,
         total=ledger.total,
         take=take,
-        do=lambda number, point: trial.run(sweep.trial(number, json.loads(point))),
+        do=lambda number, details: trial.run(sweep.trial(number, **json.loads(details))),
         ended=ended,
         say=say,
         reported=lambda number, report: (

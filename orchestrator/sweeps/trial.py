@@ -16,6 +16,7 @@ from orchestrator.direction import TEST
 from orchestrator.history import HISTORY, Tail
 from orchestrator.runs import finetune, pretrain
 from orchestrator.runs.run import tracker_of
+from orchestrator.runs.segment import Segment
 from orchestrator.stop import RunError
 from orchestrator.sweeps.settings import Cost, Objective
 from orchestrator.sweeps.space import Point, Scalar
@@ -38,6 +39,7 @@ class Trial:
     repeats    the same experiment with further seeds
     also       what is sought besides the objective
     judged_by  a metric of the pretraining by which it may be ended; by default the objective
+    segment    the part of the pretraining, of a population's member
     """
 
     number: int
@@ -50,6 +52,7 @@ class Trial:
     repeats: tuple[Experiment, ...] = ()
     also: tuple[Objective | Cost, ...] = ()
     judged_by: str | None = None
+    segment: Segment | None = None
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:
@@ -76,39 +79,45 @@ class _Training:
     def _repeat(self, experiment: Experiment) -> tuple[float, ...]:
         trial, pretrained, scores = self.trial, None, dict[str, float]()
         if experiment.hands_over:
-            pretrained = pretrain.pretrain(experiment, trial.folder, trial.label)
+            pretrained = pretrain.pretrain(experiment, trial.folder, trial.label, trial.segment)
         if trial.judged_by is not None and experiment is trial.experiment:
             self.verdict.await_for(trial.folder)
         if trial.finetuned:
             scores = finetune.finetune(experiment, pretrained, trial.folder, trial.label).scores
-        return tuple(_value(one, experiment, scores, trial.finetuned) for one in (trial.objective, *trial.also))
+        return tuple(self._value(one, experiment, scores) for one in (trial.objective, *trial.also))
+
+    def _value(self, sought: Objective | Cost, experiment: Experiment, scores: dict[str, float]) -> float:
+        """Return what a training with one seed gives; raise ValueError if it is not a number."""
+        trial = self.trial
+        if isinstance(sought, Cost):
+            return sum(work.hours for work in work_of(experiment, trial.finetuned, trial.segment))
+        value = scores.get(sought.metric) if sought.of == "finetune" else _end(experiment, sought, trial.segment)
+        if value is None or not isfinite(value):
+            raise ValueError(f"{sought.metric} is {value}; expected a number")
+        return value
 
 
-def _value(sought: Objective | Cost, experiment: Experiment, scores: dict[str, float], finetuned: bool) -> float:
-    """Return what a training with one seed gives; raise ValueError if it is not a number."""
-    if isinstance(sought, Cost):
-        return sum(work.hours for work in work_of(experiment, finetuned))
-    if sought.of == "finetune":
-        value = scores.get(sought.metric)
-    else:
-        points = curve_of(experiment, sought).points(Tail(judged_folder(experiment, sought) / HISTORY).read())
-        value = points[-1][1] if points else None
-    if value is None or not isfinite(value):
-        raise ValueError(f"{sought.metric} is {value}; expected a number")
-    return value
+def _end(experiment: Experiment, sought: Objective, segment: Segment | None) -> float | None:
+    """Return the last point of a pretraining's curve, if there is one."""
+    lines = Tail(judged_folder(experiment, sought, segment) / HISTORY).read()
+    points = curve_of(experiment, sought, segment).points(lines)
+    return points[-1][1] if points else None
 
 
 def run(trial: Trial) -> Ending:
     """Train the point and return how it ended; report its curve to the pool and MLflow meanwhile."""
     with progress.phase(trial.label):
         tracker, training = opened(trial), _Training(trial)
-        watching = watched(trial.experiment, trial.objective, trial.judged_by)
+        watching = watched(trial.experiment, trial.objective, trial.judged_by, trial.segment)
         report = partial(_report, watching, tracker, training.verdict)
         future = stop.heeding(str(trial.folder), training.run, report)
         ending = _ending(trial, future, watching)
-        work = tuple(one for repeat in trial.experiments for one in work_of(repeat, trial.finetuned))
-        run_ = judged_folder(trial.experiment, trial.objective).name
-        ending = replace(ending, run=run_, work=work)
+        ending = replace(
+            ending,
+            run=judged_folder(trial.experiment, trial.objective, trial.segment).name,
+            work=tuple(one for own in trial.experiments for one in work_of(own, trial.finetuned, trial.segment)),
+            pretrained=pretrain.folder_of(trial.experiment, trial.segment).name,
+        )
         closed(trial, tracker, ending)
         return ending
 

@@ -14,6 +14,7 @@ from orchestrator.results import curve as curves
 from orchestrator.results.curve import Curve
 from orchestrator.runs import finetune, pretrain
 from orchestrator.runs.course import Course
+from orchestrator.runs.segment import Segment
 from orchestrator.sweeps.settings import Objective, Scheduler
 
 # Prefixes of metrics that are measured only at times, each with a metric that is always measured with it.
@@ -61,31 +62,34 @@ class Verdict:
         self._given.set()
 
 
-def watched(experiment: Experiment, objective: Objective, judged_by: str | None) -> list[Watched]:
+def watched(
+    experiment: Experiment, objective: Objective, judged_by: str | None, segment: Segment | None = None
+) -> list[Watched]:
     """Return the curve of the objective, and that of the metric by which a trial is ended, if it is another."""
-    shown = Watched(curve_of(experiment, objective), Tail(judged_folder(experiment, objective) / HISTORY), True)
+    history = judged_folder(experiment, objective, segment) / HISTORY
+    shown = Watched(curve_of(experiment, objective, segment), Tail(history), True)
     if judged_by is None:
         return [shown]
     pretraining = Tail(pretrain.folder_of(experiment) / HISTORY)
     return [Watched(pretraining_curve(experiment, judged_by), pretraining, True), replace(shown, judged=False)]
 
 
-def curve_of(experiment: Experiment, objective: Objective) -> Curve:
+def curve_of(experiment: Experiment, objective: Objective, segment: Segment | None = None) -> Curve:
     """Return the curve of an objective; a score on the test split has that of the same score of the validation."""
     if objective.of == "pretrain":
-        return pretraining_curve(experiment, objective.metric)
+        return pretraining_curve(experiment, objective.metric, segment)
     task = finetune.downstream_of(experiment)
     steps = finetune.plan_of(experiment, finetune.labelled_samples(task)).total_steps
     return Curve(objective.metric.removeprefix(TEST), finetune.STAGE, 1, steps, sign_of_life="score")
 
 
-def pretraining_curve(experiment: Experiment, metric: str) -> Curve:
+def pretraining_curve(experiment: Experiment, metric: str, segment: Segment | None = None) -> Curve:
     """Return the curve of a metric of the pretraining's last stage."""
     last = Course.open(experiment, len(experiment.pretraining) - 1)
     steps = last.plan.total_steps
     at_times = next((name for prefix, name in MEASURED_AT_TIMES.items() if metric.startswith(prefix)), None)
     every = 1 if at_times else curves.every(steps)
-    return Curve(metric, last.stage.name, every, steps, sign_of_life=at_times or "loss")
+    return Curve(metric, last.stage.name, every, segment.until if segment else steps, sign_of_life=at_times or "loss")
 
 
 def check_judged(base: Experiment, scheduler: Scheduler, source: str) -> None:
@@ -110,16 +114,16 @@ def check_judged(base: Experiment, scheduler: Scheduler, source: str) -> None:
         )
 
 
-def judged_folder(experiment: Experiment, objective: Objective) -> Path:
+def judged_folder(experiment: Experiment, objective: Objective, segment: Segment | None = None) -> Path:
     """Return the folder of the run that reports the objective."""
     if objective.of == "pretrain":
-        return pretrain.folder_of(experiment)
-    return finetuned_folder(experiment)
+        return pretrain.folder_of(experiment, segment)
+    return finetuned_folder(experiment, segment)
 
 
-def finetuned_folder(experiment: Experiment) -> Path:
+def finetuned_folder(experiment: Experiment, segment: Segment | None = None) -> Path:
     """Return the folder of an experiment's fine-tuning on its shards as they are."""
     hands_over = experiment.hands_over
-    start = pretrain.folder_of(experiment).name.removeprefix("pretrain-") if hands_over else "scratch"
+    start = pretrain.folder_of(experiment, segment).name.removeprefix(pretrain.PREFIX) if hands_over else "scratch"
     key = experiment.finetune_key(start, ShardSet.open(finetune.downstream_of(experiment).shards).digest)
     return Path(experiment.home) / experiment.name / f"finetune-{key}"

@@ -9,6 +9,7 @@ SEARCHES = {
     "gp": "Optuna's Gaussian process",
     "cmaes": "CMA-ES",
     "nsga2": "NSGA-II",
+    "pbt": "population-based training",
     "random": "random points",
     "grid": "every point",
 }
@@ -20,7 +21,10 @@ def told(config: SweepConfig, num_trials: int) -> list[str]:
         f"{field}: {json.dumps(knob.model_dump(mode='json', exclude_defaults=True))}"
         for field, knob in config.space.items()
     ]
-    lines += [f"search: {SEARCHES[config.search.name]}, {num_trials} trials"]
+    how = f"{SEARCHES[config.search.name]}, {num_trials} trials"
+    if config.search.name == "pbt":
+        how = f"population-based training, {config.search.population} members in {config.search.segments} segments"
+    lines.append(f"search: {how}")
     lines += [f"objective: {_sought(one)}" for one in config.objectives]
     if config.seeds:
         lines.append(f"seeds: {', '.join(map(str, config.seeds))}, with each of which every point is trained")

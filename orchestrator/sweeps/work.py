@@ -9,6 +9,7 @@ from orchestrator import history
 from orchestrator.config.experiment import Experiment
 from orchestrator.runs import finetune, pretrain
 from orchestrator.runs.course import courses
+from orchestrator.runs.segment import Segment
 from orchestrator.sweeps.watching import finetuned_folder
 
 HOUR_S = 3600
@@ -38,38 +39,39 @@ class Work:
 class Savings:
     """What was not trained because trials were ended early.
 
-    pretrainings, finetunings  how many ended early, and how many were not begun
+    ended, left_out  how many trainings ended early, and how many were not begun, in words
     steps, planned             not trained, of those that all finished and ended trials planned
     hours, planned_hours       the same in hours of training; None where nothing was trained to tell the speed
     """
 
-    pretrainings: int
-    finetunings: int
+    ended: str
+    left_out: str
     steps: int
     planned: int
     hours: float | None
     planned_hours: float | None
 
 
-def work_of(experiment: Experiment, finetuned: bool) -> list[Work]:
+def work_of(experiment: Experiment, finetuned: bool, segment: Segment | None = None) -> list[Work]:
     """Return the trainings of an experiment as their histories tell them."""
-    found = [*_pretraining(experiment)] if experiment.hands_over else []
+    found = [*_pretraining(experiment, segment)] if experiment.hands_over else []
     if finetuned:
         task = finetune.downstream_of(experiment)
         planned = finetune.plan_of(experiment, finetune.labelled_samples(task)).total_steps
         workers = experiment.resources_of(task).workers
-        steps, seconds = _trained(finetuned_folder(experiment), finetune.STAGE, task.budget.batch_size)
+        steps, seconds = _trained(finetuned_folder(experiment, segment), finetune.STAGE, task.budget.batch_size)
         found.append(Work("finetune", steps, planned, seconds, workers))
     return found
 
 
-def _pretraining(experiment: Experiment) -> Iterator[Work]:
-    folder = pretrain.folder_of(experiment)
+def _pretraining(experiment: Experiment, segment: Segment | None) -> Iterator[Work]:
+    folder = pretrain.folder_of(experiment, segment)
     for course in courses(experiment):
         if course.trains:
             steps, seconds = _trained(folder, course.stage.name, course.stage.budget.batch_size)
             workers = experiment.resources_of(course.stage).workers
-            yield Work("pretrain", steps, course.plan.total_steps, seconds, workers)
+            planned = segment.until - segment.begin if segment else course.plan.total_steps
+            yield Work("pretrain", steps, planned, seconds, workers)
 
 
 def _trained(folder: Path, stage: str, batch_size: int) -> tuple[int, float]:
@@ -94,13 +96,20 @@ def savings(trials: Sequence[tuple[bool, Sequence[Work]]]) -> Savings | None:
     spared = [one for work in left if (one := _hours_left(work, paces[work.kind])) is not None]
     done = sum(work.hours for work in everything)
     return Savings(
-        pretrainings=sum(work.kind == "pretrain" for work in left),
-        finetunings=sum(work.kind == "finetune" and work.steps == 0 for work in left),
+        ended=_counted([work for work in left if work.steps]),
+        left_out=_counted([work for work in left if not work.steps]),
         steps=sum(work.planned - work.steps for work in left),
         planned=sum(work.planned for work in everything),
         hours=sum(spared) if len(spared) == len(left) else None,
         planned_hours=done + sum(known) if len(known) == len(hours) else None,
     )
+
+
+def _counted(works: Sequence[Work]) -> str:
+    """Count trainings in words."""
+    names = {"pretrain": "pretraining", "finetune": "fine-tuning"}
+    counts = {name: sum(work.kind == kind for work in works) for kind, name in names.items()}
+    return " and ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items() if count)
 
 
 def _pace(works: Sequence[Work]) -> float | None:
@@ -119,16 +128,13 @@ def _hours_left(work: Work, usual: float | None) -> float | None:
 
 def saved_words(found: Savings, by: str) -> str:
     """Say in a sentence what ending trials early has saved."""
-    parts = []
-    if found.pretrainings:
-        parts.append(f"ended {found.pretrainings} pretraining{'s' * (found.pretrainings > 1)} early")
-    if found.finetunings:
-        parts.append(f"left out {found.finetunings} fine-tuning{'s' * (found.finetunings > 1)}")
+    parts = [f"ended {found.ended} early"] if found.ended else []
+    parts += [f"left out {found.left_out}"] if found.left_out else []
     share = found.steps / found.planned
     said = f"{found.steps:,} of {found.planned:,} planned steps ({share:.0%}) were not trained"
     if found.hours is not None and found.planned_hours is not None:
         said += f", about {_duration(found.hours)} of {_duration(found.planned_hours)}"
-    return f"{by} {' and '.join(parts) or 'ended fine-tunings early'}: {said}"
+    return f"{by} {' and '.join(parts)}: {said}"
 
 
 def _duration(hours: float) -> str:

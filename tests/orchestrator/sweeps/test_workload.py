@@ -49,7 +49,9 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
 
 
 def test_points_that_cannot_work_fail_in_words_and_the_next_is_handed_out(desk: Desk) -> None:
-    assert [desk.load.take() for _ in range(3)] == [(0, '{"seed": 0}'), (3, '{"seed": 3}'), None]
+    assert [desk.load.take() for _ in range(3)] == [
+        (0, '{"point": {"seed": 0}}'), (3, '{"point": {"seed": 3}}'), None,
+    ]  # fmt: skip
     assert desk.closed == [(1, "seed 1 cannot work"), (2, "seed 2 cannot work")]
     assert desk.said == [
         "1 of 4: trial 1: seed 1: failed: seed 1 cannot work",
