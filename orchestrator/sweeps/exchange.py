@@ -33,8 +33,8 @@ def check_base(config: SweepConfig, base: Experiment, source: str) -> int:
         section, _, name = field.partition(".")
         if section == "optimiser" and name.split(".")[0] not in OF_OPTIMISER:
             raise ConfigError(
-                f"{source}, space, {field}: it cannot change while a training goes on; expected fields of the method, "
-                f"or optimiser.{', optimiser.'.join(OF_OPTIMISER)}{did_you_mean(name, OF_OPTIMISER)}"
+                f"{source}, space, {field}: it cannot change while a training goes on; expected fields of the "
+                f"method, or optimiser.{', optimiser.'.join(OF_OPTIMISER)}{did_you_mean(name, OF_OPTIMISER)}"
             )
         if section not in ("optimiser", "method") or field in ("method", "method.name"):
             raise ConfigError(
@@ -52,8 +52,8 @@ def check_base(config: SweepConfig, base: Experiment, source: str) -> int:
         measured = {"health": base.health.times, "probe": base.probe.times if base.probe else 0}.get(of)
         if measured is not None and (measured == 0 or measured % search.segments):
             raise ConfigError(
-                f"{source}, objective {metric}: {of}.times is {measured}, and each of {search.segments} segments must "
-                f"end with a measurement; set {of}.times={search.segments}"
+                f"{source}, objective {metric}: {of}.times is {measured}, and each of {search.segments} segments "
+                f"must end with a measurement; set {of}.times={search.segments}"
             )
     return steps
 

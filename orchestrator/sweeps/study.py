@@ -125,8 +125,9 @@ class Ledger:
         before = trials[begin : begin + search.population]
         if any(trial.state not in (TrialState.COMPLETE, TrialState.FAIL) for trial in before):
             return "later"
+        values = [trial.values[0] if trial.values else None for trial in before]
         ended = [
-            (dict[str, Any](trial.user_attrs[POINT]), trial.values[0] if trial.values else None) for trial in before
+            (dict[str, Any](trial.user_attrs[POINT]), value) for trial, value in zip(before, values, strict=True)
         ]
         if all(value is None for value in values):
             return "never"
