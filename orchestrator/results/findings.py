@@ -11,7 +11,7 @@ FILE = "findings.json"
 
 
 @dataclass(frozen=True)
-class Sought:
+class TrialValues:
     """A trial's values of all that was sought, and whether it is on the Pareto front."""
 
     trial: str
@@ -38,7 +38,7 @@ class MemberCourse:
 
 
 @dataclass(frozen=True)
-class Findings:
+class SweepFindings:
     """What a sweep has found.
 
     answer   which trial is best, or which are on the front, in a sentence
@@ -52,17 +52,17 @@ class Findings:
     notes: tuple[str, ...] = ()
     shown: dict[str, str] | None = None
     sought: tuple[str, ...] = ()
-    trials: tuple[Sought, ...] = ()
+    trials: tuple[TrialValues, ...] = ()
     members: tuple[MemberCourse, ...] = ()
     copies: tuple[MemberCopy, ...] = ()
 
 
-def note_findings(folder: Path, found: Findings) -> None:
+def note_findings(folder: Path, found: SweepFindings) -> None:
     """Note in a sweep's folder what it has found."""
-    write_atomically(folder / FILE, TypeAdapter(Findings).dump_json(found, indent=2))
+    write_atomically(folder / FILE, TypeAdapter(SweepFindings).dump_json(found, indent=2))
 
 
-def findings_in(folder: str | None) -> Findings:
+def findings_in(folder: str | None) -> SweepFindings:
     """Return what a sweep has found; nothing where its folder does not say, or there is no sweep."""
     path = Path(folder) / FILE if folder else None
-    return TypeAdapter(Findings).validate_json(path.read_text()) if path and path.exists() else Findings()
+    return TypeAdapter(SweepFindings).validate_json(path.read_text()) if path and path.exists() else SweepFindings()

@@ -37,7 +37,7 @@ def with_direction(fields: Any) -> Any:
             return fields
 
 
-class Cost(FrozenConfig):
+class TrialCost(FrozenConfig):
     """What a trial costs, as a further objective, of which less is better.
 
     hours: in which its steps are trained, times the workers: GPU hours where each worker has a GPU. Trainings that

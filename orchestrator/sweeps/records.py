@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data.shards.writer import write_atomically
 from orchestrator.config.experiment import Experiment
-from orchestrator.results.findings import Findings, MemberCopy, MemberCourse, Sought, note_findings
+from orchestrator.results.findings import MemberCopy, MemberCourse, SweepFindings, TrialValues, note_findings
 from orchestrator.sweeps.settings import SweepConfig
 from orchestrator.sweeps.space import Point
 from orchestrator.sweeps.standings import (
@@ -46,14 +46,16 @@ def write(
         write_atomically(folder / name, experiment_file(config, standing, tree, standings))
 
 
-def findings(config: SweepConfig, standings: Sequence[Standing]) -> Findings:
+def findings(config: SweepConfig, standings: Sequence[Standing]) -> SweepFindings:
     """Return what a report shows of a sweep beyond its trials' runs."""
     leading = front(config, standings)
     population = config.search.name == "pbt"
     said = answer(config, standings) if config.also or population else ""
     names = {one.number: named(config, one.number, one.point) for one in standings}
-    trials = [Sought(names[one.number], one.values, one in leading) for one in standings if one.values is not None]
-    return Findings(
+    trials = [
+        TrialValues(names[one.number], one.values, one in leading) for one in standings if one.values is not None
+    ]
+    return SweepFindings(
         answer=f"{said[:1].upper()}{said[1:]}." if said else "",
         notes=(*saved(config, standings), *copies_told(config, standings)),
         shown={names[one.number]: one.shown for one in standings if one.repeats} or None,

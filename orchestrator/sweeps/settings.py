@@ -12,7 +12,7 @@ from orchestrator.config.parts import Seed
 from orchestrator.config.refusal import FolderName
 from orchestrator.direction import Direction
 from orchestrator.sweeps.domains import AnyKnob
-from orchestrator.sweeps.objectives import Cost, Objective, with_direction
+from orchestrator.sweeps.objectives import Objective, TrialCost, with_direction
 
 # Fields that change no result, and fields by which a sweep finds its own folder.
 UNSEARCHABLE = ("name", "home", "resources", "tracking")
@@ -109,7 +109,7 @@ class SweepConfig(FrozenConfig):
     experiment: str
     space: dict[str, AnyKnob] = Field(min_length=1)
     objective: Objective
-    also: Annotated[tuple[Objective | Cost, ...], ADDED] = ()
+    also: Annotated[tuple[Objective | TrialCost, ...], ADDED] = ()
     search: Search = Search()
     scheduler: Scheduler = Scheduler()
     trials: int | None = Field(default=None, gt=0)
@@ -118,7 +118,7 @@ class SweepConfig(FrozenConfig):
     seeds: Annotated[tuple[Seed, ...], ADDED] = ()
 
     @property
-    def objectives(self) -> tuple[Objective | Cost, ...]:
+    def objectives(self) -> tuple[Objective | TrialCost, ...]:
         """All that is sought, the objective first."""
         return (self.objective, *self.also)
 

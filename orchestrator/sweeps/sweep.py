@@ -173,6 +173,10 @@ def describe(sweep: Sweep) -> list[str]:
     if config.search.name == "pbt":
         steps = ends_of(config, check_base(config, sweep.base, sweep.source))
         lines.append(f"segments end after steps {', '.join(map(str, steps))}")
+    if (grace := config.scheduler.grace) is not None:
+        steps = watched(sweep.base, config.objective, config.scheduler.metric)[0].curve.total_steps
+        if grace >= steps:
+            lines.append(f"none will end early: scheduler.grace {grace} is not below the {steps} steps; lower it")
     lines.append(f"folder: {sweep.folder}" + (" (there; goes on)" if sweep.folder.exists() else ""))
     return lines + [f"given: {space.describe(config.space, point)}" for point in points]
 

@@ -18,10 +18,10 @@ from orchestrator.runs import finetune, pretrain
 from orchestrator.runs.run import tracker_of
 from orchestrator.runs.segment import Segment
 from orchestrator.stop import RunError
-from orchestrator.sweeps.settings import Cost, Objective
+from orchestrator.sweeps.settings import Objective, TrialCost
 from orchestrator.sweeps.space import Point, Scalar
 from orchestrator.sweeps.study import Ending
-from orchestrator.sweeps.watching import Verdict, Watched, curve_of, judged_folder, watched
+from orchestrator.sweeps.watching import Verdict, WatchedCurve, curve_of, judged_folder, watched
 from orchestrator.sweeps.work import work_of
 from orchestrator.terminal import progress
 from orchestrator.tracking.tracker import DESCRIPTION, Tracker
@@ -50,7 +50,7 @@ class Trial:
     label: str
     params: dict[str, Scalar]
     repeats: tuple[Experiment, ...] = ()
-    also: tuple[Objective | Cost, ...] = ()
+    also: tuple[Objective | TrialCost, ...] = ()
     judged_by: str | None = None
     segment: Segment | None = None
 
@@ -86,10 +86,10 @@ class _Training:
             scores = finetune.finetune(experiment, pretrained, trial.folder, trial.label).scores
         return tuple(self._value(one, experiment, scores) for one in (trial.objective, *trial.also))
 
-    def _value(self, sought: Objective | Cost, experiment: Experiment, scores: dict[str, float]) -> float:
+    def _value(self, sought: Objective | TrialCost, experiment: Experiment, scores: dict[str, float]) -> float:
         """Return what a training with one seed gives; raise ValueError if it is not a number."""
         trial = self.trial
-        if isinstance(sought, Cost):
+        if isinstance(sought, TrialCost):
             return sum(work.hours for work in work_of(experiment, trial.finetuned, trial.segment))
         value = scores.get(sought.metric) if sought.of == "finetune" else _end(experiment, sought, trial.segment)
         if value is None or not isfinite(value):
@@ -122,7 +122,7 @@ def run(trial: Trial) -> Ending:
         return ending
 
 
-def _report(watching: list[Watched], tracker: Tracker, verdict: Verdict) -> None:
+def _report(watching: list[WatchedCurve], tracker: Tracker, verdict: Verdict) -> None:
     """Tell the pool and MLflow what has been trained since the last report."""
     asked = verdict.asked
     try:
@@ -176,7 +176,7 @@ def closed(trial: Trial, tracker: Tracker, ending: Ending) -> None:
     tracker.flush(force=True)
 
 
-def _ending(trial: Trial, training: Future[list[tuple[float, ...]]], watching: list[Watched]) -> Ending:
+def _ending(trial: Trial, training: Future[list[tuple[float, ...]]], watching: list[WatchedCurve]) -> Ending:
     try:
         values = training.result()
     except stop.StoppedError as error:

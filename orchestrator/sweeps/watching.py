@@ -23,7 +23,7 @@ WAIT_S = 0.5
 
 
 @dataclass
-class Watched:
+class WatchedCurve:
     """A curve of one training, read as its history grows; ``judged`` says that the trial may be ended by it."""
 
     curve: Curve
@@ -64,14 +64,14 @@ class Verdict:
 
 def watched(
     experiment: Experiment, objective: Objective, judged_by: str | None, segment: Segment | None = None
-) -> list[Watched]:
+) -> list[WatchedCurve]:
     """Return the curve of the objective, and that of the metric by which a trial is ended, if it is another."""
     history = judged_folder(experiment, objective, segment) / HISTORY
-    shown = Watched(curve_of(experiment, objective, segment), Tail(history), True)
+    shown = WatchedCurve(curve_of(experiment, objective, segment), Tail(history), True)
     if judged_by is None:
         return [shown]
     pretraining = Tail(pretrain.folder_of(experiment) / HISTORY)
-    return [Watched(pretraining_curve(experiment, judged_by), pretraining, True), replace(shown, judged=False)]
+    return [WatchedCurve(pretraining_curve(experiment, judged_by), pretraining, True), replace(shown, judged=False)]
 
 
 def curve_of(experiment: Experiment, objective: Objective, segment: Segment | None = None) -> Curve:
@@ -105,12 +105,6 @@ def check_judged(base: Experiment, scheduler: Scheduler, source: str) -> None:
     if times is not None and times < 2:
         raise ConfigError(
             f"{what}: {section}.times is {times}, so that it is not measured before the end; set {section}.times=10"
-        )
-    steps = pretraining_curve(base, metric).total_steps
-    if scheduler.grace is not None and scheduler.grace >= steps:
-        raise ConfigError(
-            f"{what}: grace {scheduler.grace} is not below the {steps} steps of the pretraining, so that none would "
-            "end early; lower scheduler.grace"
         )
 
 

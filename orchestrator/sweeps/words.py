@@ -2,7 +2,7 @@
 
 import json
 
-from orchestrator.sweeps.settings import Cost, Objective, SweepConfig
+from orchestrator.sweeps.settings import Objective, SweepConfig, TrialCost
 
 SEARCHES = {
     "tpe": "Optuna's TPE",
@@ -31,8 +31,8 @@ def told(config: SweepConfig, num_trials: int) -> list[str]:
     return [*lines, f"ended early: {_early(config)}"]
 
 
-def _sought(one: Objective | Cost) -> str:
-    if isinstance(one, Cost):
+def _sought(one: Objective | TrialCost) -> str:
+    if isinstance(one, TrialCost):
         return f"{one.mode} {one.metric} of training, times the workers"
     return f"{one.mode} {one.metric} of the {'fine-tuning' if one.of == 'finetune' else 'pretraining'}"
 
