@@ -224,9 +224,9 @@ class Experiment(FrozenConfig):
         own = training.resources if isinstance(training, Downstream) else None
         return own or self.resources
 
-    def pretrain_key(self, digest: str) -> str:
-        """Name a pretraining by everything that decides its result: config, dataset digest and seed."""
-        return _key("pretrain", self._core(), digest)
+    def pretrain_key(self, digest: str, segment: dict[str, Any] | None = None) -> str:
+        """Name a pretraining by everything that decides its result: config, dataset digest, seed, and which part."""
+        return _key("pretrain", {**self._core(), **({"segment": segment} if segment else {})}, digest)
 
     def finetune_key(self, pretrained: str, digest: str) -> str:
         """Name a fine-tuning by the encoder it starts from (a run key or 'scratch'), its config and dataset."""

@@ -13,6 +13,7 @@ from orchestrator.report.charts import Chart, charts_of
 from orchestrator.report.pictures import CaseStrip, strips_of
 from orchestrator.results.compare import ComparisonResult
 from orchestrator.results.comparison import DECIMALS, ComparisonLine, cells, notes
+from orchestrator.results.findings import findings_in
 from orchestrator.results.run_cards import Card
 from orchestrator.results.text import who_is_best
 from orchestrator.results.usual import noted
@@ -55,18 +56,23 @@ def report_of(compared: ComparisonResult) -> ReportContent:
     """Gather a report on compared runs."""
     lines, asked = compared.lines, compared.asked
     ranked = _ranked(compared)
+    found = findings_in(compared.choice.group)
     heading, rows = cells(asked, ranked)
+    for line, row in zip(ranked, rows, strict=True):  # a trial may be the mean of runs, which its row cannot show
+        names = {card.name for card in line.row.cards}
+        if len(names) == 1 and (shown := (found.shown or {}).get(*names)):
+            row[heading.index(asked.metric)] = shown
     direction = direction_of(asked.metric)
     group = _group(compared)
     about = [f"{asked.metric}: {words(direction)}"] if direction else []
     return ReportContent(
         title=compared.title,
-        answer=_answer(lines, asked.metric),
+        answer=found.answer or _answer(lines, asked.metric),
         about="; ".join([*about, f"{sum(len(line.scored) for line in lines)} runs in {len(lines)} rows"]),
         heading=tuple(heading),
         rows=tuple(tuple(row) for row in rows),
         best=bool(ranked) and ranked[0].alike == (),
-        notes=tuple(notes(asked, lines)),
+        notes=(*found.notes, *notes(asked, lines)),
         charts=tuple(charts_of(compared, ranked)),
         cases=tuple(strips_of(ranked, asked.metric, direction)),
         failures=tuple(_shortened(_failures(lines))),

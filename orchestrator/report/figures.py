@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from matplotlib import rc_context
@@ -139,6 +140,44 @@ def parallel(
         axis.text(place, -0.07, f"{table[:, place].min():.3g}", ha="center", va="top", fontsize=8)
         axis.text(place, 1.03, f"{table[:, place].max():.3g}", ha="center", va="bottom", fontsize=8)
         axis.text(place, 1.13, field, ha="center", va="bottom", fontsize=8)
+    return _svg(figure)
+
+
+def pareto(points: Sequence[tuple[tuple[float, float], bool]], x_label: str, metric: str) -> str:
+    """Draw trials as dots, and a line through those on the front; a point is (x, y) and whether it leads."""
+    figure, axis = _axes(x_label, metric)
+    others = [point for point, leads in points if not leads]
+    leading = sorted(point for point, leads in points if leads)
+    if others:
+        axis.scatter(*zip(*others, strict=True), color=PALETTE[-1], marker=MARKERS[0], s=24, label="other trials")
+    x, y = zip(*leading, strict=True)
+    axis.plot(x, y, color=PALETTE[0], marker=MARKERS[1], markersize=6, linewidth=1.2, label="Pareto front")
+    _legend(figure, 2)
+    return _svg(figure)
+
+
+def lineage(
+    members: Mapping[int, Mapping[int, float]], copies: Sequence[tuple[int, int, int]], y_label: str, log: bool
+) -> str:
+    """Draw each member's values over the steps, broken where it copied another member.
+
+    A copy is the step, the member and its source, from whose value a dashed line leads to the member's next.
+    """
+    figure, axis = _axes("step", y_label)
+    names = {number: f"member {number}" for number in members}
+    looks = looks_of([*names.values()])
+    for number, values in members.items():
+        look, steps = looks[names[number]], [*values]
+        axis.plot([], [], color=look.colour, marker=look.marker, label=names[number])
+        axis.scatter(steps, [*values.values()], color=look.colour, marker=look.marker, s=18)
+        for start, end in pairwise(steps):
+            source = next((source for step, own, source in copies if (step, own) == (start, number)), number)
+            style = "-" if source == number else "--"
+            before = members[source].get(start, values[start])
+            axis.plot([start, end], [before, values[end]], color=look.colour, linewidth=1.4, linestyle=style)
+    if log:
+        axis.set_yscale("log")
+    _legend(figure, len(members))
     return _svg(figure)
 
 

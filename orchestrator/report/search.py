@@ -1,11 +1,12 @@
 """Search: what a report shows of a sweep: its trials over the fields, and how much each field mattered."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.direction import direction_of
 from orchestrator.report import figures
 from orchestrator.results.compare import ComparisonResult
+from orchestrator.results.findings import SweepFindings, findings_in
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -18,10 +19,12 @@ Trial = tuple[dict[str, float | str], float]
 def searched(compared: ComparisonResult) -> list[tuple[str, str, str]]:
     """Return the heading, the figure and the words of each chart of a sweep's trials; none for other runs."""
     metric = compared.asked.metric
-    trials = _trials(compared) if compared.asked.kind == "trial" else []
+    of_trials = compared.asked.kind == "trial"
+    found = findings_in(compared.choice.group) if of_trials else SweepFindings()
+    charts = [*_front(found), *_population(found, metric)]
+    trials = _trials(compared) if of_trials and not found.members else []
     if len(trials) < 2:
-        return []
-    charts: list[tuple[str, str, str]] = []
+        return charts
     numbers = [field for field in trials[0][0] if all(isinstance(point[field], float) for point, _ in trials)]
     if numbers:
         points = [{field: float(point[field]) for field in numbers} for point, _ in trials]
@@ -36,6 +39,32 @@ def searched(compared: ComparisonResult) -> list[tuple[str, str, str]]:
         text = f"The share of the variance of {metric} over {len(trials)} trials that each field explains (fANOVA)."
         charts.append(("Importance of fields", figures.bars(importance(trials), "share of the variance"), text))
     return charts
+
+
+def _front(found: SweepFindings) -> Iterator[tuple[str, str, str]]:
+    """Draw each further objective against the first, with the front."""
+    first, *others = found.sought or ("",)
+    for place, name in enumerate(others, 1):
+        points = [((one.values[place], one.values[0]), one.leads) for one in found.trials]
+        svg = figures.pareto(points, name, first)
+        text = "A dot is a trial. Those on the line are the Pareto front: no other trial is better in everything."
+        if len(found.sought) > 2:
+            text += " Some lead by an objective that this figure does not show."
+        yield f"{first} against {name}", svg, text
+
+
+def _population(found: SweepFindings, metric: str) -> Iterator[tuple[str, str, str]]:
+    """Draw how the members of a population fared, and how their fields changed."""
+    if not found.members:
+        return
+    copies = [(copy.step, copy.member, copy.source) for copy in found.copies]
+    text = "A line is a member at its segments' ends. A dashed line leads from whose weights and optimiser it copied."
+    values = {member.number: member.values for member in found.members}
+    yield f"{metric} of the population", figures.lineage(values, copies, metric, log=False), text
+    for field in dict.fromkeys(name for member in found.members for name in member.fields):
+        own = {member.number: member.fields[field] for member in found.members}
+        log = _spans_decades([value for one in own.values() for value in one.values()])
+        yield f"{field} of the population", figures.lineage(own, copies, field, log=log), text
 
 
 def importance(trials: Sequence[Trial]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray import cloudpickle, tune
@@ -37,12 +37,16 @@ SETTINGS = {
 }
 
 
+Later = Literal["later"]
+
+
 @dataclass(frozen=True)
 class Workload:
     """At most ``total`` jobs, and the functions of their owner; ``do`` alone is called in a process of the pool.
 
     folder    holds the folders of the jobs
-    take      hand out the next job as its place and its details; None if there is none
+    take      hand out the next job as its place and its details; None if there is none, or "later" if it waits for
+              jobs that run
     do        do a job
     ended     take a job's result or the error that ended it: StoppedError if it was asked to end, RunError if its
               process died; an error that ``ended`` raises ends the other jobs too
@@ -52,7 +56,7 @@ class Workload:
 
     folder: Path
     total: int
-    take: Callable[[], tuple[int, str] | None]
+    take: Callable[[], tuple[int, str] | Later | None]
     do: Callable[[int, str], Any]
     ended: Callable[[int, Any], None]
     say: Callable[[str], None]
@@ -139,6 +143,8 @@ class JobQueue(Searcher):
         """Hand out the next job, or say that there is none."""
         if self.desk.closed or (taken := self.desk.load.take()) is None:
             return Searcher.FINISHED
+        if taken == "later":  # where nothing runs, what it waits for has failed
+            return None if self.desk.running else Searcher.FINISHED
         place, details = taken
         stop.unmark(str(place_of(self.desk.load.folder, place)))
         self.desk.running.add(place)

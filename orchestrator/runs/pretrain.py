@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from orchestrator.feed import stream
 from orchestrator.judging.health import Evenly, HealthWatch, spread_out
 from orchestrator.runs.course import Course, courses, digest_of, initial_encoder, part_of
 from orchestrator.runs.run import RESULT, Caption, Run
+from orchestrator.runs.segment import Segment, end_of, hand_over
 from orchestrator.terminal.progress import phase
 from orchestrator.training import checkpoint as checkpoints
 from orchestrator.training.batch_norm import check_batch_norm
@@ -32,6 +33,7 @@ from orchestrator.training.outline import outline_of
 from orchestrator.training.ray_train import Job, launch
 
 PREVIEWED_SAMPLES = 4
+PREFIX = "pretrain-"  # of a run's folder, before its key
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,10 @@ class PretrainingResult:
     encoder: str
 
 
-def pretrain(experiment: Experiment, parent: Path | None = None, row: str | None = None) -> PretrainingResult:
-    """Run the stages that are not done yet and return the pretrained encoder.
+def pretrain(
+    experiment: Experiment, parent: Path | None = None, row: str | None = None, segment: Segment | None = None
+) -> PretrainingResult:
+    """Run the stages that are not done yet, or a segment of a single stage, and return the pretrained encoder.
 
     The same experiment on the same shards continues where it stopped, or is returned at once if it is done.
     ``parent`` is the folder of the run that it belongs to, and ``row`` is the row of the table that it is run for.
@@ -52,7 +56,8 @@ def pretrain(experiment: Experiment, parent: Path | None = None, row: str | None
     """
     with phase("checking that encoder, method and shards fit"):
         stages = check(experiment)
-    key, folder = experiment.pretrain_key(digest_of(stages)), _folder(stages)
+    folder = _folder(stages, segment)
+    key = folder.name.removeprefix(PREFIX)
     run = Run(folder, experiment, kind="pretrain", key=key, parent=parent)
     with run.claimed():
         if (done := run.result()) is not None:
@@ -61,17 +66,18 @@ def pretrain(experiment: Experiment, parent: Path | None = None, row: str | None
             for stage in experiment.pretraining:
                 connection.preflight(experiment.resources_of(stage))
             with run.opened(_caption(experiment, row), _read(stages), _params(experiment)):
-                return PretrainingResult(folder, key, _run_stages(stages, run))
+                return PretrainingResult(folder, key, _run_stages(stages, run, segment))
 
 
-def folder_of(experiment: Experiment) -> Path:
-    """Return the folder of an experiment's pretraining on its shards as they are."""
-    return _folder(courses(experiment))
+def folder_of(experiment: Experiment, segment: Segment | None = None) -> Path:
+    """Return the folder of an experiment's pretraining, or of its segment, on its shards as they are."""
+    return _folder(courses(experiment), segment)
 
 
-def _folder(stages: Sequence[Course]) -> Path:
+def _folder(stages: Sequence[Course], segment: Segment | None = None) -> Path:
     experiment = stages[0].experiment
-    return Path(experiment.home) / experiment.name / f"pretrain-{experiment.pretrain_key(digest_of(stages))}"
+    key = experiment.pretrain_key(digest_of(stages), segment.identity if segment else None)
+    return Path(experiment.home) / experiment.name / f"{PREFIX}{key}"
 
 
 def check(experiment: Experiment) -> list[Course]:
@@ -156,7 +162,7 @@ def build_encoder(experiment: Experiment) -> Encoder:
     return initial_encoder(experiment, experiment.pretrained_encoder)
 
 
-def _run_stages(stages: Sequence[Course], run: Run) -> str:
+def _run_stages(stages: Sequence[Course], run: Run, segment: Segment | None) -> str:
     experiment, trained = stages[0].experiment, dict[str, str]()
     for course in stages:
         stage = course.stage
@@ -168,18 +174,21 @@ def _run_stages(stages: Sequence[Course], run: Run) -> str:
         if experiment.tracking.pictures:
             with phase("drawing the views of the first samples"):
                 run.picture(f"views-{stage.name}.png", drawn_views(course))
+        plan = replace(course.plan, ends_at=segment.until if segment else None)
         job = Job(
             folder=run.folder,
             stage=stage.name,
             storage=run.storage,
-            plan=course.plan,
-            feed=course.feed,
+            plan=plan,
+            feed=replace(course.feed, last_step=plan.last_step),
             build=partial(build_trainee, experiment, course.index, dict(trained)),
             resources=experiment.resources_of(stage),
         )
+        if segment and segment.source:
+            hand_over(end_of(run.folder.parent / f"{PREFIX}{segment.source}"), job.uri)
         for remark in (experiment.idle_workers(stage), *course.doubts()):
             run.remark(remark)
-        with run.stage(stage.name, course.plan.total_steps) as follow:
+        with run.stage(stage.name, plan.last_step) as follow:
             trained[stage.name] = launch(job, follow, run.remark).uri
     encoder = trained.get(stages[-1].stage.name)
     with phase("collecting the encoder"):

@@ -128,8 +128,9 @@ def of_sweep(asked: Sweep, measured: bool = False) -> list[RenderableType]:
         for point in unlike.values():
             sweep.check_point(asked, point)
     lines.append(f"checked: {len(unlike)} points, with each field at each of its ends")
+    what = f"a trial, with each of {len(asked.config.seeds)} seeds" if asked.config.seeds else "a trial"
     lines += [
-        f"a trial: {one.name}, {one.steps:,} steps, {one.memory} of GPU memory"
+        f"{what}: {one.name}, {one.steps:,} steps, {one.memory} of GPU memory"
         for one in _trial_needs(asked, asked.experiment(points[0]))
     ]
     return [*lines, *_sweep_forecast(asked, list(unlike.values()), measured)]
@@ -137,21 +138,22 @@ def of_sweep(asked: Sweep, measured: bool = False) -> list[RenderableType]:
 
 def _sweep_forecast(asked: Sweep, points: Sequence[Point], measured: bool) -> list[RenderableType]:
     """Forecast the trials that have not ended, each as the mean of the points, and say what is not in it."""
-    total = asked.config.trials or len(sweep.check(asked))
-    left = total - _ended_trials(asked.folder)
-    trials = [together(_trial(asked, asked.experiment(point), measured), "a trial") for point in points]
+    left = _num_trials(asked) - _ended_trials(asked.folder)
+    search = asked.config.search
+    times = 1 / search.segments if search.name == "pbt" else max(1, len(asked.config.seeds))
+    trials = [together(_trial(asked, asked.experiment(point), measured), "a trial").times(times) for point in points]
     mean = together([one.times(1 / len(trials)) for one in trials], "a trial")
     per_trial = trials[0].trainings
     whole = replace(mean.times(left), name=f"{left} trials", trainings=left * per_trial)
     at_once = _at_once(asked.config.concurrent, asked.base)
     lines = told([whole], asked.base, "sweep", at_once)
-    times = [one.time.wall_s for one in trials if one.time]
-    if len(times) < len(trials) or not left:
+    seconds = [one.time.wall_s for one in trials if one.time]
+    if len(seconds) < len(trials) or not left:
         return lines
-    most = duration(max(times) * left / at_once)
+    most = duration(max(seconds) * left / at_once)
     lines.append(f"a trial is the mean of the {len(points)} checked points; if each was the slowest of them: {most}")
     if saved := _pruned_share(asked):
-        mean_s = sum(times) / len(times) * left / at_once
+        mean_s = sum(seconds) / len(seconds) * left / at_once
         early = f"{asked.config.scheduler.name} is not counted: it could save up to {duration(mean_s * saved)}"
         lines.append(f"{early}, if it ended all trials but one as early as it may")
     return lines
@@ -159,7 +161,15 @@ def _sweep_forecast(asked: Sweep, points: Sequence[Point], measured: bool) -> li
 
 def _trial(asked: Sweep, experiment: Experiment, measured: bool) -> list[Forecast]:
     found = pretraining(experiment, measured)
-    return found + ([finetuning(experiment, measured)] if asked.config.objective.of == "finetune" else [])
+    return found + ([finetuning(experiment, measured)] if asked.config.finetuned else [])
+
+
+def _num_trials(asked: Sweep) -> int:
+    """Return how many trials the sweep has; each segment of a population's member is one."""
+    search = asked.config.search
+    if search.name == "pbt":
+        return search.population * search.segments
+    return asked.config.trials or len(sweep.check(asked))
 
 
 def _ended_trials(folder: Path) -> int:
@@ -176,12 +186,13 @@ def _pruned_share(asked: Sweep) -> float:
     if asked.config.scheduler.name == "none" or grace is None:
         return 0.0
     steps = [one.steps for one in _trial_needs(asked, asked.base)]
-    total = asked.config.trials or len(sweep.check(asked))
-    return max(0, steps[-1] - grace) / sum(steps) * (total - 1) / total
+    judged = sum(steps[-2:] if asked.config.scheduler.metric else steps[-1:])  # no fine-tuning where that was judged
+    total = _num_trials(asked)
+    return max(0, judged - grace) / sum(steps) * (total - 1) / total
 
 
 def _trial_needs(asked: Sweep, experiment: Experiment) -> list[Needs]:
     needs = [one for one in pretraining_needs(experiment) if one.steps]
-    if asked.config.objective.of == "finetune":
+    if asked.config.finetuned:
         needs.append(finetuning_needs(experiment)[0])
     return needs

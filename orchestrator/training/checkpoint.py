@@ -97,7 +97,10 @@ def _load_whole(method: Method, state: dict[str, Tensor], world: World) -> None:
 
 
 def restore(folder: Path, method: Method, optimiser: torch.optim.Optimizer, stream: Stream, world: World) -> State:
-    """Load a checkpoint into a method and its optimiser; raise CheckpointError if the stream differs."""
+    """Load a checkpoint into a method and its optimiser; raise CheckpointError if the stream differs.
+
+    The optimiser keeps its own settings, which differ from the checkpoint's where a population has changed them.
+    """
     saved = json.loads((folder / STATE).read_text())
     if saved["stream"] != asdict(stream):
         differing = [name for name, value in asdict(stream).items() if saved["stream"].get(name) != value]
@@ -106,7 +109,10 @@ def restore(folder: Path, method: Method, optimiser: torch.optim.Optimizer, stre
             f"{_listed(asdict(stream), differing)}; give the run another name or home, or restore the old shards"
         )
     _load_whole(method, load_file(folder / METHOD), world)
+    own = [{name: value for name, value in group.items() if name != "params"} for group in optimiser.param_groups]
     optimiser.load_state_dict(_read_optimiser(folder))
+    for group, settings in zip(optimiser.param_groups, own, strict=True):
+        group.update(settings)
     return State(**saved["state"])
 
 

@@ -64,7 +64,8 @@ class Trainee:
 class Plan:
     """How long and how to train ``num_samples`` samples, epoch after epoch.
 
-    A rank's share of a batch passes through the network in ``num_chunks`` chunks.
+    A rank's share of a batch passes through the network in ``num_chunks`` chunks. ``ends_at`` ends the training
+    before its schedule does.
     """
 
     schedule: Schedule
@@ -76,10 +77,16 @@ class Plan:
     report_every_steps: int = 10
     report_every_s: float = 1.0
     checkpoint_every_steps: int = 200
+    ends_at: int | None = None
 
     @property
     def total_steps(self) -> int:
         return self.schedule.total_steps
+
+    @property
+    def last_step(self) -> int:
+        """The number of steps after which training ends."""
+        return self.total_steps if self.ends_at is None else self.ends_at
 
     def epochs(self, step: int) -> int:
         """Return how many epochs are complete after ``step`` steps."""
@@ -120,14 +127,14 @@ def train(
     batches, history, num_reported = feed(state.step), [], 0
     exhausted: Callable[[State], bool] = trainee.evaluation.exhausted if trainee.evaluation else lambda state: False
     stop = exhausted(state) or any_rank(asked_to_stop(), world)
-    while state.step < plan.total_steps and not stop:
+    while state.step < plan.last_step and not stop:
         entry = _step(model, method, optimiser, plan, world, batches, state.step, step_ended)
         step_ended = time.perf_counter()
         history.append(entry)
         state = replace(state, step=state.step + 1)
         _after_step(method, plan, state.step)
         _watch(trainee, state.step, entry, world)
-        last = state.step == plan.total_steps
+        last = state.step == plan.last_step
         evaluate = trainee.evaluation is not None and (last or trainee.evaluation.due(state.step))
         if evaluate:
             state = _evaluate(trainee, method, world, state, entry)

@@ -83,7 +83,7 @@ def launch(job: Job, follow: Follow, say: Say) -> SavedCheckpoint:
     begin = path.stat().st_size if path.exists() else 0
     _fetch_history(job)
     newest = _resume(job, progress, say)
-    if (done := newest.step if newest else 0) < job.plan.total_steps:
+    if (done := newest.step if newest else 0) < job.plan.last_step:
         _raise_stopped(job, done)
         stop.unmark(job.uri)
         _fit_followed(job, progress, partial(_pass_on, Tail(path, begin), follow), say)
@@ -119,9 +119,9 @@ def _resume(job: Job, progress: StageCheckpoints, say: Say) -> SavedCheckpoint |
     if found.newest is None:
         return None
     HistoryWriter(job.folder, job.stage).complete(progress.held_steps())
-    if found.newest.step < job.plan.total_steps:
+    if found.newest.step < job.plan.last_step:
         say(
-            f"stage {job.stage}: goes on from step {found.newest.step} of {job.plan.total_steps}, checkpoint "
+            f"stage {job.stage}: goes on from step {found.newest.step} of {job.plan.last_step}, checkpoint "
             f"{found.newest.name}"
         )
     return found.newest
@@ -245,9 +245,9 @@ def _pass_on(tail: Tail, follow: Follow) -> None:
 
 def _raise_stopped(job: Job, done: int) -> None:
     stop.raise_if_insisted()  # Ctrl-C was pressed again while the last checkpoint was saved
-    if stop.requested() and done < job.plan.total_steps:
+    if stop.requested() and done < job.plan.last_step:
         raise stop.StoppedError(
-            f"stage {job.stage}: stopped after step {done} of {job.plan.total_steps}, as asked; the same command "
+            f"stage {job.stage}: stopped after step {done} of {job.plan.last_step}, as asked; the same command "
             "goes on from there"
         )
 

@@ -43,6 +43,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "Probe": {**SHARDS, "size": 32},
     "Recipe": {"name": "a", "kind": "volume", "window": [0, 1], "window_kind": "value"},
     "TableRow": {"name": "a"},
+    "TrialCost": {"cost": "hours"},
     "Samples": SHARDS,
     "ScanSource": {"source": "a", "layout": "volumes"},
     "Stage": {"method": {"name": "simsiam"}},

@@ -24,6 +24,14 @@ from orchestrator.report.case_panels import TRUE_BOX, Panel
 from orchestrator.report.content import ReportContent, report_of
 from orchestrator.report.page import page
 from orchestrator.report.search import importance
+from orchestrator.results.findings import (
+    MemberCopy,
+    MemberCourse,
+    SweepFindings,
+    TrialValues,
+    findings_in,
+    note_findings,
+)
 from orchestrator.results.usual import JudgedBy, note, noted
 from orchestrator.runs.network import NETWORK, build_network
 from orchestrator.sweeps.settings import Objective
@@ -311,6 +319,56 @@ def test_a_sweep_s_report_draws_its_trials_over_the_fields_and_their_importance(
     assert report.answer.startswith("No row is best: trial ")
     assert report.failures[0].endswith("pruned")
     assert report.commands[0] == "raydiology sweep lr.yaml"
+
+
+def of_sweep(runs: Runs, number: int, value: float, lr: float) -> None:
+    """Write a trial of the sweep "sweep-found" that ran to its end."""
+    trial = Trial(
+        number=number,
+        point={"optimiser.lr": lr},
+        experiment=runs.experiment(**{"optimiser.lr": lr}),
+        objective=Objective(metric="dice_mean"),
+        folder=runs.grouped("sweep-found", "sweep", "sweep found") / "trials" / f"{number:03d}",
+        label=f"trial {number}: lr {lr}",
+        params={"optimiser.lr": lr},
+    )
+    closed(trial, opened(trial), Ending("done", value))
+
+
+def test_a_sweep_s_report_answers_shows_and_draws_what_the_sweep_has_found(runs: Runs) -> None:
+    sweep = runs.grouped("sweep-found", "sweep", "sweep found")
+    values = [(0.5, 1.0), (0.7, 2.0), (0.6, 3.0)]
+    for number, (dice, _) in enumerate(values):
+        of_sweep(runs, number, dice, 0.1 * (number + 1))
+    note(sweep, JudgedBy(metric="dice_mean", again="raydiology sweep lr.yaml"))
+    names = [f"trial {number}: lr {0.1 * (number + 1)}" for number in range(3)]
+    found = SweepFindings(
+        answer="On the Pareto front of dice_mean and hours are 2 of 3 trials.",
+        notes=("asha left out 2 fine-tunings",),
+        shown={names[1]: "0.7000 ± 0.0100"},
+        sought=("dice_mean", "hours"),
+        trials=tuple(
+            TrialValues(*one, leads) for *one, leads in zip(names, values, (True, True, False), strict=True)
+        ),
+    )
+    note_findings(sweep, found)
+    assert findings_in(str(sweep)) == found
+    report = report_of(runs.compare(sweep))
+    assert (report.answer, report.notes[0]) == (found.answer, found.notes[0])
+    assert next(row for row in report.rows if "0.2" in row[0])[1] == "0.7000 ± 0.0100"
+    charts = {chart.heading: chart for chart in report.charts}
+    assert ">Pareto front<" in charts["dice_mean against hours"].svg
+    assert "Trials over the fields" in charts
+    members = (
+        MemberCourse(0, {8: 0.5, 16: 0.6}, {"optimiser.lr": {8: 1.0, 16: 1.0}}),
+        MemberCourse(1, {8: 0.1, 16: 0.7}, {"optimiser.lr": {8: 0.001, 16: 0.8}}),
+    )
+    note_findings(sweep, SweepFindings(members=members, copies=(MemberCopy(8, 1, 0),)))
+    charts = {chart.heading: chart for chart in report_of(runs.compare(sweep)).charts}
+    for heading in ("dice_mean of the population", "optimiser.lr of the population"):
+        assert ">member 1<" in charts[heading].svg
+        assert charts[heading].svg.count("stroke-dasharray") == 1, "the copy"
+    assert "Trials over the fields" not in charts, "segments are no trials of their own"
 
 
 def test_importance_names_the_field_that_decides() -> None:

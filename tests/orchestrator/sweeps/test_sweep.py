@@ -5,27 +5,42 @@ import io
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import ray
+import torch
 import yaml
 from mlflow import MlflowClient
 from pydantic import ValidationError
 from ray.util.state import list_actors
 
+from data.views.batch import Batch
+from orchestrator import cli
 from orchestrator.config.files import load as load_experiment
+from orchestrator.feed import stream
 from orchestrator.history import HISTORY
 from orchestrator.history import steps as history_steps
+from orchestrator.report.content import report_of
+from orchestrator.results.compare import Request, compare
 from orchestrator.results.curve import Curve, end, every
+from orchestrator.results.selection import in_folders
+from orchestrator.runs.course import Course
 from orchestrator.sweeps import standings
 from orchestrator.sweeps import sweep as sweeps
 from orchestrator.sweeps.settings import SweepConfig
 from orchestrator.sweeps.standings import Standing
 from orchestrator.sweeps.study import Ending, Ledger
-from tests.experiments import tiny_experiment, tiny_segmentation
+from orchestrator.training.checkpoint import METHOD, OPTIMISER
+from orchestrator.training.loop import Plan, Trainee, train
+from orchestrator.training.world import World
+from tests.experiments import POOLED_UNET, UNET, tiny_experiment, tiny_segmentation
+from tests.orchestrator.training.test_loop import Recorder
 from tests.shardsets import write_slices
 from tests.waiting import kill_tree, wait_for
 
@@ -47,11 +62,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_slices(tmp_path_factory.mktemp("slices"), num_patients=8, size=40)
 
 
-def write_sweep(folder: Path, shards: str, **changes: Any) -> Path:
+def write_sweep(folder: Path, shards: str, encoder: dict[str, Any] = POOLED_UNET, **changes: Any) -> Path:
     """Write a tiny experiment and a sweep over its IoU interval, judged by its own collapse coefficient."""
     training = {"report_every_steps": 2, "checkpoint_every_steps": 10}
     experiment = tiny_experiment(
-        "tiny", shards, folder / "runs", STEPS, training=training, downstream=tiny_segmentation(shards)
+        "tiny", shards, folder / "runs", STEPS, encoder, training=training, downstream=tiny_segmentation(shards)
     )
     (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment))
     path = folder / "sweep.yaml"
@@ -388,41 +403,109 @@ def left_over(before: dict[str, str]) -> tuple[list[str], list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_killed_sweep_goes_on_where_it_was_ends_poor_trials_early_and_leaves_nothing_behind(
-    tmp_path: Path, shards: str, ray_cluster: Path
+def test_pretrainings_that_fall_behind_in_effective_rank_end_early_and_the_report_says_what_that_saved(
+    tmp_path: Path, shards: str, ray_cluster: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # At 2.0 the loss falls to -0.6; at the others it stays near 0, so the later trials fall behind for certain.
+    # At 1e-7 the encoder stays as it was drawn, and its rank is twice that of the others.
     changes = {
-        "scheduler": {"name": "asha", "grace": 4, "reduction_factor": 2},
+        "objective": {"metric": "dice_mean"},
+        "scheduler": {"name": "asha", "grace": 10, "reduction_factor": 2, "metric": "health/effective_rank"},
         "search": {"name": "grid"},
         "trials": None,
-        "space": {"optimiser.lr": {"choice": [2.0, 1e-6, 1e-7]}},
-        "objective": {"metric": "loss", "of": "pretrain", "mode": "min"},
+        "space": {"optimiser.lr": {"choice": [1e-7, 2.0, 0.05]}},
     }
-    path = write_sweep(tmp_path, shards, **changes)
+    path = write_sweep(tmp_path, shards, encoder=UNET, **changes)
+    overrides = ["budget.steps=300", "health.times=30", "training.checkpoint_every_steps=300"]
+    runs, before = tmp_path / "runs" / "tiny", actors()
+    assert cli.main(["sweep", str(path), *overrides]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    sweep = sweeps.load(path, overrides)
+    trials = Ledger(sweep.folder, sweep.config, sweep.base.model_dump(mode="json")).standings()
+    assert [trial.state for trial in trials] == ["done", "pruned", "pruned"]
+    assert all(10 <= trial.work[0].steps < 300 for trial in trials[1:])
+    assert [trial.work[1].steps for trial in trials] == [4, 0, 0], "what was ended early is not fine-tuned"
+    assert len(list(runs.glob("finetune-*"))) == 1
+    (said,) = standings.saved(sweep.config, trials)
+    left = sum(300 - trial.work[0].steps for trial in trials[1:]) + 8
+    start = "asha by health/effective_rank ended 2 pretrainings early and left out 2 fine-tunings: "
+    assert said.startswith(f"{start}{left} of 912 planned steps")
+    assert said in (sweep.folder / "sweep.md").read_text()
+    assert start.split()[3] in printed
+    assert said in unescape((sweep.folder / "report.html").read_text())
+    assert left_over(before) == ([], [])
+    assert load_experiment(sweep.folder / "best.yaml") == sweep.experiment({"optimiser.lr": 1e-7})
+    check_mlflow(sweep, trials)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_killed_population_goes_on_and_trains_what_an_undisturbed_one_trains_and_leaves_nothing_behind(
+    tmp_path: Path, shards: str, ray_cluster: Path
+) -> None:
+    # At 2.0 the loss falls to -0.6; at the other rate it stays near 0, so that member 1 copies member 0.
+    changes = {
+        "objective": {"metric": "loss", "of": "pretrain", "mode": "min"},
+        "search": {"name": "pbt", "population": 2, "segments": 2, "quantile": 0.5, "resample": 0, "seed": 1},
+        "trials": None,
+        "space": {"optimiser.lr": {"log_uniform": [1e-9, 2.5]}},
+    }
+    path, overrides = write_sweep(tmp_path, shards, **changes), ["optimiser.lr=2.0"]
     runs = tmp_path / "runs" / "tiny"
-    command = [sys.executable, "-m", "orchestrator.cli", "sweep", str(path)]
+    command = [sys.executable, "-m", "orchestrator.cli", "sweep", str(path), *overrides]
     first = subprocess.Popen(command, start_new_session=True)
-    wait_for(lambda: second_training(runs), first)
+    wait_for(lambda: second_segment(runs), first)
     kill_tree(first)
     done = {path: path.read_bytes() for path in finished(runs)}
-    assert len(done) == 1
+    assert len(done) == 2
 
-    sweep, before = sweeps.load(path), actors()
+    sweep, before = sweeps.load(path, overrides), actors()
     said: list[str] = []
     trials = sweeps.run(sweep, said.append)
-    assert [line.split(":")[0] for line in said] == ["2 of 3", "3 of 3"]
+    assert [line.split(":")[0] for line in said] == ["3 of 4", "4 of 4"]
     assert {path: path.read_bytes() for path in done} == done
-    assert (trials[0].state, trials[0].steps) == ("done", STEPS)
-    pruned = [trial for trial in trials if trial.state == "pruned"]
-    assert pruned
-    assert all(4 <= trial.steps < STEPS for trial in pruned)
-    histories = [history_steps(path.parent, "pretrain") for path in runs.glob(f"pretrain-*/{HISTORY}")]
-    assert all([entry["step"] for entry in history] == list(range(len(history))) for history in histories)
+    assert [(trial.state, trial.source, trial.steps) for trial in trials] == [
+        ("done", None, 30), ("done", None, 30), ("done", 0, 60), ("done", 0, 60),
+    ]  # fmt: skip
+    rates = [trial.point["optimiser.lr"] for trial in trials]
+    assert (rates[0], rates[2]) == (2.0, 2.0)
+    assert rates[3] in (pytest.approx(1.6), pytest.approx(2.4)), "the worst rate is given up"
+    ends = [runs / trial.pretrained / "checkpoints" / "pretrain" / "step_000000030" for trial in trials]
+    for name in (METHOD, OPTIMISER):
+        assert (ends[3] / name).read_bytes() == (ends[0] / name).read_bytes() != (ends[1] / name).read_bytes()
+    losses = [[line["loss"] for line in history_steps(runs / trial.pretrained, "pretrain")] for trial in trials]
+    assert losses == [pytest.approx(own, abs=1e-5) for own in trained_without_ray(sweep, trials, tmp_path)]
     assert left_over(before) == ([], [])
-    assert standings.best(sweep.config, trials) == trials[0]
-    assert load_experiment(sweep.folder / "best.yaml") == sweep.experiment({"optimiser.lr": 2.0})
-    check_mlflow(sweep, trials)
+    assert standings.best(sweep.config, trials) == min(trials[2:], key=lambda trial: trial.value)
+    assert len(standings.copies(sweep.config, trials)) == 1
+    shown = report_of(compare(in_folders([sweep.folder], Path(sweep.base.home)), Request()))
+    assert [chart.heading for chart in shown.charts][1:3] == [
+        "loss of the population",
+        "optimiser.lr of the population",
+    ]
+    assert shown.answer.startswith("Best member ")
+
+
+def trained_without_ray(sweep: sweeps.Sweep, trials: list[Standing], folder: Path) -> list[list[float]]:
+    """Train the segments of a population one after the other in this process; return the losses of each."""
+    losses, ends = list[list[float]](), list[Path]()
+    for place, trial in enumerate(trials):
+        course = Course.open(sweep.experiment(trial.point))
+        plan = replace(course.plan, ends_at=30 if trial.source is None else 60)
+
+        def feed(first: int, course: Course = course, plan: Plan = plan) -> Iterator[Batch]:
+            remaining = replace(course.feed, first_step=first, last_step=plan.last_step)
+            return stream.batches(None, remaining, 0, torch.device("cpu"))
+
+        start = None if trial.source is None else ends[trial.source]
+        train(Trainee(course.build({})), plan, feed, World(), recorded := Recorder(folder / str(place)), start)
+        losses.append([entry["loss"] for entry in recorded.entries])
+        ends.append(recorded.checkpoints[plan.last_step])
+    return losses
+
+
+def second_segment(runs: Path) -> bool:
+    """Tell whether the first segment of both members is done, and another one has been started."""
+    return len(list(runs.glob("pretrain-*/experiment.json"))) == 3 and len(finished(runs)) == 2
 
 
 def check_mlflow(sweep: sweeps.Sweep, trials: list[Standing]) -> None:
@@ -435,17 +518,12 @@ def check_mlflow(sweep: sweeps.Sweep, trials: list[Standing]) -> None:
     assert found.info.run_name == f"sweep {sweep.config.name}: best {standings.sentence(sweep.config, winner)}"
     children = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent}'", order_by=["start_time"])
     assert [run.data.tags["state"] for run in children] == [trial.state for trial in trials]
-    assert children[0].info.run_name == "trial 0: lr 2"
-    assert children[0].data.params == {"optimiser.lr": "2.0"}
-    assert children[0].data.metrics["best/loss"] == trials[0].value
+    assert children[0].info.run_name == "trial 0: lr 1e-07"
+    assert children[0].data.params == {"optimiser.lr": "1e-07"}
+    assert children[0].data.metrics["best/dice_mean"] == trials[0].value
     own = f"tags.mlflow.parentRunId = '{children[0].info.run_id}'"
-    assert [run.data.tags["kind"] for run in client.search_runs([experiment], own)] == ["pretrain"]
+    assert {run.data.tags["kind"] for run in client.search_runs([experiment], own)} == {"pretrain", "finetune"}
 
 
 def finished(runs: Path) -> list[Path]:
     return [path.parent / HISTORY for path in runs.glob("pretrain-*/result.json")]
-
-
-def second_training(runs: Path) -> bool:
-    """Tell whether one training is done, and another has been started."""
-    return len(list(runs.glob("pretrain-*/experiment.json"))) == 2 and len(finished(runs)) == 1

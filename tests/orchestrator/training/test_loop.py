@@ -260,3 +260,19 @@ def test_early_stopping_ends_the_run_and_remembers_the_best_step(tmp_path: Path)
     assert state == State(step=6, best={"score": 0.9}, best_step=4)
     assert [entry["score"] for entry in recorder.entries if "score" in entry] == [0.1, 0.9, 0.2]
     assert sorted(recorder.checkpoints) == [2, 4, 6]
+
+
+def test_a_training_in_segments_repeats_one_in_a_single_piece_and_changes_its_rate_where_it_is_told(
+    tmp_path: Path,
+) -> None:
+    whole, first, second = (Recorder(tmp_path / name) for name in ("whole", "first", "second"))
+    train(Trainee(Denoise()), plan(), feed, World(), whole)
+    train(Trainee(Denoise()), replace(plan(), ends_at=4), feed, World(), first)
+    assert [*first.checkpoints] == [3, 4]
+    train(Trainee(Denoise()), plan(), feed, World(), second, first.checkpoints[4])
+    assert numbers(first.entries + second.entries) == numbers(whole.entries), "the schedule is over the whole budget"
+    changed = Recorder(tmp_path / "changed")
+    faster = plan(optimiser=Optimiser(name="sgd", lr=0.5))
+    train(Trainee(Denoise()), faster, feed, World(), changed, first.checkpoints[4])
+    assert changed.entries[0]["loss"] == whole.entries[4]["loss"], "the copied weights"
+    assert [entry["lr"] for entry in changed.entries] == pytest.approx([10 * one["lr"] for one in whole.entries[4:]])
