@@ -143,7 +143,7 @@ def _sweep_forecast(asked: Sweep, points: Sequence[Point], measured: bool) -> li
     times = 1 / search.segments if search.name == "pbt" else max(1, len(asked.config.seeds))
     trials = [together(_trial(asked, asked.experiment(point), measured), "a trial").times(times) for point in points]
     mean = together([one.times(1 / len(trials)) for one in trials], "a trial")
-    per_trial = trials[0].trainings
+    per_trial = max(1, trials[0].trainings)
     whole = replace(mean.times(left), name=f"{left} trials", trainings=left * per_trial)
     at_once = _at_once(asked.config.concurrent, asked.base)
     lines = told([whole], asked.base, "sweep", at_once)
