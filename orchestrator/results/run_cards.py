@@ -14,8 +14,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from orchestrator.direction import BEST, TEST
 from orchestrator.history import HISTORY, Once, Tail, metrics_of
+from orchestrator.judging.case_scores import CaseScores, case_scores
 from orchestrator.judging.cases import CASES
-from orchestrator.results.case_scores import CaseScores, case_scores
 from orchestrator.runs.run import RESULT
 from orchestrator.tracking.hindrance import FAULTS
 from orchestrator.tracking.opening import existing

@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from orchestrator.judging.case_scores import CaseScores, case_scores
 from orchestrator.judging.cases import CASES
-from orchestrator.results.case_scores import CaseScores, case_scores
 from orchestrator.results.run_cards import STATES, STATUSES, Card, Curve, judged
 from orchestrator.results.selection import RunChoice
 from orchestrator.tracking.hindrance import in_words

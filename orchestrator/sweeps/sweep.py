@@ -273,9 +273,12 @@ def _write(sweep: Sweep, standings: Sequence[Standing]) -> None:
 
 def _log(sweep: Sweep, standings: Sequence[Standing], tracker: Tracker) -> None:
     if (winner := best(sweep.config, standings)) and winner.value is not None:
-        answer = f"best {sentence(sweep.config, winner)}"
-        tracker.rename(f"sweep {sweep.config.name}: {answer}")
-        tracker.tags({"answer": answer, "row": named(sweep.config, winner.number, winner.point)})
+        row, point = (
+            named(sweep.config, winner.number, winner.point),
+            space.describe(sweep.config.space, winner.point),
+        )
+        name = f"sweep: {winner.value:.4f} {point} ({sweep.config.name})"
+        tracker.answer(name, row, f"sweep {sweep.config.name}: best is {sentence(sweep.config, winner)}")
         tracker.summary({f"best/{sweep.config.objective.metric}": winner.value})
     for name in ("sweep.md", "sweep.csv", "best.yaml"):
         if (sweep.folder / name).exists():
