@@ -15,7 +15,7 @@ from scipy import stats
 from data.shards.writer import write_atomically
 from methods.encoders import ENCODERS
 from orchestrator.config.parts import EncoderConfig
-from orchestrator.direction import TEST
+from orchestrator.direction import TEST, direction_of
 from orchestrator.history import HISTORY, Once, Tail, metrics_of
 from orchestrator.judging.case_scores import case_scores
 from orchestrator.judging.cases import CASES
@@ -28,6 +28,7 @@ from orchestrator.training.outline import outline_of
 
 CARD = "card.md"
 PARTS = {"encoder": (ENCODER, ENCODER_CARD), "network": (NETWORK, NETWORK_CARD)}
+SCRATCH = "scratch"
 LEAST_PATIENTS = 5  # fewer give a bootstrap too little to draw from
 DRAWS = 2000
 LICENCE = (
@@ -47,8 +48,9 @@ def record_of(run: Path, scores: Mapping[str, float]) -> ModelRecord | None:
             continue
         card = json.loads((folder / card_name).read_text())
         start, params, sets = (posted(run, (op,)) for op in ("start", "params", "dataset"))
-        began = [line["params"]["pretrained"] for line in params if "pretrained" in line["params"]]
-        told, scored = _params(card, start[-1], folder / weights), _of_the_whole(scores)
+        settings: dict[str, str] = {name: value for line in params for name, value in line["params"].items()}
+        began = settings.get("pretrained", SCRATCH)
+        told, scored = _params(card, start[-1], folder / weights, settings), _of_the_whole(scores)
         text = "\n".join(_card(run, part, card, told, scored, sets, start[-1]))
         write_atomically(folder / CARD, text)
         if script := loading_script(card, part):
@@ -66,7 +68,7 @@ def record_of(run: Path, scores: Mapping[str, float]) -> ModelRecord | None:
             dataset=(sets[0]["name"], sets[0]["digest"]),
             inputs=inputs,
             outputs=outputs,
-            start=began[-1] if began and began[-1] != "scratch" else None,
+            start=None if began == SCRATCH else began,
         )
     return None
 
@@ -95,18 +97,23 @@ def signature_of(card: Mapping[str, Any]) -> tuple[tuple[TensorShape, ...], tupl
 
 def _of_the_whole(scores: Mapping[str, float]) -> dict[str, float]:
     """Return the scores of the whole: those of single labels are in the run's files."""
-    return {name: value for name, value in scores.items() if "/" not in name.removeprefix(TEST)}
+    return {
+        name: value for name, value in scores.items() if "/" not in name.removeprefix(TEST) and direction_of(name)
+    }
 
 
-def _params(card: Mapping[str, Any], start: Mapping[str, Any], weights: Path) -> dict[str, str]:
-    encoder, stages, task = card["encoder"], card.get("stages") or [], card.get("task")
+def _params(
+    card: Mapping[str, Any], start: Mapping[str, Any], weights: Path, settings: Mapping[str, str]
+) -> dict[str, str]:
+    encoder, task = card["encoder"], card.get("task")
+    begun = settings.get("pretrained") != SCRATCH
     with safe_open(weights, "np") as file:
         count = sum(int(np.prod(file.get_slice(key).get_shape())) for key in file.keys())  # noqa: SIM118
-    methods = [stage["method"] for stage in stages]
     told = {
         "encoder": f"{encoder['name']}, {encoder['spatial_dims']}D, {encoder['in_channels']} channels",
-        "method": "+".join(method["name"] for method in methods),
-        "variant": "+".join(str(method["variant"]) for method in methods if "variant" in method),
+        "row": start["tags"].get("row", ""),
+        "method": "+".join(_named(settings, "method.name")) if begun else SCRATCH,
+        "variant": "+".join(_named(settings, "method.variant")) if begun else "",
         "task": task["name"] if task else "",
         "seed": start["tags"].get("seed") or str(card["seed"]),
         "recipe": ", ".join(str(recipe.get("name")) for recipe in _several(card["recipe"])),
@@ -114,6 +121,11 @@ def _params(card: Mapping[str, Any], start: Mapping[str, Any], weights: Path) ->
         "parameters": f"{count:,}",
     }
     return {name: value for name, value in told.items() if value}
+
+
+def _named(settings: Mapping[str, str], field: str) -> list[str]:
+    """Return a field of the method, or of the method of each stage."""
+    return [value for name, value in settings.items() if name == field or name.endswith(f".{field}")]
 
 
 def _card(

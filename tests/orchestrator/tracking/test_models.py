@@ -21,11 +21,12 @@ SET = ("flare22", "0123456789abcdef" * 4)
 SCORES = {"score": 0.5, "dice_mean": 0.5, "dice/liver": 0.75}
 
 
-def _pretraining(store: str, home: Path) -> Tracker:
+def pretraining(store: str, home: Path) -> Tracker:
     """Write what a pretraining writes, and log it."""
     tracker = Tracker(home / "tiny" / "pretrain-1", store)
     tags = {"kind": "pretrain", "row": "SimSiam, IoU [0.3, 0.6]", "seed": "0"}
     tracker.start(home.name, "SimSiam: pretraining, seed 0", f"{home.name}-key", tags)
+    tracker.params({"method.name": "simsiam", "method.variant": "paper"})
     tracker.dataset(*SET, "shards/flare22")
     encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=2, in_channels=1, features=FEATURES))
     stage = {"name": "pretrain", "method": {"name": "simsiam", "variant": "paper"}, "budget": {"steps": 40}}
@@ -47,7 +48,7 @@ def _pretraining(store: str, home: Path) -> Tracker:
 
 @pytest.mark.slow
 def test_an_encoder_is_a_model_with_signature_card_scores_and_data(store: str, tmp_path: Path) -> None:
-    tracker = _pretraining(store, tmp_path)
+    tracker = pretraining(store, tmp_path)
     assert tracker.flush(force=True) is None
     client, run_id = MlflowClient(store), tracker.run_id
     assert run_id is not None
@@ -62,7 +63,7 @@ def test_an_encoder_is_a_model_with_signature_card_scores_and_data(store: str, t
     }
     files = {Path(file.path).name for file in client.list_logged_model_artifacts(model.model_id)}
     assert files == {"MLmodel", "card.md", "encoder.json", "encoder.safetensors", "load.py"}
-    (described,) = (tmp_path.parent).rglob(f"{model.model_id}/artifacts/MLmodel")
+    (described,) = Path(store.removeprefix("sqlite:///")).parent.rglob(f"{model.model_id}/artifacts/MLmodel")
     signature = yaml.safe_load(described.read_text())["signature"]
     (given,), found = json.loads(signature["inputs"]), json.loads(signature["outputs"])
     assert given["tensor-spec"] == {"dtype": "float32", "shape": [-1, 1, -1, -1]}
@@ -77,7 +78,7 @@ def test_an_encoder_is_a_model_with_signature_card_scores_and_data(store: str, t
 def test_a_model_of_which_half_was_sent_is_completed_and_none_is_twice(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracker = _pretraining(store, tmp_path)
+    tracker = pretraining(store, tmp_path)
 
     def failing(*_: object) -> None:
         raise ConnectionError("server is gone")
@@ -96,9 +97,9 @@ def test_a_model_of_which_half_was_sent_is_completed_and_none_is_twice(
 
 
 def test_a_network_names_the_encoder_that_it_began_with(store: str, tmp_path: Path) -> None:
-    pretraining = _pretraining(store, tmp_path)
-    assert pretraining.flush(force=True) is None
-    record = record_of(pretraining.folder, {})
+    encoder_run = pretraining(store, tmp_path)
+    assert encoder_run.flush(force=True) is None
+    record = record_of(encoder_run.folder, {})
     assert record is not None
     network = Tracker(tmp_path / "tiny" / "finetune-1", store)
     network.start(tmp_path.name, "fine-tuning", "finetune-key", {"kind": "finetune"})
