@@ -19,7 +19,7 @@ from orchestrator.cluster import connection
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.parts import Downstream
 from orchestrator.config.weights import WeightsFile
-from orchestrator.direction import TEST
+from orchestrator.direction import TEST, is_detail
 from orchestrator.feed import stream
 from orchestrator.feed.plan import FeedPlan, SetPlan
 from orchestrator.judging.cases import CASES, joined, to_parquet
@@ -158,7 +158,7 @@ def _train(experiment: Experiment, encoder: str | None, labelled: LabelledSample
     trivial = trivial_scores(experiment, labelled, labelled.val)
     scores: dict[str, float] = {**best.state["best"], **trivial, "best_step": best.step}
     tested = _test(experiment, labelled, best.uri, run) if labelled.test else {}
-    run.tracker.summary(tested)
+    run.tracker.summary({name: value for name, value in tested.items() if not is_detail(name)})
     run.finish({"scores": scores | tested}, scores, exported, record_of(run.folder, scores | tested))
     return scores | tested
 

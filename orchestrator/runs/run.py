@@ -14,8 +14,10 @@ from data.shards.writer import write_atomically
 from orchestrator import stop
 from orchestrator.cluster import connection
 from orchestrator.config.experiment import Experiment
+from orchestrator.direction import BEST, is_detail
 from orchestrator.lock import claimed
 from orchestrator.provenance import git_commit
+from orchestrator.runs.details import details_of
 from orchestrator.terminal import progress
 from orchestrator.terminal.training_progress import shown
 from orchestrator.tracking.model_record import ModelRecord
@@ -168,7 +170,10 @@ class Run:
     ) -> None:
         """Write the result, which marks the run as done, and log its model and the numbers for comparisons."""
         now = now_ms()
-        self.tracker.summary({f"best/{name}": value for name, value in best.items()}, now)
+        if details := details_of(self.folder, result):
+            self.tracker.artifact(details)
+        best = {f"{BEST}{name}": value for name, value in best.items() if not is_detail(name)}
+        self.tracker.summary(best, now)
         if model is not None:
             self.tracker.model(model, now)
         for path in artifacts:

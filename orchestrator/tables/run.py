@@ -37,7 +37,6 @@ from orchestrator.tables.results import (
     EndedTrial,
     Results,
     choices,
-    summary,
     write,
     write_statistics,
 )
@@ -105,7 +104,6 @@ def _run_trials(table: Table, concurrent: int, tracker: Tracker, say: Say) -> li
             _run_at_once(table, concurrent, ended, say)
     write_statistics(table, lines)
     _answer(table.config, lines, tracker)
-    tracker.summary(summary(lines))
     if chosen := choices(table.config, lines):
         tracker.tags(chosen)
     for pattern in ("table.*", CASES_CSV, STATISTICS_CSV, "curve-*.png"):

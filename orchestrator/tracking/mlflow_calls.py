@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from orchestrator.direction import is_detail
 from orchestrator.history import HISTORY, TIME, Once, Tail, metrics_of
 from orchestrator.lock import alone
 from orchestrator.tracking.answers import describe_experiment
@@ -112,6 +113,7 @@ class Sender:
                 Metric(accepted(name), value, line.get(TIME, 0), step)
                 for step, line in steps
                 for name, value in metrics_of(line).items()
+                if not is_detail(name)
             ]
             self._offer("metrics", partial(_send_metrics, self._mlflow, metrics, self._run_id))
             self.cursor.history = tail.offset

@@ -37,11 +37,11 @@ def log_model(client: MlflowClient, folder: Path, line: dict[str, Any], run_id: 
         _log_description(client, model, line, run_id, [file.name for file in files])
         model = client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     # A link that is there already would be refused.
-    if model.model_id not in [made.model_id for made in run.outputs.model_outputs]:
+    if model.model_id not in [made.model_id for made in (run.outputs.model_outputs if run.outputs else [])]:
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
     client.log_batch(run_id, metrics=_metrics(line, model.model_id, run_id))
     began = found_model(client, experiment_id, line["start"]) if line["start"] else None
-    if began and began.model_id not in [given.model_id for given in run.inputs.model_inputs]:
+    if began and began.model_id not in [given.model_id for given in (run.inputs.model_inputs if run.inputs else [])]:
         client.log_inputs(run_id, models=[LoggedModelInput(began.model_id)])
     return model
 
