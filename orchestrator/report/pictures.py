@@ -13,9 +13,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from matplotlib.colors import to_rgb
 from PIL import Image
-from safetensors.torch import load_file
 
-from methods.downstream.base import Task
 from orchestrator.config.experiment import Experiment
 from orchestrator.direction import TEST, Direction
 from orchestrator.judging.gallery import MaskGallery
@@ -25,7 +23,7 @@ from orchestrator.judging.validation import evidence_of
 from orchestrator.results.comparison import ComparisonLine
 from orchestrator.results.run_cards import EXPERIMENT
 from orchestrator.runs.labelled import LabelledSamples, downstream_of, labelled_samples
-from orchestrator.runs.network import NETWORK, build_network
+from orchestrator.runs.network import NETWORK, trained_network
 from orchestrator.training.world import World
 
 WITHIN_S = 60.0
@@ -127,13 +125,11 @@ def _chosen(lines: Sequence[ComparisonLine], direction: Direction | None) -> dic
 def _judged(run: FirstRun, patients: Sequence[str], tested: bool) -> tuple[dict[str, MaskedSlice], tuple[str, ...]]:
     """Return the richest slice of each patient as the run's network judges it, and the names of the labels."""
     labelled = labelled_samples(downstream_of(run.experiment))
-    task = build_network(run.experiment, labelled.shards, None)
-    assert isinstance(task, Task)
-    task.network.load_state_dict(load_file(run.folder / NETWORK_FOLDER / NETWORK))
+    task = trained_network(run.experiment, labelled.shards, run.folder / NETWORK_FOLDER)
     gallery, volumes = MaskGallery(), dict[str, str]()
     rows = _rows_of(labelled, patients, tested, volumes)
     with torch.no_grad():
-        evidence_of(task.eval(), labelled.shards, rows, World(), gallery)
+        evidence_of(task, labelled.shards, rows, World(), gallery)
     best: dict[str, MaskedSlice] = {}
     for volume in sorted(gallery.best):
         best.setdefault(volumes[volume], gallery.best[volume][1])
