@@ -58,7 +58,7 @@ def record_of(run: Path, scores: Mapping[str, float]) -> ModelRecord | None:
         inputs, outputs = signature_of(card)
         row = start[-1]["tags"].get("row") or told.get("method") or told["encoder"]
         return ModelRecord(
-            name=f"{row}, seed {told['seed']}: {part}",
+            name=f"{row}, seed {told['seed']}, {part}",
             kind=part,
             key=start[-1]["key"],
             files=tuple(sorted(path for path in folder.iterdir() if path.is_file())),

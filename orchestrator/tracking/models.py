@@ -4,7 +4,6 @@ MLflow's page of a model shows the run that made it, its scores on its data set,
 began with. A model is found again by its run's key, so that one which was half sent is completed, and none is twice.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,10 +17,11 @@ from mlflow.types import Schema, TensorSpec
 
 from orchestrator.direction import as_logged
 from orchestrator.tracking.outbox import located
-from orchestrator.tracking.tracker import DESCRIPTION, RUN_KEY
+from orchestrator.tracking.tracker import DESCRIPTION, ORIGIN, RUN_KEY
 
 MOST_TAG_CHARS, MOST_DIGEST_CHARS = 5000, 36
 FLAVOUR = "raydiology"
+ACCEPTED = str.maketrans(".:/%\"'", "\u00b7-----")  # MLflow refuses these in a model's name, a middle dot it takes
 
 
 def log_model(client: MlflowClient, folder: Path, line: dict[str, Any], run_id: str) -> LoggedModel:
@@ -30,7 +30,8 @@ def log_model(client: MlflowClient, folder: Path, line: dict[str, Any], run_id: 
     experiment_id = run.info.experiment_id
     files = [located(folder, place) for place in line["files"]]
     known = found_model(client, experiment_id, line["key"])
-    model = known or _created(client, experiment_id, line, run_id)
+    origin = {key: value for key, value in run.data.tags.items() if key in ORIGIN}
+    model = known or _created(client, experiment_id, line, run_id, origin)
     if model.status != LoggedModelStatus.READY:
         for file in files:
             client.log_model_artifact(model.model_id, str(file))
@@ -52,12 +53,14 @@ def found_model(client: MlflowClient, experiment_id: str, key: str) -> LoggedMod
     return models[0] if models else None
 
 
-def _created(client: MlflowClient, experiment_id: str, line: dict[str, Any], run_id: str) -> LoggedModel:
+def _created(
+    client: MlflowClient, experiment_id: str, line: dict[str, Any], run_id: str, origin: dict[str, str]
+) -> LoggedModel:
     return client.create_logged_model(
         experiment_id,
-        re.sub(r"[/:.%\"']", "_", line["name"]),
+        line["name"].translate(ACCEPTED),
         run_id,
-        {RUN_KEY: line["key"], DESCRIPTION: line["card"][:MOST_TAG_CHARS]},
+        {**origin, RUN_KEY: line["key"], DESCRIPTION: line["card"][:MOST_TAG_CHARS]},
         line["params"],
         line["kind"],
     )

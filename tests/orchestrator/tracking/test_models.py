@@ -55,7 +55,7 @@ def test_an_encoder_is_a_model_with_signature_card_scores_and_data(store: str, t
     run = client.get_run(run_id)
     (model,) = client.search_logged_models([run.info.experiment_id])
     assert (model.status, model.source_run_id) == (LoggedModelStatus.READY, run_id)
-    assert model.name == "SimSiam, IoU [0_3, 0_6], seed 0_ encoder"
+    assert model.name == "SimSiam, IoU [0\u00b73, 0\u00b76], seed 0, encoder"
     assert model.params["method"] == "simsiam"
     assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
     assert {(m.key, m.value, m.dataset_name, m.dataset_digest) for m in model.metrics} == {
