@@ -24,6 +24,7 @@ ENDINGS: dict[str, Direction] = {"_loss": "min", "_error": "min", "accuracy": "m
 # Prefixes of a metric's own name: where, or of what, it was measured.
 PLACES = ("best", "test", "initial", "health", "probe", "mean", "mean_box")
 BEST, TEST = "best/", "test/"
+SYSTEM = "system"
 
 
 def direction_of(metric: str) -> Direction | None:
@@ -37,6 +38,14 @@ def direction_of(metric: str) -> Direction | None:
     if name in LOWER:
         return "min"
     return next((direction for ending, direction in ENDINGS.items() if name.endswith(ending)), None)
+
+
+def is_detail(metric: str) -> bool:
+    """Tell whether a metric is of a single label or class, as ``best/dice/liver`` is."""
+    parts = metric.split("/")
+    while len(parts) > 1 and parts[0] in (*PLACES, SYSTEM):
+        parts = parts[1:]
+    return len(parts) > 1
 
 
 def best_first(values: Sequence[float | None], direction: Direction | None) -> list[int]:

@@ -20,7 +20,7 @@ from ray.train import Checkpoint, UserCallback
 
 HISTORY = "history.jsonl"
 STEP, TIME = "step", "time_ms"
-HELD = "held"
+HELD, USAGE = "held", "usage"
 BLOCK_BYTES = 2**20
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,8 @@ class HistoryWriter(UserCallback):
         """Write one line per step, with the time of the report, and one where training stopped for good."""
         self.complete(metrics[0].get(HELD, []))
         lines = self._lines(metrics[0].get("history", []))
+        if lines:
+            lines[-1] |= metrics[0].get(USAGE, {})
         if "fatal" in metrics[0]:
             lines.append({"stage": self.stage, "fatal": metrics[0]["fatal"]})
         append(self.path, lines)

@@ -1,7 +1,10 @@
 """Provenance: which code runs, and whether it runs in a submitted job. Imports little, so that asking is cheap."""
 
+import getpass
 import os
+import shlex
 import subprocess
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,6 +24,21 @@ def git_commit(folder: Path | None = None) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def typed_command() -> str:
+    """Return the command that this process was started by, files without their folders."""
+    program, *words = sys.argv
+    named = "raydiology" if Path(program).name in ("raydiology", "cli.py") else Path(program).name
+    return shlex.join([named, *(Path(word).name if word.endswith((".yaml", ".yml")) else word for word in words)])
+
+
+def user() -> str:
+    """Return the login name of the person who runs this process; 'unknown' where it has none, as in a container."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
         return "unknown"
 
 

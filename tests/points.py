@@ -13,6 +13,7 @@ from orchestrator.tracking.store import default_uri
 
 Points = Mapping[str, Sequence[tuple[int, float]]]
 SUMMARY = "best/"
+LABELLED = ("dice", "iou", "auc", "f1", "recall", "precision", "ap50", "accuracy", "sensitivity", "specificity")
 
 
 def assert_points_equal_history(folder: Path, uri: str | None = None, steps: int | None = None) -> None:
@@ -32,7 +33,7 @@ def assert_points_equal_history(folder: Path, uri: str | None = None, steps: int
 
 
 def points_of_history(folder: Path) -> Points:
-    """Return every metric's steps and values: the first line of each step, all stages one after the other."""
+    """Return the points of every metric, but of no label: the first line of each step, stages one after another."""
     stages: dict[str, dict[int, dict[str, float]]] = {}
     for text in (folder / HISTORY).read_text().splitlines():
         line = json.loads(text)
@@ -43,7 +44,8 @@ def points_of_history(folder: Path) -> Points:
     for lines in stages.values():
         for step, line in sorted(lines.items()):
             for name, value in line.items():
-                if type(value) in (int, float) and name not in ("step", "time_ms"):
+                of_label = "/" in name and name.split("/")[0] in LABELLED
+                if type(value) in (int, float) and name not in ("step", "time_ms") and not of_label:
                     points[name].append((before + step, float(value)))
         before += max(lines) + 1
     return points

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import special, stats
 
-from orchestrator.results.case_scores import pseudo_values
+from orchestrator.judging.case_scores import pseudo_values
 from orchestrator.results.paired import RunScores, crossed
 
 ROWS, TABLES, ALPHA = 5, 1000, 0.05

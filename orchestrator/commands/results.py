@@ -114,14 +114,32 @@ def report(
 
 @app.command()
 def export(
-    run: Annotated[Path, Argument(help="folder of a pretraining or a fine-tuning below the home")],
-    target: Annotated[Path, Option("--out", help="folder to write weights and a loading script to")],
+    run: Annotated[
+        Path, Argument(help="folder of a pretraining or a fine-tuning; of a table or a sweep: its winner")
+    ],
+    target: Annotated[Path | None, Option("--out", help="folder to write weights and a loading script to")] = None,
+    register: Annotated[str | None, Option(metavar="NAME", help="make it a version of this model in MLflow")] = None,
+    uri: Annotated[str | None, Option(help="MLflow to register in (default: that of the run)")] = None,
 ) -> None:
-    """Write weights that MONAI's own classes load strictly."""
-    from orchestrator.runs.export import export
+    """Write weights that MONAI's own classes load strictly, or register them in MLflow."""
+    if target is None and register is None:
+        raise ValueError("nothing to do; give a folder with --out, or the name of a model with --register, or both")
+    if uri is not None and register is None:
+        raise ValueError(f"--uri {uri}: only what is registered goes to MLflow; add --register NAME")
+    with loading():
+        from orchestrator.results import registry
+        from orchestrator.runs.export import export
 
-    for path in export(run, target):
+    chosen = registry.winner(run)
+    if chosen != run:
+        out.print(f"winner: {chosen}", soft_wrap=True, highlight=False, markup=False)
+    for path in export(chosen, target) if target else []:
         out.print(str(path), soft_wrap=True, highlight=False)
+    if register:
+        with phase("sending the model to MLflow"):
+            made = registry.register(chosen, register, uri)
+        said = f"registered: {made.name}, version {made.number}, in MLflow at {made.uri}"
+        out.print(said, soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()

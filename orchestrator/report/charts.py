@@ -7,9 +7,8 @@ from statistics import fmean
 
 from orchestrator.direction import TEST
 from orchestrator.report import figures
-from orchestrator.report.figures import Looks, looks_of
 from orchestrator.report.search import searched
-from orchestrator.results.charts import ScoredRow
+from orchestrator.results.charts import Looks, ScoredRow, looks_of
 from orchestrator.results.claims import shared_cases
 from orchestrator.results.compare import ComparisonResult, pretrainings_of
 from orchestrator.results.comparison import ComparisonLine
@@ -68,7 +67,7 @@ def _over(compared: ComparisonResult, scored: Sequence[ComparisonLine]) -> Itera
         if row in summaries:
             lines.setdefault(name, {})[value] = summaries[row]
     if lines:
-        text = "Dots are means over runs, bars their sample deviation."
+        text = "Dots are means over runs, bars their sample deviation, faint dots the runs."
         svg = figures.over(lines, usual.over, compared.asked.metric)
         yield Chart(f"{compared.asked.metric} over {usual.over}", svg, text)
 

@@ -15,7 +15,7 @@ from orchestrator.results.compare import ComparisonResult
 from orchestrator.results.comparison import DECIMALS, ComparisonLine, cells, notes
 from orchestrator.results.findings import findings_in
 from orchestrator.results.run_cards import Card
-from orchestrator.results.text import who_is_best
+from orchestrator.results.text import answer, spread
 from orchestrator.results.usual import noted
 from orchestrator.tracking.tracker import DESCRIPTION
 
@@ -90,11 +90,9 @@ def _ranked(compared: ComparisonResult) -> list[ComparisonLine]:
 
 def _answer(lines: Sequence[ComparisonLine], metric: str) -> str:
     """Say in one sentence which row is best, or that none is."""
-    names = [
-        line.name if line.alike is None else f"{line.name} ({metric} {line.summary.mean:.{DECIMALS}f})"
-        for line in lines
-    ]
-    (said,) = who_is_best(names, [line.alike for line in lines]) or [""]
+    best = next((line.summary.mean for line in lines if line.alike is not None), None)
+    score = f"{metric} {spread(best, None, DECIMALS)}"
+    said = answer([line.name for line in lines], [line.alike for line in lines], score)
     if not said:
         return "There is only one row with a score, so nothing is compared."
     return f"{said.replace('no row is best', 'No row is best', 1)}."

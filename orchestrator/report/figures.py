@@ -3,7 +3,6 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -12,46 +11,30 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from orchestrator.results.charts import Curve, ScoredRow, mean_curve
+from orchestrator.results.charts import (
+    MARKERS,
+    PALETTE,
+    Curve,
+    Looks,
+    ScoredRow,
+    looks_of,
+    name_rows,
+    plain_axis,
+    plot_bands,
+    plot_points,
+    plot_scores,
+)
 from orchestrator.results.statistics import Summary
 from orchestrator.results.tasks import TaskRanks
 
-# Okabe and Ito's colours, which colour-blind readers tell apart, in an order whose neighbours differ in lightness.
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 WIDTH, HEIGHT, ROW, LEGEND = 5.2, 2.9, 0.34, 0.17  # inches
-
-
-@dataclass(frozen=True)
-class Look:
-    """A row's colour and marker, the same in all figures of a page."""
-
-    colour: str
-    marker: str
-
-
-Looks = Mapping[str, Look]
-
-
-def looks_of(names: Sequence[str]) -> Looks:
-    """Give each name a look; where a colour comes again, its marker is another one."""
-    return {
-        name: Look(PALETTE[n % len(PALETTE)], MARKERS[(n + n // len(PALETTE)) % len(MARKERS)])
-        for n, name in enumerate(names)
-    }
 
 
 def scores(rows: Sequence[ScoredRow], metric: str, looks: Looks) -> str:
     """Draw each row's runs as dots, their mean as a bar, and the mean's interval as a line."""
     figure, axis = _axes(metric, "", num_rows=len(rows))
-    for number, row in enumerate(rows):
-        colour = looks[row.name].colour
-        if row.interval is not None:
-            axis.hlines(number, *row.interval, color=colour, linewidth=1.6, alpha=0.6)
-        axis.vlines(row.mean, number - 0.28, number + 0.28, color=colour, linewidth=2.4)
-        axis.scatter(row.values, [number] * len(row.values), color=colour, s=20, zorder=3)
-    _keep_to_values(axis, [value for row in rows for value in row.values])
-    return _named_rows(figure, axis, [row.name for row in rows])
+    plot_scores(axis, rows, looks)
+    return _svg(figure)
 
 
 def by_patient(rows: Mapping[str, Sequence[float]], metric: str, looks: Looks) -> str:
@@ -78,29 +61,15 @@ def by_label(rows: Mapping[str, Mapping[str, float]], metric: str, looks: Looks)
 def curves(rows: Mapping[str, Sequence[Curve]], x_label: str, metric: str, looks: Looks) -> str:
     """Draw each row's mean over its runs, with a band of one sample deviation."""
     figure, axis = _axes(x_label, metric)
-    for name, runs in rows.items():
-        mean, look = mean_curve(runs), looks[name]
-        axis.plot(
-            mean.x, mean.y, label=name, color=look.colour, linewidth=1.6, marker=look.marker, markersize=4,
-            markevery=max(1, len(mean.x) // 8),
-        )  # fmt: skip
-        if len(runs) > 1:
-            low, high = mean.y - mean.deviation, mean.y + mean.deviation
-            axis.fill_between(mean.x, low, high, color=look.colour, alpha=0.15, linewidth=0)
+    plot_bands(axis, rows, looks)
     _legend(figure, len(rows))
     return _svg(figure)
 
 
 def over(lines: Mapping[str, Mapping[float, Summary]], field: str, metric: str) -> str:
-    """Draw each line's means over a field's values, with bars of one sample deviation."""
+    """Draw each line's means over a field's values, with bars of one sample deviation, and each run faintly."""
     figure, axis = _axes(field, metric)
-    for (name, line), look in zip(lines.items(), looks_of([*lines]).values(), strict=True):
-        means = np.array([summary.mean for summary in line.values()], dtype=float)
-        bars = [summary.deviation or 0.0 for summary in line.values()]
-        axis.errorbar(
-            [*line], means, bars, label=name, color=look.colour, marker=look.marker, linewidth=1.6, capsize=3
-        )
-    axis.set_xticks(sorted({place for line in lines.values() for place in line}))
+    plot_points(axis, lines, looks_of([*lines]))
     _legend(figure, len(lines))
     return _svg(figure)
 
@@ -201,23 +170,12 @@ def bars(values: Mapping[str, float], label: str) -> str:
 def _axes(x_label: str, y_label: str, num_rows: int | None = None) -> tuple[Figure, Axes]:
     height = HEIGHT if num_rows is None else 0.9 + ROW * num_rows
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    axis = figure.subplots()
-    axis.set(xlabel=x_label, ylabel=y_label)
-    axis.grid(alpha=0.3, linewidth=0.6)
-    axis.spines[["top", "right"]].set_visible(False)
-    return figure, axis
+    return figure, plain_axis(figure, x_label, y_label)
 
 
 def _named_rows(figure: Figure, axis: Axes, names: Sequence[str]) -> str:
-    axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
+    name_rows(axis, names)
     return _svg(figure)
-
-
-def _keep_to_values(axis: Axes, values: Sequence[float]) -> None:
-    """Let an interval that is much wider than the scores, as with two runs, end beyond the sides."""
-    span = (max(values) - min(values)) or abs(values[0]) or 1.0
-    left, right = axis.get_xlim()
-    axis.set_xlim(max(left, min(values) - span), min(right, max(values) + span))
 
 
 def _legend(figure: Figure, number: int) -> None:

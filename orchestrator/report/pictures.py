@@ -7,9 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from safetensors.torch import load_file
 
-from methods.downstream.base import Task
 from orchestrator.config.experiment import Experiment
 from orchestrator.direction import TEST, Direction
 from orchestrator.judging.gallery import GALLERIES
@@ -18,7 +16,7 @@ from orchestrator.report.case_panels import Legend, Panel, Seen, legend_of, pane
 from orchestrator.results.comparison import ComparisonLine
 from orchestrator.results.run_cards import EXPERIMENT
 from orchestrator.runs.labelled import downstream_of, labelled_samples
-from orchestrator.runs.network import NETWORK, build_network
+from orchestrator.runs.network import NETWORK, trained_network
 from orchestrator.training.world import World
 
 WITHIN_S = 60.0
@@ -107,16 +105,14 @@ def _chosen(lines: Sequence[ComparisonLine], direction: Direction | None) -> dic
 def _judged(run: FirstRun, patients: Sequence[str], tested: bool) -> tuple[dict[str, Seen], tuple[str, ...]]:
     """Return what shows most of each patient as the run's network judges it, and the names of labels or classes."""
     labelled = labelled_samples(downstream_of(run.experiment))
-    task = build_network(run.experiment, labelled.shards, None)
-    assert isinstance(task, Task)
-    task.network.load_state_dict(load_file(run.folder / NETWORK_FOLDER / NETWORK))
+    task = trained_network(run.experiment, labelled.shards, run.folder / NETWORK_FOLDER)
     part = labelled.test if tested and labelled.test else labelled.val
     owners = labelled.shards.rows["patient"].take(part.row_ids).to_pylist()
     found: dict[str, Seen] = {}
     for patient in patients:
         gallery, own = GALLERIES[task.needs](), [owner == patient for owner in owners]
         with torch.no_grad():
-            evidence_of(task.eval(), labelled.shards, part.row_ids[own], World(), gallery)
+            evidence_of(task, labelled.shards, part.row_ids[own], World(), gallery)
         if shown := gallery.chosen():
             found[patient] = shown[0]
     return found, task.class_names

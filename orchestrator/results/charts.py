@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -18,6 +17,29 @@ MOST_POINTS = 200
 ROW_INCHES = 0.42
 FAINT = 0.25
 APART = 0.12  # of the distance of two places
+MARKS = 8  # markers along a curve
+# Okabe and Ito's colours, which colour-blind readers tell apart, in an order whose neighbours differ in lightness.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+@dataclass(frozen=True)
+class Look:
+    """A row's colour and marker, the same in all figures of a page."""
+
+    colour: str
+    marker: str
+
+
+Looks = Mapping[str, Look]
+
+
+def looks_of(names: Sequence[str]) -> Looks:
+    """Give each name a look; where a colour comes again, its marker is another one."""
+    return {
+        name: Look(PALETTE[n % len(PALETTE)], MARKERS[(n + n // len(PALETTE)) % len(MARKERS)])
+        for n, name in enumerate(names)
+    }
 
 
 @dataclass(frozen=True)
@@ -51,73 +73,90 @@ def draw_points(lines: Mapping[str, Mapping[float, Summary]], title: str, x_labe
 
 
 def bands_figure(curves: Mapping[str, Sequence[Curve]], title: str, x_label: str, y_label: str) -> Figure:
-    """Draw each name's mean over its runs with a band of one sample deviation, and each run faintly.
-
-    Mean and band are drawn only where all runs of a name have a value, so that a run that ended early does not bend
-    them. Long curves are smoothed to 200 points.
-    """
-    figure = Figure(figsize=(7, 4), layout="constrained", facecolor="white")
-    axis = _plain_axis(figure, title, x_label, y_label)
-    for number, (name, runs) in enumerate(curves.items()):
-        colour = colormaps["tab10"](number % 10)
-        mean = mean_curve(runs)
-        # A curve of one point would not be seen as a line.
-        marker = "o" if len(mean.x) == 1 else None
-        axis.plot(mean.x, mean.y, label=name, linewidth=1.6, color=colour, marker=marker)
-        if len(runs) > 1:
-            axis.fill_between(
-                mean.x, mean.y - mean.deviation, mean.y + mean.deviation, color=colour, alpha=0.15, lw=0
-            )
-            for run in runs:
-                axis.plot(*_thinned(*run), color=colour, alpha=FAINT, linewidth=0.8)
+    """Draw curves with their bands (see ``plot_bands``), and each run faintly."""
+    figure, axis = _framed(title, x_label, y_label)
+    looks = looks_of([*curves])
+    plot_bands(axis, curves, looks)
+    for name, runs in curves.items():
+        for run in runs if len(runs) > 1 else ():
+            axis.plot(*_thinned(*run), color=looks[name].colour, alpha=FAINT, linewidth=0.8)
     if curves:
         axis.legend(frameon=False, fontsize=8)
     return figure
 
 
 def points_figure(lines: Mapping[str, Mapping[float, Summary]], title: str, x_label: str, y_label: str) -> Figure:
-    """Draw each line's means over its places with bars of one sample deviation, and each value faintly.
-
-    Bars of different lines at one place stand a little apart.
-    """
-    figure = Figure(figsize=(7, 4), layout="constrained", facecolor="white")
-    axis = _plain_axis(figure, title, x_label, y_label)
-    places = sorted({place for line in lines.values() for place in line})
-    apart = APART * min(np.diff(places), default=0.0)
-    for number, (name, line) in enumerate(lines.items()):
-        colour = colormaps["tab10"](number % 10)
-        shift = apart * (number - (len(lines) - 1) / 2) / max(1, len(lines) - 1)
-        x = [place + shift for place in line]
-        bars = [summary.deviation or 0.0 for summary in line.values()]
-        means = np.array([summary.mean for summary in line.values()], dtype=float)
-        axis.errorbar(x, means, bars, label=name, color=colour, marker="o", linewidth=1.6, capsize=3)
-        for place, summary in zip(x, line.values(), strict=True):
-            axis.scatter([place] * summary.num_values, summary.values, color=colour, s=14, alpha=FAINT)
-    axis.set_xticks(places)
+    """Draw lines of means over the places that were tried (see ``plot_points``)."""
+    figure, axis = _framed(title, x_label, y_label)
+    plot_points(axis, lines, looks_of([*lines]))
     if lines:
         axis.legend(frameon=False, fontsize=8)
     return figure
 
 
 def scores_figure(rows: Sequence[ScoredRow], title: str, metric: str) -> Figure:
+    """Draw rows of scores (see ``plot_scores``)."""
+    figure, axis = _framed(title, metric, "", height=1.2 + ROW_INCHES * len(rows))
+    plot_scores(axis, rows, looks_of([row.name for row in rows]))
+    return figure
+
+
+def plot_bands(axis: Axes, curves: Mapping[str, Sequence[Curve]], looks: Looks) -> None:
+    """Draw each name's mean over its runs with a band of one sample deviation.
+
+    Mean and band are drawn only where all runs of a name have a value, so that a run that ended early does not bend
+    them. Long curves are smoothed to 200 points.
+    """
+    for name, runs in curves.items():
+        mean, look = mean_curve(runs), looks[name]
+        axis.plot(
+            mean.x, mean.y, label=name, color=look.colour, linewidth=1.6, marker=look.marker, markersize=4,
+            markevery=max(1, len(mean.x) // MARKS),
+        )  # fmt: skip
+        if len(runs) > 1:
+            low, high = mean.y - mean.deviation, mean.y + mean.deviation
+            axis.fill_between(mean.x, low, high, color=look.colour, alpha=0.15, linewidth=0)
+
+
+def plot_points(axis: Axes, lines: Mapping[str, Mapping[float, Summary]], looks: Looks) -> None:
+    """Draw each line's means over its places with bars of one sample deviation, and each value faintly.
+
+    Bars of different lines at one place stand a little apart.
+    """
+    places = sorted({place for line in lines.values() for place in line})
+    apart = APART * min(np.diff(places), default=0.0)
+    for number, (name, line) in enumerate(lines.items()):
+        look, shift = looks[name], apart * (number - (len(lines) - 1) / 2) / max(1, len(lines) - 1)
+        x = [place + shift for place in line]
+        bars = [summary.deviation or 0.0 for summary in line.values()]
+        means = np.array([summary.mean for summary in line.values()], dtype=float)
+        axis.errorbar(x, means, bars, label=name, color=look.colour, marker=look.marker, linewidth=1.6, capsize=3)
+        for place, summary in zip(x, line.values(), strict=True):
+            axis.scatter([place] * summary.num_values, summary.values, color=look.colour, s=14, alpha=FAINT)
+    axis.set_xticks(places)
+
+
+def plot_scores(axis: Axes, rows: Sequence[ScoredRow], looks: Looks) -> None:
     """Draw one line per row, from top to bottom: runs as dots, their mean as a bar, its interval as a line.
 
     An interval that is much wider than the scores, as with two runs, extends beyond the sides of the picture.
     """
-    figure = Figure(figsize=(7, 1.2 + ROW_INCHES * len(rows)), layout="constrained", facecolor="white")
-    axis = _plain_axis(figure, title, metric, "")
     for number, row in enumerate(rows):
-        colour = colormaps["tab10"](number % 10)
+        colour = looks[row.name].colour
         if row.interval is not None:
             axis.hlines(number, *row.interval, color=colour, linewidth=1.6, alpha=0.6)
-        axis.vlines(row.mean, number - 0.25, number + 0.25, color=colour, linewidth=2.4)
-        axis.scatter(row.values, [number] * len(row.values), color=colour, s=22, alpha=0.8, zorder=3)
+        axis.vlines(row.mean, number - 0.28, number + 0.28, color=colour, linewidth=2.4)
+        axis.scatter(row.values, [number] * len(row.values), color=colour, s=20, zorder=3)
     values = [value for row in rows for value in row.values]
     span = (max(values) - min(values)) or abs(values[0]) or 1.0
     left, right = axis.get_xlim()
     axis.set_xlim(max(left, min(values) - span), min(right, max(values) + span))
-    axis.set(yticks=range(len(rows)), yticklabels=[row.name for row in rows], ylim=(len(rows) - 0.5, -0.5))
-    return figure
+    name_rows(axis, [row.name for row in rows])
+
+
+def name_rows(axis: Axes, names: Sequence[str]) -> None:
+    """Write the names of rows at the side of an axis, the first at the top."""
+    axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
 
 
 @dataclass(frozen=True)
@@ -145,13 +184,20 @@ def _thinned(*columns: Sequence[float] | np.ndarray) -> list[np.ndarray]:
     return [np.array([array[piece].mean() for piece in pieces if len(piece)]) for array in arrays]
 
 
-def _plain_axis(figure: Figure, title: str, x_label: str, y_label: str) -> Axes:
+def plain_axis(figure: Figure, x_label: str, y_label: str) -> Axes:
+    """Add an axis with a faint grid and no frame at the top and the right."""
     axis = figure.subplots()
-    axis.set_title(title, fontsize=10, wrap=True)
     axis.set(xlabel=x_label, ylabel=y_label)
-    axis.grid(alpha=0.25)
+    axis.grid(alpha=0.3, linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
     return axis
+
+
+def _framed(title: str, x_label: str, y_label: str, height: float = 4) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7, height), layout="constrained", facecolor="white")
+    axis = plain_axis(figure, x_label, y_label)
+    axis.set_title(title, fontsize=10, wrap=True)
+    return figure, axis
 
 
 def _png(figure: Figure) -> bytes:

@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from orchestrator.direction import Direction, best
-from orchestrator.results.case_scores import CaseScores
+from orchestrator.judging.case_scores import CaseScores
 from orchestrator.results.paired import RunScores, crossed
 from orchestrator.results.statistics import Comparison, welch
 

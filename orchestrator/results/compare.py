@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from data.shards.writer import write_atomically
 from data.spelling import did_you_mean
-from orchestrator.direction import BEST, TEST, direction_of
+from orchestrator.direction import BEST, TEST, direction_of, is_detail
 from orchestrator.results import charts, comparison, curve
 from orchestrator.results.comparison import ComparisonLine, ComparisonSubject, Scores
 from orchestrator.results.grouping import KINDS, SEEDS, Row, differing_fields, rows_by, rows_of, settings_of
@@ -149,10 +149,10 @@ class Page:
 
 
 def page(compared: ComparisonResult) -> Page | None:
-    """Return MLflow's page of these runs, the best first, on this metric; None if MLflow does not know them."""
+    """Return MLflow's page of these runs, the best first, on this metric; None if MLflow does not have that."""
     asked, cards = compared.asked, [card for line in compared.lines for card in line.row.cards]
     known = compared.choice.source.known(cards)
-    if known is None:
+    if known is None or is_detail(asked.metric):  # MLflow lists no scores of single labels
         return None
     as_logged = asked.kind == "pretrain" or asked.metric.startswith(TEST)
     metric = asked.metric if as_logged else f"{BEST}{asked.metric}"

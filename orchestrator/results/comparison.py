@@ -7,12 +7,12 @@ from statistics import fmean
 
 from data.spelling import did_you_mean
 from orchestrator.direction import direction_of
-from orchestrator.results.case_scores import CaseScores
+from orchestrator.judging.case_scores import CaseScores
 from orchestrator.results.claims import Best, RowScores, against, best_of, corrected, joined
 from orchestrator.results.grouping import DATASET, FOLD, NUM_FOLDS, SEEDS, Row, differing_fields, shortened
 from orchestrator.results.run_cards import Card
 from orchestrator.results.statistics import Comparison, Summary, confidence_interval, summarise
-from orchestrator.results.text import NOTHING, as_csv, gain, significance, spread, tests_explained, who_is_best
+from orchestrator.results.text import NOTHING, answer, as_csv, gain, significance, spread, tests_explained
 
 DECIMALS = 3
 _JUDGED = {
@@ -170,7 +170,7 @@ def notes(asked: ComparisonSubject, lines: Sequence[ComparisonLine]) -> list[str
     folds = sorted({_num_folds(card) for line in lines for card in line.scored} - {0})
     said = [made, *(f"a run is the mean over {number} folds" for number in folds)]
     said += [*tests_explained([line.comparison for line in lines], DECIMALS)]
-    said += who_is_best([line.name for line in lines], [line.alike for line in lines])
+    said += filter(None, [answer([line.name for line in lines], [line.alike for line in lines])])
     said += _incomparable(asked, [line.row for line in lines])
     remarks: dict[str, list[str]] = {}
     for line in lines:

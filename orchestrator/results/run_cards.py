@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from orchestrator.direction import BEST, TEST
+from orchestrator.direction import BEST, SYSTEM, TEST
 from orchestrator.history import HISTORY, Once, Tail, metrics_of
+from orchestrator.judging.case_scores import CaseScores, case_scores
 from orchestrator.judging.cases import CASES
-from orchestrator.results.case_scores import CaseScores, case_scores
 from orchestrator.runs.run import RESULT
 from orchestrator.tracking.hindrance import FAULTS
 from orchestrator.tracking.opening import existing
@@ -146,9 +146,11 @@ class Folders:
 
 
 def judged(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics that MLflow calls ``best/...``, without the prefix, and ``test/...``; or all of them."""
+    """Return the metrics that MLflow calls ``best/...``, without the prefix, and ``test/...``; or all that are no
+    measurements of the machine.
+    """
     best = {name.removeprefix(BEST): value for name, value in metrics.items() if name.startswith((BEST, TEST))}
-    return best or dict(metrics)
+    return best or {name: value for name, value in metrics.items() if not name.startswith(f"{SYSTEM}/")}
 
 
 def members(folder: Path) -> dict[str, str]:

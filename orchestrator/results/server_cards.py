@@ -4,25 +4,29 @@ The files of a cluster's runs lie on its head node. MLflow knows the same as far
 failures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from orchestrator.direction import is_detail
+from orchestrator.judging.case_scores import CaseScores, case_scores
 from orchestrator.judging.cases import CASES
-from orchestrator.results.case_scores import CaseScores, case_scores
 from orchestrator.results.run_cards import STATES, STATUSES, Card, Curve, judged
 from orchestrator.results.selection import RunChoice
+from orchestrator.runs.details import DETAILS, detailed_curve, detailed_scores
 from orchestrator.tracking.hindrance import in_words
 from orchestrator.tracking.opening import existing
 from orchestrator.tracking.pages import MlflowRuns
 from orchestrator.tracking.store import hide_password
 
 PAGE = 1000
+Content = TypeVar("Content")
 PARENT = "mlflow.parentRunId"
 
 
@@ -44,17 +48,15 @@ class Server:
         return self._cards
 
     def scores(self, card: Card) -> dict[str, float]:
-        return judged(self._runs[card.place].data.metrics)
+        details = self._read(card, DETAILS, detailed_scores) if card.kind == "finetune" else None
+        return judged(self._runs[card.place].data.metrics) | (details or {})
 
     def patients(self, card: Card, metric: str, value: float) -> CaseScores | None:
-        with TemporaryDirectory() as folder:
-            try:
-                file = self._client.download_artifacts(card.place, CASES, folder)
-            except (MlflowException, OSError):
-                return None
-            return case_scores(Path(file), metric, value)
+        return self._read(card, CASES, lambda file: case_scores(file, metric, value))
 
     def curve(self, card: Card, metric: str) -> Curve:
+        if is_detail(metric) and (curve := self._read(card, DETAILS, lambda file: detailed_curve(file, metric))):
+            return curve
         last = {point.step + 1: point.value for point in self._client.get_metric_history(card.place, metric)}
         return [float(step) for step in sorted(last)], [last[step] for step in sorted(last)]
 
@@ -68,6 +70,15 @@ class Server:
 
     def known(self, cards: Sequence[Card]) -> MlflowRuns:
         return MlflowRuns(self._client.tracking_uri, self._experiment_id, tuple(card.place for card in cards))
+
+    def _read(self, card: Card, name: str, read: Callable[[Path], Content]) -> Content | None:
+        """Return what a file among a run's artifacts holds; None if there is no such file."""
+        with TemporaryDirectory() as folder:
+            try:
+                file = self._client.download_artifacts(card.place, name, folder)
+            except (MlflowException, OSError):
+                return None
+            return read(Path(file))
 
     def _ancestors(self, run_id: str) -> tuple[str, ...]:
         line: list[str] = []

@@ -112,23 +112,17 @@ def tests_explained(comparisons: Sequence[Comparison | None], decimals: int) -> 
     return said
 
 
-def who_is_best(names: Sequence[str], alike: Sequence[Sequence[str] | None]) -> list[str]:
-    """Say which row is better than each other one, or from which rows the best mean cannot be told."""
-    return [
-        f"{name} is better than each other row (p < 0.05, Holm-corrected)"
-        if not others
-        else f"no row is best: {name} has the best mean, not distinguishable from {'; '.join(others)}"
-        for name, others in zip(names, alike, strict=True)
-        if others is not None
-    ]
+def answer(names: Sequence[str], alike: Sequence[Sequence[str] | None], score: str = "") -> str:
+    """Say which row is better than each other one, or from which rows the best mean cannot be told; "" for none.
 
-
-def answer(metric: str, names: Sequence[str], means: Sequence[str], alike: Sequence[Sequence[str] | None]) -> str:
-    """Say in a few words which row has the best mean, and whether it is better than each other one; "" for none."""
-    for name, mean, others in zip(names, means, alike, strict=True):
+    ``score`` is the metric with the best mean, to be said beside the row's name.
+    """
+    for name, others in zip(names, alike, strict=True):
         if others is not None:
-            rest = f"not distinguishable from {len(others)} row{'s' * (len(others) > 1)}"
-            return f"{name} {'is best' if not others else 'leads'}, {metric} {mean}{f', {rest}' if others else ''}"
+            named = f"{name} ({score})" if score else name
+            if not others:
+                return f"{named} is better than each other row (p < 0.05, Holm-corrected)"
+            return f"no row is best: {named} has the best mean, not distinguishable from {'; '.join(others)}"
     return ""
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from methods.encoders.resnet import ResNetEncoder, monai_arguments
 from methods.encoders.resnet3d import ResNet3DEncoder, vanilla_resnet
 from methods.encoders.unet import norm_layer
-from orchestrator.runs.finetune import NETWORK, NETWORK_CARD
 from orchestrator.runs.identity import own
+from orchestrator.runs.network import NETWORK, NETWORK_CARD
 from orchestrator.training.checkpoint import ENCODER, ENCODER_CARD
 
 SCRIPT = "load.py"
@@ -85,6 +85,14 @@ def export(run: Path, target: Path) -> list[Path]:
         f"run {run}: neither encoder/{ENCODER} nor network/{NETWORK} there; give the folder of a finished "
         "pretraining or fine-tuning, as `raydiology pretrain` and `raydiology finetune` print it"
     )
+
+
+def loading_script(card: dict[str, Any], part: str) -> str | None:
+    """Return the script that loads a run's encoder or network into MONAI's class; None if MONAI has none."""
+    try:
+        return _script(card, part, {"encoder": ENCODER, "network": NETWORK}[part])
+    except ValueError:
+        return None
 
 
 def _script(card: dict[str, Any], part: str, weights: str) -> str:

@@ -19,13 +19,14 @@ from orchestrator.cluster import connection
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.parts import Downstream
 from orchestrator.config.weights import WeightsFile
-from orchestrator.direction import TEST
+from orchestrator.direction import TEST, is_detail
 from orchestrator.feed import stream
 from orchestrator.feed.plan import FeedPlan, SetPlan
 from orchestrator.judging.cases import CASES, joined, to_parquet
 from orchestrator.judging.validation import CONFUSIONS, PREDICTIONS, Rhythm, Validation
 from orchestrator.runs.held_out import score_held_out
 from orchestrator.runs.labelled import LabelledSamples, downstream_of, labelled_samples
+from orchestrator.runs.model import record_of
 from orchestrator.runs.network import (
     NETWORK,
     NETWORK_CARD,
@@ -157,8 +158,8 @@ def _train(experiment: Experiment, encoder: str | None, labelled: LabelledSample
     trivial = trivial_scores(experiment, labelled, labelled.val)
     scores: dict[str, float] = {**best.state["best"], **trivial, "best_step": best.step}
     tested = _test(experiment, labelled, best.uri, run) if labelled.test else {}
-    run.tracker.summary(tested)
-    run.finish({"scores": scores | tested}, scores, exported)
+    run.tracker.summary({name: value for name, value in tested.items() if not is_detail(name)})
+    run.finish({"scores": scores | tested}, scores, exported, record_of(run.folder, scores | tested))
     return scores | tested
 
 
@@ -233,7 +234,7 @@ def _export(card: dict[str, Any], judged: Callable[[], dict[str, bytes]], folder
 
 
 def _collect(best: Checkpoint, run: Run) -> list[Path]:
-    """Copy the best checkpoint's network and cases into the run's folder, and log its pictures; return the others."""
+    """Copy the best checkpoint's network and cases into the run's folder, log its pictures, and return the cases."""
     target, cases = run.folder / "network", run.folder / CASES
     target.mkdir(exist_ok=True)
     with best.as_directory() as folder:
@@ -244,7 +245,7 @@ def _collect(best: Checkpoint, run: Run) -> list[Path]:
                 run.picture(name, (Path(folder) / name).read_bytes())
         if (Path(folder) / CASES).exists():  # a run that an older version began may have a best checkpoint without
             write_atomically(cases, (Path(folder) / CASES).read_bytes())
-    return [target, *([cases] if cases.exists() else [])]
+    return [cases] if cases.exists() else []
 
 
 def drawn_views(experiment: Experiment, shards: ShardSet, plan: FeedPlan) -> bytes:
@@ -269,8 +270,9 @@ def _caption(experiment: Experiment, trained: PretrainingResult | None, row: str
             f"are the metrics of the best checkpoint on {validated_on(task)}"
             f"{f', `test/...` on split {task.test_split}' if task.test_split else ''}. Artifacts: "
             "`pictures/predictions.png` shows truth and prediction, `pictures/views-finetune.png` what it was "
-            "trained on; `network/` is the best checkpoint's network, `cases.parquet` its score on each case."
+            "trained on; `cases.parquet` is the score on each case. Its model is the best checkpoint's network."
         ),
+        seed=f"{experiment.seed}, {task.seed}" if trained else str(task.seed),
         row=row,
     )
 

@@ -8,7 +8,6 @@ import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
 from ray.train import Checkpoint
-from safetensors.torch import load_file
 
 from methods.downstream.base import TaskScores
 from orchestrator.config.experiment import Experiment
@@ -16,7 +15,7 @@ from orchestrator.direction import TEST
 from orchestrator.judging.cases import with_patients
 from orchestrator.judging.validation import evidence_of
 from orchestrator.runs.labelled import downstream_of, labelled_samples
-from orchestrator.runs.network import NETWORK, build_network
+from orchestrator.runs.network import trained_network
 from orchestrator.stop import RunError
 from orchestrator.training.loop import World
 
@@ -57,10 +56,9 @@ def _score(experiment: Experiment, checkpoint: str) -> TaskScores:
     task = downstream_of(experiment)
     labelled = labelled_samples(task)
     assert labelled.test is not None, "there is a test split to score"
-    method = build_network(experiment, labelled.shards, None)
     with Checkpoint(checkpoint).as_directory() as folder:
-        method.network.load_state_dict(load_file(Path(folder) / NETWORK))
+        method = trained_network(experiment, labelled.shards, Path(folder))
     world = World(device=torch.device("cuda" if experiment.resources_of(task).gpu else "cpu"))
-    method = method.to(world.device).eval()
+    method = method.to(world.device)
     scores = method.scores(evidence_of(method, labelled.shards, labelled.test.row_ids, world))
     return replace(scores, cases=with_patients(scores.cases, labelled.shards, labelled.test.row_ids))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from ray.train import Checkpoint
+from safetensors.torch import load_file
 from torch import Tensor
 
 from data.shards.index import ShardSet
@@ -36,6 +37,13 @@ def build_network(experiment: Experiment, shards: ShardSet, encoder_path: str | 
             pretrained = config.model_copy(update={"in_channels": whole.in_channels})
             _load_encoder(Path(folder), encoder, pretrained, task.part)
     return _network(task, encoder, shards, labelled_samples(task).train.num_samples)
+
+
+def trained_network(experiment: Experiment, shards: ShardSet, folder: Path) -> Task:
+    """Build the task's network with the weights that a fine-tuning has written into a folder, to judge with it."""
+    task = build_network(experiment, shards, None)
+    task.network.load_state_dict(load_file(folder / NETWORK))
+    return task.eval()
 
 
 def outline_network(experiment: Experiment, labelled: LabelledSamples) -> Task:

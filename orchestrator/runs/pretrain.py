@@ -22,6 +22,7 @@ from orchestrator.config.weights import WeightsFile
 from orchestrator.feed import stream
 from orchestrator.judging.health import Evenly, HealthWatch, spread_out
 from orchestrator.runs.course import Course, courses, digest_of, initial_encoder, part_of
+from orchestrator.runs.model import record_of
 from orchestrator.runs.run import RESULT, Caption, Run
 from orchestrator.runs.segment import Segment, end_of, hand_over
 from orchestrator.terminal.progress import phase
@@ -193,7 +194,7 @@ def _run_stages(stages: Sequence[Course], run: Run, segment: Segment | None) -> 
     encoder = trained.get(stages[-1].stage.name)
     with phase("collecting the encoder"):
         exported = _export(stages[-1], encoder, run.folder)
-    run.finish({"encoder": run.recorded(encoder or str(exported))}, {}, [exported])
+    run.finish({"encoder": run.recorded(encoder or str(exported))}, {}, [], record_of(run.folder, {}))
     return encoder or str(exported)
 
 
@@ -272,7 +273,8 @@ def _caption(experiment: Experiment, row: str | None) -> Caption:
         title=f"{row or methods}: pretraining, seed {experiment.seed}",
         description=(
             f"Pretraining by {methods}. Its fine-tunings are its child runs. Artifacts: `pictures/` shows the first "
-            "samples with the boxes of their views; `encoder/` is the pretrained encoder."
+            "samples with the boxes of their views. Its model is the pretrained encoder."
         ),
+        seed=str(experiment.seed),
         row=row,
     )

@@ -81,6 +81,7 @@ def _caption(experiment: Experiment) -> Caption:
             f"The frozen encoder after {methods}, judged by a logistic regression and by its nearest neighbours. "
             "`best/initial/...` are the same metrics before the pretraining."
         ),
+        seed=str(experiment.seed),
     )
 
 

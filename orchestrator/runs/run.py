@@ -14,12 +14,15 @@ from data.shards.writer import write_atomically
 from orchestrator import stop
 from orchestrator.cluster import connection
 from orchestrator.config.experiment import Experiment
+from orchestrator.direction import BEST, is_detail
 from orchestrator.lock import claimed
 from orchestrator.provenance import git_commit
+from orchestrator.runs.details import details_of
 from orchestrator.terminal import progress
 from orchestrator.terminal.training_progress import shown
+from orchestrator.tracking.model_record import ModelRecord
 from orchestrator.tracking.store import default_uri
-from orchestrator.tracking.tracker import DESCRIPTION, Tracker, flatten
+from orchestrator.tracking.tracker import DESCRIPTION, Tracker, flatten, now_ms
 
 RESULT = "result.json"
 
@@ -30,6 +33,7 @@ class Caption:
 
     title: str
     description: str
+    seed: str
     row: str | None = None
 
 
@@ -105,6 +109,7 @@ class Run:
         tags = {
             "kind": self.kind,
             DESCRIPTION: caption.description,
+            "seed": caption.seed,
             **({"row": caption.row} if caption.row else {}),
             "dataset_digest": joint_digest([shards.digest for shards in shard_sets]),
             "recipe": ", ".join(dict.fromkeys(str(shards.recipe.get("name")) for shards in shard_sets)),
@@ -160,9 +165,17 @@ class Run:
         write_atomically(path, png)
         self.tracker.artifact(path, "pictures")
 
-    def finish(self, result: dict[str, Any], best: dict[str, float], artifacts: list[Path]) -> None:
-        """Write the result, which marks the run as done, and log the numbers for comparisons."""
-        self.tracker.summary({f"best/{name}": value for name, value in best.items()})
+    def finish(
+        self, result: dict[str, Any], best: dict[str, float], artifacts: list[Path], model: ModelRecord | None = None
+    ) -> None:
+        """Write the result, which marks the run as done, and log its model and the numbers for comparisons."""
+        now = now_ms()
+        if details := details_of(self.folder, result):
+            self.tracker.artifact(details)
+        best = {f"{BEST}{name}": value for name, value in best.items() if not is_detail(name)}
+        self.tracker.summary(best, now)
+        if model is not None:
+            self.tracker.model(model, now)
         for path in artifacts:
             for file in sorted(path.iterdir()) if path.is_dir() else [path]:
                 self.tracker.artifact(file, path.name if path.is_dir() else "")

@@ -7,7 +7,7 @@ from data.shards.writer import write_atomically
 from orchestrator.config.experiment import Experiment
 from orchestrator.results.findings import MemberCopy, MemberCourse, SweepFindings, TrialValues, note_findings
 from orchestrator.sweeps.settings import SweepConfig
-from orchestrator.sweeps.space import Point
+from orchestrator.sweeps.space import Point, describe
 from orchestrator.sweeps.standings import (
     Standing,
     answer,
@@ -85,8 +85,9 @@ def log(folder: Path, config: SweepConfig, standings: Sequence[Standing], tracke
     """Name the sweep's MLflow run by its answer, and log its files."""
     if (winner := best(config, standings)) and winner.value is not None:
         said = answer(config, standings)
-        tracker.rename(f"sweep {config.name}: {said}")
-        tracker.tags({"answer": said, "row": named(config, winner.number, winner.point)})
+        name = f"sweep: {winner.value:.4f} {describe(config.space, winner.point)} ({config.name})"
+        row = named(config, winner.number, winner.point)
+        tracker.answer(name, row, f"sweep {config.name}: {said}")
         tracker.summary({f"best/{config.objective.metric}": winner.value})
     for name in ("sweep.md", "sweep.csv", "best.yaml"):
         if (folder / name).exists():

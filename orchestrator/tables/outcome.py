@@ -7,7 +7,7 @@ from math import prod
 from statistics import fmean
 
 from orchestrator.direction import direction_of
-from orchestrator.results.case_scores import CaseScores
+from orchestrator.judging.case_scores import CaseScores
 from orchestrator.results.claims import RowScores, against, best_of, corrected, joined
 from orchestrator.results.statistics import Comparison, Summary, summarise
 from orchestrator.tables.choice import Contender, Settings, TableChoice, choose, settings_of, worded

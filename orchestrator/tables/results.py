@@ -134,10 +134,6 @@ def _curve(folder: Path, stages: list[str], metric: str) -> Curve:
     return places, values
 
 
-def summary(lines: list[TableLine]) -> dict[str, float]:
-    return {f"mean/{plain(line.name)}": line.summary.mean for line in lines if line.summary.mean is not None}
-
-
 def choices(config: TableConfig, lines: Sequence[TableLine]) -> dict[str, str]:
     """Return what each row chose, by names of MLflow's tags."""
     return {f"chosen/{plain(line.name)}": line.choice.remark(config.decimals) for line in lines if line.choice}

@@ -19,9 +19,10 @@ from orchestrator import stop
 from orchestrator.cluster import connection
 from orchestrator.config.experiment import Experiment
 from orchestrator.direction import as_logged
+from orchestrator.judging.case_scores import case_scores
 from orchestrator.judging.cases import CASES
 from orchestrator.lock import claimed
-from orchestrator.results.case_scores import case_scores
+from orchestrator.results.text import spread
 from orchestrator.results.usual import JudgedBy, note
 from orchestrator.runs import finetune, identity, pretrain
 from orchestrator.runs.abandoned import closing_abandoned
@@ -36,7 +37,6 @@ from orchestrator.tables.results import (
     EndedTrial,
     Results,
     choices,
-    summary,
     write,
     write_statistics,
 )
@@ -104,7 +104,6 @@ def _run_trials(table: Table, concurrent: int, tracker: Tracker, say: Say) -> li
             _run_at_once(table, concurrent, ended, say)
     write_statistics(table, lines)
     _answer(table.config, lines, tracker)
-    tracker.summary(summary(lines))
     if chosen := choices(table.config, lines):
         tracker.tags(chosen)
     for pattern in ("table.*", CASES_CSV, STATISTICS_CSV, "curve-*.png"):
@@ -114,12 +113,16 @@ def _run_trials(table: Table, concurrent: int, tracker: Tracker, say: Say) -> li
 
 
 def _answer(config: TableConfig, lines: Sequence[TableLine], tracker: Tracker) -> None:
-    """Say on MLflow's list of runs which row leads, with which score, and whether it is the best."""
-    if answer := answered(config, lines):
-        leader = next(line for line in lines if line.alike is not None)
-        tracker.rename(f"table {config.name}: {answer}")
-        tracker.tags({"answer": answer, "row": leader.name})
-        tracker.summary({as_logged(config.metric): leader.summary.mean or 0.0})
+    """Say on MLflow's pages which row has the best mean, with which score, and whether it is the best."""
+    for line in lines:
+        if line.alike is not None and line.summary.mean is not None:
+            score = spread(line.summary.mean, None, config.decimals)
+            tracker.answer(
+                f"table: {score} {line.name} ({config.name})",
+                line.name,
+                f"table {config.name}: {answered(config, lines)}",
+            )
+            tracker.summary({as_logged(config.metric): line.summary.mean})
 
 
 def _run_at_once(table: Table, concurrent: int, ended: Callable[[int, Any], None], say: Say) -> None:

@@ -14,7 +14,6 @@ from orchestrator.results.text import (
     significance,
     spread,
     tests_explained,
-    who_is_best,
 )
 from orchestrator.tables.choice import TableChoice, listed, shortly
 from orchestrator.tables.grid import TableConfig
@@ -65,7 +64,7 @@ def notes(config: TableConfig, lines: Sequence[TableLine]) -> list[str]:
     if config.runnable:
         said += ["mean ± sample deviation over the runs"]
         said += tests_explained([line.comparison for line in lines], config.decimals)
-        said += who_is_best([line.name for line in lines], [line.alike for line in lines])
+        said += filter(None, [answer([line.name for line in lines], [line.alike for line in lines])])
     for line in lines:
         if line.choice:
             said.append(f"{line.name}: {line.choice.remark(config.decimals)}")
@@ -102,9 +101,10 @@ def why_missing(rows: Sequence[TableRow]) -> list[str]:
 
 
 def answered(config: TableConfig, lines: Sequence[TableLine]) -> str:
-    """Say in a few words which row has the best mean, and whether it is better than each other one; "" for none."""
-    means = [spread(line.summary.mean, None, config.decimals) for line in lines]
-    return answer(config.metric, [line.name for line in lines], means, [line.alike for line in lines])
+    """Say which row has the best mean, with its score, and whether it is better than each other one; "" for none."""
+    best = next((line.summary.mean for line in lines if line.alike is not None), None)
+    score = f"{config.metric} {spread(best, None, config.decimals)}"
+    return answer([line.name for line in lines], [line.alike for line in lines], score)
 
 
 def markdown(config: TableConfig, lines: Sequence[TableLine]) -> str:

@@ -12,9 +12,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from orchestrator.direction import is_detail
 from orchestrator.history import HISTORY, TIME, Once, Tail, metrics_of
 from orchestrator.lock import alone
+from orchestrator.tracking.answers import describe_experiment
 from orchestrator.tracking.hindrance import FAULTS, hindrance_of
+from orchestrator.tracking.models import MOST_DIGEST_CHARS, log_model
 from orchestrator.tracking.opening import artifacts_of, client_of
 from orchestrator.tracking.outbox import OUTBOX, Cursor, located
 
@@ -24,8 +27,9 @@ MOST_PARAMS = 100
 STEPS_AT_ONCE = 500
 # Otherwise MLflow's page would open an experiment with its tools for language models.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-MOST_DIGEST_CHARS = 36
 MOST_NAME_CHARS = 250
+STATE, RUNNING = "state", "running"
+STATES = {"FINISHED": "done", "FAILED": "failed", "KILLED": "stopped"}
 ALREADY_THERE = "RESOURCE_ALREADY_EXISTS"
 
 
@@ -71,8 +75,9 @@ class Sender:
         runs = self._mlflow.search_runs([experiment_id], f"tags.run_key = '{line['key']}'", max_results=1)
         if runs:
             self._mlflow.update_run(runs[0].info.run_id, status="RUNNING")
+            self._mlflow.set_tag(runs[0].info.run_id, STATE, RUNNING)
             return runs[0].info.run_id
-        tags = {"run_key": line["key"], **line["tags"]}
+        tags = {"run_key": line["key"], STATE: RUNNING, **line["tags"]}
         if line["parent"] and (parent := self._parent(located(self.folder, line["parent"]))):
             tags["mlflow.parentRunId"] = parent
         return self._mlflow.create_run(experiment_id, run_name=line["name"], tags=tags).info.run_id
@@ -108,6 +113,7 @@ class Sender:
                 Metric(accepted(name), value, line.get(TIME, 0), step)
                 for step, line in steps
                 for name, value in metrics_of(line).items()
+                if not is_detail(name)
             ]
             self._offer("metrics", partial(_send_metrics, self._mlflow, metrics, self._run_id))
             self.cursor.history = tail.offset
@@ -173,8 +179,14 @@ def _send(client: MlflowClient, folder: Path, line: dict[str, Any], run_id: str)
         client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
     elif line["op"] == "tags":
         client.log_batch(run_id, tags=[RunTag(key, value) for key, value in line["tags"].items()])
+    elif line["op"] == "model":
+        log_model(client, folder, line, run_id)
+    elif line["op"] == "answers":
+        describe_experiment(client, run_id)
     elif line["op"] == "finish":
         client.set_terminated(run_id, line["status"])
+        if client.get_run(run_id).data.tags.get(STATE) == RUNNING:  # a sweep's trial has said more already
+            client.set_tag(run_id, STATE, STATES[line["status"]])
 
 
 def _metrics(points: Sequence[tuple[int, dict[str, float]]], timestamp: int) -> list[Metric]:

@@ -18,6 +18,13 @@ from orchestrator.tracking.store import sqlite_file
 
 LOCK = "mlflow.lock"
 ARTIFACTS = "artifacts"
+# Where MLflow's tables name places of artifacts, besides those of experiments.
+PLACES = (
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
 BUSY_S = 20.0
 # A dead database is noticed in seconds, as a dead server is; the outbox does the retrying.
 databases.MAX_RETRY_COUNT = 2
@@ -78,9 +85,9 @@ def _follow_home(file: Path) -> None:
             database.execute(
                 "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (now, experiment_id)
             )
-            database.execute(
-                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
-                "WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",
-                (now, len(before) + 1, experiment_id, len(before) + 1, f"{before}/"),
-            )
+            for table, column in PLACES:
+                database.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                    (now, len(before) + 1, len(before) + 1, f"{before}/"),
+                )
         database.commit()

@@ -18,8 +18,8 @@ LOCAL = "http://127.0.0.1:5000"  # where `raydiology ui` serves a home's store
 ANSWERS_WITHIN_S = 1.0
 SHARED_VIEW = "mlflow.sharedViewState."  # prefix of a view's key in the tags of its experiment
 MOST_TAG_CHARS = 5000
-# Beside the score, where a person looks at the list of runs; seeds are in their names.
-COLUMNS = ("tags.`answer`", "tags.`row`", "tags.`state`")
+# Beside the score, where a person looks at the list of runs.
+COLUMNS = ("tags.`row`", "tags.`seed`", "tags.`state`")
 MOST_FIELDS = 4
 MOST_RUNS = 100
 SECTION = "raydiology"
@@ -53,7 +53,7 @@ def publish(known: MlflowRuns, key: str, view: dict[str, Any], mode: Literal["CH
 
 
 def listing_of(metrics: Sequence[str]) -> dict[str, Any]:
-    """Describe the list of an experiment's runs, the newest first, with their scores, answers, rows and states."""
+    """Describe the list of an experiment's runs, the newest first, with their scores, rows, seeds and states."""
     return {
         "searchFilter": "",
         "orderByKey": "attributes.start_time",

@@ -22,12 +22,15 @@ import re
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.history import HISTORY, append, mend
+from orchestrator.provenance import git_commit, typed_command, user
 from orchestrator.stop import StoppedError
 from orchestrator.terminal import progress
+from orchestrator.tracking.model_record import ModelRecord
 from orchestrator.tracking.outbox import OUTBOX, Cursor, posted, size_of
 from orchestrator.tracking.store import hide_password
 
@@ -38,6 +41,8 @@ MOST_PARAM_CHARS = 6000
 MOST_NUMBERS = 3
 RETRY_S = 30.0
 DESCRIPTION, RUN_NAME = "mlflow.note.content", "mlflow.runName"
+ANSWER, ROW, RUN_KEY = "answer", "row", "run_key"
+ORIGIN = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
 
 _said: set[str] = set()
 
@@ -120,7 +125,7 @@ class Tracker:
             experiment=experiment,
             name=name,
             key=key,
-            tags=tags or {},
+            tags={**_origin(parent), **(tags or {})},
             parent=self._relative(parent) if parent else None,
         )
         try:
@@ -145,15 +150,15 @@ class Tracker:
         """Log steps that no history holds, dictionaries with a ``step`` and numbers; each step is logged once."""
         known = {entry["step"] for line in posted(self.folder, ("metrics",)) for entry in line["entries"]}
         if new := [entry for entry in entries if entry["step"] not in known]:
-            self._post(op="metrics", entries=new, timestamp=_now_ms())
+            self._post(op="metrics", entries=new, timestamp=now_ms())
 
-    def summary(self, values: dict[str, float]) -> None:
-        """Log single numbers, such as the best score per organ; unchanged numbers are not logged again."""
+    def summary(self, values: dict[str, float], at_ms: int | None = None) -> None:
+        """Log single numbers, such as the best score; unchanged numbers are not logged again."""
         known: dict[str, float] = {}
         for line in posted(self.folder, ("summary",)):
             known |= line["values"]
         if new := {name: value for name, value in values.items() if known.get(name) != value}:
-            self._post(op="summary", values=new, timestamp=_now_ms())
+            self._post(op="summary", values=new, timestamp=at_ms or now_ms())
 
     def dataset(self, name: str, digest: str, source: str) -> None:
         """Log the shards that the run reads."""
@@ -163,13 +168,20 @@ class Tracker:
         """Log a file; it must stay where it is until it is sent."""
         self._post(op="artifact", path=self._relative(path), into=into)
 
+    def model(self, record: ModelRecord, at_ms: int | None = None) -> None:
+        """Log the run's model once; its files must stay where they are until they are sent."""
+        if not posted(self.folder, ("model",)):
+            files = [self._relative(file) for file in record.files]
+            self._post(op="model", timestamp=at_ms or now_ms(), **{**asdict(record), "files": files})
+
     def tags(self, tags: dict[str, str]) -> None:
         """Set tags."""
         self._post(op="tags", tags=tags)
 
-    def rename(self, name: str) -> None:
-        """Give the run another name."""
-        self.tags({RUN_NAME: name})
+    def answer(self, name: str, row: str, said: str) -> None:
+        """Give a table's or sweep's run a name that begins with the answer, and say it on its experiment's page."""
+        self.tags({RUN_NAME: name, ANSWER: said, ROW: row})
+        self._post(op="answers")
 
     def finish(self, status: str) -> None:
         """Close the run: FINISHED, FAILED or KILLED."""
@@ -261,5 +273,13 @@ class _HinderedError(Exception):
         self.hindrance = hindrance
 
 
-def _now_ms() -> int:
+def _origin(parent: Path | None) -> dict[str, str]:
+    """Return who runs which command of which commit; a process of a pool was started by the command of its parent."""
+    starts = posted(parent, ("start",)) if parent else []
+    known = {key: value for key, value in (starts[-1]["tags"] if starts else {}).items() if key in ORIGIN}
+    return known or dict(zip(ORIGIN, (user(), typed_command(), "LOCAL", git_commit()), strict=True))
+
+
+def now_ms() -> int:
+    """Return the time in milliseconds since 1970."""
     return int(time.time() * 1000)

@@ -32,11 +32,12 @@ from orchestrator.cluster import connection
 from orchestrator.config.computing import Resources
 from orchestrator.feed import stream
 from orchestrator.feed.stream import FeedPlan
-from orchestrator.history import HELD, HISTORY, HistoryWriter, Tail
+from orchestrator.history import HELD, HISTORY, USAGE, HistoryWriter, Tail
 from orchestrator.stop import RunError
 from orchestrator.training.finite import NonFiniteError
 from orchestrator.training.loop import Plan, Trainee, train
 from orchestrator.training.resume import SavedCheckpoint, StageCheckpoints, name_of, remaining
+from orchestrator.training.usage import Usage
 from orchestrator.training.world import World
 
 CONTROLLER_FAILURES = 3
@@ -185,7 +186,7 @@ def _work(config: dict[str, Any]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads(), round(job.resources.cpus_per_worker)))
     newest = progress.find().newest
-    batches, report = partial(_batches, job, world), partial(_report, world)
+    batches, report = partial(_batches, job, world), partial(_report, world, Usage(device))
     # One rank looks and tells the others: each look is a request if the storage is remote.
     asked_to_stop = (lambda: bool(stop.marked(job.uri))) if world.rank == 0 else (lambda: False)
     try:
@@ -204,8 +205,9 @@ def _batches(job: Job, world: World, first_step: int) -> Iterator[Batch]:
     return stream.batches(shard, plan, world.rank, world.device)
 
 
-def _report(world: World, metrics: dict[str, Any], checkpoint: Path | None = None) -> None:
+def _report(world: World, usage: Usage, metrics: dict[str, Any], checkpoint: Path | None = None) -> None:
     step = metrics["history"][-1]["step"] + 1
+    metrics = {**metrics, USAGE: usage.sample()} if world.rank == 0 else metrics
     if checkpoint is None:
         ray.train.report(metrics if world.rank == 0 else {})
         return

@@ -25,3 +25,9 @@ def ray_cluster() -> Iterator[Path]:
         node = worker._global_node
         assert node is not None
         yield Path(node.get_session_dir_path())
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An MLflow store; making its tables takes seconds, so tests share one, each with an experiment of its own."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"

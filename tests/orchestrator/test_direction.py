@@ -81,7 +81,7 @@ def test_a_view_shows_a_metric_its_curve_and_the_fields_that_differ() -> None:
     assert (bars["metricKey"], line["selectedMetricKeys"]) == ("best/dice_mean", ["dice_mean"])
     assert (parallel["selectedParams"], parallel["selectedMetrics"]) == (["lr", "seed"], ["best/dice_mean"])
     assert view["searchFilter"] == "attributes.run_id IN ('a', 'b')"
-    assert view["selectedColumns"][:2] == ["metrics.`best/dice_mean`", "tags.`answer`"]
+    assert view["selectedColumns"][:2] == ["metrics.`best/dice_mean`", "tags.`row`"]
     assert (str(known.home), known.server) == ("/runs/my home", "http://127.0.0.1:5000")
 
 

@@ -11,7 +11,7 @@ from orchestrator.results.charts import ScoredRow, bands_figure, draw_curves, dr
 
 def test_curves_become_a_png_in_their_colours() -> None:
     curves = Image.open(io.BytesIO(draw_curves({"a": ([0, 1], [0.0, 1.0])}, "Collapse", "step", "collapse")))
-    assert (31, 119, 180) in {colour for _, colour in curves.convert("RGB").getcolors(1 << 20)}
+    assert (0, 114, 178) in {colour for _, colour in curves.convert("RGB").getcolors(1 << 20)}
 
 
 def test_a_mean_curve_has_only_the_places_that_all_runs_have() -> None:
@@ -40,7 +40,7 @@ def test_a_row_s_dots_are_its_runs_and_its_line_is_the_interval() -> None:
     np.testing.assert_allclose(dots.get_offsets(), [[0.5, 0], [0.7, 0]])
     assert len(other) == 2
     assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "[0.3, 0.6]"]
-    assert axis.get_ylim() == (1.5, -0.5)
+    assert axis.get_ylim() == (1.6, -0.6)
     assert Image.open(io.BytesIO(draw_scores(rows, "t", "dice_mean"))).format == "PNG"
 
 

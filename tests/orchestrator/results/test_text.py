@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from dataclasses import replace
 
 from rich.console import Console
@@ -66,9 +67,13 @@ def test_markdown_keeps_its_columns_where_a_name_holds_a_bar() -> None:
 
 
 def test_the_answer_says_which_row_leads_and_whether_that_is_beyond_chance() -> None:
-    assert answered(CONFIG, aggregate(CONFIG, outcomes())) == "a|b is best, score 0.760"
+    assert answered(CONFIG, aggregate(CONFIG, outcomes())) == (
+        "a|b (score 0.760) is better than each other row (p < 0.05, Holm-corrected)"
+    )
     alike = [replace(outcome, value=0.5 + 0.1 * (number % 3)) for number, outcome in enumerate(outcomes())]
-    assert answered(CONFIG, aggregate(CONFIG, alike)).endswith(", not distinguishable from 1 row")
+    said = answered(CONFIG, aggregate(CONFIG, alike))
+    assert said.startswith("no row is best: "), said
+    assert re.search(r" \(score 0\.\d{3}\) has the best mean, not distinguishable from (scratch|a\|b)$", said), said
     assert answered(CONFIG, aggregate(CONFIG, outcomes()[:1])) == ""
 
 

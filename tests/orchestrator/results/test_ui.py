@@ -38,7 +38,7 @@ def test_the_page_opens_at_the_newest_experiment_and_what_waited_is_sent(tmp_pat
     assert found is not None
     assert f"http://127.0.0.1:5001/#/experiments/{found.experiment_id}/runs?" in capsys.readouterr().out
     view = json.loads(found.tags[f"{SHARED_VIEW}{ui.LISTING}"])
-    assert view["selectedColumns"][:3] == ["metrics.`best/dice_mean`", "tags.`answer`", "tags.`row`"]
+    assert view["selectedColumns"][:3] == ["metrics.`best/dice_mean`", "tags.`row`", "tags.`seed`"]
     assert waiting(tmp_path) == []
     (command,) = commands
     assert command[command.index("--backend-store-uri") + 1] == uri

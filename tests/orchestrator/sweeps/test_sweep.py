@@ -515,7 +515,8 @@ def check_mlflow(sweep: sweeps.Sweep, trials: list[Standing]) -> None:
     (found,) = client.search_runs([experiment], "tags.kind = 'sweep'")
     parent, winner = found.info.run_id, standings.best(sweep.config, trials)
     assert winner is not None
-    assert found.info.run_name == f"sweep {sweep.config.name}: best {standings.sentence(sweep.config, winner)}"
+    point = standings.named(sweep.config, winner.number, winner.point).partition(": ")[2]
+    assert found.info.run_name == f"sweep: {winner.value:.4f} {point} ({sweep.config.name})"
     children = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent}'", order_by=["start_time"])
     assert [run.data.tags["state"] for run in children] == [trial.state for trial in trials]
     assert children[0].info.run_name == "trial 0: lr 1e-07"

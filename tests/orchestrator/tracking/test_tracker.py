@@ -18,13 +18,6 @@ from tests.points import assert_points_equal_history, points_of_mlflow
 UNREACHABLE = "http://user:secret@127.0.0.1:9"  # the discard port: nothing listens there
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An MLflow store; making its tables takes seconds, so the tests of this file share one."""
-    home = tmp_path_factory.mktemp("home")
-    return f"sqlite:///{home}/mlflow.db"
-
-
 def _runs(store: str, experiment: str) -> list[Run]:
     client = MlflowClient(store)
     found = client.get_experiment_by_name(experiment)

@@ -9,8 +9,8 @@ from sklearn.metrics import roc_auc_score
 from data.shards.index import ShardSet
 from methods.downstream.base import Task
 from methods.downstream.detection_metrics import rows_of, score_detections
+from orchestrator.judging.case_scores import case_scores
 from orchestrator.judging.cases import to_parquet, with_patients
-from orchestrator.results.case_scores import case_scores
 from orchestrator.results.claims import RowScores, against, shared_cases
 from tests.orchestrator.judging.test_cases import (
     REGIONS,
