@@ -16,6 +16,7 @@ exclude_patterns = ["extension"]
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
 highlight_language = "none"
+smartquotes = False  # options begin with two hyphens
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_inherit_docstrings = False
@@ -24,6 +25,7 @@ autodoc_class_signature = "separated"
 autodoc_typehints = "signature"
 
 html_theme = "furo"
+html_math_renderer = "mathml"  # which browsers draw by themselves; MathJax would be fetched
 html_title = "Raydiology"
 html_static_path = ["static"]
 html_css_files = ["site.css"]

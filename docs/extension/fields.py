@@ -98,7 +98,7 @@ def _page(page: str, title: str, about: str, places: Mapping[Model, str], named:
     for model, place in places.items():
         if place == page:
             heading = named.get(model) or f"## {title_of(model)}\n\n{_prose(model)}\n"
-            sections.append(f"({_anchor(model)})=\n\n{heading}\n{_table(model, places)}\n")
+            sections.append(f"({anchor_of(model)})=\n\n{heading}\n{_table(model, places)}\n")
     return "\n".join(sections)
 
 
@@ -122,14 +122,16 @@ def _table(model: Model, places: Mapping[Model, str]) -> str:
     rows = [
         f"| `{name}` | {_type(field.annotation, places)}{_bounds(field)} | {_default(field)} | {_unit(name)} "
         f"| {_cell(said.get(name) or explained(model, name))} |"
-        for name, field in model.model_fields.items()
-        if name != "name" or not _names_its_kind(field)
+        for name, field in shown(model).items()
     ]
     return "\n".join([_HEAD, *rows]) if rows else "It has no fields.\n"
 
 
-def _names_its_kind(field: FieldInfo) -> bool:
-    return get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
+def shown(model: Model) -> dict[str, FieldInfo]:
+    """Return a model's fields but that which names its kind, as a method's ``name`` does."""
+    kind = model.model_fields.get("name")
+    only = kind is not None and get_origin(kind.annotation) is Literal and len(get_args(kind.annotation)) == 1
+    return {name: field for name, field in model.model_fields.items() if name != "name" or not only}
 
 
 def explained(model: Model, name: str) -> str:
@@ -166,7 +168,7 @@ def _type(annotation: Any, places: Mapping[Model, str]) -> str:
     if origin is dict:
         return f"mapping of {_type(inner[1], places)}"
     if annotation in places:
-        return f"[{title_of(annotation)}](#{_anchor(annotation)})"
+        return f"[{title_of(annotation)}](#{anchor_of(annotation)})"
     return _SIMPLE.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
@@ -197,7 +199,8 @@ def _unit(name: str) -> str:
     return next((unit for pattern, unit in UNITS if re.search(pattern, name)), "")
 
 
-def _anchor(model: Model) -> str:
+def anchor_of(model: Model) -> str:
+    """Return the name by which links find a model's section."""
     return f"fields-{model.__module__}-{model.__qualname__}".replace(".", "-").replace("_", "-").lower()
 
 

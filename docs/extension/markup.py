@@ -41,7 +41,7 @@ def restructured(lines: Sequence[str]) -> list[str]:
     for line in lines:
         start = _TERM.match(line) or _HEADING.match(line)
         if start:
-            text += ["", f"**{_escaped(start[1])}**", f"   {_escaped(start[2]) or chr(92) + ' '}"]
+            text += ["", f"**{_escaped(start[1].rstrip(':'))}**", f"   {_escaped(start[2]) or chr(92) + ' '}"]
             inside, literal = True, False
         elif inside and line.startswith(" "):
             if not literal and "  " in line.strip():

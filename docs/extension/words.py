@@ -9,6 +9,7 @@ UNITS = (
     (r"(^|_)steps$|^grace$|_every_steps$", "steps"),
     (r"prob$", "probability"),
     (r"(^|_)fraction$|_share$", "share, 0 to 1"),
+    (r"^(jitter|gap)$", "voxels"),
     (r"^(crop_size|size|pad_to|resize_to|crop)$", "voxels per axis"),
 )
 WORDS = {
@@ -118,4 +119,13 @@ WORDS = {
     "kind": "which phantoms are drawn",
     "labelled": "patients with labels",
     "unlabelled": "patients without labels",
+    "name": "what its runs, its folder and its lines are called",
+    "jitter": "voxels by which a patch is shorter than its cell, and can move in it",
+    "gap": "voxels that always stay free between neighbours",
+    "num_permutations": "how many permutations are told apart",
+    "of": "whose metric it is: the fine-tuning's, or the pretraining's",
+    "crops_per_sample": "crops of each sample in a step",
+    "centre": "what a crop is centred on: any labelled voxel, or a label that is drawn first",
+    "window_blend": "how overlapping windows are averaged: all alike, or their middle more",
+    "window_batch": "windows that pass through the network at once",
 }
