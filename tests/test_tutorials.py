@@ -80,22 +80,23 @@ class Shell:
     """A shell in which a person types one line after the other."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        self._errors = (folder / "errors.txt").open("w")
+        self._written = (folder / "errors.txt").open("w")
+        self._errors = (folder / "errors.txt").open()  # with a place of its own in the file
         self._bash = subprocess.Popen(
             ["bash"],
             cwd=folder,
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._errors,
+            stderr=self._written,
             text=True,
         )
 
-    def type(self, line: str) -> tuple[int, str]:
-        """Run a line; return its exit code and what it printed; end everything if it takes too long."""
+    def type(self, line: str) -> tuple[int, str, str]:
+        """Run a line; return its exit code, output and errors; end everything if it takes too long."""
         assert self._bash.stdin is not None
         assert self._bash.stdout is not None
-        self._bash.stdin.write(f"{line}\necho; echo '{DONE}' $?\n")
+        self._bash.stdin.write(f"{line}\nexit_code=$?; echo; echo '{DONE}' $exit_code\n")
         self._bash.stdin.flush()
         limit = Timer(WITHIN_S, kill_tree, [self._bash])
         limit.start()
@@ -103,13 +104,14 @@ class Shell:
         for printed in self._bash.stdout:
             if printed.startswith(DONE):
                 limit.cancel()
-                return int(printed.removeprefix(DONE)), said.removesuffix("\n")
+                return int(printed.removeprefix(DONE)), said.removesuffix("\n"), self._errors.read()
             said += printed
         raise TimeoutError(f"{line}: not done within {WITHIN_S} s; it printed {said}")
 
     def end(self) -> None:
         """End the shell and all that it left running."""
         kill_tree(self._bash)
+        self._written.close()
         self._errors.close()
 
 
@@ -163,12 +165,12 @@ def test_a_tutorial_works_as_it_is_written(name: str, clone: Path, shell: Shell)
             "ingest",
         ):  # for scans and words of one's own
             assert is_named(asked.line, named), (asked.line, named)
-        code, said = shell.type(asked.line)
+        code, said, errors = shell.type(asked.line)
         ends_by_a_signal = asked.line.startswith("kill")
-        assert code == 0 or ends_by_a_signal, (asked.line, said, (clone / "errors.txt").read_text()[-3000:])
+        assert code == 0 or ends_by_a_signal, (asked.line, said, errors[-3000:])
         named = names_next(said) or named
-        for part in asked.shown.split("...\n"):
-            assert alike(part) in alike(said), (asked.line, part, said)
+        for part in asked.shown.split("..."):
+            assert alike(part) in alike(said) or alike(part) in alike(errors), (asked.line, part, said, errors)
     if name == "my_scans":
         check_first_experiment(clone)
 
