@@ -130,7 +130,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shell(clone: Path) -> Iterator[Shell]:
     """A shell in the copy, whose home and Ray are its own."""
     with clusters.short_folder() as own:
-        (port,) = clusters.free_ports(1)
+        port, client_port = clusters.free_ports(2)
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTEST_"))}
         environment |= clusters.SPARING | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -139,6 +139,7 @@ def shell(clone: Path) -> Iterator[Shell]:
             "RAY_TMPDIR": own,
             "RAYDIOLOGY_HOME": str(clone / "keys"),
             "PORT": str(port),
+            "CLIENT_PORT": str(client_port),
             "COLUMNS": "160",
         }
         shell = Shell(clone, environment)
