@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup fmt check test fast golden mutations demo bench clean
+.PHONY: setup fmt check docs docs-serve test fast tutorials golden mutations demo bench clean
 
 # Compiles on all cores (pip uses one), and here, so that PYTHONDONTWRITEBYTECODE does not make every process compile anew.
 setup: .venv/ready
@@ -19,19 +19,31 @@ fmt: .venv/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-check: .venv/ready
+check: .venv/ready docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+
+# The site, anew and strictly: a warning is an error. It needs no network, neither to be built nor to be read.
+docs: .venv/ready
+	$(BIN)/sphinx-build -q -E -W --keep-going -j 2 -d build/site-cache docs build/site
+	@echo "site: build/site/index.html"
+
+docs-serve: docs
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site 8000
 
 # Tests of one file share a process and one local Ray, because most of their time is spent waiting for Ray to start.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: .venv/ready
-	$(PYTEST) --durations 15
+	$(PYTEST) -m "not tutorial" --durations 15
 
 fast: .venv/ready
 	$(PYTEST) -m "not slow"
+
+# Every tutorial of docs/tutorials, typed word by word in an empty folder.
+tutorials: .venv/ready
+	$(BIN)/python -m pytest tests/test_tutorials.py -m tutorial --durations 0
 
 # The golden curves anew; do so only where CHANGELOG says that numbers change.
 golden: .venv/ready

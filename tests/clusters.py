@@ -36,7 +36,7 @@ def nodes(*cpus: int, environment: Mapping[str, str] | None = None) -> Iterator[
 
     The last node has the custom resource ``reader``.
     """
-    with _scratch() as scratch:
+    with short_folder() as scratch:
         own = {**os.environ, **SPARING, **(environment or {}), "RAY_TMPDIR": scratch}
         own.pop("RAY_ADDRESS", None)
         command = [sys.executable, "-m", "tests.clusters", *map(str, cpus)]
@@ -59,7 +59,7 @@ def nodes(*cpus: int, environment: Mapping[str, str] | None = None) -> Iterator[
 @contextmanager
 def head(cpus: int, token: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Start a cluster of one node that asks for a token, by `ray start`; yield its dashboard and its environment."""
-    with _scratch() as scratch:
+    with short_folder() as scratch:
         own = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         own |= {**SPARING, "RAY_TMPDIR": scratch, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
         own["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"
@@ -101,7 +101,7 @@ def _wait_for_port(holder: subprocess.Popen[bytes], port: int, log: Path) -> Non
 
 
 @contextmanager
-def _scratch() -> Iterator[str]:
+def short_folder() -> Iterator[str]:
     """Give a folder with a short name: Ray puts sockets into it, whose paths may have 107 characters."""
     folder = tempfile.mkdtemp(prefix="ray-")
     try:

@@ -7,7 +7,11 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+# What is written from the code while the site is built is read nowhere else.
+_WRITTEN = [path for path in sorted(DOCS.rglob("*.md")) if "generated" not in path.parts]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *_WRITTEN]
+TUTORIALS = [path for path in _WRITTEN if path.parent.name == "tutorials" and path.name != "index.md"]
 COMMENTED = [ROOT / "cluster.yaml", ROOT / "cluster" / "rayjob.yaml", *sorted((ROOT / "experiments").rglob("*.yaml"))]
 PROGRAMS = ("raydiology", "make", "ray", "kubectl", "export", "source", "pre-commit", ".venv/bin/pip", "python3.11")
 _PROGRAM = re.compile(rf"(?:[A-Z_]+=\S+ )*(?:{'|'.join(map(re.escape, PROGRAMS))}) \S")
@@ -51,8 +55,13 @@ def blocks() -> list[Block]:
 
 def blocks_of(path: Path) -> list[Block]:
     """Return the fenced blocks of a document."""
-    found = re.finditer(r"^```(\w*)\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
-    return [Block(path.name, match[1], match[2]) for match in found]
+    found = re.finditer(r"^```(\w*|\{\w+\})\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
+    return [Block(name_of(path), match[1], match[2]) for match in found]
+
+
+def name_of(path: Path) -> str:
+    """Return a document's path, as it is named in test ids."""
+    return str(path.relative_to(ROOT))
 
 
 def is_command(line: str) -> bool:
@@ -66,7 +75,7 @@ def commands() -> list[Told]:
     for path in DOCUMENTS:
         prose = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
         texts = [re.sub(r"\s+", " ", match[1]) for match in _INLINE.finditer(prose)]
-        told += [Told(path.name, text, inline=True) for text in texts if is_command(text)]
+        told += [Told(name_of(path), text, inline=True) for text in texts if is_command(text)]
     for path in COMMENTED:
         told += [Told(str(path.relative_to(ROOT)), line) for line in _commented(path)]
     job = yaml.safe_load((ROOT / "cluster" / "rayjob.yaml").read_text())

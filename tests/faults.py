@@ -1,6 +1,6 @@
 """Faults: 20 trainings with a fault as people make them, and 20 sound ones, run in this process for `doctor RUN`.
 
-`python -m tests.faults` trains the 20 faulty ones, and prints the table of docs/doctor.md.
+`python -m tests.faults` trains the 20 faulty ones, and prints the table of docs/how_to/doctor.md.
 """
 
 import json
@@ -400,7 +400,7 @@ SOUND = (
 
 
 def table() -> str:
-    """Return the table of docs/doctor.md: each fault with what doctor says of it first."""
+    """Return the table of docs/how_to/doctor.md: each fault with what doctor says of it first."""
     lines = ["| planted fault | what `doctor RUN` says |", "|---|---|"]
     for fault in FAULTS:
         with TemporaryDirectory() as home:

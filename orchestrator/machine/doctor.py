@@ -65,7 +65,8 @@ def _device() -> Finding:
         cudnn = torch.backends.cudnn.version()
         return Finding("GPU", f"{torch.cuda.device_count()} x {', '.join(sorted(names))}, cuDNN {cudnn}")
     if shutil.which("nvidia-smi"):
-        return Finding("GPU", "there is a driver, but torch has no CUDA", "install torch's CUDA build, see README")
+        remedy = "install torch's CUDA build, see docs/how_to/install.md"
+        return Finding("GPU", "there is a driver, but torch has no CUDA", remedy)
     return Finding("GPU", f"none; {torch.get_num_threads()} CPU threads are used (resources.gpu=false)")
 
 

@@ -3,8 +3,8 @@
 A row is a matrix of scores: a run has more or less luck with its seed, and a case is easy or hard. A difference is
 worth a claim where it is likely to be found again with other seeds and with other cases, so ``crossed`` counts the
 variance of both. ``permuted_p`` asks less: whether these networks would differ on other cases. A permutation of
-whole runs would need no normal distribution, but of three runs a row its smallest p is 0.1. docs/statistics.md has
-the false claims of each in simulated tables.
+whole runs would need no normal distribution, but of three runs a row its smallest p is 0.1. The false claims of each
+in simulated tables are in docs/explanation/statistics.md.
 """
 
 import math

@@ -37,7 +37,7 @@ class Line(Protocol):
 
 
 def row_statistics(lines: Sequence[Line], reference: str | None, direction: Direction | None) -> str:
-    """Return one CSV line for each row that has runs; docs/statistics.md has the meaning of the columns."""
+    """Return one CSV line for each row that has runs; docs/explanation/statistics.md explains the columns."""
     ran = [line for line in lines if line.scores.values]
     theirs = next((line.scores for line in ran if line.name == reference), None)
     ranks = _ranks([line.scores for line in ran], direction)
