@@ -4,8 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy import stats
-
 LEVEL, POWER = 0.95, 0.8
 
 
@@ -68,6 +66,8 @@ def summarise(values: Sequence[float]) -> Summary:
 
 def by_student(difference: float, error: float, freedom: float) -> Comparison:
     """Test a difference by Student's t, from its standard error and the degrees of freedom of that."""
+    from scipy import stats  # two seconds and 36 MB, which a sweep's trials, each a process, need not spend
+
     half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
     return Comparison(
         float(2 * stats.t.sf(abs(difference) / error, freedom)),
@@ -81,6 +81,8 @@ def confidence_interval(summary: Summary, level: float = LEVEL) -> tuple[float, 
     """Return the ends of the mean's interval by Student's t; None below two values."""
     if summary.mean is None or summary.deviation is None:
         return None
+    from scipy import stats
+
     n = summary.num_values
     half = float(stats.t.ppf((1 + level) / 2, n - 1)) * summary.deviation / math.sqrt(n)
     return summary.mean - half, summary.mean + half

@@ -129,6 +129,8 @@ def of_sweep(asked: Sweep, measured: bool = False) -> list[RenderableType]:
             sweep.check_point(asked, point)
     lines.append(f"checked: {len(unlike)} points, with each field at each of its ends")
     what = f"a trial, with each of {len(asked.config.seeds)} seeds" if asked.config.seeds else "a trial"
+    if asked.config.search.name == "pbt":
+        what = "a member in all its segments"
     lines += [
         f"{what}: {one.name}, {one.steps:,} steps, {one.memory} of GPU memory"
         for one in _trial_needs(asked, asked.experiment(points[0]))

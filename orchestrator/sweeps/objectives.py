@@ -1,8 +1,9 @@
 """Objectives: what a sweep seeks: scores of trainings, and what they cost."""
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import Discriminator, Tag, model_validator
 
 from methods.base import FrozenConfig
 from orchestrator.direction import Direction, direction_of
@@ -55,3 +56,11 @@ class TrialCost(FrozenConfig):
     def mode(self) -> Direction:
         """Less is better."""
         return "min"
+
+
+def _kind(given: Any) -> str:
+    fields = given if isinstance(given, Mapping) else getattr(given, "__dict__", {})
+    return "cost" if "cost" in fields else "score"
+
+
+AnyObjective = Annotated[Annotated[Objective, Tag("score")] | Annotated[TrialCost, Tag("cost")], Discriminator(_kind)]

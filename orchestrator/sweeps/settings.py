@@ -12,7 +12,7 @@ from orchestrator.config.parts import Seed
 from orchestrator.config.refusal import FolderName
 from orchestrator.direction import Direction
 from orchestrator.sweeps.domains import AnyKnob
-from orchestrator.sweeps.objectives import Objective, TrialCost, with_direction
+from orchestrator.sweeps.objectives import AnyObjective, Objective, TrialCost, with_direction
 
 # Fields that change no result, and fields by which a sweep finds its own folder.
 UNSEARCHABLE = ("name", "home", "resources", "tracking")
@@ -109,7 +109,7 @@ class SweepConfig(FrozenConfig):
     experiment: str
     space: dict[str, AnyKnob] = Field(min_length=1)
     objective: Objective
-    also: Annotated[tuple[Objective | TrialCost, ...], ADDED] = ()
+    also: Annotated[tuple[AnyObjective, ...], ADDED] = ()
     search: Search = Search()
     scheduler: Scheduler = Scheduler()
     trials: int | None = Field(default=None, gt=0)

@@ -234,6 +234,7 @@ def comma_separated(config: SweepConfig, standings: Sequence[Standing]) -> str:
     points = [params(config.space, standing.point) for standing in standings]
     names = list(dict.fromkeys(name for point in points for name in point))
     seeds, metric, also = config.seeds, config.scheduler.metric, len(config.also)
+    population = config.search.name == "pbt"
     rows = [
         [
             *(named(config, standing.number, standing.point), standing.state, standing.steps, standing.value),
@@ -242,13 +243,19 @@ def comma_separated(config: SweepConfig, standings: Sequence[Standing]) -> str:
             *([standing.judged] if metric else []),
             *(point.get(name) for name in names),
             *(standing.run, standing.reason),
+            *([standing.pretrained, _origin(standing, standings)] if population else []),
         ]
         for standing, point in zip(standings, points, strict=True)
     ]
     sought = [one.metric for one in config.objectives]
     by_seed = [f"{sought[0]} of seed {seed}" for seed in seeds]
     heading = ["row", "state", "steps", *sought, *by_seed, *([metric] if metric else []), *names, "run", "failure"]
-    return as_csv(heading, rows)
+    return as_csv([*heading, *(["pretrained", "begins_with"] if population else [])], rows)
+
+
+def _origin(standing: Standing, standings: Sequence[Standing]) -> str:
+    """Return the folder of the pretraining with whose end a member's segment begins."""
+    return "" if standing.source is None else standings[standing.source].pretrained
 
 
 def experiment_file(

@@ -206,7 +206,8 @@ def run(sweep: Sweep, say: Say) -> list[Standing]:
         closing_abandoned(sweep.base),
         parent(sweep.folder, sweep.base, f"sweep {sweep.config.name}", described(sweep.config), tags) as tracker,
     ):
-        note(sweep.folder, JudgedBy(metric=sweep.config.objective.metric, again=sweep.command))
+        also = tuple(one.metric for one in sweep.config.also)
+        note(sweep.folder, JudgedBy(sweep.config.objective.metric, also, again=sweep.command))
         base = sweep.base
         needed = base.trainings if sweep.config.finetuned else base.pretraining
         concurrent = connection.concurrency(map(base.resources_of, needed), sweep.config.concurrent)
@@ -231,8 +232,9 @@ def run(sweep: Sweep, say: Say) -> list[Standing]:
 
 def _unfinished(sweep: Sweep, standings: Sequence[Standing]) -> str:
     """Say why a population's next segment cannot begin."""
-    reasons = [sentence(sweep.config, one) for one in standings if one.state in ("failed", "running")]
-    return f"sweep {sweep.config.name}: the next segment cannot begin: {reasons[-1]}"
+    reasons = [sentence(sweep.config, one) for one in standings if one.state == "failed"]
+    why = reasons[-1] if reasons else "a member has not ended; the same command goes on from there"
+    return f"sweep {sweep.config.name}: the next segment cannot begin: {why}"
 
 
 def _ended(standings: Sequence[Standing]) -> int:

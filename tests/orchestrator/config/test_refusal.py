@@ -149,7 +149,7 @@ def test_a_table_s_fault_is_named(fields: dict[str, Any], said: str, tmp_path: P
         ),
         (
             {"search": {"name": "tep"}},
-            "search.name: expected 'tpe', 'gp', 'cmaes', 'random' or 'grid', found 'tep' (did you mean tpe?",
+            "search.name: expected 'tpe', 'gp', 'cmaes', 'nsga2', 'random', 'grid' or 'pbt', found 'tep' (did",
         ),
     ],
 )

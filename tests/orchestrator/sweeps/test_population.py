@@ -1,5 +1,7 @@
 """Population-based training: who copies whom, what may change, and the segments in the ledger."""
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -170,6 +172,9 @@ def test_standings_show_the_last_segment_and_say_who_copied_whom(tmp_path: Path)
     text = standings.experiment_file(config, found[5], {"a": 1}, found)
     assert text.startswith("# Member 1, segment 2 of sweep iou, its best so far: collapse ")
     assert "# This file alone does not give its weights (run pretrain-5), which came by:" in text
+    rows = list(csv.DictReader(io.StringIO(standings.comma_separated(config, found))))
+    assert rows[5]["begins_with"] == f"pretrain-{found[5].source}"
+    assert (rows[0]["begins_with"], rows[5]["pretrained"]) == ("", "pretrain-5")
     told = records.findings(config, found)
     assert told.copies == (MemberCopy(0, 1, found[5].source or 0),)
     assert isinstance(told.members[0], MemberCourse)
