@@ -16,7 +16,7 @@ from orchestrator.results.comparison import DECIMALS, ComparisonLine, cells, not
 from orchestrator.results.run_cards import Card
 from orchestrator.results.text import answer, spread
 from orchestrator.results.usual import noted
-from orchestrator.tracking.tracker import DESCRIPTION
+from orchestrator.tracking.tags import DESCRIPTION
 
 MOST_FAILURES = 50
 

@@ -24,7 +24,8 @@ from orchestrator.sweeps.settings import Objective
 from orchestrator.sweeps.space import Point, Scalar
 from orchestrator.sweeps.study import Ending
 from orchestrator.terminal import progress
-from orchestrator.tracking.tracker import DESCRIPTION, Tracker
+from orchestrator.tracking.tags import DESCRIPTION
+from orchestrator.tracking.tracker import Tracker
 
 STATUS = {"done": "FINISHED", "pruned": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 

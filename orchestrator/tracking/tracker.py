@@ -33,6 +33,7 @@ from orchestrator.terminal import progress
 from orchestrator.tracking.model_record import ModelRecord
 from orchestrator.tracking.outbox import OUTBOX, Cursor, posted, size_of
 from orchestrator.tracking.store import hide_password
+from orchestrator.tracking.tags import ANSWER, ORIGIN, ROW, RUN_NAME
 
 if TYPE_CHECKING:
     from orchestrator.tracking.hindrance import Hindrance
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
 MOST_PARAM_CHARS = 6000
 MOST_NUMBERS = 3
 RETRY_S = 30.0
-DESCRIPTION, RUN_NAME = "mlflow.note.content", "mlflow.runName"
-ANSWER, ROW, RUN_KEY = "answer", "row", "run_key"
-ORIGIN = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
 
 _said: set[str] = set()
 
