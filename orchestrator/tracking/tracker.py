@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.history import HISTORY, append, mend
-from orchestrator.provenance import git_commit, typed_command, user
+from orchestrator.provenance import UNKNOWN, git_commit, typed_command, user
 from orchestrator.stop import StoppedError
 from orchestrator.terminal import progress
 from orchestrator.tracking.model_record import ModelRecord
@@ -275,7 +275,8 @@ def _origin(parent: Path | None) -> dict[str, str]:
     """Return who runs which command of which commit; a process of a pool was started by the command of its parent."""
     starts = posted(parent, ("start",)) if parent else []
     known = {key: value for key, value in (starts[-1]["tags"] if starts else {}).items() if key in ORIGIN}
-    return known or dict(zip(ORIGIN, (user(), typed_command(), "LOCAL", git_commit()), strict=True))
+    own = zip(ORIGIN, (user(), typed_command(), "LOCAL", git_commit()), strict=True)
+    return known or {key: value for key, value in own if value != UNKNOWN}
 
 
 def now_ms() -> int:
