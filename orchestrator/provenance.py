@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+UNKNOWN = "unknown"
 # Set in a job's environment by `raydiology submit`: the upload has no .git, and its folder does not outlive the job.
 JOB_VARIABLE = "RAYDIOLOGY_JOB"
 COMMIT_VARIABLE = "RAYDIOLOGY_COMMIT"
@@ -24,7 +25,7 @@ def git_commit(folder: Path | None = None) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        return UNKNOWN
 
 
 def typed_command() -> str:
@@ -39,7 +40,7 @@ def user() -> str:
     try:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):
-        return "unknown"
+        return UNKNOWN
 
 
 def in_job() -> bool:

@@ -17,7 +17,7 @@ from orchestrator.results.findings import findings_in
 from orchestrator.results.run_cards import Card
 from orchestrator.results.text import answer, spread
 from orchestrator.results.usual import noted
-from orchestrator.tracking.tracker import DESCRIPTION
+from orchestrator.tracking.tags import DESCRIPTION
 
 MOST_FAILURES = 50
 

@@ -17,7 +17,8 @@ from orchestrator.tracking.mlflow_calls import ALREADY_THERE
 from orchestrator.tracking.models import found_model
 from orchestrator.tracking.opening import existing
 from orchestrator.tracking.store import hide_password
-from orchestrator.tracking.tracker import DESCRIPTION, ROW, RUN_KEY, Tracker
+from orchestrator.tracking.tags import DESCRIPTION, ROW, RUN_KEY
+from orchestrator.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True)

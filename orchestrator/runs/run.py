@@ -22,7 +22,8 @@ from orchestrator.terminal import progress
 from orchestrator.terminal.training_progress import shown
 from orchestrator.tracking.model_record import ModelRecord
 from orchestrator.tracking.store import default_uri
-from orchestrator.tracking.tracker import DESCRIPTION, Tracker, flatten, now_ms
+from orchestrator.tracking.tags import DESCRIPTION
+from orchestrator.tracking.tracker import Tracker, flatten, now_ms
 
 RESULT = "result.json"
 

@@ -24,7 +24,8 @@ from orchestrator.sweeps.study import Ending
 from orchestrator.sweeps.watching import Verdict, WatchedCurve, curve_of, judged_folder, watched
 from orchestrator.sweeps.work import work_of
 from orchestrator.terminal import progress
-from orchestrator.tracking.tracker import DESCRIPTION, Tracker
+from orchestrator.tracking.tags import DESCRIPTION
+from orchestrator.tracking.tracker import Tracker
 
 STATUS = {"done": "FINISHED", "pruned": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 

@@ -8,7 +8,7 @@ import re
 
 from mlflow import MlflowClient
 
-from orchestrator.tracking.tracker import ANSWER, DESCRIPTION
+from orchestrator.tracking.tags import ANSWER, DESCRIPTION
 
 WRITTEN = "raydiology.answers"  # what was written last: anything else is a person's, and stays
 MOST_ANSWERS = 10

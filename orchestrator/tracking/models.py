@@ -17,7 +17,7 @@ from mlflow.types import Schema, TensorSpec
 
 from orchestrator.direction import as_logged
 from orchestrator.tracking.outbox import located
-from orchestrator.tracking.tracker import DESCRIPTION, ORIGIN, RUN_KEY
+from orchestrator.tracking.tags import DESCRIPTION, ORIGIN, RUN_KEY
 
 MOST_TAG_CHARS, MOST_DIGEST_CHARS = 5000, 36
 FLAVOUR = "raydiology"

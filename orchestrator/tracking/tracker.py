@@ -27,12 +27,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.history import HISTORY, append, mend
-from orchestrator.provenance import git_commit, typed_command, user
+from orchestrator.provenance import UNKNOWN, git_commit, typed_command, user
 from orchestrator.stop import StoppedError
 from orchestrator.terminal import progress
 from orchestrator.tracking.model_record import ModelRecord
 from orchestrator.tracking.outbox import OUTBOX, Cursor, posted, size_of
 from orchestrator.tracking.store import hide_password
+from orchestrator.tracking.tags import ANSWER, ORIGIN, ROW, RUN_NAME
 
 if TYPE_CHECKING:
     from orchestrator.tracking.hindrance import Hindrance
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
 MOST_PARAM_CHARS = 6000
 MOST_NUMBERS = 3
 RETRY_S = 30.0
-DESCRIPTION, RUN_NAME = "mlflow.note.content", "mlflow.runName"
-ANSWER, ROW, RUN_KEY = "answer", "row", "run_key"
-ORIGIN = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
 
 _said: set[str] = set()
 
@@ -277,7 +275,8 @@ def _origin(parent: Path | None) -> dict[str, str]:
     """Return who runs which command of which commit; a process of a pool was started by the command of its parent."""
     starts = posted(parent, ("start",)) if parent else []
     known = {key: value for key, value in (starts[-1]["tags"] if starts else {}).items() if key in ORIGIN}
-    return known or dict(zip(ORIGIN, (user(), typed_command(), "LOCAL", git_commit()), strict=True))
+    own = zip(ORIGIN, (user(), typed_command(), "LOCAL", git_commit()), strict=True)
+    return known or {key: value for key, value in own if value != UNKNOWN}
 
 
 def now_ms() -> int:

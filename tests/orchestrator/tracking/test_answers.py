@@ -7,7 +7,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
 
-from orchestrator.tracking.tracker import DESCRIPTION, Tracker
+from orchestrator.tracking.tags import DESCRIPTION
+from orchestrator.tracking.tracker import Tracker
 
 
 def _answered(store: str, folder: Path, kind: str, name: str, said: str) -> Tracker:
