@@ -81,9 +81,11 @@ class Compared:
 
 def experiment_file(folder: Path, name: str) -> Path:
     """Write an encoder's experiment on shards in a folder; return its file."""
-    tree = {"name": name, "home": str(folder / f"runs-{name}"), "health": {"times": 2}, **PRETRAININGS[name]}
-    tree |= {"data": {"shards": str(folder / tree["data"]["shards"])}, "training": {"checkpoint_every_steps": 30}}
-    tree |= {"encoder": {"name": name, "in_channels": 1, **tree["encoder"]}}
+    given = PRETRAININGS[name]
+    tree: dict[str, Any] = {"name": name, "home": str(folder / f"runs-{name}"), "health": {"times": 2}, **given}
+    tree["data"] = {"shards": str(folder / given["data"]["shards"])}
+    tree["training"] = {"checkpoint_every_steps": 30}
+    tree["encoder"] = {"name": name, "in_channels": 1, **given["encoder"]}
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(tree))
     return file

@@ -25,7 +25,7 @@ from orchestrator.training.loop import Plan
 from orchestrator.training.ray_train import KEPT
 
 # What the command and Ray need beside the workers, as seen with ray 2.60 on two cores. The times are multiples of the
-# start of the process that was timed: how much longer the start of all processes takes, and how much more it computes.
+# start of the process that was timed: how much longer all processes take to start, and how much more they compute.
 COMMAND_STARTS, TRAINING_STARTS, READING_STARTS = Spell(3.5, 4.6), Spell(3.0, 3.6), Spell(1.5, 3.0)
 COMMAND_BYTES, RAY_BYTES, DATA_BYTES, READER_BYTES = 0.6e9, 0.94e9, 0.55e9, 0.2e9
 FIXED_BYTES = COMMAND_BYTES + RAY_BYTES
