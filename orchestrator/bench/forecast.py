@@ -62,7 +62,7 @@ PRETRAININGS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Compared:
+class Agreement:
     """A number that was forecast, and the one that was measured."""
 
     encoder: str
@@ -97,7 +97,7 @@ def foretold(experiment: Experiment) -> Forecast:
     return of_command([forecast(work, experiment)], experiment)
 
 
-def compare(folder: Path, name: str) -> tuple[list[Compared], float]:
+def compare(folder: Path, name: str) -> tuple[list[Agreement], float]:
     """Time an encoder's pretraining, run it, and time it again.
 
     Returns the numbers, and the share of the cores that other programs had meanwhile.
@@ -113,10 +113,10 @@ def compare(folder: Path, name: str) -> tuple[list[Compared], float]:
     memories = [one.memory_bytes for one in (before, after) if one.memory_bytes]
     left = sum(path.stat().st_size for path in Path(experiment.home).rglob("*") if path.is_file())
     return [
-        Compared(name, "time, s", mean(time.wall_s for time in times), cost.seconds),
-        Compared(name, "CPU time, s", mean(time.cpu_s for time in times), cost.cpu_s),
-        Compared(name, "memory, MiB", mean(memories) / 2**20, cost.peak_mb * 1e6 / 2**20),
-        Compared(name, "disk, MiB", before.disk_bytes / 2**20, left / 2**20),
+        Agreement(name, "time, s", mean(time.wall_s for time in times), cost.seconds),
+        Agreement(name, "CPU time, s", mean(time.cpu_s for time in times), cost.cpu_s),
+        Agreement(name, "memory, MiB", mean(memories) / 2**20, cost.peak_mb * 1e6 / 2**20),
+        Agreement(name, "disk, MiB", before.disk_bytes / 2**20, left / 2**20),
     ], others
 
 

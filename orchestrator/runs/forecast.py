@@ -155,11 +155,10 @@ def finetuning_work(experiment: Experiment, labelled: LabelledSamples, measured:
     """Return the fine-tuning's work; with ``measured``, its steps are timed. Raises RunError if they could not be."""
     task, plan = downstream_of(experiment), finetune.plan_of(experiment, labelled)
     rhythm, total = finetune.rhythm_of(experiment, labelled), plan.total_steps
-    judged = {step for step in range(1, total + 1) if rhythm.due(step)} | {total}
-    saved = judged | set(range(plan.checkpoint_every_steps, total + 1, plan.checkpoint_every_steps))
+    judged = min(total, rhythm.times(total) + (not rhythm.due(total)))
     rounds = Rounds(
-        validations=len(judged),
-        checkpoints=len(saved),
+        validations=judged,
+        checkpoints=min(total, judged + (total - 1) // plan.checkpoint_every_steps),
         test_share=labelled.test.num_samples / labelled.val.num_samples if labelled.test else 0.0,
         kept=KEPT + 1,  # the newest, beside the best ones
         exports=(NETWORK, CASES, PREDICTIONS, CONFUSIONS),

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from orchestrator.commands import console
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import resolve
 from orchestrator.history import HISTORY
+from orchestrator.judging.validation import Rhythm
 from orchestrator.runs import finetune, pretrain, stopwatch
 from orchestrator.runs.course import Course
 from orchestrator.runs.finetune import labelled_samples
@@ -86,6 +88,13 @@ def test_time_and_disk_are_sums_over_the_steps_and_what_comes_between(shards: st
     assert whole.disk_bytes - found.disk_bytes == STORE_BYTES
     # Checkpoint with history, the encoder in the folder and in MLflow, the history, and its numbers in MLflow.
     assert found.disk_bytes == (1600 + 60 * 300) + 2 * 600 + 60 * 300 + 60 * 8 * 210
+
+
+@pytest.mark.parametrize(("every", "dense_from"), [(1, None), (2.5, None), (0.4, None), (3, 6), (0.5, 2)])
+def test_validations_are_counted_without_going_through_the_steps(every: float, dense_from: float | None) -> None:
+    rhythm = Rhythm(Fraction(7, 2), every, dense_from)
+    for steps in (1, 3, 30, 41):
+        assert abs(rhythm.times(steps) - sum(map(rhythm.due, range(1, steps + 1)))) <= (dense_from is not None)
 
 
 def test_a_step_lasts_as_long_as_reading_for_it_where_that_is_slower(shards: str, tmp_path: Path) -> None:
