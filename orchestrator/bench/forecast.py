@@ -62,7 +62,7 @@ PRETRAININGS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Compared:
+class Agreement:
     """A number that was forecast, and the one that was measured."""
 
     encoder: str
@@ -81,9 +81,11 @@ class Compared:
 
 def experiment_file(folder: Path, name: str) -> Path:
     """Write an encoder's experiment on shards in a folder; return its file."""
-    tree = {"name": name, "home": str(folder / f"runs-{name}"), "health": {"times": 2}, **PRETRAININGS[name]}
-    tree |= {"data": {"shards": str(folder / tree["data"]["shards"])}, "training": {"checkpoint_every_steps": 30}}
-    tree |= {"encoder": {"name": name, "in_channels": 1, **tree["encoder"]}}
+    given = PRETRAININGS[name]
+    tree: dict[str, Any] = {"name": name, "home": str(folder / f"runs-{name}"), "health": {"times": 2}, **given}
+    tree["data"] = {"shards": str(folder / given["data"]["shards"])}
+    tree["training"] = {"checkpoint_every_steps": 30}
+    tree["encoder"] = {"name": name, "in_channels": 1, **given["encoder"]}
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(tree))
     return file
@@ -95,7 +97,7 @@ def foretold(experiment: Experiment) -> Forecast:
     return of_command([forecast(work, experiment)], experiment)
 
 
-def compare(folder: Path, name: str) -> tuple[list[Compared], float]:
+def compare(folder: Path, name: str) -> tuple[list[Agreement], float]:
     """Time an encoder's pretraining, run it, and time it again.
 
     Returns the numbers, and the share of the cores that other programs had meanwhile.
@@ -111,10 +113,10 @@ def compare(folder: Path, name: str) -> tuple[list[Compared], float]:
     memories = [one.memory_bytes for one in (before, after) if one.memory_bytes]
     left = sum(path.stat().st_size for path in Path(experiment.home).rglob("*") if path.is_file())
     return [
-        Compared(name, "time, s", mean(time.wall_s for time in times), cost.seconds),
-        Compared(name, "CPU time, s", mean(time.cpu_s for time in times), cost.cpu_s),
-        Compared(name, "memory, MiB", mean(memories) / 2**20, cost.peak_mb * 1e6 / 2**20),
-        Compared(name, "disk, MiB", before.disk_bytes / 2**20, left / 2**20),
+        Agreement(name, "time, s", mean(time.wall_s for time in times), cost.seconds),
+        Agreement(name, "CPU time, s", mean(time.cpu_s for time in times), cost.cpu_s),
+        Agreement(name, "memory, MiB", mean(memories) / 2**20, cost.peak_mb * 1e6 / 2**20),
+        Agreement(name, "disk, MiB", before.disk_bytes / 2**20, left / 2**20),
     ], others
 
 

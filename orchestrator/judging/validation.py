@@ -39,6 +39,12 @@ class Rhythm:
         every = exact(min(1.0, self.every_epochs) if dense else self.every_epochs)
         return epoch // every > before // every
 
+    def times(self, steps: int) -> int:
+        """Return how many steps are due up to the last; where every epoch is validated, give or take one."""
+        epochs, every = steps / self.steps_per_epoch, exact(self.every_epochs)
+        sparse = epochs if self.dense_from is None else min(epochs, exact(self.dense_from))
+        return int(sparse // every + (epochs - sparse) // exact(min(1.0, self.every_epochs)))
+
     def exhausted(self, state: State) -> bool:
         """Tell whether the score has not improved for ``patience_epochs``."""
         if self.patience_epochs is None:

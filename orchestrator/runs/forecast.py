@@ -25,7 +25,7 @@ from orchestrator.training.loop import Plan
 from orchestrator.training.ray_train import KEPT
 
 # What the command and Ray need beside the workers, as seen with ray 2.60 on two cores. The times are multiples of the
-# start of the process that was timed: how much longer the start of all processes takes, and how much more it computes.
+# start of the process that was timed: how much longer all processes take to start, and how much more they compute.
 COMMAND_STARTS, TRAINING_STARTS, READING_STARTS = Spell(3.5, 4.6), Spell(3.0, 3.6), Spell(1.5, 3.0)
 COMMAND_BYTES, RAY_BYTES, DATA_BYTES, READER_BYTES = 0.6e9, 0.94e9, 0.55e9, 0.2e9
 FIXED_BYTES = COMMAND_BYTES + RAY_BYTES
@@ -155,11 +155,10 @@ def finetuning_work(experiment: Experiment, labelled: LabelledSamples, measured:
     """Return the fine-tuning's work; with ``measured``, its steps are timed. Raises RunError if they could not be."""
     task, plan = downstream_of(experiment), finetune.plan_of(experiment, labelled)
     rhythm, total = finetune.rhythm_of(experiment, labelled), plan.total_steps
-    judged = {step for step in range(1, total + 1) if rhythm.due(step)} | {total}
-    saved = judged | set(range(plan.checkpoint_every_steps, total + 1, plan.checkpoint_every_steps))
+    judged = min(total, rhythm.times(total) + (not rhythm.due(total)))
     rounds = Rounds(
-        validations=len(judged),
-        checkpoints=len(saved),
+        validations=judged,
+        checkpoints=min(total, judged + (total - 1) // plan.checkpoint_every_steps),
         test_share=labelled.test.num_samples / labelled.val.num_samples if labelled.test else 0.0,
         kept=KEPT + 1,  # the newest, beside the best ones
         exports=(NETWORK, CASES, PREDICTIONS, CONFUSIONS),

@@ -54,10 +54,10 @@ def how_known(total: Forecast, at_once: int = 1) -> list[str]:
     if total.time is None and known["time"]:
         lines["time"] = f"{known['time']}; not of all: {MEASURE}"
     if total.memory_bytes is not None:
-        lines["time"] += (
-            f"; assumed: a training starts in {TRAINING_STARTS.wall_s:g} times what the timed process took, the command in "
-            f"{COMMAND_STARTS.wall_s:g} times"
+        starts = (
+            f"a training starts in {TRAINING_STARTS.wall_s:g} times, the command in {COMMAND_STARTS.wall_s:g} times"
         )
+        lines["time"] += f"; assumed: {starts} what the timed process took"
         lines["memory"] += f"; assumed: {FIXED_BYTES / 2**30:.1f} GiB for the command and Ray, more with readers"
         lines["disk"] += ", whose checkpoint was weighed; formula: history and MLflow"
     if at_once > 1:

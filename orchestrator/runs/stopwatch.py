@@ -161,30 +161,12 @@ class ClockedWatch:
 
 def timed(subject: Subject, began: Spell | None = None) -> Timing:
     """Train some steps and return what they took; ``began`` is when the process did."""
-    device = torch.device("cuda" if subject.resources.gpu else "cpu")
-    began, stopwatch, world = began or now(), Stopwatch(), World(device=device)
+    began, stopwatch, on_gpu = began or now(), Stopwatch(), subject.resources.gpu
     trainee = subject.build()
     start = since(began)
-    reading = _reading(subject.feed)
-    plan, feed = _shortened(subject, stopwatch.total)
-    share = _judge_few(trainee.evaluation)
-    evaluation = trainee.evaluation and ClockedWatch(trainee.evaluation, "validation", stopwatch)
-    watches = [ClockedWatch(one, f"watch {place}", stopwatch) for place, one in enumerate(trainee.watches)]
-
-    def batches(first: int) -> Iterator[Batch]:
-        return stream.batches(None, replace(feed, first_step=first), 0, device)
-
-    def export(folder: Path, method: Method) -> None:
-        stopwatch.export(trainee, folder, method)
-
-    judged: Evaluation | None = evaluation
-    clocked = Trainee(trainee.method, judged, tuple(watches), export)
-    train(clocked, plan, batches, world, stopwatch.report, None, lambda: stopwatch.over(len(stopwatch.entries) + 1))
-    if type(trainee.method).after_epoch is not Method.after_epoch:
-        with stopwatch.clocked("epoch"), torch.no_grad():
-            trainee.method.after_epoch(plan.progress(len(stopwatch.entries)))
-    on_gpu = device.type == "cuda"
-    host, on_device = _host_peak(), torch.cuda.max_memory_reserved(device) if on_gpu else 0
+    reading, share = _reading(subject.feed), _judge_few(trainee.evaluation)
+    _train(subject, trainee, stopwatch)
+    host, device = _host_peak(), torch.cuda.max_memory_reserved() if on_gpu else 0
     picture = b""
     if subject.draw:
         with stopwatch.clocked("drawing"):
@@ -193,20 +175,44 @@ def timed(subject: Subject, began: Spell | None = None) -> Timing:
     return Timing(
         start=start,
         steps=len(stopwatch.entries) - WARM_UP - 1,
-        step=stopwatch.step(feed.samples_per_step),
+        step=stopwatch.step(subject.feed.samples_per_step),
         reading=reading,
         epoch_end=spells.get("epoch", NONE),
-        watches=tuple(spells[one.name] for one in watches),
+        watches=tuple(spells[_watch_name(place)] for place in range(len(trainee.watches))),
         validation=spells.get("validation", NONE) * (1 / share),
         saving=spells["saving"],
         drawing=spells.get("drawing", NONE),
         host_bytes=host,
-        device_bytes=on_device,
+        device_bytes=device,
         checkpoint=stopwatch.files,
         entry_bytes=len(json.dumps(plain)),
         numbers=len(metrics_of(plain)),
         picture_bytes=len(picture),
     )
+
+
+def _train(subject: Subject, trainee: Trainee, stopwatch: Stopwatch) -> None:
+    """Train until the stopwatch ends it; measure, judge and save once, and end an epoch."""
+    plan, feed = _shortened(subject, stopwatch.total)
+    world = World(device=torch.device("cuda" if subject.resources.gpu else "cpu"))
+    watches = tuple(ClockedWatch(one, _watch_name(place), stopwatch) for place, one in enumerate(trainee.watches))
+    judged = trainee.evaluation and ClockedWatch(trainee.evaluation, "validation", stopwatch)
+
+    def batches(first: int) -> Iterator[Batch]:
+        return stream.batches(None, replace(feed, first_step=first), 0, world.device)
+
+    def export(folder: Path, method: Method) -> None:
+        stopwatch.export(trainee, folder, method)
+
+    clocked = Trainee(trainee.method, judged, watches, export)
+    train(clocked, plan, batches, world, stopwatch.report, None, lambda: stopwatch.over(len(stopwatch.entries) + 1))
+    if type(trainee.method).after_epoch is not Method.after_epoch:
+        with stopwatch.clocked("epoch"), torch.no_grad():
+            trainee.method.after_epoch(plan.progress(len(stopwatch.entries)))
+
+
+def _watch_name(place: int) -> str:
+    return f"watch {place}"
 
 
 def _shortened(subject: Subject, steps: int) -> tuple[Plan, FeedPlan]:

@@ -116,10 +116,10 @@ def _alike(experiment: Experiment, place: int | None) -> Experiment:
     if place is not None:
         return experiment.model_copy(update={**changes, "downstream": None})
     task = downstream_of(experiment)
-    scratch: dict[str, object] = dict.fromkeys(("optimiser", "budget", "start", "probe"))
-    scratch |= {"method": Scratch.Config(), "stages": (), "health": Health(), "data": Data(shards=task.shards)}
+    changes |= {"method": Scratch.Config(), "optimiser": None, "budget": None, "start": None, "stages": ()}
+    changes |= {"data": Data(shards=task.shards), "health": Health(), "probe": None}
     changes |= {"encoder": experiment.pretrained_encoder, "downstream": task.model_copy(update={"seed": 0})}
-    return experiment.model_copy(update=scratch | changes)
+    return experiment.model_copy(update=changes)
 
 
 @cache

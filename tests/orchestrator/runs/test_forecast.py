@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from orchestrator.commands import console
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import resolve
 from orchestrator.history import HISTORY
+from orchestrator.judging.validation import Rhythm
 from orchestrator.runs import finetune, pretrain, stopwatch
 from orchestrator.runs.course import Course
 from orchestrator.runs.finetune import labelled_samples
@@ -22,6 +24,7 @@ from orchestrator.runs.forecast import (
     REPORT_S,
     STORE_BYTES,
     TRAINING_STARTS,
+    Forecast,
     finetuning_work,
     forecast,
     of_command,
@@ -61,6 +64,11 @@ def tiny(shards: str, home: Path, steps: int = 60, **changes: object) -> Experim
     return resolve(tree, [], "a test")
 
 
+def wall_s(found: Forecast) -> float:
+    assert found.time is not None
+    return found.time.wall_s
+
+
 def test_time_and_disk_are_sums_over_the_steps_and_what_comes_between(shards: str, tmp_path: Path) -> None:
     experiment = tiny(shards, tmp_path)
     work = replace(stage_work(Course.open(experiment), measured=False), timing=TIMING)
@@ -72,24 +80,29 @@ def test_time_and_disk_are_sums_over_the_steps_and_what_comes_between(shards: st
     longer = replace(work, plan=replace(work.plan, schedule=replace(work.plan.schedule, total_steps=600)))
     assert reports(longer.plan, 0.5) == 60
     more = forecast(longer, experiment)
-    assert more.time is not None
-    assert more.time.wall_s == pytest.approx(600 * 0.5 + between + REPORT_S * 54)
+    assert wall_s(more) == pytest.approx(600 * 0.5 + between + REPORT_S * 54)
     assert more.disk_bytes > found.disk_bytes
     whole = of_command([found], experiment)
-    assert whole.time is not None
-    assert whole.time.wall_s == pytest.approx(60 * 0.5 + between + 10 * COMMAND_STARTS.wall_s)
+    assert wall_s(whole) == pytest.approx(60 * 0.5 + between + 10 * COMMAND_STARTS.wall_s)
     assert whole.memory_bytes == FIXED_BYTES + 400_000_000
     assert whole.disk_bytes - found.disk_bytes == STORE_BYTES
     # Checkpoint with history, the encoder in the folder and in MLflow, the history, and its numbers in MLflow.
     assert found.disk_bytes == (1600 + 60 * 300) + 2 * 600 + 60 * 300 + 60 * 8 * 210
 
 
+@pytest.mark.parametrize(("every", "dense_from"), [(1, None), (2.5, None), (0.4, None), (3, 6), (0.5, 2)])
+def test_validations_are_counted_without_going_through_the_steps(every: float, dense_from: float | None) -> None:
+    rhythm = Rhythm(Fraction(7, 2), every, dense_from)
+    for steps in (1, 3, 30, 41):
+        assert abs(rhythm.times(steps) - sum(map(rhythm.due, range(1, steps + 1)))) <= (dense_from is not None)
+
+
 def test_a_step_lasts_as_long_as_reading_for_it_where_that_is_slower(shards: str, tmp_path: Path) -> None:
     experiment = tiny(shards, tmp_path)
     work = stage_work(Course.open(experiment), measured=False)
     slow = replace(TIMING, reading=Spell(0.8, 0.5))
-    times = [forecast(replace(work, timing=timing), experiment).time for timing in (TIMING, slow)]
-    assert times[1].wall_s - times[0].wall_s == pytest.approx(60 * 0.3)
+    fast_s, slow_s = (wall_s(forecast(replace(work, timing=timing), experiment)) for timing in (TIMING, slow))
+    assert slow_s - fast_s == pytest.approx(60 * 0.3)
 
 
 def test_sums_take_the_largest_memory_and_know_nothing_where_a_part_is_unknown(shards: str, tmp_path: Path) -> None:
@@ -100,8 +113,7 @@ def test_sums_take_the_largest_memory_and_know_nothing_where_a_part_is_unknown(s
     )
     both = together([small, large.times(3)], "both")
     assert (both.trainings, both.memory_bytes) == (4, FIXED_BYTES + 10**9)
-    assert both.time is not None
-    assert both.time.wall_s == pytest.approx(4 * small.time.wall_s)
+    assert wall_s(both) == pytest.approx(4 * wall_s(small))
     unknown = together([small, forecast(work, experiment)], "both")
     assert (unknown.time, unknown.memory_bytes) == (None, None)
 
@@ -196,6 +208,7 @@ def forecast_rows(text: str) -> dict[str, list[str]]:
     return {cells[0]: cells[1:] for cells in rows}
 
 
+@pytest.mark.slow
 def test_a_table_s_forecast_leaves_out_what_is_done_and_counts_shared_trainings_once(
     shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
