@@ -16,7 +16,6 @@ NOTHING_LEARNT = 0.995  # of the loss of the best constant prediction
 COLLAPSED = 0.97
 SILENT = 0.95  # share of VoCo's overlaps that the ReLU silences
 WARMING = 0.8  # share of the budget
-SHORT_EPOCHS, SHORT_STEPS = 0.1, 100
 CLIPPED = 0.01  # of the median gradient norm
 TEMPERATURES = (0.01, 1.0)
 MASKED = (0.1, 0.95)
