@@ -34,7 +34,7 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class MatchedDetections:
     """Of an image's detections by score: which took a box at each threshold, and which do not count."""
 
     scores: Float[np.ndarray, " D"]
@@ -50,17 +50,17 @@ def average_precisions(
 
     Detections with equal scores come in the order of the images, and within an image in the given order.
     """
-    return precisions_of([verdict_of(image, thresholds) for image in images])
+    return precisions_of([matched_detections(image, thresholds) for image in images])
 
 
-def precisions_of(verdicts: Sequence[Verdict]) -> Float[np.ndarray, " T"] | None:
-    """Return the average precision at each threshold from the verdicts of images, in their order."""
-    num_true = sum(verdict.num_true for verdict in verdicts)
+def precisions_of(matched: Sequence[MatchedDetections]) -> Float[np.ndarray, " T"] | None:
+    """Return the average precision at each threshold from the matched detections of images, in order."""
+    num_true = sum(own.num_true for own in matched)
     if num_true == 0:
         return None
-    order = np.argsort(-np.concatenate([verdict.scores for verdict in verdicts]), kind="stable")
-    took = np.concatenate([verdict.took for verdict in verdicts], axis=1)[:, order]
-    ignored = np.concatenate([verdict.ignored for verdict in verdicts], axis=1)[:, order]
+    order = np.argsort(-np.concatenate([own.scores for own in matched]), kind="stable")
+    took = np.concatenate([own.took for own in matched], axis=1)[:, order]
+    ignored = np.concatenate([own.ignored for own in matched], axis=1)[:, order]
     found = [_of_curve(*one, num_true) for one in zip(took & ~ignored, ~took & ~ignored, strict=True)]
     return np.array(found)
 
@@ -76,7 +76,7 @@ def overlaps(
     return np.divide(shared, whole, out=np.zeros_like(shared), where=shared > 0)
 
 
-def verdict_of(image: Findings, thresholds: Float[np.ndarray, " T"] = THRESHOLDS) -> Verdict:
+def matched_detections(image: Findings, thresholds: Float[np.ndarray, " T"] = THRESHOLDS) -> MatchedDetections:
     """Match an image's detections with its true boxes."""
     order = np.argsort(-image.scores, kind="stable")[:MOST_DETECTIONS]
     iou = overlaps(image.boxes[order], image.true, image.crowd)
@@ -92,7 +92,7 @@ def verdict_of(image: Findings, thresholds: Float[np.ndarray, " T"] = THRESHOLDS
         free[rows[hit], best[hit]] = False
         ignored[:, place] = ~hit & (close & image.crowd).any(axis=1)
         took[:, place] = hit | ignored[:, place]
-    return Verdict(image.scores[order], took, ignored, int((~image.crowd).sum()))
+    return MatchedDetections(image.scores[order], took, ignored, int((~image.crowd).sum()))
 
 
 def _of_curve(right: Bool[np.ndarray, " D"], wrong: Bool[np.ndarray, " D"], num_true: int) -> float:

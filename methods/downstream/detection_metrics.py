@@ -25,10 +25,10 @@ from jaxtyping import Float, Float64, Int
 from methods.detection.average_precision import (
     THRESHOLDS,
     Findings,
-    Verdict,
+    MatchedDetections,
     average_precisions,
     precisions_of,
-    verdict_of,
+    matched_detections,
 )
 from methods.detection.froc import FALSE_POSITIVES, Finds, finds_of, hits, sensitivities_of
 
@@ -56,13 +56,13 @@ class DetectionScores:
 class JudgedUnit:
     """What a unit adds to metrics: of each class, which detections are right, and what they find."""
 
-    verdicts: tuple[Verdict, ...]
+    matched: tuple[MatchedDetections, ...]
     finds: tuple[Finds, ...]
 
     @classmethod
     def of(cls, findings: Sequence[Findings]) -> "JudgedUnit":
         """Match the findings of each class in a unit."""
-        return cls(tuple(map(verdict_of, findings)), tuple(map(finds_of, findings)))
+        return cls(tuple(map(matched_detections, findings)), tuple(map(finds_of, findings)))
 
 
 def rows_of(
@@ -115,7 +115,7 @@ def score_units(units: Sequence[JudgedUnit], names: Sequence[str]) -> tuple[dict
     by_class: dict[str, Float[np.ndarray, " t"]] = {}
     remarks: list[str] = []
     for number, name in enumerate(names):
-        found = precisions_of([unit.verdicts[number] for unit in units])
+        found = precisions_of([unit.matched[number] for unit in units])
         if found is None:
             alarms = sum(len(unit.finds[number].scores) for unit in units)
             remarks.append(

@@ -14,7 +14,7 @@ from orchestrator.results.text import MARK, NOTHING, as_csv, as_markdown, as_ter
 from orchestrator.sweeps.domains import is_number
 from orchestrator.sweeps.settings import SweepConfig
 from orchestrator.sweeps.space import Point, Space, describe, params
-from orchestrator.sweeps.work import Work, saved_words, savings
+from orchestrator.sweeps.work import TrialWork, saved_words, savings
 
 State = Literal["running", "stopped", "done", "pruned", "failed"]
 DECIMALS = 4
@@ -45,7 +45,7 @@ class Standing:
     others: tuple[float, ...] = ()
     repeats: tuple[float, ...] = ()
     judged: float | None = None
-    work: tuple[Work, ...] = ()
+    work: tuple[TrialWork, ...] = ()
     pretrained: str = ""
     source: int | None = None
 

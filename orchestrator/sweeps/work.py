@@ -1,4 +1,4 @@
-"""Work: what the trainings of a trial did of what was planned, and what a sweep saved by ending trials early."""
+"""TrialWork: what the trainings of a trial did of what was planned, and what a sweep saved by ending trials early."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ HOUR_S = 3600
 
 
 @dataclass(frozen=True)
-class Work:
+class TrialWork:
     """A training of a trial: the steps that were done of those that were planned.
 
     seconds  in which the steps were trained, whoever trained them, without start and validation
@@ -52,7 +52,7 @@ class Savings:
     planned_hours: float | None
 
 
-def work_of(experiment: Experiment, finetuned: bool, segment: Segment | None = None) -> list[Work]:
+def work_of(experiment: Experiment, finetuned: bool, segment: Segment | None = None) -> list[TrialWork]:
     """Return the trainings of an experiment as their histories tell them."""
     found = [*_pretraining(experiment, segment)] if experiment.hands_over else []
     if finetuned:
@@ -60,18 +60,18 @@ def work_of(experiment: Experiment, finetuned: bool, segment: Segment | None = N
         planned = finetune.plan_of(experiment, finetune.labelled_samples(task)).total_steps
         workers = experiment.resources_of(task).workers
         steps, seconds = _trained(finetuned_folder(experiment, segment), finetune.STAGE, task.budget.batch_size)
-        found.append(Work("finetune", steps, planned, seconds, workers))
+        found.append(TrialWork("finetune", steps, planned, seconds, workers))
     return found
 
 
-def _pretraining(experiment: Experiment, segment: Segment | None) -> Iterator[Work]:
+def _pretraining(experiment: Experiment, segment: Segment | None) -> Iterator[TrialWork]:
     folder = pretrain.folder_of(experiment, segment)
     for course in courses(experiment):
         if course.trains:
             steps, seconds = _trained(folder, course.stage.name, course.stage.budget.batch_size)
             workers = experiment.resources_of(course.stage).workers
             planned = segment.until - segment.begin if segment else course.plan.total_steps
-            yield Work("pretrain", steps, planned, seconds, workers)
+            yield TrialWork("pretrain", steps, planned, seconds, workers)
 
 
 def _trained(folder: Path, stage: str, batch_size: int) -> tuple[int, float]:
@@ -79,7 +79,7 @@ def _trained(folder: Path, stage: str, batch_size: int) -> tuple[int, float]:
     return len(lines), sum(batch_size / line["samples_per_s"] for line in lines)
 
 
-def savings(trials: Sequence[tuple[bool, Sequence[Work]]]) -> Savings | None:
+def savings(trials: Sequence[tuple[bool, Sequence[TrialWork]]]) -> Savings | None:
     """Return what was saved, from each trial's word whether it was ended early, and its work; None for nothing.
 
     The time of steps that were not trained is told by the speed of the training's own steps, or, where it has none,
@@ -105,20 +105,20 @@ def savings(trials: Sequence[tuple[bool, Sequence[Work]]]) -> Savings | None:
     )
 
 
-def _counted(works: Sequence[Work]) -> str:
+def _counted(works: Sequence[TrialWork]) -> str:
     """Count trainings in words."""
     names = {"pretrain": "pretraining", "finetune": "fine-tuning"}
     counts = {name: sum(work.kind == kind for work in works) for kind, name in names.items()}
     return " and ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items() if count)
 
 
-def _pace(works: Sequence[Work]) -> float | None:
+def _pace(works: Sequence[TrialWork]) -> float | None:
     """Return the hours of a step."""
     steps = sum(work.steps for work in works)
     return sum(work.hours for work in works) / steps if steps else None
 
 
-def _hours_left(work: Work, usual: float | None) -> float | None:
+def _hours_left(work: TrialWork, usual: float | None) -> float | None:
     """Return the hours that the rest of a training would have taken."""
     if work.steps == work.planned:
         return 0.0
