@@ -27,8 +27,8 @@ from methods.detection.average_precision import (
     Findings,
     MatchedDetections,
     average_precisions,
-    precisions_of,
     matched_detections,
+    precisions_of,
 )
 from methods.detection.froc import FALSE_POSITIVES, Finds, finds_of, hits, sensitivities_of
 
