@@ -79,5 +79,5 @@ def test_without_scores_of_patients_ranks_are_over_runs_and_nothing_else_is_draw
 
 
 def test_each_column_is_explained() -> None:
-    text = Path(ROOT / "docs" / "statistics.md").read_text()
+    text = Path(ROOT / "docs" / "explanation" / "statistics.md").read_text()
     assert [name for name in HEADING if f"`{name}`" not in text] == []
