@@ -38,7 +38,7 @@ LICENCE = (
 
 
 def record_of(run: Path, scores: Mapping[str, float]) -> ModelRecord | None:
-    """Write the card of a run's model beside its weights and return what there is to tell; None without weights.
+    """Write the card of a run's model beside its weights and return what there is to tell; None without weights or records.
 
     ``scores`` are those of the run's best checkpoint.
     """
@@ -48,6 +48,8 @@ def record_of(run: Path, scores: Mapping[str, float]) -> ModelRecord | None:
             continue
         card = json.loads((folder / card_name).read_text())
         start, params, sets = (posted(run, (op,)) for op in ("start", "params", "dataset"))
+        if not start or not sets:  # its records were deleted while it ran, so MLflow hears no more of it
+            return None
         settings: dict[str, str] = {name: value for line in params for name, value in line["params"].items()}
         began = settings.get("pretrained", SCRATCH)
         told, scored = _params(card, start[-1], folder / weights, settings), _of_the_whole(scores)
