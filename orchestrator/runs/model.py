@@ -38,7 +38,7 @@ LICENCE = (
 
 
 def record_of(run: Path, scores: Mapping[str, float]) -> ModelRecord | None:
-    """Write the card of a run's model beside its weights and return what there is to tell; None without weights or records.
+    """Write the card of a run's model beside its weights and return its record; None without weights or outbox.
 
     ``scores`` are those of the run's best checkpoint.
     """
