@@ -16,7 +16,7 @@ from data.shards.writer import write_atomically
 from methods.encoders import ENCODERS
 from orchestrator.config.parts import EncoderConfig
 from orchestrator.direction import TEST, direction_of
-from orchestrator.history import HISTORY, Once, Tail, metrics_of
+from orchestrator.history import HISTORY, TIME, Once, Tail, metrics_of
 from orchestrator.judging.case_scores import case_scores
 from orchestrator.judging.cases import CASES
 from orchestrator.runs.export import SCRIPT, loading_script
@@ -38,7 +38,7 @@ LICENCE = (
 
 
 def record_of(run: Path, scores: Mapping[str, float]) -> ModelRecord | None:
-    """Write the card of a run's model beside its weights and return what there is to tell; None without weights.
+    """Write the card of a run's model beside its weights and return its record; None without weights or outbox.
 
     ``scores`` are those of the run's best checkpoint.
     """
@@ -48,6 +48,8 @@ def record_of(run: Path, scores: Mapping[str, float]) -> ModelRecord | None:
             continue
         card = json.loads((folder / card_name).read_text())
         start, params, sets = (posted(run, (op,)) for op in ("start", "params", "dataset"))
+        if not start or not sets:  # its records were deleted while it ran, so MLflow hears no more of it
+            return None
         settings: dict[str, str] = {name: value for line in params for name, value in line["params"].items()}
         began = settings.get("pretrained", SCRATCH)
         told, scored = _params(card, start[-1], folder / weights, settings), _of_the_whole(scores)
@@ -65,6 +67,7 @@ def record_of(run: Path, scores: Mapping[str, float]) -> ModelRecord | None:
             card=text,
             params=told,
             scores=scored,
+            loss=_last_loss(run) if part == "encoder" else None,
             dataset=(sets[0]["name"], sets[0]["digest"]),
             inputs=inputs,
             outputs=outputs,
@@ -121,6 +124,15 @@ def _params(
         "parameters": f"{count:,}",
     }
     return {name: value for name, value in told.items() if value}
+
+
+def _last_loss(run: Path) -> tuple[float, int, int] | None:
+    """Return the last loss of a run's history, its time and its step; None for an encoder that was not trained."""
+    last = None
+    for step, line in Once().new(Tail(run / HISTORY).lines()) if (run / HISTORY).exists() else ():
+        if "loss" in line:
+            last = float(line["loss"]), int(line.get(TIME, 0)), step
+    return last
 
 
 def _named(settings: Mapping[str, str], field: str) -> list[str]:

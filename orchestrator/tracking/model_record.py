@@ -23,6 +23,7 @@ class ModelRecord:
     card     the description in Markdown
     params   a few settings that tell models apart
     scores   by which it was judged; none for an encoder
+    loss     a pretraining's last: value, time in milliseconds and step, as its history has them
     dataset  name and digest of the shards on which it was trained
     start    the key of the pretraining that its weights began with, if there was one
     """
@@ -34,6 +35,7 @@ class ModelRecord:
     card: str
     params: dict[str, str]
     scores: dict[str, float]
+    loss: tuple[float, int, int] | None
     dataset: tuple[str, str]
     inputs: tuple[TensorShape, ...]
     outputs: tuple[TensorShape, ...]

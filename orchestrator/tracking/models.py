@@ -86,11 +86,9 @@ def _schema(tensors: Sequence[dict[str, Any]]) -> Schema:
 
 
 def _metrics(line: dict[str, Any], model_id: str, run_id: str) -> list[Metric]:
-    """Return the model's scores, on the data set by which it was judged."""
+    """Return the model's scores, or its last loss, on its data set: MLflow's page of the model names it so."""
     name_of_set, digest = line["dataset"]
-    return [
-        Metric(
-            as_logged(name), value, line["timestamp"], 0, model_id, name_of_set, digest[:MOST_DIGEST_CHARS], run_id
-        )
-        for name, value in line["scores"].items()
-    ]
+    points = [(as_logged(name), value, line["timestamp"], 0) for name, value in line["scores"].items()]
+    if line["loss"]:
+        points.append(("loss", *line["loss"]))
+    return [Metric(*point, model_id, name_of_set, digest[:MOST_DIGEST_CHARS], run_id) for point in points]

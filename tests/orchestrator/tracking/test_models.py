@@ -10,11 +10,13 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
 
 from methods.encoders.unet import UNetEncoder
+from orchestrator.history import HistoryWriter
 from orchestrator.runs.model import record_of
 from orchestrator.tracking import models
 from orchestrator.tracking.outbox import Cursor
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.training.checkpoint import export_encoder
+from tests.points import points_of_mlflow
 
 FEATURES = (4, 4, 8, 8, 16, 4)
 SET = ("flare22", "0123456789abcdef" * 4)
@@ -39,6 +41,8 @@ def pretraining(store: str, home: Path) -> Tracker:
     }
     (tracker.folder / "encoder").mkdir()
     export_encoder(tracker.folder / "encoder", encoder, card)
+    steps = [{"step": step, "loss": 1.0 - step / 4} for step in range(3)]
+    HistoryWriter(tracker.folder, "pretrain").after_report(None, [{"history": steps}], None)
     record = record_of(tracker.folder, SCORES)
     assert record is not None
     tracker.model(record)
@@ -59,8 +63,9 @@ def test_an_encoder_is_a_model_with_signature_card_scores_and_data(store: str, t
     assert model.params["method"] == "simsiam"
     assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
     assert {(m.key, m.value, m.dataset_name, m.dataset_digest) for m in model.metrics} == {
-        (f"best/{name}", 0.5, SET[0], SET[1][:36]) for name in ("score", "dice_mean")
+        (name, 0.5, SET[0], SET[1][:36]) for name in ("best/score", "best/dice_mean", "loss")
     }
+    assert points_of_mlflow(tracker.folder, store)["loss"] == [(0, 1.0), (1, 0.75), (2, 0.5)]
     files = {Path(file.path).name for file in client.list_logged_model_artifacts(model.model_id)}
     assert files == {"MLmodel", "card.md", "encoder.json", "encoder.safetensors", "load.py"}
     (described,) = Path(store.removeprefix("sqlite:///")).parent.rglob(f"{model.model_id}/artifacts/MLmodel")
