@@ -41,8 +41,8 @@ def with_direction(fields: Any) -> Any:
 class TrialCost(FrozenConfig):
     """What a trial costs, as a further objective, of which less is better.
 
-    hours: in which its steps are trained, times the workers: GPU hours where each worker has a GPU. Trainings that
-    other runs have done already count as if they were done anew.
+    cost   hours: in which its steps are trained, times the workers: GPU hours where each worker has a GPU. Trainings
+           that other runs have done already count as if they were done anew
     """
 
     cost: Literal["hours"]

@@ -30,7 +30,8 @@ def test_no_argument_of_a_command_replaces_another(name: str) -> None:
 )
 def test_an_option_may_stand_anywhere(words: list[str]) -> None:
     given = parse(words).params
-    assert given == {"experiment": "a.yaml", "overrides": ["seed=1", "budget.steps=2"], "dry_run": True}
+    expected = {"experiment": "a.yaml", "overrides": ["seed=1", "budget.steps=2"], "dry_run": True, "measure": False}
+    assert given == expected
 
 
 def test_what_stands_after_two_dashes_is_the_command_of_a_job() -> None:

@@ -61,7 +61,7 @@ TYPED = {
     ),
     "sweep": (
         "tests/orchestrator/sweeps/test_sweep.py",
-        "test_a_killed_sweep_goes_on_where_it_was_ends_poor_trials_early_and_leaves_nothing_behind",
+        "test_a_killed_population_goes_on_and_trains_what_an_undisturbed_one_trains_and_leaves_nothing_behind",
     ),
     "compare": (
         "tests/orchestrator/results/test_compare.py",

@@ -233,7 +233,7 @@ def test_a_fine_tuning_without_a_pretraining_begins_with_the_file(shards: str, t
     finetune.check(asked)
     stages = pretrain.check(asked)
     run = Run(tmp_path / "run", asked, kind="pretrain", key="key")
-    encoder = pretrain._run_stages(stages, run)
+    encoder = pretrain._run_stages(stages, run, None)
     exported = load_file(tmp_path / "run" / "encoder" / ENCODER)
     weights = torch.load(file, weights_only=True)
     torch.testing.assert_close(exported["layer4.1.conv2.weight"][:, :, 1], weights["layer4.1.conv2.weight"] / 3)
@@ -266,7 +266,7 @@ def test_own_2d_weights_become_an_own_3d_encoder(shards: str, tmp_path: Path) ->
 def test_the_example_of_the_documents_begins_with_its_file(
     shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (block,) = [block for block in blocks_of(ROOT / "docs" / "stages.md") if "layout:" in block.text]
+    (block,) = [block for block in blocks_of(ROOT / "docs" / "how_to" / "stages.md") if "layout:" in block.text]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(console.out, "width", 2000)
     Path("example.yaml").write_text(block.text)
