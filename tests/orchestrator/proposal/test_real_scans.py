@@ -54,7 +54,9 @@ Ingested = Callable[[str], ShardSet]
 def ingested(ray_cluster: Path, scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
     """Ingest a source by the name of its file, once; what it needs is written as the document says."""
     out = tmp_path_factory.mktemp("shards")
-    python = (block.text for block in blocks_of(ROOT / "docs" / "reference" / "real_scans.md") if block.language == "python")
+    python = (
+        block.text for block in blocks_of(ROOT / "docs" / "reference" / "real_scans.md") if block.language == "python"
+    )
     written = dict(zip(("hippocampus_sizes", "modality"), python, strict=True))
 
     @cache
