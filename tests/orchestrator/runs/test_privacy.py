@@ -87,7 +87,7 @@ def test_a_patient_is_in_nothing_that_is_written_or_printed(
     written = planted.texts_below(tmp_path)
     for name, least in {
         r"/history\.jsonl": 2, r"/outbox\.jsonl": 2, r"/experiment\.json": 4, r"/result\.json": 2, r"mlflow\.db": 1,
-        r"/step_\d+/state\.json": 2, r"encoder/encoder\.json": 2, r"network/network\.json": 2,
+        r"/step_\d+/state\.json": 2, r"/encoder\.json": 2, r"/network\.json": 2,
         r"pictures/views-pretrain\.png": 2, r"pictures/views-finetune\.png": 2, r"pictures/predictions\.png": 2,
     }.items():  # fmt: skip
         assert sum(bool(re.search(f"(^|.*){name}$", path)) for path in written) >= least, name
