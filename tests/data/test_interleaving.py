@@ -47,6 +47,7 @@ def test_any_stretch_holds_each_sets_share(group_sizes, shares, start, length):
         assert abs((sets == place).sum() - length * share / sum(used)) <= len(used)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(sizes, weights, st.lists(st.integers(0, 120), min_size=3, max_size=3).map(sorted))
 def test_the_sequence_does_not_depend_on_how_it_is_asked(group_sizes, shares, cuts):

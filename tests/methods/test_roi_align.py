@@ -70,6 +70,7 @@ def test_float32_is_as_near_as_float32_can_be_and_bf16_maps_are_taken_as_float32
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [0, 2])
 def test_the_gradient_is_that_of_finite_differences(samples):
     maps = [one.requires_grad_() for one in maps_of(channels=1)]

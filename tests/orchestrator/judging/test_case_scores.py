@@ -46,6 +46,7 @@ def test_the_mean_over_patients_is_each_metric_of_a_segmentation(slices, tmp_pat
     assert case_scores(file, "test/dice_mean", metrics["dice_mean"]) is None, "no case is of the test split"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["single", "ordinal", "multi_label"])
 def test_a_patient_s_score_is_what_a_metric_of_classes_would_lose_without_it(pictures, tmp_path, kind) -> None:
     file, metrics = written(tmp_path, classification_of(pictures, kind=kind), pictures, "test")

@@ -91,6 +91,7 @@ def test_few_cases_are_permuted_in_all_ways_and_many_at_random_with_the_true_one
     assert permuted_p(far, np.zeros((2, 40))) == permuted_p(far, np.zeros((2, 40)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("luck", "interaction"), [(0.03, 0), (0, 0.05), (0.01, 0.03), (0.02, 0.05)])
 def test_of_a_thousand_tables_without_a_difference_at_most_five_percent_claim_one(
     luck: float, interaction: float
@@ -158,6 +159,7 @@ def test_a_difference_that_four_of_five_experiments_would_show_is_that_of_studen
     assert shown == pytest.approx(0.8, abs=0.03)
 
 
+@pytest.mark.slow
 def test_the_interval_of_runs_and_cases_together_covers_the_truth_about_as_often_as_it_says() -> None:
     rng, covered, repeats = np.random.default_rng(5), 0, 150
     for _ in range(repeats):
