@@ -23,14 +23,12 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 
 from methods.detection.average_precision import (
-    THRESHOLDS,
     Findings,
     MatchedDetections,
-    average_precisions,
     matched_detections,
     precisions_of,
 )
-from methods.detection.froc import FALSE_POSITIVES, Finds, finds_of, hits, sensitivities_of
+from methods.detection.froc import FALSE_POSITIVES, Finds, finds_of, sensitivities_of
 
 COLUMNS = 7
 FIFTY, SEVENTY_FIVE = 0, 5
@@ -104,8 +102,8 @@ def rows_from(boxes: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Rows:
 
 def score_detections(evidence: Mapping[str, Rows], names: Sequence[str]) -> DetectionScores:
     """Score the rows of all units; raise ValueError where there is no true box in any."""
-    units = [findings_of(rows, len(names)) for rows in evidence.values()]
-    metrics, remarks = score_units([JudgedUnit.of(unit) for unit in units], names)
+    units = [JudgedUnit.of(findings_of(rows, len(names))) for rows in evidence.values()]
+    metrics, remarks = score_units(units, names)
     boxes = [boxes_of(rows, names) for rows in evidence.values()]
     return DetectionScores(metrics, remarks, {**_cases(units), "boxes": boxes})
 
@@ -137,20 +135,20 @@ def score_units(units: Sequence[JudgedUnit], names: Sequence[str]) -> tuple[dict
     return {**metrics, "mfroc": float(np.mean(shares))}, tuple(remarks)
 
 
-def _cases(units: Sequence[Sequence[Findings]]) -> dict[str, Float[np.ndarray, " units"]]:
+def _cases(units: Sequence[JudgedUnit]) -> dict[str, Float[np.ndarray, " units"]]:
     columns = {
         name: np.full(len(units), np.nan) for name in ("true_boxes", "detections", "found", "sensitivity", "ap50")
     }
     for place, unit in enumerate(units):
-        num_true = sum(len(own.true) for own in unit)
-        found = sum(int(hits(own, np.arange(len(own.scores)))[0].sum()) for own in unit)
+        num_true = sum(own.num_true for own in unit.finds)
+        found = sum(int(own.gains.sum()) for own in unit.finds)
         columns["true_boxes"][place] = num_true
-        columns["detections"][place] = sum(len(own.scores) for own in unit)
+        columns["detections"][place] = sum(len(own.scores) for own in unit.finds)
         columns["found"][place] = found
-        own = [average_precisions([one], THRESHOLDS[:1]) for one in unit]
         if num_true:
+            precisions = [precisions_of([own]) for own in unit.matched]
             columns["sensitivity"][place] = found / num_true
-            columns["ap50"][place] = float(np.mean([value for value in own if value is not None]))
+            columns["ap50"][place] = float(np.mean([own[FIFTY] for own in precisions if own is not None]))
     return columns
 
 
