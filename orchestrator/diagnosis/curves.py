@@ -8,6 +8,7 @@ import numpy as np
 from orchestrator.config.parts import Downstream
 from orchestrator.diagnosis.cause import Cause, share
 from orchestrator.diagnosis.record import TrainingRecord
+from orchestrator.training.optimiser import WARMING
 
 RISEN = 2.0  # times the first loss: above that, a training has diverged
 EXPLODED = 100.0  # times the first gradient norm
@@ -15,7 +16,6 @@ STEPS_TO_LEARN = 500  # before them, a loss at that of a constant may be a slow 
 NOTHING_LEARNT = 0.995  # of the loss of the best constant prediction
 COLLAPSED = 0.97
 SILENT = 0.95  # share of VoCo's overlaps that the ReLU silences
-WARMING = 0.8  # share of the budget
 CLIPPED = 0.01  # of the median gradient norm
 TEMPERATURES = (0.01, 1.0)
 MASKED = (0.1, 0.95)

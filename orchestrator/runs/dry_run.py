@@ -30,6 +30,7 @@ class Needs:
 
     memory_bytes   on the device of each worker
     held_bytes     in the memory of the cluster, of samples that are being read
+    doubt          why its schedule lets it hardly train, if that is so
     """
 
     name: str
@@ -39,6 +40,7 @@ class Needs:
     steps: int = 0
     memory_bytes: float = 0
     held_bytes: int = 0
+    doubt: str | None = None
 
     @property
     def memory(self) -> str:
@@ -58,22 +60,24 @@ def describe(experiment: Experiment, finetuned: bool = False, probed: bool = Fal
     ``measured`` times steps of each training for the forecast. Raises ValueError if it could not run: the
     pretraining, and the fine-tuning or the probe after it.
     """
-    table = Table(*COLUMNS)
-    for needs in pretraining_needs(experiment):
-        table.add_row(*needs.cells)
+    trainings = pretraining_needs(experiment)
     stages = courses(experiment)
     lines = list(dict.fromkeys(line for course in stages for line in _samples(course)))
     if finetuned:
         needs, labelled = finetuning_needs(experiment)
-        table.add_row(*needs.cells)
+        trainings.append(needs)
         lines += _labelled(experiment, labelled)
     if probed:
         lines.append(_probe(experiment))
-    trainings = experiment.trainings if finetuned else experiment.pretraining
-    idle = filter(None, (experiment.idle_workers(training) for training in trainings))
+    table = Table(*COLUMNS)
+    for needs in trainings:
+        table.add_row(*needs.cells)
+    feeding = experiment.trainings if finetuned else experiment.pretraining
+    idle = filter(None, (experiment.idle_workers(training) for training in feeding))
     resolved = Syntax(experiment.model_dump_json(indent=2), "json", background_color="default")
     starts = filter(None, (course.start_said() for course in stages))
-    doubts = [doubt for course in stages for doubt in course.doubts()]
+    doubts = [f"{needs.name}: {needs.doubt}" for needs in trainings if needs.doubt]
+    doubts += [doubt for course in stages for doubt in course.doubts()]
     forecasts = missing(experiment, finetuned, probed, measured)
     return Group(resolved, table, *told(forecasts, experiment), *lines, *starts, *idle, *doubts)
 
@@ -107,6 +111,7 @@ def _needs(names: tuple[str, str], num_samples: int, plan: Plan, feed_plan: Feed
         steps=plan.total_steps,
         memory_bytes=memory.total_bytes(feed_plan.samples_per_step, plan.num_chunks),
         held_bytes=stream.bytes_in_flight(feed_plan),
+        doubt=plan.schedule.doubt(),
     )
 
 

@@ -148,7 +148,8 @@ def _train(experiment: Experiment, encoder: str | None, labelled: LabelledSample
         resources=experiment.resources_of(downstream_of(experiment)),
         keep_best=True,
     )
-    run.remark(experiment.idle_workers(downstream_of(experiment)))
+    for remark in (experiment.idle_workers(downstream_of(experiment)), plan.schedule.doubt()):
+        run.remark(remark)
     if encoder and (changed := changes_of(experiment)):
         run.remark(f"{changed}: of the pretrained encoder, {transfer_of(experiment)}")
     with run.stage(STAGE, plan.total_steps, rhythm_of(experiment, labelled).due) as follow:

@@ -187,7 +187,7 @@ def _run_stages(stages: Sequence[Course], run: Run, segment: Segment | None) -> 
         )
         if segment and segment.source:
             hand_over(end_of(run.folder.parent / f"{PREFIX}{segment.source}"), job.uri)
-        for remark in (experiment.idle_workers(stage), *course.doubts()):
+        for remark in (experiment.idle_workers(stage), plan.schedule.doubt(), *course.doubts()):
             run.remark(remark)
         with run.stage(stage.name, plan.last_step) as follow:
             trained[stage.name] = launch(job, follow, run.remark).uri

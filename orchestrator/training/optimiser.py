@@ -11,6 +11,9 @@ from orchestrator.config.optimiser import Optimiser
 from orchestrator.config.parts import Budget
 from orchestrator.training.larc import LARC, LARS
 
+# A warm-up that takes this share of the budget leaves hardly a step at the rate that was asked for.
+WARMING = 0.8
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -38,6 +41,17 @@ class Schedule:
                     "or raise the budget"
                 )
         return cls(config, total, budget.epochs_to_steps(config.warmup_epochs, num_samples), milestones)
+
+    def doubt(self) -> str | None:
+        """Say that the learning rate rises nearly to the end, if it does."""
+        if self.warmup_steps < WARMING * self.total_steps:
+            return None
+        config = self.config
+        return (
+            f"optimiser.warmup_epochs {config.warmup_epochs:g}: the rate still rises to {config.lr:g} at step "
+            f"{self.warmup_steps:,}, and the budget ends after {self.total_steps:,}; lower optimiser.warmup_epochs, "
+            "or raise the budget"
+        )
 
     def rate(self, step: int) -> float:
         """Return the learning rate that the optimiser uses at ``step`` (0-based)."""
