@@ -23,9 +23,9 @@ from orchestrator.sweeps.space import Point
 from orchestrator.sweeps.sweep import Sweep
 from orchestrator.tables import table
 from orchestrator.tables.choice import worded
-from orchestrator.tables.grid import TableTrial
 from orchestrator.tables.table import Table
 from orchestrator.tables.text import MISSING, why_missing
+from orchestrator.tables.trials import TableTrial, expected
 from orchestrator.terminal.phase import duration
 from orchestrator.terminal.progress import phase
 
@@ -45,16 +45,26 @@ def of_table(asked: Table, measured: bool = False) -> Group:
             printed.add_row(row.name, MISSING, *("-", "-", "-"))
             continue
         trials = [one for one in asked.experiments if one[0].row == row.name]
+        number = len(expected([trial for trial, _ in trials]))
         with phase(f"checking row {row.name}, and estimating what it takes"), table.refusing_row(asked, row):
-            cells = ("?", "?", "?") if absent else _row(trials)
-            forecasts += [] if absent else [together(_missing(trials, seen, measured), row.name)]
-        printed.add_row(row.name, str(len(trials)), *cells)
+            likely = [] if absent else _likely(trials)
+            cells = ("?", "?", "?") if absent else _row(likely)
+            forecasts += [] if absent else [together(_missing(likely, seen, measured), row.name)]
+        printed.add_row(row.name, str(number), *cells)
     if absent:
         return Group(printed, absent)
     used = asked.base.trainings if asked.experiments else ()
     idle = filter(None, (asked.base.idle_workers(training) for training in used))
     forecast = told(forecasts, asked.base, "row", _at_once(asked.config.concurrent, asked.base))
     return Group(printed, *forecast, *why_missing(asked.config.rows), f"folder: {asked.folder}", *idle)
+
+
+def _likely(trials: Sequence[tuple[TableTrial, Experiment]]) -> list[tuple[TableTrial, Experiment]]:
+    """Return as many of a row's trials as are run, those that are done among them."""
+    if all(trial.decides for trial, _ in trials):
+        return list(trials)
+    likely = expected([trial for trial, _ in sorted(trials, key=lambda one: not _is_done(*one))])
+    return [one for one in trials if one[0] in likely]
 
 
 def _missing(trials: Sequence[tuple[TableTrial, Experiment]], seen: set[Path], measured: bool) -> list[Forecast]:

@@ -1,4 +1,4 @@
-"""Grid: the rows of a table as trials. Pure: nothing is run or read here.
+"""Grid: a table's file as a value: its rows, and what each is repeated over. Pure: nothing is run or read here.
 
 A table compares rows (changes to one base experiment), each repeated over seeds: every pretraining seed is
 fine-tuned with every fine-tuning seed. A row may give its own seeds; a row with no pretraining seeds (``[]``) is
@@ -9,9 +9,7 @@ is the mean over the folds. Every repeat is run with every value of ``repeat_ove
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from itertools import product
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -22,12 +20,10 @@ from orchestrator.config.refusal import FolderName
 from orchestrator.direction import TEST
 from orchestrator.tables.choice import (
     Lists,
-    Settings,
     placed_lists,
     refuse_choice,
     refuse_overridden,
     refuse_shared,
-    settings_of,
 )
 from orchestrator.tables.row import Seeds, TableRow
 
@@ -46,8 +42,9 @@ class TableConfig(FrozenConfig):
     ``concurrent`` is how many trials run at once: by default as many as the cluster holds, or one on a single
     machine. ``num_folds`` cross-validates every row: a repeat is the mean over this many folds of
     ``downstream.train_split``, and it counts once all of them are done. ``choose`` lists values of fields, of which
-    each row keeps those that score best on the validation split; ``repeat_over`` lists values that are repeats, as
-    seeds are.
+    each row keeps those that score best on the validation split; ``choose_repeats`` is how many repeats of a row try
+    all of them, by default each, and the others run with those that it keeps. ``repeat_over`` lists values that are
+    repeats, as seeds are.
     """
 
     name: FolderName
@@ -68,6 +65,7 @@ class TableConfig(FrozenConfig):
     concurrent: int | None = Field(default=None, gt=0)
     num_folds: int | None = Field(default=None, ge=2)
     choose: Lists = Field(default_factory=dict)
+    choose_repeats: int | None = Field(default=None, gt=0)
     repeat_over: Lists = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -209,38 +207,6 @@ class TableConfig(FrozenConfig):
         return pretrain, row.finetune_seeds or self.finetune_seeds
 
 
-@dataclass(frozen=True)
-class TableTrial:
-    """One run of a row; ``pretrain_seed`` is None if nothing is pretrained, ``fold`` without cross-validation.
-
-    ``repeated`` holds its values of the fields that are repeated over, ``tried`` of those that are chosen.
-    """
-
-    row: str
-    overrides: dict[str, Any]
-    pretrain_seed: int | None
-    finetune_seed: int
-    fold: int | None = None
-    num_folds: int | None = None
-    repeated: Settings = field(default_factory=dict)
-    tried: Settings = field(default_factory=dict)
-
-    @property
-    def settings(self) -> Settings:
-        """Its values of all fields with lists."""
-        return {**self.repeated, **self.tried}
-
-    @property
-    def changes(self) -> dict[str, Any]:
-        """The row's overrides, its values of fields with lists, the seeds and the fold, by dotted names."""
-        seeds: dict[str, Any] = {"downstream.seed": self.finetune_seed}
-        if self.pretrain_seed is not None:
-            seeds["seed"] = self.pretrain_seed
-        if self.fold is not None:
-            seeds |= {"downstream.num_folds": self.num_folds, "downstream.fold": self.fold}
-        return {**self.overrides, **self.settings, **seeds}
-
-
 def placed(tree: Any, place: Callable[[str], str]) -> Any:
     """Return a config tree, or changes to one by dotted names, whose shards are replaced, at any depth."""
     if isinstance(tree, dict):
@@ -253,24 +219,3 @@ def placed(tree: Any, place: Callable[[str], str]) -> Any:
 
 def _matches(pattern: str, name: str) -> bool:
     return pattern == name or fnmatchcase(name, pattern)
-
-
-def trials_of(config: TableConfig) -> list[TableTrial]:
-    """List every run of the table: the first repeat of every row that is not missing, then the second, and so on.
-
-    In this order a table that was stopped half-way already compares all of its rows.
-    """
-    repeats = []
-    for row in config.runnable:
-        pretrain, finetune = config.seeds(row)
-        chosen, repeated = config.lists(row)
-        folds = range(config.num_folds) if config.num_folds else (None,)
-        ways = product(pretrain or (None,), finetune, settings_of(repeated), settings_of(chosen), folds)
-        repeats.append(
-            [
-                TableTrial(row.name, row.overrides, start, seed, fold, config.num_folds, again, tried)
-                for start, seed, again, tried, fold in ways
-            ]
-        )
-    longest = max((len(trials) for trials in repeats), default=0)
-    return [trials[i] for i in range(longest) for trials in repeats if i < len(trials)]

@@ -1,6 +1,5 @@
 """Outcome: how the trials of a table ended, and trials back to rows. Pure: nothing is run or read here."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -11,8 +10,9 @@ from orchestrator.judging.case_scores import CaseScores
 from orchestrator.results.claims import RowScores, against, best_of, corrected, joined
 from orchestrator.results.statistics import Comparison, Summary, summarise
 from orchestrator.tables.choice import Contender, Settings, TableChoice, choose, settings_of, worded
-from orchestrator.tables.grid import TableConfig, TableTrial
+from orchestrator.tables.grid import TableConfig
 from orchestrator.tables.row import PaperNumbers, TableRow
+from orchestrator.tables.trials import TableTrial, trials_of
 
 
 @dataclass(frozen=True)
@@ -108,15 +108,29 @@ def choice_of(config: TableConfig, row: TableRow, outcomes: Sequence[Outcome]) -
         return None
     pretrain, finetune = config.seeds(row)
     num_repeats = prod(map(len, (pretrain or (None,), finetune, settings_of(repeated))))
+    num_repeats = min(num_repeats, config.choose_repeats or num_repeats)
     tried = []
+    deciding = [one for one in outcomes if one.trial.decides]
     for settings in settings_of(chosen):
-        repeats = _repeats(config, row, settings, outcomes)
+        repeats = _repeats(config, row, settings, deciding)
         scores = [_mean(fold.validation for fold in folds) for folds in repeats]
         tried.append(Contender(settings, fmean(scores) if scores else None, len(scores), num_repeats))
     places = dict.fromkeys(
         one.validated_on for one in outcomes if one.trial.row == row.name and one.value is not None
     )
     return choose(tried, config.chosen_by, "the folds held out" if config.num_folds else ", ".join(places))
+
+
+def is_needed(config: TableConfig, trial: TableTrial, outcomes: Sequence[Outcome]) -> bool | None:
+    """Tell whether a trial is run: one that does not decide, only with what its row has chosen; None before that."""
+    if trial.decides:
+        return True
+    (row,) = (row for row in config.rows if row.name == trial.row)
+    ended = sum(one.trial.decides for one in outcomes if one.trial.row == row.name)
+    if ended < sum(one.decides for one in trials_of(config) if one.row == row.name):
+        return None
+    choice = choice_of(config, row, outcomes)
+    return choice is not None and choice.settings == trial.tried
 
 
 def _kept(
@@ -133,8 +147,7 @@ def _repeats(config: TableConfig, row: TableRow, tried: Settings, outcomes: Sequ
     for outcome in outcomes:
         trial = outcome.trial
         if trial.row == row.name and trial.tried == tried and outcome.value is not None:
-            repeat = json.dumps([trial.pretrain_seed, trial.finetune_seed, trial.repeated])
-            repeats.setdefault(repeat, []).append(outcome)
+            repeats.setdefault(str(trial.repeat), []).append(outcome)
     return [folds for folds in repeats.values() if len(folds) == (config.num_folds or 1)]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from data.spelling import did_you_mean
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.refusal import ConfigError
-from orchestrator.tables.grid import TableTrial
+from orchestrator.tables.trials import TableTrial
 
 Lines = dict[str, dict[float, str]]
 """The rows of each line by their values of the field, which ascend."""

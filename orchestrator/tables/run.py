@@ -4,7 +4,6 @@ Every trial is a pretraining and a fine-tuning with run keys of their own, so a 
 table that shares trials with it, only runs what is missing.
 """
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
@@ -29,8 +28,8 @@ from orchestrator.runs.abandoned import closing_abandoned
 from orchestrator.runs.pretrain import PretrainingResult
 from orchestrator.runs.run import parent
 from orchestrator.stop import RunError
-from orchestrator.tables.grid import TableConfig, TableTrial
-from orchestrator.tables.outcome import Outcome, TableLine, aggregate
+from orchestrator.tables.grid import TableConfig
+from orchestrator.tables.outcome import Outcome, TableLine, aggregate, is_needed
 from orchestrator.tables.results import (
     CASES_CSV,
     STATISTICS_CSV,
@@ -42,6 +41,7 @@ from orchestrator.tables.results import (
 )
 from orchestrator.tables.table import Table, check, described
 from orchestrator.tables.text import answered
+from orchestrator.tables.trials import TableTrial
 from orchestrator.terminal import progress
 from orchestrator.tracking.tracker import Tracker
 
@@ -73,7 +73,7 @@ def run(table: Table, say: Say) -> list[TableLine]:
 
 
 def _run_trials(table: Table, concurrent: int, tracker: Tracker, say: Say) -> list[TableLine]:
-    results, lines, total = Results(), aggregate(table.config, []), len(table.experiments)
+    results, lines, total = Results(), aggregate(table.config, []), table.num_trials
     if not total:
         write(table, lines, results)
 
@@ -97,11 +97,12 @@ def _run_trials(table: Table, concurrent: int, tracker: Tracker, say: Say) -> li
         write(table, lines, results)
 
     with progress.phase(f"table {table.config.name}", total, "trial") as phase:
+        queue = TrialQueue(table, results)
         if concurrent == 1:
-            for place in range(total):
-                ended(place, _run_trial(table, place))
+            while (place := queue.take()) is not None:
+                ended(place, _run_trial(table, place, queue.taken))
         else:
-            _run_at_once(table, concurrent, ended, say)
+            _run_at_once(queue, concurrent, ended, say)
     write_statistics(table, lines)
     _answer(table.config, lines, tracker)
     if chosen := choices(table.config, lines):
@@ -125,15 +126,46 @@ def _answer(config: TableConfig, lines: Sequence[TableLine], tracker: Tracker) -
             tracker.summary({as_logged(config.metric): line.summary.mean})
 
 
-def _run_at_once(table: Table, concurrent: int, ended: Callable[[int, Any], None], say: Say) -> None:
+class TrialQueue:
+    """Hands out the places of a table's trials in their order, without those that nobody needs.
+
+    ``taken`` is how many it has handed out.
+    """
+
+    def __init__(self, table: Table, results: Results) -> None:
+        self.table, self.results = table, results
+        self.taken = 0
+        self._waiting = list(range(len(table.experiments)))
+
+    def take(self) -> int | None:
+        """Return the next place; None where none is left, and where all that are left wait for a choice."""
+        outcomes = self.results.outcomes
+        for place in tuple(self._waiting):
+            needed = is_needed(self.table.config, self.table.experiments[place][0], outcomes)
+            if needed is not None:
+                self._waiting.remove(place)
+            if needed:
+                self.taken += 1
+                return place
+        return None
+
+    @property
+    def left(self) -> int:
+        """How many trials wait to be handed out, also those that may turn out not to be needed."""
+        return len(self._waiting)
+
+
+def _run_at_once(queue: TrialQueue, concurrent: int, ended: Callable[[int, Any], None], say: Say) -> None:
     """Run the trials in a pool; raise StoppedError if it was asked to end."""
     from orchestrator.runs import pool  # Tune is dear, and one trial at a time does without
 
-    total = len(table.experiments)
-    waiting = deque(range(total))
+    table, total = queue.table, queue.table.num_trials
 
-    def take() -> tuple[int, str] | None:
-        return (waiting.popleft(), "") if waiting else None
+    def take() -> tuple[int, str] | pool.Later | None:
+        place = queue.take()
+        if place is not None:
+            return place, str(queue.taken)
+        return "later" if queue.left else None
 
     try:
         pool.run(pool.Workload(table.folder, total, take, partial(_do, table), ended, say), concurrent)
@@ -141,22 +173,23 @@ def _run_at_once(table: Table, concurrent: int, ended: Callable[[int, Any], None
         rmtree(table.folder / pool.PLACES, ignore_errors=True)
     if stop.requested():
         raise stop.StoppedError(
-            f"stopped with {len(waiting)} of {total} not begun, as asked; the same command goes on from there"
+            f"stopped with {total - queue.taken} of {total} not begun, as asked; the same command goes on from there"
         )
 
 
-def _do(table: Table, place: int, _: str) -> EndedTrial:
+def _do(table: Table, place: int, number: str) -> EndedTrial:
     """Run a trial in a process of the pool, which may be asked to end."""
     from orchestrator.runs.pool import place_of
 
-    return stop.heeding(str(place_of(table.folder, place)), partial(_run_trial, table, place)).result()
+    run = partial(_run_trial, table, place, int(number))
+    return stop.heeding(str(place_of(table.folder, place)), run).result()
 
 
-def _run_trial(table: Table, place: int) -> EndedTrial:
+def _run_trial(table: Table, place: int, taken: int) -> EndedTrial:
     """Run the missing trainings of a trial; return failures as outcomes; raise ValueError for an unknown metric."""
     trial, experiment = table.experiments[place]
     rows = [row.name for row in table.config.runnable]
-    number = f"trial {place + 1} of {len(table.experiments)}"
+    number = f"trial {taken} of {table.num_trials}"
     what = f"{number}, row {rows.index(trial.row) + 1} of {len(rows)}: {described(trial)}"
     with progress.phase(what, short=f"{number}, {trial.row}"):
         return _trained(table.config, table.folder, trial, experiment)

@@ -20,9 +20,10 @@ from orchestrator.runs.labelled import downstream_of
 from orchestrator.tables import cohort as cohorts
 from orchestrator.tables.choice import worded
 from orchestrator.tables.cohort import Cohort
-from orchestrator.tables.grid import TableConfig, TableTrial, placed, trials_of
+from orchestrator.tables.grid import TableConfig, placed
 from orchestrator.tables.over import Lines, lines_over
 from orchestrator.tables.row import TableRow
+from orchestrator.tables.trials import TableTrial, expected, trials_of
 from orchestrator.terminal import progress
 
 
@@ -49,6 +50,11 @@ class Table:
         used = {uri for _, one in self.experiments for uri in _shards(one)}
         key = identity.key(self.base, used)
         return Path(self.base.home) / self.base.name / f"table-{self.config.name}-{key}"
+
+    @cached_property
+    def num_trials(self) -> int:
+        """How many trials are run, of which it may be known later which they are."""
+        return len(expected([trial for trial, _ in self.experiments]))
 
     @property
     def identity(self) -> dict[str, Any]:

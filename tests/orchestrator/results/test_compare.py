@@ -32,9 +32,10 @@ from orchestrator.stop import RunError, StoppedError
 from orchestrator.sweeps.settings import Objective
 from orchestrator.sweeps.study import Ending
 from orchestrator.sweeps.trial import Trial, closed, opened
-from orchestrator.tables.grid import TableConfig, trials_of
+from orchestrator.tables.grid import TableConfig
 from orchestrator.tables.outcome import Outcome
 from orchestrator.tables.text import comma_separated as table_csv
+from orchestrator.tables.trials import trials_of
 from orchestrator.tracking.outbox import located, posted
 from orchestrator.tracking.tracker import Tracker
 from tests.shardsets import write_slices

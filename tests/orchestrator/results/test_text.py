@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from orchestrator.tables.grid import TableConfig, trials_of
+from orchestrator.tables.grid import TableConfig
 from orchestrator.tables.outcome import Outcome, aggregate
 from orchestrator.tables.text import answered, cells, comma_separated, markdown, terminal
+from orchestrator.tables.trials import trials_of
 
 CONFIG = TableConfig.model_validate(
     {

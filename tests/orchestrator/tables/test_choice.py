@@ -18,10 +18,11 @@ from orchestrator.sweeps import forecast
 from orchestrator.tables import run as runs
 from orchestrator.tables import table as tables
 from orchestrator.tables.choice import Contender, choose, settings_of, shortly, worded
-from orchestrator.tables.grid import TableConfig, TableTrial, trials_of
-from orchestrator.tables.outcome import Outcome, aggregate
+from orchestrator.tables.grid import TableConfig
+from orchestrator.tables.outcome import Outcome, aggregate, is_needed
 from orchestrator.tables.results import EndedTrial, Results
 from orchestrator.tables.text import cells, comma_separated, markdown, notes
+from orchestrator.tables.trials import TableTrial, expected, trials_of
 from orchestrator.tracking.outbox import posted
 from orchestrator.tracking.tracker import Tracker
 from tests.orchestrator.tables.test_table import SCRATCH, write_table
@@ -376,13 +377,22 @@ def test_a_table_run_at_once_keeps_the_rate_that_learns_and_names_the_one_that_d
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     tested = {**SCRATCH, "overrides": {**SCRATCH["overrides"], "downstream.test_split": "test"}}
-    path = write_table(tmp_path, shards, rows=[tested], choose={LR: [1e30, 0.01]}, concurrent=2)
+    path = write_table(
+        tmp_path,
+        shards,
+        rows=[tested],
+        concurrent=2,
+        choose={LR: [1e30, 0.01]},
+        choose_repeats=1,
+        finetune_seeds=[0, 1],
+    )
     table, said = tables.load(path), list[str]()
     (line,) = runs.run(table, said.append)
     assert line.choice is not None
     assert line.choice.settings == {LR: 0.01}
     assert [one.num_complete for one in line.choice.tried] == [0, 1]
-    assert line.summary.num_values == 1
+    assert line.summary.num_values == 2
+    assert "3 of 3: scratch" in said[-1]
     assert [failure.partition(": ")[0] for failure in line.failures] == [f"{LR}=1e+30"]
     assert line.choice.remark(3).startswith(f"{LR}=0.01 is chosen by score on split val (lr 1e+30: no score, 0 of 1")
     rows = list(csv.DictReader((table.folder / "table.csv").open()))
@@ -390,3 +400,38 @@ def test_a_table_run_at_once_keeps_the_rate_that_learns_and_names_the_one_that_d
         ("1e+30", "False", True),
         ("0.01", "True", True),
     }
+
+
+def test_where_the_first_repeats_choose_the_others_run_with_the_chosen_value_alone() -> None:
+    config = table_of(choose={LR: [0.1, 0.01, 1.0]}, choose_repeats=1, finetune_seeds=[1, 2, 3])
+    trials = trials_of(config)
+    assert [(one.finetune_seed, one.decides) for one in trials if one.row == "a"][2:5] == [
+        (1, True),
+        (2, False),
+        (2, False),
+    ]
+    assert len(expected(trials)) == 2 * (3 + 2)
+    first = [one for one in outcomes_of(config, by_lr(0.5, 0.7)) if one.trial.finetune_seed == 1]
+    later = next(one for one in trials if one.finetune_seed == 2)
+    assert is_needed(config, later, [one for one in first if one.trial.tried[LR] != 1.0]) is None
+    assert [is_needed(config, one, first) for one in trials if one.finetune_seed == 3 and one.row == "b"] == [
+        False,
+        True,
+        False,
+    ]
+    # Later repeats have no say, though with 0.1 they would be better.
+    ended = first + [
+        Outcome(one, 0.2, validation=0.9 if one.tried[LR] == 0.1 else 0.1) for one in trials if not one.decides
+    ]
+    (line, _) = aggregate(config, [one for one in ended if is_needed(config, one.trial, first)])
+    assert line.choice is not None
+    assert line.choice.settings == {LR: 0.01}
+    assert [one.num_repeats for one in line.choice.tried] == [1, 1, 1]
+    assert line.summary.values == pytest.approx((0.61, 0.2, 0.2))
+
+
+def test_repeats_of_a_row_that_chooses_nothing_need_no_choice() -> None:
+    config = table_of(rows=[{"name": "a", "choose": {}}, {"name": "b"}], choose_repeats=1)
+    assert [one.decides for one in trials_of(config)] == [True, True, True, True, False, False]
+    failed = outcomes_of(config, lambda trial: None)
+    assert not any(is_needed(config, one, failed) for one in trials_of(config) if not one.decides)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.tables.grid import TableConfig, trials_of
+from orchestrator.tables.grid import TableConfig
 from orchestrator.tables.outcome import Outcome, aggregate
 from orchestrator.tables.text import comma_separated, notes
+from orchestrator.tables.trials import trials_of
 
 RUNS = {
     "scratch": (0.842, 0.848, 0.846, 0.836),
