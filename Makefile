@@ -46,9 +46,9 @@ fast: .venv/ready
 tutorials: .venv/ready
 	$(BIN)/python -m pytest tests/test_tutorials.py -m tutorial --durations 0
 
-# The golden curves anew; do so only where CHANGELOG says that numbers change.
+# The golden curves of METHODS="NAME ...", or all anew; the latter only where CHANGELOG says that numbers change.
 golden: .venv/ready
-	$(BIN)/python -m tests.golden
+	$(BIN)/python -m tests.golden $(METHODS)
 
 # 20,000 mutated files of every format and layout, in processes that may die of them (about an hour).
 mutations: .venv/ready

@@ -1,39 +1,30 @@
-"""Pretraining methods, one file each: how to draw views and compute the loss. No Ray, no files, no logging."""
+"""Pretraining methods, one file each: how to draw views and compute the loss. No Ray, no files, no logging.
+
+A file is named as its method: ``methods/voco.py`` holds the class whose ``Config`` has the name ``voco``. Nothing
+else registers it.
+"""
+
+from collections.abc import Iterator
+from importlib import import_module
+from inspect import isabstract
+from pkgutil import iter_modules
 
 from methods import lean_monai
 from methods.base import Method
-from methods.cpc import CPC
-from methods.deepcluster_v2 import DeepClusterV2
-from methods.exemplar import Exemplar
-from methods.jigsaw import Jigsaw
-from methods.jssl_cluster import JSSLCluster
-from methods.jssl_mask import JSSLMask
-from methods.patch_location import PatchLocation
-from methods.rotation import Rotation
-from methods.scratch import Scratch
-from methods.simmim import SimMIM
-from methods.simsiam import SimSiam
-from methods.svdnet import SVDNet
-from methods.svdnet_detection import SVDNetDetection
-from methods.swav import SwAV
-from methods.voco import VoCo
+
+
+def _found() -> Iterator[tuple[str, type[Method]]]:
+    """Yield the method of each file of this folder that holds one, by its name."""
+    for file in iter_modules(__path__):
+        if file.ispkg:
+            continue
+        module = import_module(f"{__name__}.{file.name}")
+        kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Method)]
+        for kind in kinds:
+            if kind.__module__ == module.__name__ and "Config" in vars(kind) and not isabstract(kind):
+                yield kind.Config.model_fields["name"].default, kind
+
 
 lean_monai.install()
 
-METHODS: dict[str, type[Method]] = {
-    "simsiam": SimSiam,
-    "voco": VoCo,
-    "rotation": Rotation,
-    "patch_location": PatchLocation,
-    "jigsaw": Jigsaw,
-    "exemplar": Exemplar,
-    "cpc": CPC,
-    "simmim": SimMIM,
-    "swav": SwAV,
-    "deepcluster_v2": DeepClusterV2,
-    "jssl_mask": JSSLMask,
-    "jssl_cluster": JSSLCluster,
-    "svdnet": SVDNet,
-    "svdnet_detection": SVDNetDetection,
-    "scratch": Scratch,
-}
+METHODS: dict[str, type[Method]] = dict(_found())

@@ -1,10 +1,13 @@
 """Golden curves: the first losses of every method and task on phantoms, as they were before a change.
 
-`make golden` writes golden_curves.json anew; do so only where CHANGELOG says that numbers change.
+`make golden METHODS="simclr byol"` writes the curves of some methods or tasks into golden_curves.json, and
+`make golden` all anew: do so only where CHANGELOG says that numbers change.
 """
 
 import json
 import platform
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from operator import length_hint
 from pathlib import Path
@@ -74,6 +77,17 @@ def _batches(name: str, dims: int) -> list[Batch]:
     return [replace(pairs[step % 2], epochs=pairs[step % 2].epochs + step // 2) for step in range(TRAINED)]
 
 
+def _name(case: str) -> str:
+    return case.partition(",")[0].split()[0]
+
+
+def record(names: Sequence[str]) -> None:
+    """Record the curves of some methods or tasks anew, or of all if none is named; drop those of no case."""
+    kept: dict[str, Any] = json.loads(CURVES.read_text()) if names else {"machine": machine()}
+    curves = {case: kept[case] if names and _name(case) not in names else curve(case) for case in CASES}
+    lines = ",\n".join(f"{json.dumps(case)}: {found}" for case, found in curves.items())
+    CURVES.write_text(f'{{\n"machine": {json.dumps(kept["machine"])},\n{lines}\n}}\n')
+
+
 if __name__ == "__main__":
-    lines = ",\n".join(f"{json.dumps(case)}: {curve(case)}" for case in CASES)
-    CURVES.write_text(f'{{\n"machine": {json.dumps(machine())},\n{lines}\n}}\n')
+    record(sys.argv[1:])

@@ -15,6 +15,7 @@ import yaml
 from jaxtyping import TypeCheckError
 
 from data.scan import spacing_of
+from methods import METHODS
 from orchestrator.direction import direction_of
 
 ROOT = Path(__file__).parents[1]
@@ -163,6 +164,11 @@ def _lines_of_longest_function(path: Path) -> int:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
     return max(((node.end_lineno or 0) - node.lineno + 1 for node in functions), default=0)
+
+
+def test_a_method_is_found_by_the_name_of_its_file() -> None:
+    assert {name: kind.__module__ for name, kind in METHODS.items()} == {name: f"methods.{name}" for name in METHODS}
+    assert METHODS.keys() >= {"simsiam", "voco", "jigsaw", "jssl_cluster", "svdnet"}
 
 
 def test_a_file_is_read_in_one_sitting() -> None:
