@@ -18,6 +18,7 @@ from data.boxes import Boxes
 from data.scan import Scan
 from data.shards.index import IndexCard, write_index
 from data.shards.writer import Sample, to_row, write_shard
+from methods import METHODS
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import merge
 from orchestrator.diagnosis.cause import Cause
@@ -381,11 +382,10 @@ DETECTION = {
     "proposals": 50,
 }
 BOXED = {"encoder": {"name": "resnet", "spatial_dims": 2, "depth": 18, "init_features": 4}}
+# Further methods need samples or stages of their own.
+ALONE = [name for name, kind in METHODS.items() if kind.trains and not re.match("jssl|svdnet", name)]
 SOUND = (
-    *(Sound(name, stage(name)) for name in (
-        "simsiam", "voco", "rotation", "patch_location", "jigsaw", "exemplar", "cpc", "simmim", "swav",
-        "deepcluster_v2",
-    )),
+    *(Sound(name, stage(name), _dims(name)[0]) for name in ALONE),
     Sound("swav, jssl_mask and jssl_cluster, one after the other", JSSL, 3),
     Sound("svdnet", stage("svdnet"), 2, 3),
     Sound("svdnet_detection", stage("svdnet_detection"), 2, 3),
