@@ -105,7 +105,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["runs.pretrain", "runs.finetune", "ingest.tasks"])
+@pytest.mark.parametrize("module", ["runs.pretrain", "runs.finetune", "ingest.tasks", "tables.job"])
 def test_a_run_s_processes_import_what_is_dear_only_where_it_is_used(module: str) -> None:
     code = f"import sys, orchestrator.{module}; print(*(name for name in {DEAR} if name in sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)

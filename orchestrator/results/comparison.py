@@ -9,10 +9,19 @@ from data.spelling import did_you_mean
 from orchestrator.direction import direction_of
 from orchestrator.judging.case_scores import CaseScores
 from orchestrator.results.claims import Best, RowScores, against, best_of, corrected, joined
-from orchestrator.results.grouping import DATASET, FOLD, NUM_FOLDS, SEEDS, Row, differing_fields, shortened
+from orchestrator.results.grouping import DATASET, FOLD, NUM_FOLDS, SEEDS, Row, differing_fields
 from orchestrator.results.run_cards import Card
 from orchestrator.results.statistics import Comparison, Summary, confidence_interval, summarise
-from orchestrator.results.text import NOTHING, answer, as_csv, gain, significance, spread, tests_explained
+from orchestrator.results.text import (
+    NOTHING,
+    answer,
+    as_csv,
+    gain,
+    shortened,
+    significance,
+    spread,
+    tests_explained,
+)
 
 DECIMALS = 3
 _JUDGED = {

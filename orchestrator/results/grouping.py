@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from orchestrator.results.run_cards import Card
+from orchestrator.results.text import shortened
 
 SEEDS = ("seed", "downstream.seed")
 FOLD, NUM_FOLDS = "downstream.fold", "downstream.num_folds"
@@ -104,17 +105,6 @@ def described(field: str, value: str | None, among: Sequence[str]) -> str:
     if field.endswith(KINDS):
         return shown
     return f"{shortened(field, among).removesuffix('.name')} {shown}"
-
-
-def shortened(field: str, among: Sequence[str]) -> str:
-    """Return the shortest end of a name that tells it from the others: ``lr``, or ``downstream.optimiser.lr``."""
-    parts = field.split(".")
-    for length in range(1, len(parts)):
-        short = ".".join(parts[-length:])
-        taken = any(other != field and (other == short or other.endswith(f".{short}")) for other in among)
-        if not taken and short != "name":
-            return short
-    return field
 
 
 def _names(rows: Sequence[Row]) -> list[str]:

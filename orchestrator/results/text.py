@@ -128,3 +128,14 @@ def answer(names: Sequence[str], alike: Sequence[Sequence[str] | None], score: s
 
 def _joined(row: Sequence[str]) -> str:
     return f"| {' | '.join(row)} |"
+
+
+def shortened(field: str, among: Sequence[str]) -> str:
+    """Return the shortest end of a name that tells it from the others: ``lr``, or ``downstream.optimiser.lr``."""
+    parts = field.split(".")
+    for length in range(1, len(parts)):
+        short = ".".join(parts[-length:])
+        taken = any(other != field and (other == short or other.endswith(f".{short}")) for other in among)
+        if not taken and short != "name":
+            return short
+    return field

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from orchestrator.direction import best_first, direction_of
-from orchestrator.results.grouping import shortened
+from orchestrator.results.text import shortened
 
 Settings = dict[str, Any]
 """A value for each of some fields, by dotted names."""

@@ -16,7 +16,6 @@ from orchestrator.config.files import read
 from orchestrator.config.parts import Seed
 from orchestrator.config.refusal import validated
 from orchestrator.ingest.request import IngestConfig
-from orchestrator.ingest.run import ingest
 from orchestrator.tables.choice import Lists
 from orchestrator.tables.row import Seeds
 
@@ -81,6 +80,8 @@ class Cohort(Phantoms):
 
     def prepare(self, home: str) -> None:
         """Write and ingest the phantoms, unless that is done already."""
+        from orchestrator.ingest.run import ingest  # its readers are dear, and each process of a table imports this
+
         folder = self.folder(home)
         missing = [request for request in self.requests(folder) if not (Path(request.out) / INDEX).is_file()]
         sources = {request.source for request in missing}

@@ -11,25 +11,13 @@ from orchestrator.results.charts import Curve, draw_bands, draw_curves, draw_poi
 from orchestrator.results.row_statistics import row_statistics
 from orchestrator.runs import finetune
 from orchestrator.tables.grid import TableConfig
+from orchestrator.tables.job import EndedTrial
 from orchestrator.tables.outcome import Outcome, TableLine
 from orchestrator.tables.table import Table
 from orchestrator.tables.text import comma_separated, markdown, of_patients
 from orchestrator.tracking.tracker import plain
 
 CASES_CSV, STATISTICS_CSV = "cases.csv", "statistics.csv"
-
-
-@dataclass(frozen=True)
-class EndedTrial:
-    """A trial that ended.
-
-    pretraining   its folder and its stages, if it is pretrained
-    finetuning    its folder and the steps of an epoch, if it did not fail
-    """
-
-    outcome: Outcome
-    pretraining: tuple[Path, list[str]] | None = None
-    finetuning: tuple[Path, float] | None = None
 
 
 @dataclass

@@ -6,34 +6,27 @@ table that shares trials with it, only runs what is missing.
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
 from data.files import check_writable
-from data.spelling import did_you_mean
 from orchestrator import stop
 from orchestrator.cluster import connection
-from orchestrator.config.experiment import Experiment
 from orchestrator.direction import as_logged
-from orchestrator.judging.case_scores import case_scores
-from orchestrator.judging.cases import CASES
 from orchestrator.lock import claimed
 from orchestrator.results.text import spread
 from orchestrator.results.usual import JudgedBy, note
-from orchestrator.runs import finetune, identity, pretrain
+from orchestrator.runs import identity
 from orchestrator.runs.abandoned import closing_abandoned
-from orchestrator.runs.pretrain import PretrainingResult
 from orchestrator.runs.run import parent
 from orchestrator.stop import RunError
 from orchestrator.tables.grid import TableConfig
+from orchestrator.tables.job import EndedTrial, do, run_trial
 from orchestrator.tables.outcome import Outcome, TableLine, aggregate, is_needed
 from orchestrator.tables.results import (
     CASES_CSV,
     STATISTICS_CSV,
-    EndedTrial,
     Results,
     choices,
     write,
@@ -41,7 +34,6 @@ from orchestrator.tables.results import (
 )
 from orchestrator.tables.table import Table, check, described
 from orchestrator.tables.text import answered
-from orchestrator.tables.trials import TableTrial
 from orchestrator.terminal import progress
 from orchestrator.tracking.tracker import Tracker
 
@@ -100,7 +92,7 @@ def _run_trials(table: Table, concurrent: int, tracker: Tracker, say: Say) -> li
         queue = TrialQueue(table, results)
         if concurrent == 1:
             while (place := queue.take()) is not None:
-                ended(place, _run_trial(table, place, queue.taken))
+                ended(place, run_trial(table, place, queue.taken))
         else:
             _run_at_once(queue, concurrent, ended, say)
     write_statistics(table, lines)
@@ -168,62 +160,13 @@ def _run_at_once(queue: TrialQueue, concurrent: int, ended: Callable[[int, Any],
         return "later" if queue.left else None
 
     try:
-        pool.run(pool.Workload(table.folder, total, take, partial(_do, table), ended, say), concurrent)
+        pool.run(pool.Workload(table.folder, total, take, partial(do, table), ended, say), concurrent)
     finally:
         rmtree(table.folder / pool.PLACES, ignore_errors=True)
     if stop.requested():
         raise stop.StoppedError(
             f"stopped with {total - queue.taken} of {total} not begun, as asked; the same command goes on from there"
         )
-
-
-def _do(table: Table, place: int, number: str) -> EndedTrial:
-    """Run a trial in a process of the pool, which may be asked to end."""
-    from orchestrator.runs.pool import place_of
-
-    run = partial(_run_trial, table, place, int(number))
-    return stop.heeding(str(place_of(table.folder, place)), run).result()
-
-
-def _run_trial(table: Table, place: int, taken: int) -> EndedTrial:
-    """Run the missing trainings of a trial; return failures as outcomes; raise ValueError for an unknown metric."""
-    trial, experiment = table.experiments[place]
-    rows = [row.name for row in table.config.runnable]
-    number = f"trial {taken} of {table.num_trials}"
-    what = f"{number}, row {rows.index(trial.row) + 1} of {len(rows)}: {described(trial)}"
-    with progress.phase(what, short=f"{number}, {trial.row}"):
-        return _trained(table.config, table.folder, trial, experiment)
-
-
-def _trained(config: TableConfig, folder: Path, trial: TableTrial, experiment: Experiment) -> EndedTrial:
-    pretraining: tuple[Path, list[str]] | None = None
-    try:
-        pretrained: PretrainingResult | None = None
-        if trial.pretrain_seed is not None and experiment.hands_over:
-            pretrained = pretrain.pretrain(experiment, folder, trial.row)
-            if experiment.trains:
-                pretraining = pretrained.folder, [stage.name for stage in experiment.pretraining]
-        done = finetune.finetune(experiment, pretrained, None if pretrained else folder, trial.row)
-    except (RunError, ValueError) as error:
-        # Trials that cannot work were refused before the first trial; a refusal now, as for a lost shard, is a
-        # failure.
-        return EndedTrial(Outcome(trial, None, " ".join(str(error).split())), pretraining)
-    chosen_by = [config.chosen_by] if trial.tried else []
-    for metric in (config.metric, *config.also, *chosen_by):
-        if metric not in done.scores:
-            raise ValueError(
-                f"table {config.name}: metric {metric!r} is not one of the scores {sorted(done.scores)}"
-                f"{did_you_mean(metric, done.scores)}; name one of them"
-            )
-    also = {name: done.scores[name] for name in config.also}
-    task = finetune.downstream_of(experiment)
-    steps_per_epoch = finetune.labelled_samples(task).train.num_samples / task.budget.batch_size
-    value = done.scores[config.metric]
-    patients = case_scores(done.folder / CASES, config.metric, value)
-    outcome = Outcome(trial, value, also=also, run=done.folder.name, patients=patients)
-    if trial.tried:
-        outcome = replace(outcome, validation=done.scores[config.chosen_by], validated_on=finetune.validated_on(task))
-    return EndedTrial(outcome, pretraining, (done.folder, steps_per_epoch))
 
 
 def _judged_by(table: Table) -> JudgedBy:

@@ -19,8 +19,9 @@ from orchestrator.tables import run as runs
 from orchestrator.tables import table as tables
 from orchestrator.tables.choice import Contender, choose, settings_of, shortly, worded
 from orchestrator.tables.grid import TableConfig
+from orchestrator.tables.job import EndedTrial
 from orchestrator.tables.outcome import Outcome, aggregate, is_needed
-from orchestrator.tables.results import EndedTrial, Results
+from orchestrator.tables.results import Results
 from orchestrator.tables.text import cells, comma_separated, markdown, notes
 from orchestrator.tables.trials import TableTrial, expected, trials_of
 from orchestrator.tracking.outbox import posted

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from data.sources import find_studies
 from orchestrator.config.refusal import ConfigError
+from orchestrator.ingest import run as ingest_run
 from orchestrator.ingest.request import IngestConfig
 from orchestrator.tables import cohort as cohorts
 from orchestrator.tables import table as tables
@@ -170,7 +171,7 @@ def test_further_ingests_may_be_of_phantoms_of_their_own(tmp_path: Path, monkeyp
     monkeypatch.setattr(
         cohorts.cohorts, "write", lambda kind, where, *rest: written.append((kind, where.name, *rest))
     )
-    monkeypatch.setattr(cohorts, "ingest", lambda request: ingested.append(Path(request.out).name))
+    monkeypatch.setattr(ingest_run, "ingest", lambda request: ingested.append(Path(request.out).name))
     (folder / "shards-shards-d").mkdir(parents=True)
     (folder / "shards-shards-d" / cohorts.INDEX).touch()
     cohort.prepare(str(tmp_path))
@@ -186,7 +187,7 @@ def test_each_ingest_finds_the_phantoms_of_its_kind(tmp_path: Path, monkeypatch:
         studies = find_studies(request.source, request.layout, request.options)
         found.append([Path(study.image[0]).name for study in studies])
 
-    monkeypatch.setattr(cohorts, "ingest", look)
+    monkeypatch.setattr(ingest_run, "ingest", look)
     cohort_of(also={"shards/photographs": photographs}).prepare(str(tmp_path))
     brains, pictures = found
     assert pictures == [f"phantom_{number:03d}.png" for number in range(4)]

@@ -21,10 +21,11 @@ from orchestrator.results.run_cards import members
 from orchestrator.runs import identity
 from orchestrator.runs.labelled import downstream_of, labelled_samples
 from orchestrator.runs.run import RESULT
+from orchestrator.tables import job
 from orchestrator.tables import run as runs
 from orchestrator.tables import table as tables
+from orchestrator.tables.job import EndedTrial
 from orchestrator.tables.outcome import Outcome
-from orchestrator.tables.results import EndedTrial
 from orchestrator.tables.run import run
 from orchestrator.terminal import progress
 from orchestrator.terminal.display import Display
@@ -152,7 +153,7 @@ def test_one_trial_at_a_time_runs_in_this_process_in_order(
     tmp_path: Path, shards: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table, said = tables.load(write_table(tmp_path, shards)), list[str]()
-    monkeypatch.setattr(runs, "_trained", lambda *trial: EndedTrial(Outcome(trial[2], float(os.getpid()))))
+    monkeypatch.setattr(job, "_trained", lambda *trial: EndedTrial(Outcome(trial[2], float(os.getpid()))))
     lines = runs._run_trials(table, 1, Tracker(tmp_path / "tracked", "unused"), said.append)
     assert [line.summary.values for line in lines] == [(float(os.getpid()),)] * 2
     assert [text.split(",")[0] for text in said] == ["1 of 2: scratch", "2 of 2: [0.3"]
@@ -168,7 +169,7 @@ def test_a_table_with_a_missing_row_is_checked_run_and_written_without_it(
     table, said = tables.load(write_table(tmp_path, shards, rows=[ABSENT, SCRATCH])), list[str]()
     tables.check(table)
     assert table.identity["rows"] == {"scratch": {"method": {"name": "scratch"}}}
-    monkeypatch.setattr(runs, "_trained", lambda *trial: EndedTrial(Outcome(trial[2], 0.5, run="finetune-1")))
+    monkeypatch.setattr(job, "_trained", lambda *trial: EndedTrial(Outcome(trial[2], 0.5, run="finetune-1")))
     lines = runs._run_trials(table, 1, Tracker(tmp_path / "tracked", "unused"), said.append)
     assert [(line.name, line.summary.mean, line.missing) for line in lines] == [
         ("PCRLv2", None, "it is not built"),
