@@ -1,4 +1,4 @@
-"""Pool: jobs that do not depend on one another, several at once, each in a process of this machine, by Ray Tune.
+"""Pool: jobs that do not depend on one another, several at once, each in a process of its own, by Ray Tune.
 
 Tune starts the processes and carries their reports. It never ends a job, because it would kill the job's process and
 strand its Train workers. Instead a job is asked to end by a marker in its folder (``orchestrator.stop``), and ends
@@ -14,20 +14,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-import ray
 from ray import cloudpickle, tune
 from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
 from orchestrator import stop
+from orchestrator.runs.hosts import resources_of_a_job
 from orchestrator.stop import RunError
 from orchestrator.terminal import progress
 
 PLACES, NOTE = "trials", "progress.json"  # a job's folder, and the note of its progress in it
 RESULT = "result"
-# The processes only wait: the CPUs are for their trainings. Other machines may not have the runs' folders.
-SLIVER = 0.001
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -187,10 +185,11 @@ def run(load: Workload, concurrent: int) -> None:
         os.environ.setdefault(name, value)
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it names by their ids what failed
     desk = Desk(load)
-    here = f"node:{ray.util.get_node_ip_address()}"
     with stop.awaited(), TemporaryDirectory() as kept, progress.others(load.folder, f"{PLACES}/*/{NOTE}"):
         tune.Tuner(
-            tune.with_resources(partial(_work, load.do, load.folder), {"cpu": 0, here: SLIVER}),
+            tune.with_resources(
+                partial(_work, load.do, load.folder), resources_of_a_job(load.folder, concurrent, load.say)
+            ),
             tune_config=tune.TuneConfig(
                 search_alg=JobQueue(desk),
                 num_samples=load.total,
