@@ -14,6 +14,8 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from data.shards.writer import write_atomically
+
 # Seen of two trials at once (resident memory that no other process shares): 0.7 GB of a job's own process, 0.3 of
 # the controller, 0.3 of Ray's helpers beside it.
 JOB_BYTES = 1.3e9
@@ -49,7 +51,7 @@ def _sees(node_id: str, folder: Path) -> bool:
     """Tell whether a machine finds in a folder what was written here."""
     folder.mkdir(parents=True, exist_ok=True)
     note = folder / f"seen-{uuid4().hex}"
-    note.write_text(note.name)
+    write_atomically(note, note.name)
     there = NodeAffinitySchedulingStrategy(node_id, soft=False)
     try:
         look = ray.remote(num_cpus=0)(_has).options(scheduling_strategy=there)
