@@ -132,6 +132,8 @@ def _hours(compared: ComparisonResult, runs: Sequence[Card], starts: Sequence[Ca
     for cards in (runs, starts):
         hours = []
         for card in cards:
+            if card.kind == "pretrain" and not compared.choice.source.curve(card, "loss")[1]:
+                continue  # its encoder was only filled from a file
             batch, rates = (
                 card.params.get(fields.get(card.kind, "")),
                 compared.choice.source.curve(card, "samples_per_s"),

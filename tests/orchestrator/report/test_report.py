@@ -19,11 +19,12 @@ from orchestrator import cli
 from orchestrator.judging.cases import CASES, to_parquet, with_patients
 from orchestrator.judging.pictures import RIGHT, WRONG
 from orchestrator.judging.validation import evidence_of
-from orchestrator.report import content
+from orchestrator.report import charts, content
 from orchestrator.report.case_panels import TRUE_BOX, Panel
 from orchestrator.report.content import ReportContent, report_of
 from orchestrator.report.page import page
 from orchestrator.report.search import importance
+from orchestrator.results.compare import pretrainings_of
 from orchestrator.results.findings import (
     MemberCopy,
     MemberCourse,
@@ -32,6 +33,7 @@ from orchestrator.results.findings import (
     findings_in,
     note_findings,
 )
+from orchestrator.results.run_cards import Card
 from orchestrator.results.usual import JudgedBy, note, noted
 from orchestrator.runs.network import NETWORK, build_network
 from orchestrator.sweeps.settings import Objective
@@ -104,6 +106,23 @@ def test_the_page_answers_first_and_holds_the_table_its_notes_and_its_figures(ru
     for said in (*report.notes, *report.rows[0], "raydiology report runs/tiny", "Each run of these rows has a score"):
         assert said in html
     assert re.search(r'<tr class="best"><td>\[0\.3, 0\.6\]</td>', html)
+
+
+def test_a_row_whose_encoder_was_filled_from_a_file_costs_what_its_fine_tunings_cost(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.rows()
+    compared = runs.compare()
+
+    def curve(self: Any, card: Card, metric: str) -> tuple[list[float], list[float]]:
+        trained = card.kind == "finetune" and metric == "samples_per_s"
+        return ([0, 1], [6.0, 3.0]) if trained else ([], [])
+
+    monkeypatch.setattr(type(compared.choice.source), "curve", curve)
+    assert headings(report_of(compared)) == ["Scores of runs", "Score against cost"]
+    for line in compared.lines:
+        starts = pretrainings_of(compared, line.scored)
+        assert charts._hours(compared, line.scored, starts) == pytest.approx((12 / 6 + 12 / 3) / 3600)
 
 
 def test_nothing_is_fetched_and_no_script_runs(runs: Runs) -> None:
