@@ -1,15 +1,14 @@
 """Outlook: the forecasts of the trainings that an experiment still lacks."""
 
 from contextlib import nullcontext
-from pathlib import Path
 
-from data.shards.index import ShardSet
 from orchestrator.config.experiment import Experiment
 from orchestrator.runs import pretrain
-from orchestrator.runs.course import courses, digest_of
+from orchestrator.runs.course import courses
 from orchestrator.runs.finetune import downstream_of, labelled_samples
 from orchestrator.runs.forecast import PROBE, Forecast, Work, finetuning_work, forecast, probe_forecast, stage_work
 from orchestrator.runs.run import RESULT
+from orchestrator.runs.work import finetuning_folder
 from orchestrator.terminal.progress import phase
 
 
@@ -26,15 +25,6 @@ def missing(experiment: Experiment, finetuned: bool, probed: bool, measured: boo
     if finetuned and not (finetuning_folder(experiment) / RESULT).exists():
         found.append(finetuning(experiment, measured))
     return found
-
-
-def finetuning_folder(experiment: Experiment, pretrained_first: bool = True) -> Path:
-    """Return the folder of a fine-tuning on its shards as they are, after the pretraining or without it."""
-    pretrained = "scratch"
-    if pretrained_first and experiment.hands_over:
-        pretrained = experiment.pretrain_key(digest_of(courses(experiment)))
-    key = experiment.finetune_key(pretrained, ShardSet.open(downstream_of(experiment).shards).digest)
-    return Path(experiment.home) / experiment.name / f"finetune-{key}"
 
 
 def pretraining(experiment: Experiment, measured: bool, probed: bool = False) -> list[Forecast]:

@@ -16,8 +16,9 @@ from orchestrator.runs import pretrain
 from orchestrator.runs.dry_run import Needs, finetuning_needs, pretraining_needs
 from orchestrator.runs.forecast import Forecast, together
 from orchestrator.runs.forecast_text import told
-from orchestrator.runs.outlook import finetuning, finetuning_folder, pretraining
+from orchestrator.runs.outlook import finetuning, pretraining
 from orchestrator.runs.run import RESULT
+from orchestrator.runs.work import finetuning_folder
 from orchestrator.sweeps import space, sweep
 from orchestrator.sweeps.space import Point
 from orchestrator.sweeps.sweep import Sweep

@@ -11,10 +11,11 @@ from rich.table import Table
 
 from orchestrator.direction import best_first, words
 from orchestrator.results.text import MARK, NOTHING, as_csv, as_markdown, as_terminal, spread
+from orchestrator.runs.work import TrainingWork
 from orchestrator.sweeps.domains import is_number
+from orchestrator.sweeps.savings import saved_words, savings
 from orchestrator.sweeps.settings import SweepConfig
 from orchestrator.sweeps.space import Point, Space, describe, params
-from orchestrator.sweeps.work import TrialWork, saved_words, savings
 
 State = Literal["running", "stopped", "done", "pruned", "failed"]
 DECIMALS = 4
@@ -45,7 +46,7 @@ class Standing:
     others: tuple[float, ...] = ()
     repeats: tuple[float, ...] = ()
     judged: float | None = None
-    work: tuple[TrialWork, ...] = ()
+    work: tuple[TrainingWork, ...] = ()
     pretrained: str = ""
     source: int | None = None
 

@@ -17,11 +17,11 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler,
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from orchestrator.runs.pool import Later
+from orchestrator.runs.work import TrainingWork
 from orchestrator.sweeps.population import Heir, heirs
 from orchestrator.sweeps.settings import Scheduler, Search, SweepConfig
 from orchestrator.sweeps.space import Point, draw, first, grid, params
 from orchestrator.sweeps.standings import Standing, State
-from orchestrator.sweeps.work import TrialWork
 from orchestrator.tracking.store import sqlite_address
 
 STORE = "optuna.db"
@@ -49,7 +49,7 @@ class Ending:
     run: str = ""
     others: tuple[float, ...] = ()
     repeats: tuple[float, ...] = ()
-    work: tuple[TrialWork, ...] = ()
+    work: tuple[TrainingWork, ...] = ()
     pretrained: str = ""
 
 
@@ -179,7 +179,7 @@ class Ledger:
 
     def _standing(self, trial: FrozenTrial) -> Standing:
         curve, attributes = trial.intermediate_values, trial.user_attrs
-        work = tuple(TrialWork(**one) for one in attributes.get(WORK, ()))
+        work = tuple(TrainingWork(**one) for one in attributes.get(WORK, ()))
         steps = max(curve, default=work[-1].steps if work else 0)
         last = None if (held := curve.get(steps)) is None else self._sign * held
         by_another = self.config.scheduler.metric is not None

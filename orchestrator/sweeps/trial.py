@@ -17,12 +17,12 @@ from orchestrator.history import HISTORY, Tail
 from orchestrator.runs import finetune, pretrain
 from orchestrator.runs.run import tracker_of
 from orchestrator.runs.segment import Segment
+from orchestrator.runs.work import work_of
 from orchestrator.stop import RunError
 from orchestrator.sweeps.settings import Objective, TrialCost
 from orchestrator.sweeps.space import Point, Scalar
 from orchestrator.sweeps.study import Ending
 from orchestrator.sweeps.watching import Verdict, WatchedCurve, curve_of, judged_folder, watched
-from orchestrator.sweeps.work import work_of
 from orchestrator.terminal import progress
 from orchestrator.tracking.tags import DESCRIPTION
 from orchestrator.tracking.tracker import Tracker

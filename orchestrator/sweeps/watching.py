@@ -4,7 +4,6 @@ import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data.shards.index import ShardSet
 from orchestrator import stop
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.refusal import ConfigError
@@ -15,6 +14,7 @@ from orchestrator.results.curve import Curve
 from orchestrator.runs import finetune, pretrain
 from orchestrator.runs.course import Course
 from orchestrator.runs.segment import Segment
+from orchestrator.runs.work import finetuning_folder
 from orchestrator.sweeps.settings import Objective, Scheduler
 
 # Prefixes of metrics that are measured only at times, each with a metric that is always measured with it.
@@ -112,12 +112,4 @@ def judged_folder(experiment: Experiment, objective: Objective, segment: Segment
     """Return the folder of the run that reports the objective."""
     if objective.of == "pretrain":
         return pretrain.folder_of(experiment, segment)
-    return finetuned_folder(experiment, segment)
-
-
-def finetuned_folder(experiment: Experiment, segment: Segment | None = None) -> Path:
-    """Return the folder of an experiment's fine-tuning on its shards as they are."""
-    hands_over = experiment.hands_over
-    start = pretrain.folder_of(experiment, segment).name.removeprefix(pretrain.PREFIX) if hands_over else "scratch"
-    key = experiment.finetune_key(start, ShardSet.open(finetune.downstream_of(experiment).shards).digest)
-    return Path(experiment.home) / experiment.name / f"finetune-{key}"
+    return finetuning_folder(experiment, segment=segment)

@@ -27,13 +27,17 @@ from orchestrator.tables.choice import (
 )
 from orchestrator.tables.row import Seeds, TableRow
 
+# What a run costs, beside the scores of its fine-tuning.
+COST = "hours"
+
 
 class TableConfig(FrozenConfig):
     """A table file: its experiment, its rows, their repeats, and the comparison between them.
 
     ``experiment`` is relative to the table's file. ``reference`` names the row that the others are tested against;
     only a table whose rows are all missing has none. ``also`` names further metrics whose mean and deviation are
-    shown, such as ``dice/liver``. ``notes`` are printed below the table, for example how the paper's numbers were
+    shown, such as ``dice/liver``, and ``hours``: those in which a run's steps were trained, its pretraining with it,
+    times the workers. ``notes`` are printed below the table, for example how the paper's numbers were
     obtained. ``curves`` names metrics of the pretraining that are drawn over its steps, one line per row (its first
     seed); ``convergence`` names metrics of the fine-tuning that are drawn over its epochs, each row with its repeats.
     ``over`` names a field of numbers, such as ``downstream.label_fraction``: the table's metric is drawn over it, one

@@ -11,8 +11,9 @@ from orchestrator.judging.case_scores import case_scores
 from orchestrator.judging.cases import CASES
 from orchestrator.runs import finetune, pretrain
 from orchestrator.runs.pretrain import PretrainingResult
+from orchestrator.runs.work import work_of
 from orchestrator.stop import RunError
-from orchestrator.tables.grid import TableConfig
+from orchestrator.tables.grid import COST, TableConfig
 from orchestrator.tables.outcome import Outcome
 from orchestrator.tables.table import Table, described
 from orchestrator.tables.trials import TableTrial
@@ -64,13 +65,17 @@ def _trained(config: TableConfig, folder: Path, trial: TableTrial, experiment: E
         # failure.
         return EndedTrial(Outcome(trial, None, " ".join(str(error).split())), pretraining)
     chosen_by = [config.chosen_by] if trial.tried else []
+    scores = done.scores
+    if COST in config.also:
+        works = work_of(experiment, finetuned=True, pretrained=trial.pretrain_seed is not None)
+        scores = {**scores, COST: sum(work.hours for work in works)}
     for metric in (config.metric, *config.also, *chosen_by):
-        if metric not in done.scores:
+        if metric not in scores:
             raise ValueError(
-                f"table {config.name}: metric {metric!r} is not one of the scores {sorted(done.scores)}"
-                f"{did_you_mean(metric, done.scores)}; name one of them"
+                f"table {config.name}: metric {metric!r} is not one of the scores {sorted(scores)}"
+                f"{did_you_mean(metric, scores)}; name one of them"
             )
-    also = {name: done.scores[name] for name in config.also}
+    also = {name: scores[name] for name in config.also}
     task = finetune.downstream_of(experiment)
     steps_per_epoch = finetune.labelled_samples(task).train.num_samples / task.budget.batch_size
     value = done.scores[config.metric]

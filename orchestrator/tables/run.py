@@ -21,7 +21,7 @@ from orchestrator.runs import identity
 from orchestrator.runs.abandoned import closing_abandoned
 from orchestrator.runs.run import parent
 from orchestrator.stop import RunError
-from orchestrator.tables.grid import TableConfig
+from orchestrator.tables.grid import COST, TableConfig
 from orchestrator.tables.job import EndedTrial, do, run_trial
 from orchestrator.tables.outcome import Outcome, TableLine, aggregate, is_needed
 from orchestrator.tables.results import (
@@ -174,7 +174,7 @@ def _judged_by(table: Table) -> JudgedBy:
     points = tuple((line, float(value), row) for line, rows in table.lines.items() for value, row in rows.items())
     return JudgedBy(
         metric=config.metric,
-        also=config.also,
+        also=tuple(name for name in config.also if name != COST),  # a report counts the hours itself
         reference=config.reference,
         over=config.over,
         points=points,

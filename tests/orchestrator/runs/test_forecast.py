@@ -32,9 +32,10 @@ from orchestrator.runs.forecast import (
     stage_work,
     together,
 )
-from orchestrator.runs.outlook import finetuning_folder, missing
+from orchestrator.runs.outlook import missing
 from orchestrator.runs.run import RESULT
 from orchestrator.runs.timing import Spell, Timing
+from orchestrator.runs.work import finetuning_folder
 from orchestrator.training import optimiser as optimisers
 from orchestrator.training.checkpoint import State, save
 from tests.experiments import UNET, tiny_experiment, tiny_segmentation

@@ -9,12 +9,13 @@ import pytest
 from pydantic import ValidationError
 
 from orchestrator.results.findings import TrialValues
+from orchestrator.runs.work import TrainingWork
 from orchestrator.sweeps import records, standings
 from orchestrator.sweeps import sweep as sweeps
+from orchestrator.sweeps.savings import saved_words, savings
 from orchestrator.sweeps.settings import SweepConfig
 from orchestrator.sweeps.standings import Standing
 from orchestrator.sweeps.study import Ending, Ledger, pruner
-from orchestrator.sweeps.work import TrialWork, saved_words, savings
 from tests.experiments import UNET
 from tests.orchestrator.sweeps.test_sweep import LOSS, tree, write_sweep
 from tests.shardsets import write_slices
@@ -100,8 +101,8 @@ def test_trials_are_ended_by_the_scheduler_s_metric_in_its_own_direction(tmp_pat
 
 
 def test_what_was_saved_is_counted_in_steps_and_hours_of_the_trainings_themselves() -> None:
-    whole = (TrialWork("pretrain", 100, 100, 3600.0), TrialWork("finetune", 10, 10, 720.0))
-    early = (TrialWork("pretrain", 25, 100, 1800.0, workers=2), TrialWork("finetune", 0, 10, 0.0))
+    whole = (TrainingWork("pretrain", 100, 100, 3600.0), TrainingWork("finetune", 10, 10, 720.0))
+    early = (TrainingWork("pretrain", 25, 100, 1800.0, workers=2), TrainingWork("finetune", 0, 10, 0.0))
     found = savings([(False, whole), (True, early)])
     assert found is not None
     assert (found.ended, found.left_out) == ("1 pretraining", "1 fine-tuning")

@@ -13,10 +13,10 @@ from orchestrator.config.experiment import Experiment
 from orchestrator.history import HISTORY, append
 from orchestrator.runs.finetune import FinetuningResult
 from orchestrator.runs.pretrain import PretrainingResult, folder_of
+from orchestrator.runs.work import TrainingWork
 from orchestrator.sweeps import sweep as sweeps
 from orchestrator.sweeps import trial as trials
 from orchestrator.sweeps.trial import Trial
-from orchestrator.sweeps.work import TrialWork
 from orchestrator.tracking.tracker import Tracker
 from tests.experiments import UNET
 from tests.orchestrator.sweeps.test_several import BY_RANK, DICE, LR
@@ -85,8 +85,8 @@ def test_a_pretraining_that_falls_behind_at_its_last_step_is_not_fine_tuned_or_r
     assert doings.reported == [(step, pytest.approx((step - 1) / 10)) for step in MEASURED], "the pretraining's rank"
     assert (ending.state, doings.pretrained, doings.finetuned) == ("pruned", [0], [])
     assert ending.work == (
-        TrialWork("pretrain", 60, 60, 60 * 8 / 16), TrialWork("finetune", 0, 4, 0.0),
-        TrialWork("pretrain", 0, 60, 0.0), TrialWork("finetune", 0, 4, 0.0),
+        TrainingWork("pretrain", 60, 60, 60 * 8 / 16), TrainingWork("finetune", 0, 4, 0.0),
+        TrainingWork("pretrain", 0, 60, 0.0), TrainingWork("finetune", 0, 4, 0.0),
     )  # fmt: skip
     assert ending.pretrained == folder_of(trial.experiment).name
 

@@ -245,13 +245,15 @@ def test_a_table_runs_what_is_missing_and_only_that_also_once_its_home_was_moved
     pretrained = {"name": "[0.3, 0.6]", "pretrain_seeds": [5]}
     diverging = {**scratch, "name": "diverging"}
     diverging["overrides"] = {**scratch["overrides"], "downstream.optimiser.lr": 1e30}
-    path = write_table(place, shards, rows=[diverging, scratch, pretrained], concurrent=2)
+    path = write_table(place, shards, rows=[diverging, scratch, pretrained], concurrent=2, also=["hours"])
     table, log = tables.load(path), io.StringIO()
     with progress.showing_on(Display(Console(file=log, width=200), 0.5)):
         lines = run(table, said.append)
     assert any(re.match(r"\d of 3: scratch, not pretrained, fine-tuning seed 0: score 0\.", line) for line in said)
     assert [line.name for line in lines] == ["diverging", "scratch", "[0.3, 0.6]"]
     assert [line.summary.num_values for line in lines] == [0, 1, 1]
+    own, with_pretraining = (line.also["hours"].mean or 0 for line in lines[1:])
+    assert 0 < own < with_pretraining < 0.1
     assert re.search(r"loss is nan|loss is inf|gradient norm is", lines[0].failures[0])
     assert (len(list(runs.glob("pretrain-*"))), len(list(runs.glob("finetune-*")))) == (1, 3)
     assert {path.name for path in table.folder.glob("*.*")} >= {"table.md", "table.csv", "curve-collapse.png"}

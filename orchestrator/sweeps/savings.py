@@ -1,38 +1,9 @@
-"""TrialWork: what the trainings of a trial did of what was planned, and what a sweep saved by ending trials early."""
+"""Savings: what a sweep did not train, because it ended trials early."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
-from orchestrator import history
-from orchestrator.config.experiment import Experiment
-from orchestrator.runs import finetune, pretrain
-from orchestrator.runs.course import courses
-from orchestrator.runs.segment import Segment
-from orchestrator.sweeps.watching import finetuned_folder
-
-HOUR_S = 3600
-
-
-@dataclass(frozen=True)
-class TrialWork:
-    """A training of a trial: the steps that were done of those that were planned.
-
-    seconds  in which the steps were trained, whoever trained them, without start and validation
-    workers  that trained at once
-    """
-
-    kind: Literal["pretrain", "finetune"]
-    steps: int
-    planned: int
-    seconds: float
-    workers: int = 1
-
-    @property
-    def hours(self) -> float:
-        """Hours of all workers together: GPU hours where each has a GPU."""
-        return self.seconds * self.workers / HOUR_S
+from orchestrator.runs.work import HOUR_S, TrainingWork
 
 
 @dataclass(frozen=True)
@@ -52,34 +23,7 @@ class Savings:
     planned_hours: float | None
 
 
-def work_of(experiment: Experiment, finetuned: bool, segment: Segment | None = None) -> list[TrialWork]:
-    """Return the trainings of an experiment as their histories tell them."""
-    found = [*_pretraining(experiment, segment)] if experiment.hands_over else []
-    if finetuned:
-        task = finetune.downstream_of(experiment)
-        planned = finetune.plan_of(experiment, finetune.labelled_samples(task)).total_steps
-        workers = experiment.resources_of(task).workers
-        steps, seconds = _trained(finetuned_folder(experiment, segment), finetune.STAGE, task.budget.batch_size)
-        found.append(TrialWork("finetune", steps, planned, seconds, workers))
-    return found
-
-
-def _pretraining(experiment: Experiment, segment: Segment | None) -> Iterator[TrialWork]:
-    folder = pretrain.folder_of(experiment, segment)
-    for course in courses(experiment):
-        if course.trains:
-            steps, seconds = _trained(folder, course.stage.name, course.stage.budget.batch_size)
-            workers = experiment.resources_of(course.stage).workers
-            planned = segment.until - segment.begin if segment else course.plan.total_steps
-            yield TrialWork("pretrain", steps, planned, seconds, workers)
-
-
-def _trained(folder: Path, stage: str, batch_size: int) -> tuple[int, float]:
-    lines = history.steps(folder, stage)
-    return len(lines), sum(batch_size / line["samples_per_s"] for line in lines)
-
-
-def savings(trials: Sequence[tuple[bool, Sequence[TrialWork]]]) -> Savings | None:
+def savings(trials: Sequence[tuple[bool, Sequence[TrainingWork]]]) -> Savings | None:
     """Return what was saved, from each trial's word whether it was ended early, and its work; None for nothing.
 
     The time of steps that were not trained is told by the speed of the training's own steps, or, where it has none,
@@ -105,20 +49,20 @@ def savings(trials: Sequence[tuple[bool, Sequence[TrialWork]]]) -> Savings | Non
     )
 
 
-def _counted(works: Sequence[TrialWork]) -> str:
+def _counted(works: Sequence[TrainingWork]) -> str:
     """Count trainings in words."""
     names = {"pretrain": "pretraining", "finetune": "fine-tuning"}
     counts = {name: sum(work.kind == kind for work in works) for kind, name in names.items()}
     return " and ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items() if count)
 
 
-def _pace(works: Sequence[TrialWork]) -> float | None:
+def _pace(works: Sequence[TrainingWork]) -> float | None:
     """Return the hours of a step."""
     steps = sum(work.steps for work in works)
     return sum(work.hours for work in works) / steps if steps else None
 
 
-def _hours_left(work: TrialWork, usual: float | None) -> float | None:
+def _hours_left(work: TrainingWork, usual: float | None) -> float | None:
     """Return the hours that the rest of a training would have taken."""
     if work.steps == work.planned:
         return 0.0
