@@ -16,6 +16,7 @@ from methods.encoders.slice_transformer import SliceTransformerEncoder
 from methods.encoders.slices import SlicesEncoder
 from methods.encoders.swin_unetr import SwinEncoder
 from methods.encoders.unet import UNetEncoder
+from methods.encoders.vit import ViTEncoder
 
 __all__ = [
     "ENCODERS",
@@ -28,6 +29,7 @@ __all__ = [
     "SlicesEncoder",
     "SwinEncoder",
     "UNetEncoder",
+    "ViTEncoder",
 ]
 
 ENCODERS: dict[str, type[Encoder]] = {
@@ -39,4 +41,5 @@ ENCODERS: dict[str, type[Encoder]] = {
     "resnet3d": ResNet3DEncoder,
     "slices": SlicesEncoder,
     "slice_transformer": SliceTransformerEncoder,
+    "vit": ViTEncoder,
 }
