@@ -4,15 +4,19 @@ from methods import lean_monai
 from methods.base import Method
 from methods.cpc import CPC
 from methods.deepcluster_v2 import DeepClusterV2
+from methods.dino import DINO
 from methods.exemplar import Exemplar
+from methods.gl_mae import GLMAE
 from methods.jigsaw import Jigsaw
 from methods.jssl_cluster import JSSLCluster
 from methods.jssl_mask import JSSLMask
+from methods.mae import MAE
 from methods.patch_location import PatchLocation
 from methods.rotation import Rotation
 from methods.scratch import Scratch
 from methods.simmim import SimMIM
 from methods.simsiam import SimSiam
+from methods.spark import SparK
 from methods.svdnet import SVDNet
 from methods.svdnet_detection import SVDNetDetection
 from methods.swav import SwAV
@@ -29,6 +33,10 @@ METHODS: dict[str, type[Method]] = {
     "exemplar": Exemplar,
     "cpc": CPC,
     "simmim": SimMIM,
+    "mae": MAE,
+    "gl_mae": GLMAE,
+    "dino": DINO,
+    "spark": SparK,
     "swav": SwAV,
     "deepcluster_v2": DeepClusterV2,
     "jssl_mask": JSSLMask,

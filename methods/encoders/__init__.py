@@ -17,6 +17,7 @@ from methods.encoders.slices import SlicesEncoder
 from methods.encoders.swin_unetr import SwinEncoder
 from methods.encoders.unet import UNetEncoder
 from methods.encoders.vit import ViTEncoder
+from methods.encoders.vnet import VNetEncoder
 
 __all__ = [
     "ENCODERS",
@@ -29,6 +30,7 @@ __all__ = [
     "SlicesEncoder",
     "SwinEncoder",
     "UNetEncoder",
+    "VNetEncoder",
     "ViTEncoder",
 ]
 
@@ -42,4 +44,5 @@ ENCODERS: dict[str, type[Encoder]] = {
     "slices": SlicesEncoder,
     "slice_transformer": SliceTransformerEncoder,
     "vit": ViTEncoder,
+    "vnet": VNetEncoder,
 }

@@ -64,10 +64,18 @@ _COUNTERPARTS = {
         "DenseNet", ("growth_rate", "block_config", "init_features"), encoder=f"network.features.{_STRICT}"
     ),
     "resnet": _Counterpart("ResNet", (), encoder=f"network.{_STRICT}"),
+    "vnet": _Counterpart(
+        "VNet",
+        (),
+        encoder="""for name in ("in_tr", "down_tr32", "down_tr64", "down_tr128", "down_tr256"):
+    stage = {key.removeprefix(name + "."): value for key, value in weights.items() if key.startswith(name + ".")}
+    getattr(network, name).load_state_dict(stage, strict=True)""",
+        network=f"network.{_STRICT}",
+    ),
     "vit": _Counterpart("ViT", (), encoder=f"network.{_STRICT}"),
 }
 _UNETR = _Counterpart("UNETR", (), encoder="", network=f"network.{_STRICT}")
-_UNETR_LAYERS = 12  # MONAI's UNETR has no others
+_UNETR_LAYERS, _VNET_FEATURES = 12, 16  # MONAI's UNETR and VNet have no others
 
 
 def export(run: Path, target: Path) -> list[Path]:
@@ -125,6 +133,8 @@ def _counterpart(encoder: dict[str, Any], part: str) -> _Counterpart | None:
     """Return MONAI's class for an encoder, or for the network on it."""
     if encoder["name"] == "vit" and part == "network":
         return _UNETR if encoder["num_layers"] == _UNETR_LAYERS else None
+    if encoder["name"] == "vnet" and encoder["init_features"] != _VNET_FEATURES:
+        return None
     return _COUNTERPARTS.get(encoder["name"])
 
 
