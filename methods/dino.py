@@ -14,6 +14,7 @@ Variants:  each flag is a field of the config and can be set on its own.
 Shapes:    B samples, A large crops, V crops, C channels, *s spatial axes, d dimensions, K prototypes.
 """
 
+from math import ceil
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -110,12 +111,24 @@ class DINO(Method):
         """Return all parameters; the prototypes learn after ``frozen_epochs``."""
         *hidden, prototypes = self.head
         learning = [*self.encoder.parameters(), *nn.ModuleList(hidden).parameters()]
-        steps = self.config.frozen_epochs * self.facts.num_samples / self.facts.batch_size
-        starts = min(1.0, steps / self.facts.steps)
         return [
             *split_decay(p for p in learning if p.requires_grad),
-            ParamGroup([*prototypes.parameters()], starts_at=starts),
+            ParamGroup([*prototypes.parameters()], starts_at=min(1.0, self._frozen_steps / self.facts.steps)),
         ]
+
+    def doubts(self) -> tuple[str, ...]:
+        """Doubt a budget in which the prototypes never learn."""
+        if self._frozen_steps < self.facts.steps:
+            return ()
+        return (
+            f"method.frozen_epochs {self.config.frozen_epochs}: the prototypes learn after step "
+            f"{ceil(self._frozen_steps)}, and the budget has {self.facts.steps} steps; lower method.frozen_epochs "
+            "or raise the budget",
+        )
+
+    @property
+    def _frozen_steps(self) -> float:
+        return self.config.frozen_epochs * self.facts.num_samples / self.facts.batch_size
 
     def after_step(self, progress: Progress) -> None:
         """Move the teacher, and the centre of its outputs."""

@@ -98,6 +98,8 @@ def test_prototypes_learn_after_the_first_epoch(epochs, steps, starts):
     method = tiny(Facts(num_samples=16, steps=steps, batch_size=4), frozen_epochs=epochs)
     (group,) = [g for g in method.param_groups() if any(p is method.head[-1].weight for p in g.params)]
     assert group.starts_at == pytest.approx(starts)
+    doubted = "frozen_epochs 3: the prototypes learn after step 12, and the budget has 4 steps; lower"
+    assert [doubted in doubt for doubt in method.doubts()] == ([True] if starts == 1 else [])
 
 
 def test_prototypes_count_as_vectors_of_length_1():
