@@ -28,7 +28,6 @@ from methods.base import Facts, Losses, Method, ParamGroup, Progress, Views, spl
 from methods.clustering import CropsConfig
 from methods.encoders import Encoder
 from methods.parts.cluster_health import code_parts
-from methods.parts.collapse import collapse_part
 from methods.parts.distillation import Codes, DistillationTeacher, Temperature, distillation_head, entropy_of_mean
 from methods.parts.multi_crop import AreaCrops, MultiCrop, crop_features
 from methods.parts.ranks import number_of_ranks
@@ -97,13 +96,9 @@ class DINO(Method):
     def loss(self, views: Views) -> Losses:
         """Compute the mean cross-entropy of a large crop's code with what each other crop predicts."""
         num_large = self.config.large_crops.num
-        features = crop_features(self.encoder, views.images)
-        scores = self.head(features).unflatten(0, (len(views.images), -1))
+        scores = self.head(crop_features(self.encoder, views.images)).unflatten(0, (len(views.images), -1))
         codes = self.codes(self.teacher(views.images[:num_large]))
-        parts = {
-            **code_parts(codes, num_large * codes.shape[1] * number_of_ranks()),
-            **collapse_part(features[: codes.shape[1]]),
-        }
+        parts = code_parts(codes, num_large * codes.shape[1] * number_of_ranks())
         total = swapped_loss(scores, codes, self.config.temperature, "mean")
         return Losses(total, parts, entropy_of_mean(codes))
 

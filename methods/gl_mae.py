@@ -30,7 +30,7 @@ from methods.base import Facts, Losses, Method, Progress, Views
 from methods.encoders import Encoder
 from methods.encoders.vit import transformer_of
 from methods.mae import encode_visible
-from methods.parts.collapse import collapse_part
+from methods.parts.cluster_health import code_entropy
 from methods.parts.distillation import Codes, DistillationTeacher, Temperature, distillation_head, entropy_of_mean
 from methods.parts.hidden_blocks import (
     block_error,
@@ -163,7 +163,7 @@ class GLMAE(Method):
             "large_error": large.detach(),
             "small_error": small.detach(),
             "cross_entropy": consistency.detach(),
-            **collapse_part(features[: codes.shape[1]]),
+            "code_entropy": code_entropy(codes),
         }
         return Losses(total, parts, constant.detach())
 
