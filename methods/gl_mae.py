@@ -44,11 +44,11 @@ from methods.parts.hidden_blocks import (
 from methods.parts.multi_crop import AreaCrops, MultiCrop
 from methods.parts.precision import at_least_float32, full_precision
 from methods.parts.schedule import Ramp, value_at
+from methods.parts.sizes import USUAL_SIDE
 from methods.parts.teacher import Decay
 from methods.parts.token_decoder import TokenDecoder
 from methods.parts.variants import completed_by
 
-SIDE = {2: 224, 3: 96}
 _LARGE: dict[str, Any] = {"num": 2, "area": (0.5, 1.0)}
 _SMALL: dict[str, Any] = {"num": 4, "area": (0.1, 0.5)}
 
@@ -111,7 +111,7 @@ class GLMAE(Method):
 
     def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()
-        self.config, side = config, SIDE[encoder.spatial_dims]
+        self.config, side = config, USUAL_SIDE[encoder.spatial_dims]
         large, small = (
             crops.model_copy(update={"size": crops.size or side})
             for crops in (config.large_crops, config.small_crops)

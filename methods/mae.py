@@ -10,7 +10,6 @@ Variants:  each flag is a field of the config and can be set on its own.
                               deviation, its better results
            distance           squared                         absolute; its paper, too, has an l2 loss
            decoder_heads      16                              8
-           crop_size          224                             96
            Here there is no class token: the loss does not touch it. Decoders have fixed positions; that of MIM-Med3D
            learns them. Crops keep the scale of the scan; MAE resizes 20 to 100 % of a photograph to one size.
            Both codes round the number of hidden patches, up and down; here it is rounded up.
@@ -43,13 +42,13 @@ from methods.parts.hidden_blocks import (
     normalised,
     visible_places,
 )
-from methods.parts.sizes import check_stride, per_axis
+from methods.parts.sizes import USUAL_SIDE, check_stride, per_axis
 from methods.parts.token_decoder import TokenDecoder
 from methods.parts.variants import completed_by
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "paper": {"normalise_patches": True, "distance": "squared", "decoder_heads": 16, "crop_size": 224},
-    "volumes": {"normalise_patches": False, "distance": "absolute", "decoder_heads": 8, "crop_size": 96},
+    "paper": {"normalise_patches": True, "distance": "squared", "decoder_heads": 16},
+    "volumes": {"normalise_patches": False, "distance": "absolute", "decoder_heads": 8},
 }
 
 
@@ -69,7 +68,8 @@ class MAE(Method):
     class Config(TokenDecoder.Config):
         """``variant`` fills in the flags that are not given; the completed config is kept.
 
-        crop_size          voxels per axis of a crop at a random place, or one number for all axes
+        crop_size          voxels per axis of a crop at a random place, or one number for all axes; by default 224
+                           pixels or 96 voxels
         mask_ratio         share of a crop's patches that is hidden, rounded up to whole patches
         normalise_patches  predict each patch at mean 0 and deviation 1
         distance           how a voxel's error is measured
@@ -77,7 +77,7 @@ class MAE(Method):
 
         name: Literal["mae"] = "mae"
         variant: Literal["paper", "volumes"] = "paper"
-        crop_size: PositiveInt | tuple[PositiveInt, ...] = 224
+        crop_size: PositiveInt | tuple[PositiveInt, ...] | None = None
         mask_ratio: float = Field(default=0.75, gt=0, lt=1)
         normalise_patches: bool = True
         distance: Distance = "squared"
@@ -88,7 +88,9 @@ class MAE(Method):
     def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()
         self.config = config
-        self.size = per_axis(config.crop_size, encoder.spatial_dims, "method.crop_size")
+        self.size = per_axis(
+            config.crop_size or USUAL_SIDE[encoder.spatial_dims], encoder.spatial_dims, "method.crop_size"
+        )
         check_stride(self.size, encoder.strides, "method.crop_size")
         self.grid = tuple(length // stride for length, stride in zip(self.size, encoder.strides, strict=True))
         self.num_hidden = count_hidden(config.mask_ratio, self.grid)

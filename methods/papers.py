@@ -81,7 +81,7 @@ PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
         PaperSize(
             "photographs", ViTEncoder.Config(spatial_dims=2, in_channels=3, positions="sin_cos", qkv_bias=True)
         ),
-        PaperSize("CT volumes", ViTEncoder.Config(spatial_dims=3), {"crop_size": 96}),
+        PaperSize("CT volumes", ViTEncoder.Config(spatial_dims=3)),
     ),
     "dino": (
         PaperSize(
@@ -93,7 +93,7 @@ PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
     ),
     "spark": (
         PaperSize("photographs", ResNetEncoder.Config(spatial_dims=2, in_channels=3)),
-        PaperSize("CT volumes", ResNetEncoder.Config(spatial_dims=3), {"crop_size": 96}),
+        PaperSize("CT volumes", ResNetEncoder.Config(spatial_dims=3)),
     ),
     "gl_mae": (PaperSize("CT volumes", ViTEncoder.Config(spatial_dims=3, positions="sin_cos", qkv_bias=True)),),
     "swav": _CLUSTERED,

@@ -26,10 +26,9 @@ from data.views.boxes import check_fits, uniform_boxes
 from data.views.rng import SampleRng
 from methods.base import Facts, FrozenConfig, Losses, Method, Views
 from methods.encoders import Encoder
-from methods.parts.chunks import in_chunks
 from methods.parts.hidden_blocks import block_error, blocks_of, draw_hidden, enlarge, mean_of_visible, normalised
 from methods.parts.precision import keep_in_float32
-from methods.parts.sizes import check_stride, per_axis
+from methods.parts.sizes import USUAL_SIDE, check_stride, per_axis
 from methods.parts.sparse import sparse
 
 
@@ -98,14 +97,15 @@ class SparK(Method):
     class Config(FrozenConfig):
         """The size of the task and of the decoder.
 
-        crop_size    voxels per axis of a crop at a random place, or one number for all axes
+        crop_size    voxels per axis of a crop at a random place, or one number for all axes; by default 224 pixels or
+                     96 voxels
         mask_ratio   share of a crop's blocks that is hidden; as released, the number of visible ones is rounded
         num_maps     how many of the encoder's maps the decoder takes, the coarsest ones
         decoder_dim  channels of the decoder at the coarsest map
         """
 
         name: Literal["spark"] = "spark"
-        crop_size: PositiveInt | tuple[PositiveInt, ...] = 224
+        crop_size: PositiveInt | tuple[PositiveInt, ...] | None = None
         mask_ratio: float = Field(default=0.6, gt=0, lt=1)
         num_maps: PositiveInt = 4
         decoder_dim: PositiveInt = 768
@@ -114,7 +114,7 @@ class SparK(Method):
     def __init__(self, config: Config, encoder: Encoder, facts: Facts) -> None:
         super().__init__()
         self.config, dims = config, encoder.spatial_dims
-        self.size = per_axis(config.crop_size, dims, "method.crop_size")
+        self.size = per_axis(config.crop_size or USUAL_SIDE[dims], dims, "method.crop_size")
         check_stride(self.size, encoder.strides, "method.crop_size")
         self.blocks = tuple(length // stride for length, stride in zip(self.size, encoder.strides, strict=True))
         total = prod(self.blocks)
@@ -171,4 +171,4 @@ class SparK(Method):
                 return self.encoder.maps(images)
 
         voxels = enlarge(visible[:, 0], strides).to(crops.dtype)
-        return in_chunks(self.encoder, maps_of, torch.cat([crops * voxels, voxels], dim=1), self.encoder.num_chunks)
+        return self.encoder.features(torch.cat([crops * voxels, voxels], dim=1), maps_of)

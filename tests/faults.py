@@ -1,4 +1,4 @@
-"""Faults: 20 trainings with a fault as people make them, and 20 sound ones, run in this process for `doctor RUN`.
+"""Faults: 20 trainings with a fault as people make them, and sound ones of all methods, in this process for `doctor`.
 
 `python -m tests.faults` trains the 20 faulty ones, and prints the table of docs/how_to/doctor.md.
 """
@@ -384,8 +384,9 @@ BOXED = {"encoder": {"name": "resnet", "spatial_dims": 2, "depth": 18, "init_fea
 SOUND = (
     *(Sound(name, stage(name)) for name in (
         "simsiam", "voco", "rotation", "patch_location", "jigsaw", "exemplar", "cpc", "simmim", "swav",
-        "deepcluster_v2",
+        "deepcluster_v2", "mae", "gl_mae", "spark",
     )),
+    Sound("dino", stage("dino", optimiser={"name": "adamw", "lr": 0.0003})),
     Sound("swav, jssl_mask and jssl_cluster, one after the other", JSSL, 3),
     Sound("svdnet", stage("svdnet"), 2, 3),
     Sound("svdnet_detection", stage("svdnet_detection"), 2, 3),

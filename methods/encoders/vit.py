@@ -12,6 +12,7 @@ Shapes:    B images, C channels, *s spatial axes, *g patches along each, N patch
 from itertools import pairwise
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Float, Int64
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
@@ -19,9 +20,8 @@ from torch import Tensor, nn
 from methods.base import FrozenConfig
 from methods.encoders.base import Encoder
 from methods.parts.positions import resized_positions, sin_cos_positions
-from methods.parts.sizes import check_stride, per_axis
+from methods.parts.sizes import USUAL_SIDE, check_stride, per_axis
 
-IMAGE_SIZE = {2: 224, 3: 96}
 NUM_MAPS = 4
 
 
@@ -56,7 +56,7 @@ class ViTEncoder(Encoder):
         @property
         def size(self) -> tuple[int, ...]:
             """The size of the images for which the positions are."""
-            return per_axis(self.image_size or IMAGE_SIZE[self.spatial_dims], self.spatial_dims, "image_size")
+            return per_axis(self.image_size or USUAL_SIDE[self.spatial_dims], self.spatial_dims, "image_size")
 
         @model_validator(mode="after")
         def _fits(self) -> "ViTEncoder.Config":
@@ -75,11 +75,11 @@ class ViTEncoder(Encoder):
         network = ViT(**monai_arguments(config))
         self.patch_embedding, self.blocks, self.norm = network.patch_embedding, network.blocks, network.norm
         for block in self.blocks:
-            block.norm_cross_attn.requires_grad_(False)  # MONAI's blocks hold it without any use
+            as_buffers(block.norm_cross_attn)  # MONAI's blocks hold it without any use
         self.grid = tuple(length // config.patch_size for length in config.size)
         if config.positions == "sin_cos":
-            fixed = nn.Parameter(sin_cos_positions(self.grid, config.hidden_size), requires_grad=False)
-            self.patch_embedding.position_embeddings = fixed
+            as_buffers(self.patch_embedding)
+            self.patch_embedding.position_embeddings.copy_(sin_cos_positions(self.grid, config.hidden_size))
         self.config = config
         self.spatial_dims = dims
         self.in_channels = config.in_channels
@@ -121,6 +121,14 @@ class ViTEncoder(Encoder):
         """Where the blocks of one map end and those of the next begin: 0, 4, 7, 10 and 12 of 12."""
         count = self.config.num_layers
         return (0, *(number * count // NUM_MAPS + 1 for number in range(1, NUM_MAPS)), count)
+
+
+@torch.no_grad()
+def as_buffers(module: nn.Module) -> None:
+    """Keep a module's own parameters under their keys as what does not learn."""
+    for name, parameter in [*module.named_parameters(recurse=False)]:
+        delattr(module, name)
+        module.register_buffer(name, parameter.detach())
 
 
 def transformer_of(encoder: Encoder) -> ViTEncoder:
