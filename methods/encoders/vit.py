@@ -75,7 +75,7 @@ class ViTEncoder(Encoder):
         network = ViT(**monai_arguments(config))
         self.patch_embedding, self.blocks, self.norm = network.patch_embedding, network.blocks, network.norm
         for block in self.blocks:
-            as_buffers(block.norm_cross_attn)  # MONAI's blocks hold it without any use
+            as_buffers(block.get_submodule("norm_cross_attn"))  # MONAI's blocks hold it without any use
         self.grid = tuple(length // config.patch_size for length in config.size)
         if config.positions == "sin_cos":
             as_buffers(self.patch_embedding)
