@@ -8,7 +8,7 @@ Variants:  each flag is a field of the config and can be set on its own.
                               paper                           volumes
            normalise_patches  yes: a patch's own mean and     no
                               deviation, its better results
-           distance           squared                         absolute; its paper, too, has an l2 loss
+           distance           squared                         absolute
            decoder_heads      16                              8
            Here there is no class token: the loss does not touch it. Decoders have fixed positions; that of MIM-Med3D
            learns them. Crops keep the scale of the scan; MAE resizes 20 to 100 % of a photograph to one size.
