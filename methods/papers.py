@@ -14,6 +14,7 @@ from methods.encoders import (
     ResNetEncoder,
     SliceTransformerEncoder,
     SwinEncoder,
+    ViTEncoder,
 )
 from methods.encoders.resnet import Depth
 from methods.encoders.resnet3d import NetworkName
@@ -76,6 +77,25 @@ PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
     ),
     "voco": (PaperSize("CT volumes", SwinEncoder.Config(spatial_dims=3)),),
     "simmim": (PaperSize("CT volumes", SwinEncoder.Config(spatial_dims=3), {"crop_size": (64, 96, 96)}),),
+    "mae": (
+        PaperSize(
+            "photographs", ViTEncoder.Config(spatial_dims=2, in_channels=3, positions="sin_cos", qkv_bias=True)
+        ),
+        PaperSize("CT volumes", ViTEncoder.Config(spatial_dims=3)),
+    ),
+    "dino": (
+        PaperSize(
+            "photographs",
+            ViTEncoder.Config(
+                spatial_dims=2, in_channels=3, hidden_size=384, mlp_dim=1536, num_heads=6, qkv_bias=True
+            ),
+        ),
+    ),
+    "spark": (
+        PaperSize("photographs", ResNetEncoder.Config(spatial_dims=2, in_channels=3)),
+        PaperSize("CT volumes", ResNetEncoder.Config(spatial_dims=3)),
+    ),
+    "gl_mae": (PaperSize("CT volumes", ViTEncoder.Config(spatial_dims=3, positions="sin_cos", qkv_bias=True)),),
     "swav": _CLUSTERED,
     "deepcluster_v2": _CLUSTERED,
     "jssl_mask": _RELATED,

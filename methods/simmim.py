@@ -13,23 +13,22 @@ Variants:  each flag is a field of the config and can be set on its own.
 Shapes:    B samples, C channels, *g blocks of a crop along each axis, *s spatial axes, *m those of the last map.
 """
 
-from math import ceil, prod
+from math import prod
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from data.exact import exact
 from data.views.augmentation import Augmentation, augment, cut, draw
 from data.views.batch import Batch
 from data.views.boxes import check_fits, uniform_boxes
 from data.views.rng import SampleRng
 from methods.base import Facts, FrozenConfig, Losses, Method, Views
 from methods.encoders import Encoder
+from methods.parts.hidden_blocks import count_hidden, draw_hidden, enlarge
 from methods.parts.precision import LinearHead, full_precision
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
 from methods.parts.variants import completed_by
@@ -38,19 +37,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {"mask_ratio": 0.6, "block": 32},
     "volumes": {"mask_ratio": 0.75, "block": 16},
 }
-
-
-def draw_hidden(blocks: tuple[int, ...], count: int, rng: SampleRng) -> Bool[np.ndarray, "b *g"]:
-    """Draw which blocks of each sample are hidden: ``count`` of them, uniformly."""
-    ranks = rng.uniform(prod(blocks)).argsort(axis=1).argsort(axis=1)
-    return (ranks < count).reshape(-1, *blocks)
-
-
-def enlarge(hidden: Bool[Tensor, "b *g"], block: tuple[int, ...]) -> Bool[Tensor, "b 1 *s"]:
-    """Give each voxel the value of its block."""
-    for axis, length in enumerate(block, start=1):
-        hidden = hidden.repeat_interleave(length, axis)
-    return hidden[:, None]
 
 
 @full_precision()
@@ -111,12 +97,7 @@ class SimMIM(Method):
                 "change method.block or method.crop_size"
             )
         self.blocks = tuple(length // block for length, block in zip(self.size, self.block, strict=True))
-        self.num_hidden = ceil(exact(config.mask_ratio) * prod(self.blocks))
-        if self.num_hidden == prod(self.blocks):
-            raise ValueError(
-                f"method.mask_ratio {config.mask_ratio} hides all of the {self.num_hidden} blocks of a crop; "
-                "lower method.mask_ratio or method.block"
-            )
+        self.num_hidden = count_hidden(config.mask_ratio, self.blocks)
         self.encoder: Encoder = encoder
         self.token = nn.Parameter(torch.zeros(encoder.in_channels))
         self.pixels = Pixels(encoder)

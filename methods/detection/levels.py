@@ -1,11 +1,12 @@
 """Levels: which maps of an encoder a detector looks at.
 
 They are the maps at least 4 times coarser than the image in its plane: those of strides 4, 8, 16 and 32 of a residual
-network, and of 4, 8 and 16 of a U-Net. Finer maps take part only through the coarser ones that are made of them; so
-no weight of an encoder is left without a gradient.
+network, and of 4, 8 and 16 of a U-Net. Of several maps of one stride, as a ViT has, it is the last. Other maps take
+part only through the later ones that are made of them; so no weight of an encoder is left without a gradient.
 """
 
 from dataclasses import dataclass
+from math import prod
 
 from methods.encoders import Encoder
 
@@ -31,10 +32,11 @@ def detector_levels(encoder: Encoder, slices: int | None) -> tuple[DetectorLevel
     levels, depth, stride = [], slices or 0, 1
     for place, channels in enumerate(encoder.channels):
         *along, height, width = encoder.steps[place]
+        followed = place + 1 < len(encoder.steps) and prod(encoder.steps[place + 1]) == 1
         assert height == width, "encoders stride alike along height and width"
         stride *= height
         depth = -(-depth // along[0]) if along else 0
-        if stride >= FINEST_STRIDE:
+        if stride >= FINEST_STRIDE and not followed:
             levels.append(DetectorLevel(place, channels, stride, depth))
     if not levels:
         raise ValueError(

@@ -2,7 +2,8 @@
 
 Paper:     Hatamizadeh et al., "Swin UNETR", BrainLes 2021; Falk et al., "U-Net", Nature Methods 2019.
 Reference: MONAI's ``SwinUNETR`` and ``BasicUNet``. Their networks are instances of them, so a fine-tuned state dict
-           loads strictly into the same class in a script without this project.
+           loads strictly into the same class in a script without this project. So do those of ``UNETR``
+           and ``VNet``.
 """
 
 from math import prod
@@ -12,6 +13,8 @@ from torch import nn
 
 from methods.downstream.fcn import FCN
 from methods.downstream.unet import UNet
+from methods.downstream.unetr import UNETR
+from methods.downstream.vnet import VNet
 from methods.encoders import (
     DenseNetEncoder,
     PooledUNetEncoder,
@@ -21,6 +24,8 @@ from methods.encoders import (
     SliceTransformerEncoder,
     SwinEncoder,
     UNetEncoder,
+    ViTEncoder,
+    VNetEncoder,
 )
 from methods.encoders.unet import norm_layer
 from methods.parts.precision import keep_in_float32
@@ -38,6 +43,8 @@ SegmentationEncoder = (
     | ResNet3DEncoder
     | SlicesEncoder
     | SliceTransformerEncoder
+    | ViTEncoder
+    | VNetEncoder
 )
 SWIN_UNETR_FACTOR = 12
 
@@ -58,6 +65,10 @@ def segmentation_network(
         return residual_unet(encoder, num_classes)
     if isinstance(encoder, ResNet3DEncoder):
         return strided_unet(encoder, num_classes)
+    if isinstance(encoder, ViTEncoder):
+        return UNETR(encoder, num_classes)
+    if isinstance(encoder, VNetEncoder):
+        return VNet(encoder, num_classes)
     if isinstance(encoder, SlicesEncoder | SliceTransformerEncoder):
         return slices_unet(encoder, num_classes)
     return basic_unet(encoder, num_classes)

@@ -16,6 +16,8 @@ from methods.encoders.slice_transformer import SliceTransformerEncoder
 from methods.encoders.slices import SlicesEncoder
 from methods.encoders.swin_unetr import SwinEncoder
 from methods.encoders.unet import UNetEncoder
+from methods.encoders.vit import ViTEncoder
+from methods.encoders.vnet import VNetEncoder
 
 __all__ = [
     "ENCODERS",
@@ -28,6 +30,8 @@ __all__ = [
     "SlicesEncoder",
     "SwinEncoder",
     "UNetEncoder",
+    "VNetEncoder",
+    "ViTEncoder",
 ]
 
 ENCODERS: dict[str, type[Encoder]] = {
@@ -39,4 +43,6 @@ ENCODERS: dict[str, type[Encoder]] = {
     "resnet3d": ResNet3DEncoder,
     "slices": SlicesEncoder,
     "slice_transformer": SliceTransformerEncoder,
+    "vit": ViTEncoder,
+    "vnet": VNetEncoder,
 }

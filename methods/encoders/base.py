@@ -1,6 +1,7 @@
 """Encoder: the interface of every encoder to pretraining methods and downstream tasks."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 from jaxtyping import Float
@@ -48,9 +49,11 @@ class Encoder(InChunks, ABC):
     def maps(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
         """Compute the feature maps in one pass, finest first."""
 
-    def features(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
-        """Return the feature maps, finest first, computed in ``num_chunks`` chunks."""
-        return in_chunks(self, self.maps, x, self.num_chunks)
+    def features(
+        self, x: Float[Tensor, "b c *s"], maps: Callable[[Tensor], list[Tensor]] | None = None
+    ) -> list[Tensor]:
+        """Return the feature maps, finest first, computed in ``num_chunks`` chunks, by ``maps`` if it is given."""
+        return in_chunks(self, maps or self.maps, x, self.num_chunks)
 
     @abstractmethod
     def levels(self) -> list[nn.Module]:

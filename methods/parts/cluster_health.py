@@ -42,12 +42,17 @@ def code_parts(codes: Float[Tensor, "a b k"], num_embeddings: int) -> dict[str, 
     num_prototypes = codes.shape[-1]
     clusters = codes.argmax(-1)
     return {
-        "code_entropy": -torch.xlogy(codes, codes).sum(-1).mean(),
+        "code_entropy": code_entropy(codes),
         "code_entropy_least": codes.new_tensor(least_entropy(num_prototypes, num_embeddings)),
         "code_entropy_most": codes.new_tensor(log(num_prototypes)),
         "prototypes_in_use": (sizes(clusters.flatten(), num_prototypes) > 0).to(codes).sum(),
         **agreement_part(clusters),
     }
+
+
+def code_entropy(codes: Float[Tensor, "a b k"]) -> Float[Tensor, ""]:
+    """Return the mean entropy of codes in nats."""
+    return -torch.xlogy(codes, codes).sum(-1).mean()
 
 
 def agreement_part(clusters: Int64[Tensor, "a b"]) -> dict[str, Tensor]:

@@ -128,12 +128,17 @@ class MultiCrop:
         return Views(tuple(images), tuple(boxes))
 
 
-def embed_crops(encoder: Encoder, head: Head, images: Sequence[Float[Tensor, "b c ..."]]) -> Float[Tensor, "v b d"]:
-    """Return embeddings of length 1. Crops of one size pass the encoder together, and all crops pass the head.
+def crop_features(encoder: Encoder, images: Sequence[Float[Tensor, "b c ..."]]) -> Float[Tensor, "vb d"]:
+    """Return the averaged last map of each crop, the first crop's of all samples first.
 
-    Batch norm takes its statistics from those that pass together, as in the released code.
+    Crops of one size pass the encoder together. Batch norm takes its statistics from those, as in the released code.
     """
     groups = [torch.cat(list(group)) for _, group in groupby(images, key=lambda image: image.shape)]
-    features = torch.cat([mean_features(encoder, group) for group in groups])
+    return torch.cat([mean_features(encoder, group) for group in groups])
+
+
+def embed_crops(encoder: Encoder, head: Head, images: Sequence[Float[Tensor, "b c ..."]]) -> Float[Tensor, "v b d"]:
+    """Return embeddings of length 1; all crops pass the head together."""
+    features = crop_features(encoder, images)
     with full_precision():
         return F.normalize(head(features), dim=1).unflatten(0, (len(images), -1))

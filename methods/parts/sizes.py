@@ -3,6 +3,8 @@
 from typing import TypeVar
 
 Number = TypeVar("Number", int, float)
+# Voxels per axis of what transformers and masked autoencoders see, by the number of axes, where a config gives none.
+USUAL_SIDE = {2: 224, 3: 96}
 
 
 def per_axis(size: Number | tuple[Number, ...], spatial_dims: int, field: str) -> tuple[Number, ...]:

@@ -9,6 +9,8 @@ from typing import Any
 from methods.encoders.resnet import ResNetEncoder, monai_arguments
 from methods.encoders.resnet3d import ResNet3DEncoder, vanilla_resnet
 from methods.encoders.unet import norm_layer
+from methods.encoders.vit import ViTEncoder
+from methods.encoders.vit import monai_arguments as vit_arguments
 from orchestrator.runs.identity import own
 from orchestrator.runs.network import NETWORK, NETWORK_CARD
 from orchestrator.training.checkpoint import ENCODER, ENCODER_CARD
@@ -62,7 +64,18 @@ _COUNTERPARTS = {
         "DenseNet", ("growth_rate", "block_config", "init_features"), encoder=f"network.features.{_STRICT}"
     ),
     "resnet": _Counterpart("ResNet", (), encoder=f"network.{_STRICT}"),
+    "vnet": _Counterpart(
+        "VNet",
+        (),
+        encoder="""for name in ("in_tr", "down_tr32", "down_tr64", "down_tr128", "down_tr256"):
+    stage = {key.removeprefix(name + "."): value for key, value in weights.items() if key.startswith(name + ".")}
+    getattr(network, name).load_state_dict(stage, strict=True)""",
+        network=f"network.{_STRICT}",
+    ),
+    "vit": _Counterpart("ViT", (), encoder=f"network.{_STRICT}"),
 }
+_UNETR = _Counterpart("UNETR", (), encoder="", network=f"network.{_STRICT}")
+_UNETR_LAYERS, _VNET_FEATURES = 12, 16  # MONAI's UNETR and VNet have no others
 
 
 def export(run: Path, target: Path) -> list[Path]:
@@ -97,7 +110,7 @@ def loading_script(card: dict[str, Any], part: str) -> str | None:
 
 def _script(card: dict[str, Any], part: str, weights: str) -> str:
     card = {**card, "encoder": _as_resnet(card["encoder"])}
-    encoder, counterpart, load = card["encoder"], _COUNTERPARTS.get(card["encoder"]["name"]), None
+    encoder, counterpart, load = card["encoder"], _counterpart(card["encoder"], part), None
     if counterpart is not None and part == "encoder":
         load = counterpart.encoder
     elif counterpart is not None and card["task"]["name"] == "segmentation":
@@ -116,6 +129,15 @@ def _script(card: dict[str, Any], part: str, weights: str) -> str:
     )
 
 
+def _counterpart(encoder: dict[str, Any], part: str) -> _Counterpart | None:
+    """Return MONAI's class for an encoder, or for the network on it."""
+    if encoder["name"] == "vit" and part == "network":
+        return _UNETR if encoder["num_layers"] == _UNETR_LAYERS else None
+    if encoder["name"] == "vnet" and encoder["init_features"] != _VNET_FEATURES:
+        return None
+    return _COUNTERPARTS.get(encoder["name"])
+
+
 def _as_resnet(encoder: dict[str, Any]) -> dict[str, Any]:
     """Return an encoder's fields; a ``resnet3d`` that computes what a ``resnet`` does becomes one."""
     if encoder["name"] != "resnet3d":
@@ -130,6 +152,12 @@ def _arguments(card: dict[str, Any], part: str, counterpart: _Counterpart) -> di
     encoder = card["encoder"]
     if encoder["name"] == "resnet":
         return monai_arguments(ResNetEncoder.Config.model_validate(encoder))
+    if encoder["name"] == "vit":
+        arguments = vit_arguments(ViTEncoder.Config.model_validate(encoder))
+        if part == "network":
+            del arguments["num_layers"], arguments["patch_size"]
+            arguments["out_channels"] = len(card["class_names"])
+        return arguments
     arguments = {"spatial_dims": encoder["spatial_dims"], "in_channels": encoder["in_channels"]}
     arguments["out_channels"] = len(card["class_names"]) if part == "network" else 2
     arguments |= {name: encoder[name] for name in counterpart.fields}

@@ -28,6 +28,8 @@ TINY: dict[str, dict[str, Any]] = {
     "densenet": {"growth_rate": 4, "block_config": (1, 1, 1, 1), "init_features": 8},
     "resnet": {"depth": 18, "init_features": 2},
     "resnet3d": {"init_features": 2, "depth_strides": "vanilla"},
+    "vit": {"image_size": 32, "hidden_size": 24, "mlp_dim": 32, "num_layers": 4, "num_heads": 2},
+    "vnet": {"init_features": 2, "dropout": 0.0},
     "slices": {"slices": {"name": "unet", "spatial_dims": 2, "features": (4, 6, 8, 12, 16, 4)}},
     "slice_transformer": {
         "slices": {"name": "resnet", "spatial_dims": 2, "depth": 18, "init_features": 2},

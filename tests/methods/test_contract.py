@@ -83,6 +83,8 @@ TINY_ENCODERS = {
     "densenet": {"growth_rate": 4, "block_config": (1, 1, 1, 1), "init_features": 4},
     "resnet": {"depth": 18, "init_features": 2},
     "resnet3d": {"init_features": 2, "depth_strides": "vanilla"},
+    "vnet": {"init_features": 2, "dropout": 0.0},
+    "vit": {"image_size": 32, "hidden_size": 24, "mlp_dim": 32, "num_layers": 4, "num_heads": 2},
 }
 FROZEN = [(name, min(dims)) for name, dims in DIMS.items()]
 TINY_ENCODERS["slices"] = {"slices": {"name": "unet", "spatial_dims": 2, **TINY_ENCODERS["unet"]}}

@@ -49,11 +49,11 @@ def sample(dims: int, channels: int) -> Batch:
 
 
 @cache
-def default_views(name: str, dims: int) -> Views:
+def default_views(name: str, dims: int, encoder: str = "") -> Views:
     """Return what a method's defaults cut; most need no real encoder, but its stride."""
     light = UNetEncoder(UNetEncoder.Config(spatial_dims=dims, features=(1, 1, 1, 1, 1, 1))).to(META)
-    if not takes(name, "unet"):
-        light = default_encoder(encoder_for(name), dims)
+    if encoder or not takes(name, "unet"):
+        light = default_encoder(encoder or encoder_for(name), dims)
     with META:
         method = METHODS[name](METHODS[name].Config(), light, FACTS)
     for key, buffer in method.named_buffers():
@@ -79,7 +79,9 @@ def test_a_method_takes_an_encoder_as_both_come(name, encoder, dims, monkeypatch
     network = default_encoder(encoder, dims)
     with META:
         method = METHODS[name](METHODS[name].Config(), network, FACTS)
-    assert loss_shape(method, default_views(name, dims)) == ()
+    # What SparK hides is as large as a voxel of the encoder's last map.
+    views = default_views(name, dims, encoder if name == "spark" else "")
+    assert loss_shape(method, views) == ()
     assert network.means_differ or not method.averages
 
 

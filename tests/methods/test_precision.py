@@ -105,10 +105,11 @@ def hold(method: Method, views: Views, followers: list[nn.Module]) -> Computed:
 
 
 def followers_in(method: Method) -> list[nn.Module]:
-    """Return a method's encoder, its teacher's, and the skip blocks of both."""
+    """Return a method's encoder and its teacher's, the skip blocks of both, and what else computes on maps."""
     modules = dict(method.named_modules())
-    names = ("encoder", "teacher.encoder", "head.skips", "teacher.head.skips")
-    return [modules[name] for name in names if name in modules]
+    names = ("encoder", "teacher.encoder", "head.skips", "teacher.head.skips", "decoder")
+    found = [modules[name] for name in names if name in modules]
+    return [*found, *modules["densifiers"].children()] if "densifiers" in modules else found
 
 
 @pytest.mark.parametrize("name", EACH_ON_UNET)

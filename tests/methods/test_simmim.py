@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from data.views.rng import SampleRng
 from methods.base import Views
 from methods.encoders import Encoder, UNetEncoder
-from methods.simmim import SimMIM, draw_hidden, enlarge
+from methods.parts.hidden_blocks import draw_hidden, enlarge
+from methods.simmim import SimMIM
 from tests.batches import FACTS, random_batch
 from tests.encoders import Pixels
 from tests.references import simmim as reference

@@ -32,4 +32,10 @@ _ByName = Annotated[
 ]
 AnyTransform = Annotated[_ByName, BeforeValidator(_from_name, json_schema_input_type=_Names | _ByName)]
 JSSL = (Flip(), Affine(), Anisotropy(), Noise(), Blur(), BiasField(), Gamma())
+# Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021.
+DINO = (
+    ColourJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, prob=0.8),
+    Grey(prob=0.2),
+    Blur(sigma=(0.1, 2.0), isotropic=True, prob=0.5),
+)
 SWAV = (ColourJitter(prob=0.8), Grey(prob=0.2), Blur(sigma=(0.1, 2.0), isotropic=True, prob=0.5))

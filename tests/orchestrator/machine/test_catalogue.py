@@ -39,6 +39,12 @@ def fully(taken: int, given: int) -> int:
     return linear(taken, 2048) + 2 * 2048 + linear(2048, 1024) + 2 * 1024 + linear(1024, given)
 
 
+def token_decoder(voxels: int) -> int:
+    """Count MAE's decoder: eight blocks of width 512 behind a transformer of width 768."""
+    block = 4 * 512 + linear(512, 3 * 512) + linear(512, 512) + linear(512, 2048) + linear(2048, 512)
+    return linear(768, 512) + 512 + 8 * block + 2 * 512 + linear(512, voxels)
+
+
 GRU = 3 * (1024 * 256 + 256 * 256 + 2 * 256)
 # Per method: (variant, dimensions) -> each head. A cube's vector has 4**3 x 256 numbers, a patch's 256; that of a
 # photograph has 7**2 x 1024, of its patch 2**2 x 1024.
@@ -56,6 +62,13 @@ HEADS: dict[str, dict[tuple[str, int], dict[str, int]]] = {
         },
     },
     "simmim": {("volumes", 3): {"pixels": linear(768, 32**3)}},
+    "mae": {
+        ("paper", 2): {"decoder": token_decoder(3 * 16**2)},
+        ("volumes", 3): {"decoder": token_decoder(16**3)},
+    },
+    "dino": {
+        ("paper", 2): {"head": linear(384, 2048) + linear(2048, 2048) + linear(2048, 256) + 256 * 65_536},
+    },
     "rotation": {
         ("paper", 3): {"head": fully(16_384, 10)},
         ("released", 3): {"head": fully(16_384, 10)},

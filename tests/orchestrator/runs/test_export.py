@@ -21,6 +21,8 @@ CONFIGS: list[dict[str, Any]] = [
     {"name": "resnet", "spatial_dims": 2, "depth": 50, "init_features": 4, "grey_to_rgb": True},
     {"name": "resnet", "spatial_dims": 3, "depth": 18, "init_features": 4, "in_channels": 2},
     {"name": "resnet3d", "network": "resnet3d_50", "init_features": 4, "depth_strides": "vanilla"},
+    {"name": "vnet", "spatial_dims": 2, "in_channels": 2},
+    {"name": "vit", "spatial_dims": 3, "image_size": 32, "hidden_size": 12, "mlp_dim": 8, "num_heads": 2},
 ]
 KINDS = {
     "swin_unetr": "SwinUNETR",
@@ -28,6 +30,8 @@ KINDS = {
     "densenet": "DenseNet",
     "resnet": "ResNet",
     "resnet3d": "ResNet",
+    "vit": "ViT",
+    "vnet": "VNet",
 }
 
 
