@@ -14,7 +14,9 @@ from methods.downstream.fcn import FCN
 from methods.downstream.unet import UNet
 from methods.encoders import (
     DenseNetEncoder,
+    PlainConvUNetEncoder,
     PooledUNetEncoder,
+    ResidualEncoderUNetEncoder,
     ResNet3DEncoder,
     ResNetEncoder,
     SlicesEncoder,
@@ -36,6 +38,8 @@ SegmentationEncoder = (
     | DenseNetEncoder
     | ResNetEncoder
     | ResNet3DEncoder
+    | PlainConvUNetEncoder
+    | ResidualEncoderUNetEncoder
     | SlicesEncoder
     | SliceTransformerEncoder
 )
@@ -58,6 +62,8 @@ def segmentation_network(
         return residual_unet(encoder, num_classes)
     if isinstance(encoder, ResNet3DEncoder):
         return strided_unet(encoder, num_classes)
+    if isinstance(encoder, PlainConvUNetEncoder | ResidualEncoderUNetEncoder):
+        return conv_unet(encoder, num_classes)
     if isinstance(encoder, SlicesEncoder | SliceTransformerEncoder):
         return slices_unet(encoder, num_classes)
     return basic_unet(encoder, num_classes)
@@ -139,6 +145,18 @@ def strided_unet(encoder: ResNet3DEncoder, num_classes: int) -> UNet:
     beyond = 0 if prod(encoder.steps[0]) == 1 else 1
     steps = encoder.steps[:0:-1] + encoder.steps[:beyond]
     widths = tuple(max(1, encoder.config.init_features * 4 // 2**level) for level in range(len(steps)))
+    return UNet(encoder, len(encoder.channels), widths, dropout=0.0, num_classes=num_classes, steps=steps)
+
+
+def conv_unet(encoder: PlainConvUNetEncoder | ResidualEncoderUNetEncoder, num_classes: int) -> UNet:
+    """Add a decoder with the widths of the encoder's maps, whose steps up are the encoder's steps down.
+
+    nnU-Net's own decoder begins at random too where it takes pretrained weights.
+    """
+    *skips, _ = encoder.channels
+    beyond = 0 if prod(encoder.steps[0]) == 1 else 1
+    widths = (*reversed(skips), *[max(1, skips[0] // 2)] * beyond)
+    steps = encoder.steps[:0:-1] + encoder.steps[:beyond]
     return UNet(encoder, len(encoder.channels), widths, dropout=0.0, num_classes=num_classes, steps=steps)
 
 

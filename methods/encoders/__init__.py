@@ -8,6 +8,7 @@ elsewhere, the functions that need MONAI import it.
 """
 
 from methods.encoders.base import Encoder
+from methods.encoders.conv_unets import PlainConvUNetEncoder, ResidualEncoderUNetEncoder
 from methods.encoders.densenet import DenseNetEncoder
 from methods.encoders.pooled_unet import PooledUNetEncoder
 from methods.encoders.resnet import ResNetEncoder
@@ -21,9 +22,11 @@ __all__ = [
     "ENCODERS",
     "DenseNetEncoder",
     "Encoder",
+    "PlainConvUNetEncoder",
     "PooledUNetEncoder",
     "ResNet3DEncoder",
     "ResNetEncoder",
+    "ResidualEncoderUNetEncoder",
     "SliceTransformerEncoder",
     "SlicesEncoder",
     "SwinEncoder",
@@ -37,6 +40,8 @@ ENCODERS: dict[str, type[Encoder]] = {
     "densenet": DenseNetEncoder,
     "resnet": ResNetEncoder,
     "resnet3d": ResNet3DEncoder,
+    "plain_conv_unet": PlainConvUNetEncoder,
+    "residual_encoder_unet": ResidualEncoderUNetEncoder,
     "slices": SlicesEncoder,
     "slice_transformer": SliceTransformerEncoder,
 }

@@ -83,6 +83,19 @@ TINY_ENCODERS = {
     "densenet": {"growth_rate": 4, "block_config": (1, 1, 1, 1), "init_features": 4},
     "resnet": {"depth": 18, "init_features": 2},
     "resnet3d": {"init_features": 2, "depth_strides": "vanilla"},
+    "plain_conv_unet": {
+        "features": (4, 6, 8, 12, 16),
+        "stage_strides": (1, 2, 2, 2, 2),
+        "blocks": (1, 1, 2, 1, 1),
+        "norm": "batch",
+    },
+    "residual_encoder_unet": {
+        "features": (4, 6, 8, 12, 16),
+        "stage_strides": (1, 2, 2, 2, 2),
+        "blocks": (1, 1, 2, 1, 1),
+        "norm": "batch",
+        "zero_init_residual": False,
+    },
 }
 FROZEN = [(name, min(dims)) for name, dims in DIMS.items()]
 TINY_ENCODERS["slices"] = {"slices": {"name": "unet", "spatial_dims": 2, **TINY_ENCODERS["unet"]}}
