@@ -11,6 +11,7 @@ Reference: dynamic-network-architectures 0.4.4, ``PlainConvEncoder`` and ``Resid
 
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -127,6 +128,7 @@ class PlainConvUNetEncoder(_ConvUNetEncoder):
         blocks: tuple[PositiveInt, ...] = (2, 2, 2, 2, 2, 2)
 
     def __init__(self, config: Config) -> None:
+        check_package(config.name)
         from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
 
         super().__init__(config)
@@ -154,6 +156,7 @@ class ResidualEncoderUNetEncoder(_ConvUNetEncoder):
         zero_init_residual: bool = True
 
     def __init__(self, config: Config) -> None:
+        check_package(config.name)
         from dynamic_network_architectures.building_blocks.residual_encoders import ResidualEncoder
         from dynamic_network_architectures.initialization.weight_init import init_last_bn_before_add_to_0
 
@@ -170,6 +173,15 @@ class ResidualEncoderUNetEncoder(_ConvUNetEncoder):
         """Return the stem with the first stage, and the other stages."""
         first, *others = self.stages
         return [nn.Sequential(self.stem, first), *others]
+
+
+def check_package(encoder: str) -> None:
+    """Raise ValueError where nnU-Net's package of networks is not installed."""
+    if find_spec("dynamic_network_architectures") is None:
+        raise ValueError(
+            f"encoder {encoder}: its package is not installed; expected dynamic-network-architectures; type: pip "
+            "install --no-deps 'dynamic-network-architectures>=0.4.4,<0.5' (the encoder uses none of what it names)"
+        )
 
 
 def doubled_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

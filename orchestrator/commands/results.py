@@ -118,10 +118,13 @@ def export(
         Path, Argument(help="folder of a pretraining or a fine-tuning; of a table or a sweep: its winner")
     ],
     target: Annotated[Path | None, Option("--out", help="folder to write weights and a loading script to")] = None,
+    to: Annotated[
+        Literal["monai", "nnunet", "torchvision", "safetensors"], Option(help="tool to write for")
+    ] = "monai",
     register: Annotated[str | None, Option(metavar="NAME", help="make it a version of this model in MLflow")] = None,
     uri: Annotated[str | None, Option(help="MLflow to register in (default: that of the run)")] = None,
 ) -> None:
-    """Write weights that MONAI's own classes load strictly, or register them in MLflow."""
+    """Write weights that another tool's own classes load, or register them in MLflow."""
     if target is None and register is None:
         raise ValueError("nothing to do; give a folder with --out, or the name of a model with --register, or both")
     if uri is not None and register is None:
@@ -133,7 +136,7 @@ def export(
     chosen = registry.winner(run)
     if chosen != run:
         out.print(f"winner: {chosen}", soft_wrap=True, highlight=False, markup=False)
-    for path in export(chosen, target) if target else []:
+    for path in export(chosen, target, to, registry.scores_of(chosen)) if target else []:
         out.print(str(path), soft_wrap=True, highlight=False)
     if register:
         with phase("sending the model to MLflow"):

@@ -124,4 +124,9 @@ def test_export_is_typed_with_a_run_and_a_folder_and_names_what_it_wrote(
     written = capsys.readouterr().out.split()
     assert [Path(name).parent for name in written] == [tmp_path / "out"] * len(written)
     assert all(Path(name).stat().st_size > 0 for name in written)
+    assert {Path(name).name for name in written} == {"encoder.safetensors", "encoder.json", "README.md", "load.py"}
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "tensors"), "--to", "safetensors"]) == 0
+    assert "ENCODERS" in (tmp_path / "tensors" / "load.py").read_text()
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "nnunet"), "--to", "nnunet"]) == 2
+    assert "encoder unet: nnU-Net has no such network; pretrain" in capsys.readouterr().err.replace("\n", " ")
     assert main(["export", str(tmp_path), "--out", str(tmp_path / "other")]) == 2
