@@ -1,4 +1,4 @@
-"""Commands on results: compare, export, ui."""
+"""Commands on results: compare, report, export, embed, ui."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -143,6 +143,35 @@ def export(
             made = registry.register(chosen, register, uri)
         said = f"registered: {made.name}, version {made.number}, in MLflow at {made.uri}"
         out.print(said, soft_wrap=True, highlight=False, markup=False)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """Read whole numbers between commas; raise ValueError for anything else."""
+    found = text.split(",")
+    if not all(one.strip().isdecimal() for one in found):
+        raise ValueError(f"--size {text}: expected a whole number, or one per axis, such as 64,96,96")
+    return tuple(int(one) for one in found)
+
+
+@app.command()
+def embed(
+    encoder: Annotated[Path, Argument(help="folder of a run, or of an export with its settings")],
+    shards: Annotated[str, Argument(help="folder or address of shards")],
+    target: Annotated[Path, Option("--out", help="Parquet file to write")],
+    split: Annotated[str | None, Option(help="split to embed (default: all)")] = None,
+    size: Annotated[
+        str | None, Option(help="resize each sample to this, as 96 or 64,96,96 (default: pad it)")
+    ] = None,
+    level: Annotated[int, Option(help="map to average: 0 is the finest, -1 the last")] = -1,
+) -> None:
+    """Write an encoder's features of each sample to Parquet."""
+    sizes = _sizes(size) if size else None
+    with loading():
+        from orchestrator.runs import embed as embedding
+
+    side = sizes[0] if sizes and len(sizes) == 1 else sizes
+    rows = embedding.embed(embedding.Embedding(encoder, shards, split, side, level), target)
+    out.print(f"{rows:,} rows: {target}", soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()

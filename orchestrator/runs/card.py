@@ -35,10 +35,14 @@ LICENCE = (
 
 @dataclass(frozen=True)
 class TrainedPart:
-    """The encoder of a finished pretraining, or the network of a fine-tuning, in the run's folder."""
+    """The encoder of a finished pretraining, or the network of a fine-tuning, in the run's folder.
+
+    Where it lies ``alone``, as in an export, ``run`` is the folder of its files.
+    """
 
     run: Path
     part: str
+    alone: bool = False
 
     @classmethod
     def of(cls, run: Path) -> "TrainedPart | None":
@@ -48,7 +52,7 @@ class TrainedPart:
 
     @property
     def folder(self) -> Path:
-        return self.run / self.part
+        return self.run if self.alone else self.run / self.part
 
     @property
     def weights(self) -> Path:
