@@ -14,6 +14,7 @@ from methods.downstream.fcn import FCN
 from methods.downstream.unet import UNet
 from methods.encoders import (
     DenseNetEncoder,
+    GenesisUNetEncoder,
     PlainConvUNetEncoder,
     PooledUNetEncoder,
     ResidualEncoderUNetEncoder,
@@ -38,6 +39,7 @@ SegmentationEncoder = (
     | DenseNetEncoder
     | ResNetEncoder
     | ResNet3DEncoder
+    | GenesisUNetEncoder
     | PlainConvUNetEncoder
     | ResidualEncoderUNetEncoder
     | SlicesEncoder
@@ -62,6 +64,8 @@ def segmentation_network(
         return residual_unet(encoder, num_classes)
     if isinstance(encoder, ResNet3DEncoder):
         return strided_unet(encoder, num_classes)
+    if isinstance(encoder, GenesisUNetEncoder):
+        return UNet(encoder, len(encoder.channels), encoder.channels[-2::-1], dropout=0.0, num_classes=num_classes)
     if isinstance(encoder, PlainConvUNetEncoder | ResidualEncoderUNetEncoder):
         return conv_unet(encoder, num_classes)
     if isinstance(encoder, SlicesEncoder | SliceTransformerEncoder):
@@ -89,6 +93,7 @@ def swin_unetr(encoder: SwinEncoder, num_classes: int) -> "SwinUNETR":
         dropout_path_rate=config.drop_path,
         use_checkpoint=config.checkpoint_activations,
         spatial_dims=config.spatial_dims,
+        use_v2=config.v2,
     )
     network.add_module("swinViT", encoder)
     keep_in_float32(network.out)

@@ -10,6 +10,7 @@ elsewhere, the functions that need MONAI import it.
 from methods.encoders.base import Encoder
 from methods.encoders.conv_unets import PlainConvUNetEncoder, ResidualEncoderUNetEncoder
 from methods.encoders.densenet import DenseNetEncoder
+from methods.encoders.genesis_unet import GenesisUNetEncoder
 from methods.encoders.pooled_unet import PooledUNetEncoder
 from methods.encoders.resnet import ResNetEncoder
 from methods.encoders.resnet3d import ResNet3DEncoder
@@ -22,6 +23,7 @@ __all__ = [
     "ENCODERS",
     "DenseNetEncoder",
     "Encoder",
+    "GenesisUNetEncoder",
     "PlainConvUNetEncoder",
     "PooledUNetEncoder",
     "ResNet3DEncoder",
@@ -42,6 +44,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     "resnet3d": ResNet3DEncoder,
     "plain_conv_unet": PlainConvUNetEncoder,
     "residual_encoder_unet": ResidualEncoderUNetEncoder,
+    "genesis_unet": GenesisUNetEncoder,
     "slices": SlicesEncoder,
     "slice_transformer": SliceTransformerEncoder,
 }

@@ -99,6 +99,7 @@ def _arguments(card: dict[str, Any], part: str, counterpart: _Counterpart) -> di
     arguments = {"spatial_dims": encoder["spatial_dims"], "in_channels": encoder["in_channels"]}
     arguments["out_channels"] = len(card["class_names"]) if part == "network" else 2
     arguments |= {name: encoder[name] for name in counterpart.fields}
+    arguments |= {"use_v2": True} if encoder.get("v2") else {}
     if "norm" in encoder:
         arguments["norm"] = norm_layer(encoder["norm"])
     return arguments

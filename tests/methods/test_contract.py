@@ -83,6 +83,7 @@ TINY_ENCODERS = {
     "densenet": {"growth_rate": 4, "block_config": (1, 1, 1, 1), "init_features": 4},
     "resnet": {"depth": 18, "init_features": 2},
     "resnet3d": {"init_features": 2, "depth_strides": "vanilla"},
+    "genesis_unet": {"init_features": 2},
     "plain_conv_unet": {
         "features": (4, 6, 8, 12, 16),
         "stage_strides": (1, 2, 2, 2, 2),
