@@ -170,7 +170,7 @@ def embed(
         from orchestrator.runs import embed as embedding
 
     side = sizes[0] if sizes and len(sizes) == 1 else sizes
-    rows = embedding.embed(embedding.Embedding(encoder, shards, split, side, level), target)
+    rows = embedding.embed(embedding.EmbeddingRequest(encoder, shards, split, side, level), target)
     out.print(f"{rows:,} rows: {target}", soft_wrap=True, highlight=False, markup=False)
 
 

@@ -37,7 +37,7 @@ NAME = "raydiology"  # of the metadata that says where the features are from
 
 
 @dataclass(frozen=True)
-class Embedding:
+class EmbeddingRequest:
     """What is embedded, and how.
 
     split   of the shards; None: all samples
@@ -53,7 +53,7 @@ class Embedding:
     level: int = -1
 
 
-def embed(asked: Embedding, target: Path) -> int:
+def embed(asked: EmbeddingRequest, target: Path) -> int:
     """Write the features of all samples that are asked for to a Parquet file; return the number of rows.
 
     The file appears when it is whole. Raises ValueError where encoder, shards, size and level do not fit.
@@ -100,7 +100,7 @@ def _built(trained: TrainedPart) -> Encoder:
     return encoder.eval()
 
 
-def _checked(asked: Embedding, encoder: Encoder, shards: ShardSet) -> tuple[int, Fitting | None]:
+def _checked(asked: EmbeddingRequest, encoder: Encoder, shards: ShardSet) -> tuple[int, Fitting | None]:
     """Return the level from 0, and how samples are resized; raise ValueError where something does not fit."""
     for what, takes, have in (
         ("spatial dimensions", encoder.spatial_dims, shards.spatial_dims),
@@ -166,7 +166,7 @@ def _table(
     return pa.table({**columns, "classes": pa.array(classes, pa.list_(pa.string())), "features": flat}, schema=schema)
 
 
-def _origin(asked: Embedding, trained: TrainedPart, shards: ShardSet, level: int) -> dict[str, str]:
+def _origin(asked: EmbeddingRequest, trained: TrainedPart, shards: ShardSet, level: int) -> dict[str, str]:
     """Return the file's metadata: digests of the shards and of the weights, and how the features came about."""
     weights = hashlib.sha256(trained.weights.read_bytes()).hexdigest()
     told = {"shards": shards.digest, "weights": weights, "level": level, "size": asked.size}

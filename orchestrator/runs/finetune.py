@@ -219,10 +219,7 @@ def _card(experiment: Experiment, labelled: LabelledSamples, method: Task) -> di
         "digest": labelled.shards.digest,
         "recipe": labelled.shards.recipe,
         "seed": task.seed,
-        "trained_on": {
-            "samples": labelled.train.num_samples,
-            "patients": labelled.shards.num_patients(labelled.train),
-        },
+        "trained_on": labelled.counts,
     }
 
 

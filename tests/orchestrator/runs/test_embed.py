@@ -16,7 +16,7 @@ from data.shards.index import ShardSet
 from methods.downstream.networks import segmentation_network
 from methods.encoders import ENCODERS, Encoder
 from orchestrator.cli import main
-from orchestrator.runs.embed import Embedding, embed
+from orchestrator.runs.embed import EmbeddingRequest, embed
 from orchestrator.runs.network import NETWORK, NETWORK_CARD
 from orchestrator.training.checkpoint import export_encoder
 from orchestrator.training.samples import batches_of
@@ -74,7 +74,7 @@ def test_a_finer_map_of_resized_volumes_comes_from_an_encoder_s_own_folder_as_fr
     found = features_of(tmp_path / "whole")
     assert found.shape == (4, encoder.channels[1])
     assert np.array_equal(features_of(tmp_path / "folder"), found)
-    assert embed(Embedding(tmp_path / "run", shards, None, (16, 32, 32), -4), tmp_path / "same") == 4
+    assert embed(EmbeddingRequest(tmp_path / "run", shards, None, (16, 32, 32), -4), tmp_path / "same") == 4
     assert np.array_equal(features_of(tmp_path / "same"), found)
 
 
@@ -88,7 +88,7 @@ def test_the_encoder_in_a_fine_tuned_network_is_embedded_with(tmp_path: Path) ->
     (tmp_path / "run" / "network" / NETWORK_CARD).write_text(json.dumps(card))
     export_encoder(tmp_path, encoder, card)
     for name, place in (("network", tmp_path / "run"), ("encoder", tmp_path)):
-        embed(Embedding(place, shards, size=32), tmp_path / name)
+        embed(EmbeddingRequest(place, shards, size=32), tmp_path / name)
     assert np.array_equal(features_of(tmp_path / "network"), features_of(tmp_path / "encoder"))
 
 
@@ -115,4 +115,4 @@ def test_what_does_not_fit_is_refused_with_the_reason(
 
 def test_a_folder_without_an_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no encoder\.safetensors with encoder\.json there; give the folder of a"):
-        embed(Embedding(tmp_path, "shards"), tmp_path / "f")
+        embed(EmbeddingRequest(tmp_path, "shards"), tmp_path / "f")
