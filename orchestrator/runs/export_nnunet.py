@@ -66,7 +66,8 @@ REMARKS = (
     "```",
     "",
     "These commands are in nnU-Net's repository since July 2026, after version 2.8.1. nnU-Net scales each image to "
-    "mean 0 and deviation 1, whatever the recipe did, and takes weights of 1 input channel for any number of them.",
+    "mean 0 and deviation 1, whatever the recipe did. It repeats a residual encoder's first kernel of 1 channel over "
+    "more channels; a plain one needs images with as many channels as it was trained on.",
 )
 
 
