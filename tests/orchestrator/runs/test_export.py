@@ -16,6 +16,7 @@ CONFIGS: list[dict[str, Any]] = [
     {"name": "swin_unetr", "spatial_dims": 2, "feature_size": 12},
     {"name": "swin_unetr", "spatial_dims": 3, "feature_size": 12, "window_size": 3},
     {"name": "unet", "spatial_dims": 3, "features": [4, 4, 8, 8, 16, 4]},
+    {"name": "swin_unetr", "spatial_dims": 3, "feature_size": 12, "window_size": 3, "v2": True},
     {"name": "unet", "spatial_dims": 2, "features": [4, 4, 8, 8, 16, 4], "norm": "batch"},
     {"name": "densenet", "spatial_dims": 2, "growth_rate": 4, "block_config": [1, 2, 1, 1], "init_features": 8},
     {"name": "resnet", "spatial_dims": 2, "depth": 50, "init_features": 4, "grey_to_rgb": True},
