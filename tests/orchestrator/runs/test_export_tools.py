@@ -16,9 +16,15 @@ from torch import nn
 
 from methods.downstream.networks import segmentation_network
 from methods.encoders import ENCODERS, Encoder
+from orchestrator.config.files import resolve
+from orchestrator.runs.course import Course
 from orchestrator.runs.export import DOORS, Tool, export
+from orchestrator.runs.labelled import downstream_of, labelled_samples
 from orchestrator.runs.network import NETWORK, NETWORK_CARD
+from orchestrator.runs.pretrain import encoder_card
 from orchestrator.training.checkpoint import export_encoder
+from tests.experiments import tiny_experiment, tiny_segmentation
+from tests.shardsets import write_slices
 
 SMALL = {"features": (4, 6, 8), "stage_strides": (1, (1, 2, 2), 2), "blocks": (1, 2, 1), "spatial_dims": 3}
 ENCODER_OF: dict[Tool, dict[str, Any]] = {
@@ -242,3 +248,11 @@ def test_a_folder_that_holds_the_export_for_another_tool_is_refused(tmp_path: Pa
     export(tmp_path / "run", tmp_path / "out", "nnunet")
     with pytest.raises(ValueError, match=r"\(to: found nnunet, asked for safetensors\).*give another --out"):
         export(tmp_path / "run", tmp_path / "out", "safetensors")
+
+
+def test_the_cards_of_a_run_count_what_it_is_trained_on(tmp_path: Path) -> None:
+    shards = write_slices(tmp_path / "shards", num_patients=8, size=40)
+    task = tiny_segmentation(shards)
+    experiment = resolve(tiny_experiment("cards", shards, tmp_path / "runs", 1, downstream=task))
+    assert encoder_card(Course.open(experiment))["trained_on"] == {"samples": 36, "patients": 6}
+    assert labelled_samples(downstream_of(experiment)).counts == {"samples": 36, "patients": 6}
