@@ -12,6 +12,7 @@ setup: .venv/ready
 	command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install it or name another with PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt --no-deps dynamic-network-architectures
 	$(BIN)/python -m compileall -q -j 0 -x '/tests/' .venv/lib data methods orchestrator >/dev/null || true
 	touch .venv/ready
 

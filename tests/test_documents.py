@@ -31,7 +31,7 @@ DATA_IS_MISSING = re.compile(
 PICTURES = (" NIfTI  NRRD",)
 # They need a cluster, a server, a browser, the folder of a run or a while: only how they are called is checked here.
 # Tests of their own run them to their results.
-CALLED_ONLY = ("job", "ui", "export", "doctor", "phantom")
+CALLED_ONLY = ("job", "ui", "export", "embed", "doctor", "phantom")
 # tests/test_tutorials.py runs their commands to their results.
 RUN_ELSEWHERE = {name_of(path) for path in TUTORIALS}
 TOLD = commands()

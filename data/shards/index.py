@@ -281,6 +281,10 @@ class ShardSet:
         num_left_out = int(mask.sum()) - len(ids)
         return Selection(ids, self.group_of[ids], self._shapes[ids, 1:], num_left_out, left_out_by)
 
+    def num_patients(self, selection: Selection) -> int:
+        """Return how many patients a selection has samples of."""
+        return len(self.rows["patient"].take(selection.row_ids).unique())
+
     def patients(self, selection: Selection, labels: Labels = CLASSES) -> dict[str, tuple[int, ...]]:
         """Return the patients of a selection, each with the classes that its samples, or their boxes, have."""
         held: dict[str, set[int]] = {}

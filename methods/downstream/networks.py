@@ -17,7 +17,10 @@ from methods.downstream.unetr import UNETR
 from methods.downstream.vnet import VNet
 from methods.encoders import (
     DenseNetEncoder,
+    GenesisUNetEncoder,
+    PlainConvUNetEncoder,
     PooledUNetEncoder,
+    ResidualEncoderUNetEncoder,
     ResNet3DEncoder,
     ResNetEncoder,
     SlicesEncoder,
@@ -41,6 +44,9 @@ SegmentationEncoder = (
     | DenseNetEncoder
     | ResNetEncoder
     | ResNet3DEncoder
+    | GenesisUNetEncoder
+    | PlainConvUNetEncoder
+    | ResidualEncoderUNetEncoder
     | SlicesEncoder
     | SliceTransformerEncoder
     | ViTEncoder
@@ -69,6 +75,10 @@ def segmentation_network(
         return UNETR(encoder, num_classes)
     if isinstance(encoder, VNetEncoder):
         return VNet(encoder, num_classes)
+    if isinstance(encoder, GenesisUNetEncoder):
+        return UNet(encoder, len(encoder.channels), encoder.channels[-2::-1], dropout=0.0, num_classes=num_classes)
+    if isinstance(encoder, PlainConvUNetEncoder | ResidualEncoderUNetEncoder):
+        return conv_unet(encoder, num_classes)
     if isinstance(encoder, SlicesEncoder | SliceTransformerEncoder):
         return slices_unet(encoder, num_classes)
     return basic_unet(encoder, num_classes)
@@ -94,6 +104,7 @@ def swin_unetr(encoder: SwinEncoder, num_classes: int) -> "SwinUNETR":
         dropout_path_rate=config.drop_path,
         use_checkpoint=config.checkpoint_activations,
         spatial_dims=config.spatial_dims,
+        use_v2=config.v2,
     )
     network.add_module("swinViT", encoder)
     keep_in_float32(network.out)
@@ -150,6 +161,18 @@ def strided_unet(encoder: ResNet3DEncoder, num_classes: int) -> UNet:
     beyond = 0 if prod(encoder.steps[0]) == 1 else 1
     steps = encoder.steps[:0:-1] + encoder.steps[:beyond]
     widths = tuple(max(1, encoder.config.init_features * 4 // 2**level) for level in range(len(steps)))
+    return UNet(encoder, len(encoder.channels), widths, dropout=0.0, num_classes=num_classes, steps=steps)
+
+
+def conv_unet(encoder: PlainConvUNetEncoder | ResidualEncoderUNetEncoder, num_classes: int) -> UNet:
+    """Add a decoder with the widths of the encoder's maps, whose steps up are the encoder's steps down.
+
+    nnU-Net's own decoder begins at random too where it takes pretrained weights.
+    """
+    *skips, _ = encoder.channels
+    beyond = 0 if prod(encoder.steps[0]) == 1 else 1
+    widths = (*reversed(skips), *[max(1, skips[0] // 2)] * beyond)
+    steps = encoder.steps[:0:-1] + encoder.steps[:beyond]
     return UNet(encoder, len(encoder.channels), widths, dropout=0.0, num_classes=num_classes, steps=steps)
 
 

@@ -8,7 +8,9 @@ elsewhere, the functions that need MONAI import it.
 """
 
 from methods.encoders.base import Encoder
+from methods.encoders.conv_unets import PlainConvUNetEncoder, ResidualEncoderUNetEncoder
 from methods.encoders.densenet import DenseNetEncoder
+from methods.encoders.genesis_unet import GenesisUNetEncoder
 from methods.encoders.pooled_unet import PooledUNetEncoder
 from methods.encoders.resnet import ResNetEncoder
 from methods.encoders.resnet3d import ResNet3DEncoder
@@ -23,9 +25,12 @@ __all__ = [
     "ENCODERS",
     "DenseNetEncoder",
     "Encoder",
+    "GenesisUNetEncoder",
+    "PlainConvUNetEncoder",
     "PooledUNetEncoder",
     "ResNet3DEncoder",
     "ResNetEncoder",
+    "ResidualEncoderUNetEncoder",
     "SliceTransformerEncoder",
     "SlicesEncoder",
     "SwinEncoder",
@@ -41,6 +46,9 @@ ENCODERS: dict[str, type[Encoder]] = {
     "densenet": DenseNetEncoder,
     "resnet": ResNetEncoder,
     "resnet3d": ResNet3DEncoder,
+    "plain_conv_unet": PlainConvUNetEncoder,
+    "residual_encoder_unet": ResidualEncoderUNetEncoder,
+    "genesis_unet": GenesisUNetEncoder,
     "slices": SlicesEncoder,
     "slice_transformer": SliceTransformerEncoder,
     "vit": ViTEncoder,

@@ -5,7 +5,7 @@ Reference: MONAI's ``SwinUNETR.swinViT``, made of the same parts: the state dict
            load strictly, and SwinUNETR accepts this encoder in its place.
 """
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from methods.base import FrozenConfig
+from methods.base import ADDED, FrozenConfig
 from methods.encoders.base import Encoder
 
 
@@ -24,6 +24,7 @@ class SwinEncoder(Encoder):
         """Defaults are those of both papers; the rest are MONAI's.
 
         drop_path   largest rate of stochastic depth; the thesis pretrains with 0.1 and fine-tunes with 0
+        v2          a residual block of convolutions before each stage (Swin UNETR V2), as in VoCo's released weights
         """
 
         name: Literal["swin_unetr"] = "swin_unetr"
@@ -35,6 +36,7 @@ class SwinEncoder(Encoder):
         window_size: int = Field(default=7, gt=1)
         drop_path: float = Field(default=0.0, ge=0, lt=1)
         checkpoint_activations: bool = False
+        v2: Annotated[bool, ADDED] = False
 
         @model_validator(mode="after")
         def _heads_share_channels(self) -> "SwinEncoder.Config":
@@ -63,10 +65,14 @@ class SwinEncoder(Encoder):
             drop_path_rate=config.drop_path,
             use_checkpoint=config.checkpoint_activations,
             spatial_dims=dims,
+            use_v2=config.v2,
         )
         self.patch_embed, self.pos_drop = network.patch_embed, network.pos_drop
         self.layers1, self.layers2 = network.layers1, network.layers2
         self.layers3, self.layers4 = network.layers3, network.layers4
+        if config.v2:
+            self.layers1c, self.layers2c = network.layers1c, network.layers2c
+            self.layers3c, self.layers4c = network.layers3c, network.layers4c
         self.config = config
         self.spatial_dims = dims
         self.in_channels = config.in_channels
@@ -76,8 +82,11 @@ class SwinEncoder(Encoder):
     def maps(self, x: Float[Tensor, "b c *s"]) -> list[Tensor]:
         """Return the five maps, finest first, each normalised over its channels as Swin UNETR takes them."""
         maps = [self.pos_drop(self.patch_embed(x))]
-        for stage in (self.layers1, self.layers2, self.layers3, self.layers4):
-            maps.append(stage[0](maps[-1].contiguous()))
+        for stage in self._stages():
+            x = maps[-1]
+            for (layer,) in stage:
+                x = layer(x.contiguous())
+            maps.append(x)
         return [_normalised(values) for values in maps]
 
     def forward(self, x: Float[Tensor, "b c *s"], normalize: bool = True) -> list[Tensor]:
@@ -87,7 +96,15 @@ class SwinEncoder(Encoder):
 
     def levels(self) -> list[nn.Module]:
         """Return the patch embedding, and the four stages."""
-        return [self.patch_embed, self.layers1, self.layers2, self.layers3, self.layers4]
+        return [self.patch_embed, *(nn.ModuleList(stage) for stage in self._stages())]
+
+    def _stages(self) -> list[list[Any]]:
+        """Return each stage's layers, after the convolutions before them if there are any."""
+        stages = [[self.layers1], [self.layers2], [self.layers3], [self.layers4]]
+        if self.config.v2:
+            before = (self.layers1c, self.layers2c, self.layers3c, self.layers4c)
+            stages = [[convolutions, *stage] for convolutions, stage in zip(before, stages, strict=True)]
+        return stages
 
 
 def _normalised(values: Float[Tensor, "b c *s"]) -> Float[Tensor, "b c *s"]:

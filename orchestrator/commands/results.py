@@ -1,4 +1,4 @@
-"""Commands on results: compare, export, ui."""
+"""Commands on results: compare, report, export, embed, ui."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -118,10 +118,13 @@ def export(
         Path, Argument(help="folder of a pretraining or a fine-tuning; of a table or a sweep: its winner")
     ],
     target: Annotated[Path | None, Option("--out", help="folder to write weights and a loading script to")] = None,
+    to: Annotated[
+        Literal["monai", "nnunet", "torchvision", "safetensors"], Option(help="tool to write for")
+    ] = "monai",
     register: Annotated[str | None, Option(metavar="NAME", help="make it a version of this model in MLflow")] = None,
     uri: Annotated[str | None, Option(help="MLflow to register in (default: that of the run)")] = None,
 ) -> None:
-    """Write weights that MONAI's own classes load strictly, or register them in MLflow."""
+    """Write weights that another tool's own classes load, or register them in MLflow."""
     if target is None and register is None:
         raise ValueError("nothing to do; give a folder with --out, or the name of a model with --register, or both")
     if uri is not None and register is None:
@@ -133,13 +136,42 @@ def export(
     chosen = registry.winner(run)
     if chosen != run:
         out.print(f"winner: {chosen}", soft_wrap=True, highlight=False, markup=False)
-    for path in export(chosen, target) if target else []:
+    for path in export(chosen, target, to, registry.scores_of(chosen)) if target else []:
         out.print(str(path), soft_wrap=True, highlight=False)
     if register:
         with phase("sending the model to MLflow"):
             made = registry.register(chosen, register, uri)
         said = f"registered: {made.name}, version {made.number}, in MLflow at {made.uri}"
         out.print(said, soft_wrap=True, highlight=False, markup=False)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """Read whole numbers between commas; raise ValueError for anything else."""
+    found = text.split(",")
+    if not all(one.strip().isdecimal() for one in found):
+        raise ValueError(f"--size {text}: expected a whole number, or one per axis, such as 64,96,96")
+    return tuple(int(one) for one in found)
+
+
+@app.command()
+def embed(
+    encoder: Annotated[Path, Argument(help="folder of a run, or of an export with its settings")],
+    shards: Annotated[str, Argument(help="folder or address of shards")],
+    target: Annotated[Path, Option("--out", help="Parquet file to write")],
+    split: Annotated[str | None, Option(help="split to embed (default: all)")] = None,
+    size: Annotated[
+        str | None, Option(help="resize each sample to this, as 96 or 64,96,96 (default: pad it)")
+    ] = None,
+    level: Annotated[int, Option(help="map to average: 0 is the finest, -1 the last")] = -1,
+) -> None:
+    """Write an encoder's features of each sample to Parquet."""
+    sizes = _sizes(size) if size else None
+    with loading():
+        from orchestrator.runs import embed as embedding
+
+    side = sizes[0] if sizes and len(sizes) == 1 else sizes
+    rows = embedding.embed(embedding.EmbeddingRequest(encoder, shards, split, side, level), target)
+    out.print(f"{rows:,} rows: {target}", soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()

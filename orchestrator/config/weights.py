@@ -7,7 +7,6 @@ from pydantic import BaseModel, Discriminator, Tag
 from methods.base import ADDED, FrozenConfig
 from methods.encoders.kernels import COLOURS, Inflation
 from methods.encoders.layouts import LAYOUTS, OWN, LayoutName
-from methods.encoders.resnet import ResNetEncoder
 from methods.encoders.resnet3d import ARCHITECTURES, ResNet3DEncoder
 from orchestrator.config.paths import AbsolutePath
 
@@ -18,8 +17,9 @@ class WeightsFile(FrozenConfig):
     weights   a file or folder: what a pretraining exports (``encoder.safetensors``), a run's folder, or a file of
               another project (safetensors, or a state dict saved by torch)
     part      the part of the encoder that takes them; none: the whole encoder
-    layout    whose keys they have: this project's own (raydiology), or those of the residual networks of torchvision,
-              MONAI, MedicalNet (Med3D), Kinetics (3D-ResNets-PyTorch) or CSPR (SVD-Net)
+    layout    whose keys they have: this project's own (raydiology); those of the residual networks of torchvision,
+              MONAI, MedicalNet (Med3D), Kinetics (3D-ResNets-PyTorch), CSPR (SVD-Net) or RadImageNet; or those of
+              Models Genesis, TransVW, Swin UNETR's SSL, VoCo, or nnssl and OpenMind
     inflate   how 2D kernels become 3D ones: i3d repeats them along the depth; vdt puts them in the middle of it, and
               red, green and blue one behind the other; acs leaves them 2D for an encoder of ``convolutions: acs``
     """
@@ -49,20 +49,21 @@ def check_start(start: WeightsFile, encoder: BaseModel) -> None:
 
 
 def _check_layout(start: WeightsFile, encoder: BaseModel) -> None:
-    layout, dims = f"start.layout {start.layout}", LAYOUTS[start.layout].dims
-    if not isinstance(encoder, ResNetEncoder.Config | ResNet3DEncoder.Config):
+    layout, its, fields = f"start.layout {start.layout}", LAYOUTS[start.layout], encoder.model_dump()
+    dims = its.dims
+    if fields["name"] not in its.encoders:
         raise ValueError(
-            f"{layout}: its files are residual networks, the encoder is {encoder.model_dump()['name']}; take encoder "
-            "resnet or resnet3d, or leave layout out for weights of this project"
+            f"{layout}: its files are {its.what}, the encoder is {fields['name']}; take encoder "
+            f"{' or '.join(its.encoders)}, or leave layout out for weights of this project"
         )
     if isinstance(encoder, ResNet3DEncoder.Config) and ARCHITECTURES[encoder.network].kind == "pseudo":
         raise ValueError(
             f"{layout}: its files have no pseudo-3D blocks, which encoder.network {encoder.network} is made of; "
             "take another network, such as resnet3d_50"
         )
-    if dims == (3,) and encoder.spatial_dims == 2:
+    if dims == (3,) and fields["spatial_dims"] == 2:
         raise ValueError(f"{layout}: its kernels are 3D, the encoder's 2D; take an encoder with spatial_dims: 3")
-    if dims == (2,) and encoder.spatial_dims == 3 and start.inflate is None:
+    if dims == (2,) and fields["spatial_dims"] == 3 and start.inflate is None:
         raise ValueError(
             f"{layout}: its kernels are 2D, the encoder is 3D; set start.inflate to "
             f"{'acs' if _is_acs(encoder) else 'i3d or vdt'}"

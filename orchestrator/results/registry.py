@@ -45,7 +45,7 @@ def winner(folder: Path) -> Path:
             f"{own.kind} {folder}: no row of it is first; run its command again, until a trial has ended"
         )
     metric = getattr(noted(place), "metric", "score")
-    scores = [_scores(Path(run)).get(metric) for run in runs]
+    scores = [scores_of(Path(run)).get(metric) for run in runs]
     return Path(runs[best_first(scores, direction_of(metric))[0]])
 
 
@@ -56,7 +56,7 @@ def register(run: Path, name: str, uri: str | None = None) -> RegisteredVersion:
     is no model, or if MLflow does not take it.
     """
     card, own = _card(run)
-    tracker, record = Tracker(run, own), record_of(run, _scores(run))
+    tracker, record = Tracker(run, own), record_of(run, scores_of(run))
     if record is None:
         raise ValueError(
             f"run {run}: no weights there to register; give the folder of a finished pretraining, fine-tuning, table "
@@ -88,7 +88,8 @@ def _card(run: Path) -> tuple[Card, str]:
     return card, source.uri(place)
 
 
-def _scores(run: Path) -> dict[str, float]:
+def scores_of(run: Path) -> dict[str, float]:
+    """Return the scores of a run's best checkpoint, or a pretraining's last metrics; none without its records."""
     source = Folders([run.absolute()])
     return next((source.scores(card) for card in source.cards() if card.place == str(run.absolute())), {})
 

@@ -1,166 +1,101 @@
-"""Export: weights under MONAI's own keys, with a script that loads them strictly and without this project."""
+"""Export: a run's weights in the form of another tool, with a card and a script that loads them there."""
 
-import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
-from typing import Any
+from typing import Literal
 
-from methods.encoders.resnet import ResNetEncoder, monai_arguments
-from methods.encoders.resnet3d import ResNet3DEncoder, vanilla_resnet
-from methods.encoders.unet import norm_layer
-from methods.encoders.vit import ViTEncoder
-from methods.encoders.vit import monai_arguments as vit_arguments
+from data.shards.writer import write_atomically
+from orchestrator.runs import export_monai, export_nnunet, export_torchvision
+from orchestrator.runs.card import PARTS, TrainedPart, markdown
 from orchestrator.runs.identity import own
-from orchestrator.runs.network import NETWORK, NETWORK_CARD
-from orchestrator.training.checkpoint import ENCODER, ENCODER_CARD
 
-SCRIPT = "load.py"
+Tool = Literal["monai", "nnunet", "torchvision", "safetensors"]
+SCRIPT, README = "load.py", "README.md"
 
-_SCRIPT = Template('''"""Load these weights into MONAI's own class; run it beside the weights."""
+_OWN_SCRIPT = '''"""Load these weights into Raydiology's own class; run it beside the weights."""
+
+import json
+from pathlib import Path
+
+from methods.encoders import ENCODERS
+from safetensors.torch import load_file
+
+fields = json.loads(Path(__file__).with_name("{description}").read_text())["encoder"]
+kind = ENCODERS[fields["name"]]
+encoder = kind(kind.Config.model_validate(fields))
+weights = load_file(Path(__file__).with_name("{weights}"))
+encoder.load_state_dict(weights, strict=True)
+print(f"loaded {{len(weights)}} tensors strictly into encoder {{fields['name']}}")
+'''
+_TENSORS = '''"""Read these weights, tensors by name; run it beside the weights."""
 
 from pathlib import Path
 
-from monai.networks.nets import $kind
 from safetensors.torch import load_file
 
-network = $kind($arguments)
-weights = load_file(Path(__file__).with_name("$weights"))
-$load
-print(f"loaded {len(weights)} tensors strictly into $kind")
-''')
-_STRICT = "load_state_dict(weights, strict=True)"
+weights = load_file(Path(__file__).with_name("{weights}"))
+print(f"read {{len(weights)}} tensors")
+'''
 
 
 @dataclass(frozen=True)
-class _Counterpart:
-    """MONAI's class that holds an encoder: its name, the config's fields that it takes, and how to load each part.
+class Door:
+    """How a tool takes weights: the files that it reads, the script that loads them, and what else is to be known."""
 
-    Without ``network``, the segmentation network on the encoder is not of this class.
-    """
-
-    kind: str
-    fields: tuple[str, ...]
-    encoder: str
-    network: str | None = None
+    files: Callable[[TrainedPart], dict[str, bytes]]
+    script: Callable[[TrainedPart], str]
+    remarks: tuple[str, ...] = ()
 
 
-_COUNTERPARTS = {
-    "swin_unetr": _Counterpart(
-        "SwinUNETR",
-        ("feature_size", "depths", "num_heads", "window_size"),
-        encoder=f"network.swinViT.{_STRICT}",
-        network=f"network.{_STRICT}",
+def _as_they_are(trained: TrainedPart) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (trained.weights, trained.description)}
+
+
+def _own_script(trained: TrainedPart) -> str:
+    script = _OWN_SCRIPT if trained.part == "encoder" else _TENSORS
+    return script.format(description=trained.description.name, weights=trained.weights.name)
+
+
+DOORS: dict[Tool, Door] = {
+    "monai": Door(_as_they_are, export_monai.loading_script),
+    "nnunet": Door(export_nnunet.nnunet_files, export_nnunet.nnunet_script, export_nnunet.REMARKS),
+    "torchvision": Door(
+        export_torchvision.torchvision_files, export_torchvision.torchvision_script, export_torchvision.REMARKS
     ),
-    "unet": _Counterpart(
-        "BasicUNet",
-        ("features",),
-        encoder="""for name in ("conv_0", "down_1", "down_2", "down_3", "down_4"):
-    level = {key.removeprefix(name + "."): value for key, value in weights.items() if key.startswith(name + ".")}
-    getattr(network, name).load_state_dict(level, strict=True)""",
-        network=f"network.{_STRICT}",
-    ),
-    "densenet": _Counterpart(
-        "DenseNet", ("growth_rate", "block_config", "init_features"), encoder=f"network.features.{_STRICT}"
-    ),
-    "resnet": _Counterpart("ResNet", (), encoder=f"network.{_STRICT}"),
-    "vnet": _Counterpart(
-        "VNet",
-        (),
-        encoder="""for name in ("in_tr", "down_tr32", "down_tr64", "down_tr128", "down_tr256"):
-    stage = {key.removeprefix(name + "."): value for key, value in weights.items() if key.startswith(name + ".")}
-    getattr(network, name).load_state_dict(stage, strict=True)""",
-        network=f"network.{_STRICT}",
-    ),
-    "vit": _Counterpart("ViT", (), encoder=f"network.{_STRICT}"),
+    "safetensors": Door(_as_they_are, _own_script),
 }
-_UNETR = _Counterpart("UNETR", (), encoder="", network=f"network.{_STRICT}")
-_UNETR_LAYERS, _VNET_FEATURES = 12, 16  # MONAI's UNETR and VNet have no others
 
 
-def export(run: Path, target: Path) -> list[Path]:
-    """Write a run's weights, its card and a loading script into a folder; return the files.
+def export(run: Path, target: Path, to: Tool = "monai", scores: Mapping[str, float] | None = None) -> list[Path]:
+    """Write a run's weights for a tool, their settings, a card and a loading script into a folder; return the files.
 
-    ``run`` is the folder of a pretraining (its encoder is exported) or of a fine-tuning (its whole network). Raises
-    ValueError if the folder is neither or not finished, if MONAI has no class for the weights, or if ``target`` holds
-    the export of another run.
+    ``run`` is the folder of a pretraining (its encoder is exported) or of a fine-tuning: its whole network, or the
+    encoder in it for a tool that takes no more. ``scores`` are those of the run, for its card. Raises ValueError if
+    the folder is neither or not finished, if the tool has no class for the weights, or if ``target`` holds another
+    export.
     """
-    for part, weights, card_name in (("encoder", ENCODER, ENCODER_CARD), ("network", NETWORK, NETWORK_CARD)):
-        source = run / part
-        if (source / weights).is_file():
-            script = _script(json.loads((source / card_name).read_text()), part, weights)
-            own(target, {"run": run.absolute().name}, "give another --out, or delete the folder")
-            (target / weights).write_bytes((source / weights).read_bytes())
-            (target / card_name).write_bytes((source / card_name).read_bytes())
-            (target / SCRIPT).write_text(script)
-            return [target / weights, target / card_name, target / SCRIPT]
-    raise ValueError(
-        f"run {run}: neither encoder/{ENCODER} nor network/{NETWORK} there; give the folder of a finished "
-        "pretraining or fine-tuning, as `raydiology pretrain` and `raydiology finetune` print it"
-    )
-
-
-def loading_script(card: dict[str, Any], part: str) -> str | None:
-    """Return the script that loads a run's encoder or network into MONAI's class; None if MONAI has none."""
-    try:
-        return _script(card, part, {"encoder": ENCODER, "network": NETWORK}[part])
-    except ValueError:
-        return None
-
-
-def _script(card: dict[str, Any], part: str, weights: str) -> str:
-    card = {**card, "encoder": _as_resnet(card["encoder"])}
-    encoder, counterpart, load = card["encoder"], _counterpart(card["encoder"], part), None
-    if counterpart is not None and part == "encoder":
-        load = counterpart.encoder
-    elif counterpart is not None and card["task"]["name"] == "segmentation":
-        load = counterpart.network
-    if counterpart is None or load is None:
-        subject = "" if part == "encoder" else f"network for {card['task']['name']} on "
+    trained = TrainedPart.of(run)
+    if trained is None:
+        (encoder, _), (network, _) = PARTS.values()
         raise ValueError(
-            f"{subject}encoder {encoder['name']}: MONAI has no class for it; load {part}/{weights} of the run's "
-            "folder into the classes of methods/"
+            f"run {run}: neither encoder/{encoder} nor network/{network} there; give the folder of a finished "
+            "pretraining or fine-tuning, as `raydiology pretrain` and `raydiology finetune` print it"
         )
-    return _SCRIPT.substitute(
-        kind=counterpart.kind,
-        arguments=", ".join(f"{name}={value!r}" for name, value in _arguments(card, part, counterpart).items()),
-        weights=weights,
-        load=load,
-    )
+    door = DOORS[to]
+    script = door.script(trained)
+    files = door.files(trained)
+    identity = {"run": run.absolute().name} | ({} if to == "monai" else {"to": to})
+    own(target, identity, "give another --out, or delete the folder")
+    judged = scores if trained.part == "network" else None  # a pretraining has no score of its own
+    card = markdown(trained, judged or {}, _use(script, door.remarks))
+    for name, content in {**files, README: card.encode(), SCRIPT: script.encode()}.items():
+        write_atomically(target / name, content)
+    return [target / name for name in (*files, README, SCRIPT)]
 
 
-def _counterpart(encoder: dict[str, Any], part: str) -> _Counterpart | None:
-    """Return MONAI's class for an encoder, or for the network on it."""
-    if encoder["name"] == "vit" and part == "network":
-        return _UNETR if encoder["num_layers"] == _UNETR_LAYERS else None
-    if encoder["name"] == "vnet" and encoder["init_features"] != _VNET_FEATURES:
-        return None
-    return _COUNTERPARTS.get(encoder["name"])
-
-
-def _as_resnet(encoder: dict[str, Any]) -> dict[str, Any]:
-    """Return an encoder's fields; a ``resnet3d`` that computes what a ``resnet`` does becomes one."""
-    if encoder["name"] != "resnet3d":
-        return encoder
-    same = vanilla_resnet(ResNet3DEncoder.Config.model_validate(encoder))
-    name = "resnet3d (but for ResNet3D-18, 34 and 50 with batch norm, full convolutions and vanilla strides)"
-    return {"name": name} if same is None else same.model_dump()
-
-
-def _arguments(card: dict[str, Any], part: str, counterpart: _Counterpart) -> dict[str, Any]:
-    """Return the arguments with which MONAI's class has the shapes of the weights."""
-    encoder = card["encoder"]
-    if encoder["name"] == "resnet":
-        return monai_arguments(ResNetEncoder.Config.model_validate(encoder))
-    if encoder["name"] == "vit":
-        arguments = vit_arguments(ViTEncoder.Config.model_validate(encoder))
-        if part == "network":
-            del arguments["num_layers"], arguments["patch_size"]
-            arguments["out_channels"] = len(card["class_names"])
-        return arguments
-    arguments = {"spatial_dims": encoder["spatial_dims"], "in_channels": encoder["in_channels"]}
-    arguments["out_channels"] = len(card["class_names"]) if part == "network" else 2
-    arguments |= {name: encoder[name] for name in counterpart.fields}
-    if "norm" in encoder:
-        arguments["norm"] = norm_layer(encoder["norm"])
-    return arguments
+def _use(script: str, remarks: tuple[str, ...]) -> list[str]:
+    """Return the lines of a card that load the weights: those of the script, but for its docstring."""
+    _, _, lines = script.partition("\n\n")
+    code = lines.replace("Path(__file__).with_name(", "Path(").strip()
+    return ["In the folder of this file:", "", "```python", *code.splitlines(), "```", "", *remarks]

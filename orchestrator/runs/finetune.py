@@ -183,7 +183,7 @@ def build_trainee(experiment: Experiment, encoder: str | None) -> Trainee:
     method = build_network(experiment, labelled.shards, encoder)
     prepare(method, experiment, labelled)
     validation = validation_of(experiment, labelled)
-    card = _card(experiment, labelled.shards, method)
+    card = _card(experiment, labelled, method)
     export = partial(_export, card, lambda: _judged(validation))
     return Trainee(method, validation, export=export)
 
@@ -211,15 +211,16 @@ def rhythm_of(experiment: Experiment, labelled: LabelledSamples) -> Rhythm:
     )
 
 
-def _card(experiment: Experiment, shards: ShardSet, method: Task) -> dict[str, Any]:
+def _card(experiment: Experiment, labelled: LabelledSamples, method: Task) -> dict[str, Any]:
     task = downstream_of(experiment)
     return {
         "encoder": experiment.downstream_encoder.model_dump(mode="json"),
         "task": task.task.model_dump(mode="json"),
         **method.card(),
-        "digest": shards.digest,
-        "recipe": shards.recipe,
+        "digest": labelled.shards.digest,
+        "recipe": labelled.shards.recipe,
         "seed": task.seed,
+        "trained_on": labelled.counts,
     }
 
 

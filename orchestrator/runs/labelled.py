@@ -27,6 +27,11 @@ class LabelledSamples:
     patients: tuple[str, ...]
     test: Selection | None = None
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many samples and patients are trained on."""
+        return {"samples": self.train.num_samples, "patients": self.shards.num_patients(self.train)}
+
 
 def downstream_of(experiment: Experiment) -> Downstream:
     """Return the experiment's downstream task; raise ValueError if it has none."""

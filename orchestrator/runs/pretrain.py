@@ -229,6 +229,10 @@ def encoder_card(course: Course) -> dict[str, Any]:
         "seed": course.experiment.seed,
         "digest": course.samples.digest,
         "recipe": course.samples.recipe,
+        "trained_on": {
+            "samples": course.samples.num_samples,
+            "patients": sum(one.shards.num_patients(one.selection) for one in course.samples.components),
+        },
     }
 
 

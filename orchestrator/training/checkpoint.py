@@ -30,6 +30,8 @@ from orchestrator.training.world import World
 METHOD, OPTIMISER = "method.safetensors", "optimiser.pt"
 ENCODER, ENCODER_CARD = "encoder.safetensors", "encoder.json"
 STATE_DICT = "state_dict"
+# Where nnssl, OpenMind and an export to nnU-Net leave the weights of a folder with adaptation_plan.json.
+OF_NNSSL = ("checkpoint_final.pth", "fold_all/checkpoint_final.pth", "nnunet.pth")
 
 
 class CheckpointError(ValueError):
@@ -144,7 +146,8 @@ def weights_file(path: Path) -> Path:
 
     Raises CheckpointError if there is none.
     """
-    found = [file for file in (path, path / ENCODER, path / "encoder" / ENCODER) if file.is_file()]
+    places = (path, path / ENCODER, path / "encoder" / ENCODER, *(path / name for name in OF_NNSSL))
+    found = [file for file in places if file.is_file()]
     if not found:
         raise CheckpointError(
             f"encoder {path.name}: no {ENCODER} there; expected a file of weights, or the folder of a run or export"

@@ -85,6 +85,20 @@ TINY_ENCODERS = {
     "resnet3d": {"init_features": 2, "depth_strides": "vanilla"},
     "vnet": {"init_features": 2, "dropout": 0.0},
     "vit": {"image_size": 32, "hidden_size": 24, "mlp_dim": 32, "num_layers": 4, "num_heads": 2},
+    "genesis_unet": {"init_features": 2},
+    "plain_conv_unet": {
+        "features": (4, 6, 8, 12, 16),
+        "stage_strides": (1, 2, 2, 2, 2),
+        "blocks": (1, 1, 2, 1, 1),
+        "norm": "batch",
+    },
+    "residual_encoder_unet": {
+        "features": (4, 6, 8, 12, 16),
+        "stage_strides": (1, 2, 2, 2, 2),
+        "blocks": (1, 1, 2, 1, 1),
+        "norm": "batch",
+        "zero_init_residual": False,
+    },
 }
 FROZEN = [(name, min(dims)) for name, dims in DIMS.items()]
 TINY_ENCODERS["slices"] = {"slices": {"name": "unet", "spatial_dims": 2, **TINY_ENCODERS["unet"]}}

@@ -22,14 +22,15 @@ def image(dims: int) -> torch.Tensor:
     return torch.randn((2, 1, *SIZES[dims]), generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.parametrize("v2", [False, True])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_swin_weights_load_strictly_into_swin_unetr_and_give_the_same_features(dims: int, tmp_path: Path):
+def test_swin_weights_load_strictly_into_swin_unetr_and_give_the_same_features(dims: int, v2: bool, tmp_path: Path):
     torch.manual_seed(0)
-    encoder = SwinEncoder(SwinEncoder.Config(spatial_dims=dims, **SWIN)).eval()
+    encoder = SwinEncoder(SwinEncoder.Config(spatial_dims=dims, v2=v2, **SWIN)).eval()
     save_file(encoder.state_dict(), tmp_path / "encoder.safetensors")
 
     torch.manual_seed(1)
-    network = SwinUNETR(in_channels=1, out_channels=3, spatial_dims=dims, **SWIN).eval()
+    network = SwinUNETR(in_channels=1, out_channels=3, spatial_dims=dims, use_v2=v2, **SWIN).eval()
     network.swinViT.load_state_dict(load_file(tmp_path / "encoder.safetensors"), strict=True)
 
     for ours, theirs in zip(

@@ -70,11 +70,15 @@ def test_the_fields_that_messages_name_are_fields_of_an_experiment() -> None:
     assert {name: place for name, place in found.items() if not is_field(name)} == {}
 
 
+# Options of the program itself, and of pip.
+BESIDE = {"--version", "--help", "--no-deps"}
+
+
 def test_the_options_and_commands_that_messages_name_are_there() -> None:
     known = commands()
     options = {name for command in known.values() for param in command.params for name in param.opts}
     assert len(named(OPTION)) > 10
-    unknown = {name: place for name, place in named(OPTION).items() if name not in options | {"--version", "--help"}}
+    unknown = {name: place for name, place in named(OPTION).items() if name not in options | BESIDE}
     assert unknown | {name: place for name, place in named(COMMAND).items() if name not in known} == {}
 
 

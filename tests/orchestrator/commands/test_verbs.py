@@ -75,6 +75,10 @@ TYPED = {
         "tests/orchestrator/runs/test_export.py",
         "test_export_is_typed_with_a_run_and_a_folder_and_names_what_it_wrote",
     ),
+    "embed": (
+        "tests/orchestrator/runs/test_embed.py",
+        "test_the_command_writes_a_row_for_each_sample_of_a_split",
+    ),
     "ui": (HERE, "test_the_page_is_served_until_ctrl_c"),
     "submit": (
         "tests/orchestrator/cluster/test_jobs.py",

@@ -37,6 +37,10 @@ def experiment(encoder: dict[str, Any], **start: Any) -> Experiment:
         (DEEP, {"layout": "medicalnet"}),
         (DEEP, {"layout": "monai"}),
         (SLICES, {"layout": "torchvision", "part": "slices"}),
+        (FLAT, {"layout": "radimagenet"}),
+        (DEEP, {"layout": "radimagenet", "inflate": "i3d"}),
+        ({"name": "genesis_unet"}, {"layout": "models_genesis"}),
+        ({"name": "residual_encoder_unet", "spatial_dims": 3}, {"layout": "nnssl"}),
     ],
 )
 def test_what_can_work_is_taken(encoder: dict[str, Any], start: dict[str, Any]) -> None:
@@ -65,6 +69,21 @@ def test_what_can_work_is_taken(encoder: dict[str, Any], start: dict[str, Any]) 
             r"start\.layout kinetics: its kernels are 3D, the encoder's 2D; take an encoder",
         ),
         (UNET, {"layout": "monai"}, r"its files are residual networks, the encoder is unet; take encoder resnet or"),
+        (
+            UNET,
+            {"layout": "nnssl"},
+            r"files are convolutional U-Nets of nnU-Net, the encoder is unet; take encoder residual_encoder_unet or",
+        ),
+        (
+            {"name": "plain_conv_unet", "spatial_dims": 2},
+            {"layout": "nnssl"},
+            r"start\.layout nnssl: its kernels are 3D, the encoder's 2D; take an encoder with spatial_dims: 3",
+        ),
+        (
+            {"name": "genesis_unet"},
+            {"layout": "transvw", "inflate": "i3d"},
+            r"the kernels of layout transvw are 3D already; leave inflate out",
+        ),
         (
             {"name": "resnet3d", "network": "p3d_63"},
             {"layout": "torchvision", "inflate": "i3d"},

@@ -16,6 +16,7 @@ CONFIGS: list[dict[str, Any]] = [
     {"name": "swin_unetr", "spatial_dims": 2, "feature_size": 12},
     {"name": "swin_unetr", "spatial_dims": 3, "feature_size": 12, "window_size": 3},
     {"name": "unet", "spatial_dims": 3, "features": [4, 4, 8, 8, 16, 4]},
+    {"name": "swin_unetr", "spatial_dims": 3, "feature_size": 12, "window_size": 3, "v2": True},
     {"name": "unet", "spatial_dims": 2, "features": [4, 4, 8, 8, 16, 4], "norm": "batch"},
     {"name": "densenet", "spatial_dims": 2, "growth_rate": 4, "block_config": [1, 2, 1, 1], "init_features": 8},
     {"name": "resnet", "spatial_dims": 2, "depth": 50, "init_features": 4, "grey_to_rgb": True},
@@ -128,4 +129,9 @@ def test_export_is_typed_with_a_run_and_a_folder_and_names_what_it_wrote(
     written = capsys.readouterr().out.split()
     assert [Path(name).parent for name in written] == [tmp_path / "out"] * len(written)
     assert all(Path(name).stat().st_size > 0 for name in written)
+    assert {Path(name).name for name in written} == {"encoder.safetensors", "encoder.json", "README.md", "load.py"}
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "tensors"), "--to", "safetensors"]) == 0
+    assert "ENCODERS" in (tmp_path / "tensors" / "load.py").read_text()
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "nnunet"), "--to", "nnunet"]) == 2
+    assert "encoder unet: nnU-Net has no such network; pretrain" in capsys.readouterr().err.replace("\n", " ")
     assert main(["export", str(tmp_path), "--out", str(tmp_path / "other")]) == 2
