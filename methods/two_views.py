@@ -4,12 +4,13 @@ Shapes:    B samples, V views: two, then the small crops; C channels, *s spatial
 """
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from data.additions import ADDED
 from data.views.augmentation import Augmentation, augment, choose_one_of, draw
 from data.views.batch import Batch
 from data.views.rng import SampleRng
@@ -33,8 +34,8 @@ class TwoViewsConfig(FrozenConfig):
 
     crops: Crops = Crops()
     augment: Augmentation = Augmentation()
-    augment_other: Augmentation | None = None
-    small_crops: SmallCrops = SmallCrops()
+    augment_other: Annotated[Augmentation | None, ADDED] = None
+    small_crops: Annotated[SmallCrops, ADDED] = SmallCrops()
 
 
 class TwoViewMethod(Method):
