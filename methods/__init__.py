@@ -22,6 +22,7 @@ from methods.svdnet import SVDNet
 from methods.svdnet_detection import SVDNetDetection
 from methods.swav import SwAV
 from methods.vicreg import VICReg
+from methods.vicregl import VICRegL
 from methods.voco import VoCo
 
 lean_monai.install()
@@ -47,5 +48,6 @@ METHODS: dict[str, type[Method]] = {
     "moco_v3": MoCoV3,
     "barlow_twins": BarlowTwins,
     "vicreg": VICReg,
+    "vicregl": VICRegL,
     "scratch": Scratch,
 }

@@ -85,6 +85,7 @@ PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
     "moco_v3": (PaperSize("CT volumes", SwinEncoder.Config(spatial_dims=3)),),
     "barlow_twins": _CLUSTERED[:1],
     "vicreg": _CLUSTERED[:1],
+    "vicregl": (PaperSize("CT volumes", SwinEncoder.Config(spatial_dims=3)),),
     "jssl_mask": _RELATED,
     "jssl_cluster": _RELATED,
     "svdnet": tuple(

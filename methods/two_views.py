@@ -6,6 +6,7 @@ Shapes:    B samples, V views: two, then the small crops; C channels, *s spatial
 from collections.abc import Callable, Sequence
 from typing import Annotated, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from data.views.rng import SampleRng
 from methods.base import FrozenConfig, Method, Views
 from methods.crops import Crops
 from methods.encoders import Encoder
+from methods.parts.crop_moves import CropMove
 from methods.parts.flat_map import mean_features
 from methods.parts.multi_crop import MultiCrop, SmallCrops
 
@@ -61,14 +63,21 @@ class TwoViewMethod(Method):
         config = self.settings
         boxes = config.crops.draw(batch.extents, rng.fold("crops"))
         size = config.crops.sized(batch.spatial_dims)
-        images: list[Tensor] = []
-        for view, (box, how) in enumerate(zip(boxes, self.augments, strict=True)):
-            drawn = draw(how, size, rng.fold(view), choose_one_of(how, TARGETS, rng)[view])
-            images.append(augment(config.crops.cut(batch, box), drawn))
+        drawn = [
+            draw(how, size, rng.fold(view), choose_one_of(how, TARGETS, rng)[view])
+            for view, how in enumerate(self.augments)
+        ]
+        images = [augment(config.crops.cut(batch, box), own) for box, own in zip(boxes, drawn, strict=True)]
+        moves = [CropMove.of(box, own, size) for box, own in zip(boxes, drawn, strict=True)]
+        targets = {name: torch.from_numpy(value).to(images[0]) for name, value in self.placed(*moves).items()}
         if not config.small_crops.num:
-            return Views(tuple(images), boxes)
+            return Views(tuple(images), boxes, targets)
         small = self.small.views(batch, rng.fold("small crops"))
-        return Views((*images, *small.images), (*boxes, *small.boxes))
+        return Views((*images, *small.images), (*boxes, *small.boxes), targets)
+
+    def placed(self, first: CropMove, second: CropMove) -> dict[str, Float[np.ndarray, "b ..."]]:
+        """Return what the loss has to know of where the two views lie in their samples; by default nothing."""
+        return {}
 
     @property
     def augments(self) -> tuple[Augmentation, Augmentation]:
@@ -86,10 +95,14 @@ def embed(
     """
     two, small = list(images[:TARGETS]), list(images[TARGETS:])
     groups = [two] if together else [[image] for image in two]
-    outputs = [
-        head(mean_features(encoder, torch.cat(group))).chunk(len(group)) for group in [*groups, small] if group
-    ]
-    return [output for group in outputs for output in group]
+    return [output for group in [*groups, small] if group for output in embed_together(encoder, head, group)]
+
+
+def embed_together(
+    encoder: Encoder, head: nn.Module, images: Sequence[Float[Tensor, "b c *s"]]
+) -> list[Float[Tensor, "b d"]]:
+    """Return what the head makes of the features of views of one size, which pass together."""
+    return list(head(mean_features(encoder, torch.cat(list(images)))).chunk(len(images)))
 
 
 def mean_over_pairs(loss: Callable[[int, int], Tensor], num_views: int) -> Tensor:

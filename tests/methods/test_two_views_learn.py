@@ -23,16 +23,18 @@ SMALL: dict[str, Any] = {
     "projector_dim": 16,
     "queue_length": 128,
     "teacher_decay": 0.9,
+    "maps_dim": 16,
 }
-NAMES = ["simclr", "byol", "moco_v2", "moco_v3", "barlow_twins", "vicreg"]
+NAMES = ["simclr", "byol", "moco_v2", "moco_v3", "barlow_twins", "vicreg", "vicregl"]
 
 
 def small_method(name: str) -> Method:
     torch.manual_seed(0)
-    kind = METHODS[name]
+    kind, encoder = METHODS[name], Convolutions()
+    encoder.stride = 8
     fields = {field: value for field, value in SMALL.items() if field in kind.Config.model_fields}
     config = kind.Config.model_validate({"name": name, "augment_other": PLAIN, **fields})
-    return kind(config, Convolutions(), Facts(len(slices(0)[0]), STEPS, BATCH_SIZE)).train()
+    return kind(config, encoder, Facts(len(slices(0)[0]), STEPS, BATCH_SIZE)).train()
 
 
 def train(method: Method) -> tuple[list[Losses], float]:
