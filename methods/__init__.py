@@ -4,6 +4,7 @@ from methods import lean_monai
 from methods.barlow_twins import BarlowTwins
 from methods.base import Method
 from methods.byol import BYOL
+from methods.c2l import C2L
 from methods.cpc import CPC
 from methods.deepcluster_v2 import DeepClusterV2
 from methods.exemplar import Exemplar
@@ -13,6 +14,7 @@ from methods.jssl_mask import JSSLMask
 from methods.moco_v2 import MoCoV2
 from methods.moco_v3 import MoCoV3
 from methods.patch_location import PatchLocation
+from methods.pgl import PGL
 from methods.rotation import Rotation
 from methods.scratch import Scratch
 from methods.simclr import SimCLR
@@ -49,5 +51,7 @@ METHODS: dict[str, type[Method]] = {
     "barlow_twins": BarlowTwins,
     "vicreg": VICReg,
     "vicregl": VICRegL,
+    "c2l": C2L,
+    "pgl": PGL,
     "scratch": Scratch,
 }

@@ -13,7 +13,6 @@ Variants:  none: the paper's numbers are the flags that the released code is sta
 Shapes:    B samples of a rank, V views, C channels, *s spatial axes, K keys of earlier steps, d dimensions.
 """
 
-from math import exp
 from typing import Literal
 
 import torch
@@ -26,24 +25,11 @@ from data.views.transforms import MOCO
 from methods.base import Facts, Losses, Progress, Views
 from methods.encoders import Encoder
 from methods.parts.contrast import contrast_loss, found_part, queue_logits
-from methods.parts.embedding_queue import EmbeddingQueue
+from methods.parts.key_queue import key_queue, loss_of_constant
 from methods.parts.mlp import contrast_projector
 from methods.parts.momentum_network import MomentumNetwork
 from methods.parts.teacher import Decay
 from methods.two_views import TwoViewMethod, TwoViewsConfig, embed
-
-
-def key_queue(length: int, dim: int) -> EmbeddingQueue:
-    """Return a queue that begins with random keys of length 1."""
-    queue = EmbeddingQueue(1, length, dim)
-    queue.rows.copy_(F.normalize(torch.randn_like(queue.rows), dim=2))
-    return queue
-
-
-def loss_of_constant(queue: EmbeddingQueue, temperature: float) -> Tensor:
-    """Return the loss of equal embeddings: keys of earlier steps are alike, and orthogonal to the random ones."""
-    random = queue.rows.shape[1] - queue.filled
-    return torch.log(1 + queue.filled + random * exp(-1 / temperature)).to(queue.rows)
 
 
 class MoCoV2(TwoViewMethod):

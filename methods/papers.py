@@ -86,6 +86,8 @@ PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
     "barlow_twins": _CLUSTERED[:1],
     "vicreg": _CLUSTERED[:1],
     "vicregl": (PaperSize("CT volumes", SwinEncoder.Config(spatial_dims=3)),),
+    "c2l": (PaperSize("radiographs", ResNetEncoder.Config(spatial_dims=2, depth=18, grey_to_rgb=True)),),
+    "pgl": _CLUSTERED[1:],
     "jssl_mask": _RELATED,
     "jssl_cluster": _RELATED,
     "svdnet": tuple(

@@ -25,18 +25,25 @@ from methods.parts.multi_crop import MultiCrop, SmallCrops
 TARGETS = 2  # the views that others are compared with
 
 
-class TwoViewsConfig(FrozenConfig):
+class PairConfig(FrozenConfig):
     """Two views of each sample.
 
     crops           where the two are cut
-    augment         what the first, and the small crops, go through
+    augment         what the first, and small crops if there are any, go through
     augment_other   what the second goes through; none: the same as the first
-    small_crops     further crops, each compared with both views (multi-crop); by default there are none
     """
 
     crops: Crops = Crops()
     augment: Augmentation = Augmentation()
     augment_other: Annotated[Augmentation | None, ADDED] = None
+
+
+class TwoViewsConfig(PairConfig):
+    """Two views of each sample, and small crops beside them.
+
+    small_crops   further crops, each compared with both views (multi-crop); by default there are none
+    """
+
     small_crops: Annotated[SmallCrops, ADDED] = SmallCrops()
 
 
@@ -46,10 +53,11 @@ class TwoViewMethod(Method):
     positives: ClassVar[bool] = True
     averages: ClassVar[bool] = True
 
-    def __init__(self, config: TwoViewsConfig, encoder: Encoder) -> None:
+    def __init__(self, config: PairConfig, encoder: Encoder) -> None:
         super().__init__()
         config.crops.check_encoder(encoder.spatial_dims, encoder.strides)
-        self.small = MultiCrop(SmallCrops(), config.small_crops, config.augment, encoder.spatial_dims)
+        small = config.small_crops if isinstance(config, TwoViewsConfig) else SmallCrops()
+        self.small = MultiCrop(SmallCrops(), small, config.augment, encoder.spatial_dims)
         self.small.check_encoder(encoder.strides)
         self.settings = config
         self.encoder: Encoder = encoder
@@ -70,7 +78,7 @@ class TwoViewMethod(Method):
         images = [augment(config.crops.cut(batch, box), own) for box, own in zip(boxes, drawn, strict=True)]
         moves = [CropMove.of(box, own, size) for box, own in zip(boxes, drawn, strict=True)]
         targets = {name: torch.from_numpy(value).to(images[0]) for name, value in self.placed(*moves).items()}
-        if not config.small_crops.num:
+        if not self.small.small.num:
             return Views(tuple(images), boxes, targets)
         small = self.small.views(batch, rng.fold("small crops"))
         return Views((*images, *small.images), (*boxes, *small.boxes), targets)

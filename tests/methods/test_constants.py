@@ -38,6 +38,10 @@ from tests.methods.test_contract import samples_of, tiny_method
         ("moco_v3 released", 4 * log(3)),
         ("barlow_twins paper", 32.0),
         ("vicreg paper", 49.5),
+        ("vicregl paper", 49.5 * 1.25),
+        ("vicregl released", 24.75),
+        ("c2l", log(1 + 32 * exp(-1 / 0.07))),
+        ("pgl", 0.0),
         ("vicreg released", 24.75),
     ],
 )

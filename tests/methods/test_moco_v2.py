@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from methods.base import Progress
-from methods.moco_v2 import MoCoV2, key_queue, loss_of_constant
+from methods.moco_v2 import MoCoV2
+from methods.parts.key_queue import key_queue, loss_of_constant
 from tests.batches import FACTS
 from tests.encoders import Pixels
 from tests.methods.two_views import assert_equal_to_reference, noise_views, shake, weights_of

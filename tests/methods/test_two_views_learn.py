@@ -25,7 +25,7 @@ SMALL: dict[str, Any] = {
     "teacher_decay": 0.9,
     "maps_dim": 16,
 }
-NAMES = ["simclr", "byol", "moco_v2", "moco_v3", "barlow_twins", "vicreg", "vicregl"]
+NAMES = ["simclr", "byol", "moco_v2", "moco_v3", "barlow_twins", "vicreg", "vicregl", "c2l", "pgl"]
 
 
 def small_method(name: str) -> Method:
