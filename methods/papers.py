@@ -66,7 +66,8 @@ _RELATED = (PaperSize("CT and MR volumes", SliceTransformerEncoder.Config.model_
 # Seed 001, section 4.2; seed 002, Table 9; seed 004, sections 3 and 4. Seed 004's patches measure 39 voxels (32 in
 # CPC) and 66 pixels (74 in CPC); its encoders see 32 and 64 of them. SimMIM is a rival in seed 002, there with
 # UNETR's transformer: parameters are counted with the encoder of its other rows. Seed 000 trains ResNet-50 on slices
-# and a 3D convolutional network of no name on volumes: parameters are counted with ResNet-50 for both.
+# and a 3D convolutional network of no name on volumes: parameters are counted with ResNet-50 for both. BYOL and
+# VICReg are in none of these papers: their parameters are counted with the encoder of their kin.
 PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
     "simsiam": (
         PaperSize(
@@ -98,6 +99,15 @@ PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
     "gl_mae": (PaperSize("CT volumes", ViTEncoder.Config(spatial_dims=3, positions="sin_cos", qkv_bias=True)),),
     "swav": _CLUSTERED,
     "deepcluster_v2": _CLUSTERED,
+    "simclr": _CLUSTERED[:1],
+    "byol": _CLUSTERED[:1],
+    "moco_v2": _CLUSTERED[:1],
+    "moco_v3": (PaperSize("CT volumes", SwinEncoder.Config(spatial_dims=3)),),
+    "barlow_twins": _CLUSTERED[:1],
+    "vicreg": _CLUSTERED[:1],
+    "vicregl": (PaperSize("CT volumes", SwinEncoder.Config(spatial_dims=3)),),
+    "c2l": (PaperSize("radiographs", ResNetEncoder.Config(spatial_dims=2, depth=18, grey_to_rgb=True)),),
+    "pgl": _CLUSTERED[1:],
     "jssl_mask": _RELATED,
     "jssl_cluster": _RELATED,
     "svdnet": tuple(

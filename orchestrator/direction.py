@@ -17,7 +17,8 @@ HIGHER = {
 LOWER = {
     "loss", "prediction", "regularisation", "cross_entropy", "collapse", "alignment", "uniformity",
     "positive_distance", "dead_positives", "data_wait_share", "code_entropy", "assignments_changed",
-    "largest_cluster", "hours",
+    "largest_cluster", "hours", "invariance", "variance", "covariance", "redundancy",
+    "local_invariance", "local_variance", "local_covariance",
 }  # fmt: skip
 ENDINGS: dict[str, Direction] = {"_loss": "min", "_error": "min", "accuracy": "max", "kappa": "max"}
 # loss_of_constant has none: it is what the loss is compared with, and depends on the targets alone.

@@ -27,6 +27,7 @@ from data.views.intervals import Deviations, Factors, Interval, Probability
 from data.views.rng import SampleRng
 from data.views.smoothing import smooth
 from data.views.transforms import AnyTransform
+from data.views.transforms.base import MovingTransform
 from data.views.transforms.series import (
     Series,
     choose,
@@ -216,6 +217,16 @@ def _to_moved(drawn: ViewParams, size: tuple[int, ...]) -> Float[np.ndarray, "b 
         w[:, n] -= size[n - 1 - turn % 2] - 1
         to_moved[turned, n - 2], to_moved[turned, n - 1] = -w, h
     return to_moved
+
+
+def whole_move(drawn: ViewParams, size: tuple[int, ...]) -> Float[np.ndarray, "b m m"]:
+    """Return the matrices that take voxel indices (.., 1) of views to those that ``augment`` gives them."""
+    matrices = _to_moved(drawn, size)
+    for each in drawn.series:
+        if isinstance(each.transform, MovingTransform):
+            own = each.transform.to_moved(each.numbers, size)
+            matrices = np.where(each.happens[:, None, None], own @ matrices, matrices)
+    return matrices
 
 
 def add_noise(

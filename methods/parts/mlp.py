@@ -1,4 +1,4 @@
-"""MLP heads: SimSiam's projector and predictor, VoCo's and SwAV's projectors."""
+"""MLP heads: projectors and predictors of methods that compare embeddings."""
 
 from torch import nn
 
@@ -10,16 +10,19 @@ def projector(in_dim: int, dim: int) -> Head:
 
     Paper: Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021, section 3.
     """
-    return Head(
-        nn.Linear(in_dim, dim, bias=False),
-        nn.BatchNorm1d(dim),
-        nn.ReLU(),
-        nn.Linear(dim, dim, bias=False),
-        nn.BatchNorm1d(dim),
-        nn.ReLU(),
-        nn.Linear(dim, dim, bias=False),
-        nn.BatchNorm1d(dim, affine=False),
-    )
+    return normed_projector(in_dim, dim, dim, 3)
+
+
+def normed_projector(in_dim: int, hidden_dim: int, dim: int, num_layers: int) -> Head:
+    """Return bias-free linear layers with batch norm on each, ReLU on all but the last, and the last without affine.
+
+    Reference: facebookresearch/moco-v3 @ 0c5d00a, ``builder.py``: its projector and its predictor.
+    """
+    layers: list[nn.Module] = []
+    for _ in range(num_layers - 1):
+        layers += [nn.Linear(in_dim, hidden_dim, bias=False), nn.BatchNorm1d(hidden_dim), nn.ReLU()]
+        in_dim = hidden_dim
+    return Head(*layers, nn.Linear(in_dim, dim, bias=False), nn.BatchNorm1d(dim, affine=False))
 
 
 def predictor(dim: int, hidden_dim: int) -> Head:
@@ -54,14 +57,50 @@ def plain_projector(in_dim: int, dim: int) -> Head:
     return layers
 
 
-def hidden_projector(in_dim: int, hidden_dim: int, dim: int) -> Head:
-    """Return the projector of SwAV and DeepCluster-v2: one hidden layer with batch norm and ReLU.
+def hidden_projector(in_dim: int, hidden_dim: int, dim: int, last_bias: bool = True) -> Head:
+    """Return one hidden layer with batch norm and ReLU: SwAV's and DeepCluster-v2's projector, BYOL's heads.
 
-    Reference: facebookresearch/swav @ 04b8f43, ``resnet50.py``.
+    Reference: facebookresearch/swav @ 04b8f43, ``resnet50.py``; google-deepmind/deepmind-research @ 500ffd8,
+    ``byol/utils/networks.py``, whose last layer has no bias.
     """
     return Head(
         nn.Linear(in_dim, hidden_dim),
         nn.BatchNorm1d(hidden_dim),
         nn.ReLU(),
-        nn.Linear(hidden_dim, dim),
+        nn.Linear(hidden_dim, dim, bias=last_bias),
+    )
+
+
+def contrast_projector(in_dim: int, hidden_dim: int, dim: int, norm: bool) -> Head:
+    """Return the projector of SimCLR and MoCo v2: one hidden layer with ReLU; with batch norm on both layers or none.
+
+    Reference: google-research/simclr @ be133b3, ``model_util.py``; facebookresearch/moco @ 4397a04, ``builder.py``.
+    """
+    if not norm:
+        return Head(nn.Linear(in_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, dim))
+    last = nn.BatchNorm1d(dim)
+    last.bias.requires_grad_(False)  # it stays 0
+    return Head(
+        nn.Linear(in_dim, hidden_dim, bias=False),
+        nn.BatchNorm1d(hidden_dim),
+        nn.ReLU(),
+        nn.Linear(hidden_dim, dim, bias=False),
+        last,
+    )
+
+
+def expander(in_dim: int, dim: int, bias: bool) -> Head:
+    """Return the three layers of Barlow Twins and VICReg, with batch norm and ReLU on all but the last.
+
+    bias   of the first two layers; the last has none
+    Reference: facebookresearch/barlowtwins @ 046eec3 (no bias); facebookresearch/vicreg @ 08c8c0c (bias).
+    """
+    return Head(
+        nn.Linear(in_dim, dim, bias=bias),
+        nn.BatchNorm1d(dim),
+        nn.ReLU(),
+        nn.Linear(dim, dim, bias=bias),
+        nn.BatchNorm1d(dim),
+        nn.ReLU(),
+        nn.Linear(dim, dim, bias=False),
     )

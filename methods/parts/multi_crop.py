@@ -74,6 +74,13 @@ class AreaCrops(FrozenConfig):
         return np.stack([low, low + lengths], axis=1)
 
 
+class SmallCrops(AreaCrops):
+    """Crops beside the views that a method compares; by default there are none, of the area that SwAV's show."""
+
+    num: NonNegativeInt = 0
+    area: AreaShares = (0.05, 0.14)
+
+
 def _fitted(
     shape: Float[np.ndarray, "b n"], extents: Int[np.ndarray, "b n"], share: Float[np.ndarray, " b"]
 ) -> Float[np.ndarray, "b n"]:

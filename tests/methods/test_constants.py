@@ -1,6 +1,6 @@
 """The loss of the best constant prediction: what the equations give, and that no other constant does better."""
 
-from math import log
+from math import exp, log
 
 import numpy as np
 import pytest
@@ -30,6 +30,19 @@ from tests.methods.test_contract import samples_of, tiny_method
         ("swav paper", 2 * log(6)),
         ("swav released", log(6)),
         ("deepcluster_v2 paper", log(6)),
+        ("simclr paper", log(5)),
+        ("simclr released", 2 * log(5)),
+        ("byol paper", 0.0),
+        ("moco_v2", log(1 + 32 * exp(-5))),
+        ("moco_v3 paper", 4 * 0.2 * log(3)),
+        ("moco_v3 released", 4 * log(3)),
+        ("barlow_twins paper", 32.0),
+        ("vicreg paper", 49.5),
+        ("vicregl paper", 49.5 * 1.25),
+        ("vicregl released", 24.75),
+        ("c2l", log(1 + 32 * exp(-1 / 0.07))),
+        ("pgl", 0.0),
+        ("vicreg released", 24.75),
     ],
 )
 def test_the_loss_of_a_constant_is_what_the_equations_give(case: str, expected: float) -> None:

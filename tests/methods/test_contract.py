@@ -366,13 +366,16 @@ def effective_rank(features: Tensor) -> float:
     return torch.exp(-(share * share.log()).sum()).item()
 
 
+SHORT_RATES = {"barlow_twins": 0.002}  # whose loss is a sum over dimensions
+
+
 # Default variants only: whether VoCo's equations as printed collapse in so short a run depends on seed and width.
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.trains])
 def test_features_of_different_phantoms_stay_apart_through_a_short_run(name):
     dims = min(DIMS[encoder_for(name)])
     method, batch = tiny_method(name, dims), samples_of(name, dims, 16)
-    take_steps(method, sgd(method, lr=0.01), batch, range(20))
+    take_steps(method, sgd(method, lr=SHORT_RATES.get(name, 0.01)), batch, range(20))
     views = method.drawn(batch, batch.rng(99))
     with torch.no_grad():
         losses = method.loss(views)

@@ -9,9 +9,11 @@ from data.views.boxes import box_iou
 from methods.base import Views
 from methods.encoders import SwinEncoder
 from methods.parts.collapse import collapse_coefficient
-from methods.simsiam import SimSiam, simsiam_loss
+from methods.simsiam import SimSiam, negative_cosine
+from methods.two_views import embed
 from tests.batches import FACTS, random_batch
 from tests.encoders import Pixels
+from tests.methods.two_views import noise_views, shake
 from tests.references import simsiam as reference
 
 
@@ -49,17 +51,25 @@ def test_loss_and_gradients_equal_the_reference(size):
 
 def test_identical_outputs_give_minus_one_and_orthogonal_ones_zero():
     z = torch.eye(4)
-    assert simsiam_loss(z, z, z, z).item() == -1
-    assert simsiam_loss(z, z, z.roll(1, 0), z.roll(1, 0)).item() == 0
+    assert negative_cosine(z, z).item() == -1
+    assert negative_cosine(z, z.roll(1, 0)).item() == 0
 
 
 def test_embeddings_behind_the_stop_gradient_get_none():
-    p1, p2, z1, z2 = (torch.randn(3, 4, requires_grad=True) for _ in range(4))
-    simsiam_loss(p1, p2, z1, z2).backward()
-    assert z1.grad is None
-    assert z2.grad is None
-    assert p1.grad.abs().sum() > 0
-    assert p2.grad.abs().sum() > 0
+    p, z = (torch.randn(3, 4, requires_grad=True) for _ in range(2))
+    negative_cosine(p, z).backward()
+    assert z.grad is None
+    assert p.grad.abs().sum() > 0
+
+
+def test_small_crops_predict_both_views_as_often_as_the_views_each_other():
+    method, views = shake(tiny(small_crops={"num": 2})), noise_views(4, channels=5)
+    with torch.no_grad():
+        z = embed(method.encoder, method.projector, views.images)
+        p = [method.predictor(one) for one in z]
+        pairs = [(1, 0), (2, 0), (3, 0), (0, 1), (2, 1), (3, 1)]
+        expected = torch.stack([negative_cosine(p[view], z[target]) for view, target in pairs]).mean()
+        torch.testing.assert_close(method.loss(views).total, expected)
 
 
 def test_collapse_coefficient_equals_the_reference():

@@ -159,3 +159,11 @@ def colour_jitter(image: np.ndarray, numbers: np.ndarray) -> np.ndarray:
             )
         image = np.clip(image, 0, 1)
     return image
+
+
+def solarise(image: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    out = np.empty_like(image)
+    for channel, index in _voxels(image):
+        value = image[(channel, *index)]
+        out[(channel, *index)] = 1 - value if value >= 0.5 else value
+    return out

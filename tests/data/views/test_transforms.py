@@ -15,6 +15,8 @@ from data.boxes import Boxes
 from data.views.augmentation import Augmentation, augment, choose_one_of, draw, move_boxes, move_labels
 from data.views.rng import SampleRng
 from data.views.transforms import (
+    BYOL_FIRST,
+    BYOL_SECOND,
     JSSL,
     SWAV,
     Affine,
@@ -26,6 +28,7 @@ from data.views.transforms import (
     Gamma,
     Grey,
     Noise,
+    Solarise,
 )
 from data.views.transforms.base import Transform
 from data.views.transforms.series import draw_each, transform
@@ -33,7 +36,7 @@ from tests.data.views.test_views import Copies
 from tests.references import transforms as reference
 
 SIZES = [(5, 6), (3, 4, 5)]
-ALL = (*JSSL, *SWAV[:2])
+ALL = (*JSSL, *SWAV[:2], Solarise())
 
 
 def streams(count: int, seed: int = 0) -> SampleRng:
@@ -396,6 +399,14 @@ def test_only_a_few_numbers_per_sample_are_copied_to_the_device(size):
     with Copies() as copies:
         assert transform(images, series).shape == images.shape
     assert 0 < copies.num_bytes / 8 < 100 * sum(size)
+
+
+def test_byols_two_colour_distortions_differ_in_blur_and_solarising():
+    names = ["colour_jitter", "grey", "blur"]
+    assert [(each.name, each.prob) for each in BYOL_FIRST] == list(zip(names, (0.8, 0.2, 1.0), strict=True))
+    second = [*zip(names, (0.8, 0.2, 0.1), strict=True), ("solarise", 0.2)]
+    assert [(each.name, each.prob) for each in BYOL_SECOND] == second
+    assert BYOL_FIRST[:2] == BYOL_SECOND[:2]
 
 
 def test_swavs_colour_distortion_is_vissls():
