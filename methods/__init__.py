@@ -8,6 +8,7 @@ from methods.exemplar import Exemplar
 from methods.jigsaw import Jigsaw
 from methods.jssl_cluster import JSSLCluster
 from methods.jssl_mask import JSSLMask
+from methods.models_genesis import ModelsGenesis
 from methods.patch_location import PatchLocation
 from methods.rotation import Rotation
 from methods.scratch import Scratch
@@ -16,7 +17,9 @@ from methods.simsiam import SimSiam
 from methods.svdnet import SVDNet
 from methods.svdnet_detection import SVDNetDetection
 from methods.swav import SwAV
+from methods.swin_pretext import SwinPretext
 from methods.voco import VoCo
+from methods.volume_fusion import VolumeFusion
 
 lean_monai.install()
 
@@ -35,5 +38,8 @@ METHODS: dict[str, type[Method]] = {
     "jssl_cluster": JSSLCluster,
     "svdnet": SVDNet,
     "svdnet_detection": SVDNetDetection,
+    "models_genesis": ModelsGenesis,
+    "volume_fusion": VolumeFusion,
+    "swin_pretext": SwinPretext,
     "scratch": Scratch,
 }

@@ -6,7 +6,7 @@ others: they are values of the whole batch, whatever the number of ranks.
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 
@@ -33,14 +33,36 @@ def sum_over_ranks(summand: Tensor) -> Tensor:
     return total
 
 
+def sum_over_all_ranks(summand: Tensor) -> Tensor:
+    """Return the sum over the ranks, through which gradients flow; the summand itself where there is one rank."""
+    return sum_over_ranks(summand) if _several() else summand
+
+
 def rows_of_all_ranks(rows: Shaped[Tensor, "b *d"]) -> Shaped[Tensor, "n *d"]:
     """Return the rows of all ranks, in the order of the ranks, without gradients; all ranks hold the same number."""
     rows = rows.detach()
     if not _several():
         return rows
-    gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-    dist.all_gather(gathered, rows.contiguous())
-    return torch.cat(gathered)
+    by_rank = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(by_rank, rows.contiguous())
+    return torch.cat(by_rank)
+
+
+def gathered(rows: Float[Tensor, "b *d"]) -> Float[Tensor, "n *d"]:
+    """Return the rows of all ranks, in the order of the ranks; gradients flow back to the rank they came from.
+
+    All ranks hold the same number of rows.
+    """
+    if not _several():
+        return rows
+    everyone = rows.new_zeros(dist.get_world_size() * len(rows), *rows.shape[1:])
+    return sum_over_ranks(everyone.index_copy(0, own_places(rows), rows))
+
+
+def own_places(rows: Shaped[Tensor, "b *d"]) -> Int64[Tensor, " b"]:
+    """Return where this rank's rows stand among those of all ranks."""
+    first = dist.get_rank() * len(rows) if _several() else 0
+    return torch.arange(first, first + len(rows), device=rows.device)
 
 
 def number_of_ranks() -> int:
@@ -82,16 +104,10 @@ def from_next_sample(rows: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
 
     Raises ValueError where the batch is a single sample.
     """
-    everyone, first = rows, 0
-    if _several():
-        first = dist.get_rank() * len(rows)
-        mine = rows.new_zeros(dist.get_world_size() * len(rows), rows.shape[1])
-        everyone = sum_over_ranks(
-            mine.index_copy(0, torch.arange(first, first + len(rows), device=rows.device), rows)
-        )
+    everyone = gathered(rows)
     if len(everyone) < 2:
         raise ValueError("batch of 1 sample: it has no other sample to differ from; raise budget.batch_size to 2")
-    return everyone.roll(-1, 0)[first : first + len(rows)]
+    return everyone.roll(-1, 0)[own_places(rows)]
 
 
 def share_of(count: int) -> slice:
