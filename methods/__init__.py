@@ -6,11 +6,15 @@ from methods.cpc import CPC
 from methods.deepcluster_v2 import DeepClusterV2
 from methods.exemplar import Exemplar
 from methods.jigsaw import Jigsaw
+from methods.jigsaw_clustering import JigsawClustering
 from methods.jssl_cluster import JSSLCluster
 from methods.jssl_mask import JSSLMask
 from methods.models_genesis import ModelsGenesis
 from methods.patch_location import PatchLocation
+from methods.position_label import PositionLabel
 from methods.rotation import Rotation
+from methods.rubiks_cube import RubiksCube
+from methods.rubiks_cube_plus import RubiksCubePlus
 from methods.scratch import Scratch
 from methods.simmim import SimMIM
 from methods.simsiam import SimSiam
@@ -41,5 +45,9 @@ METHODS: dict[str, type[Method]] = {
     "models_genesis": ModelsGenesis,
     "volume_fusion": VolumeFusion,
     "swin_pretext": SwinPretext,
+    "position_label": PositionLabel,
+    "rubiks_cube": RubiksCube,
+    "rubiks_cube_plus": RubiksCubePlus,
+    "jigsaw_clustering": JigsawClustering,
     "scratch": Scratch,
 }
