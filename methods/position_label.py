@@ -7,8 +7,8 @@ Variants:  there are none. The paper trains the labels beside classes of photogr
            volumes, does not say how it ran it. Here the labels are the only task.
            As in the paper, only half of the channels tell the place, through two layers with a GELU between, and a
            linear classifier. They are every second one, not the first ones, since the last layer of a DenseNet has
-           its channels at the end. The released Swin leaves out its last merging of patches, so that there are 14 x 14
-           places; here places are those of the encoder's last map, and ``crop_size`` says how many there are.
+           its channels at the end. The released Swin leaves out its last merging of patches, for 14 x 14 places; here
+           places are those of the encoder's last map, and ``crop_size`` says how many there are.
            Encoders that pad with 0 can tell places near the border without looking at what is shown; the
            transformers of the paper, without positional encoding, cannot.
 Shapes:    B samples, K places, C channels, *s spatial axes, *m those of the last map.

@@ -386,6 +386,10 @@ SOUND = (
         "simsiam", "voco", "rotation", "patch_location", "jigsaw", "exemplar", "cpc", "simmim", "swav",
         "deepcluster_v2",
     )),
+    *(Sound(name, stage(name)) for name in (
+        "models_genesis", "volume_fusion", "swin_pretext", "position_label", "rubiks_cube", "rubiks_cube_plus",
+        "jigsaw_clustering",
+    )),
     Sound("swav, jssl_mask and jssl_cluster, one after the other", JSSL, 3),
     Sound("svdnet", stage("svdnet"), 2, 3),
     Sound("svdnet_detection", stage("svdnet_detection"), 2, 3),

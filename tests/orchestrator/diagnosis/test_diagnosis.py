@@ -40,9 +40,9 @@ def test_the_causes_of_at_least_18_of_20_planted_faults_are_named(tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_doctor_is_silent_on_20_sound_runs_of_all_methods(tmp_path: Path) -> None:
+def test_doctor_is_silent_on_sound_runs_of_all_methods(tmp_path: Path) -> None:
     loud = {sound.what: said(diagnose(sound.run(tmp_path / str(place)))) for place, sound in enumerate(SOUND)}
-    assert len(loud) == 20
+    assert len(loud) == len(SOUND)
     assert {what: causes for what, causes in loud.items() if causes} == {}
     tried = json.dumps([sound.tree for sound in SOUND])
     assert [name for name in METHODS if f'"name": "{name}"' not in tried] == []
