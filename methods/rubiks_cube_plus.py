@@ -167,7 +167,6 @@ class RubiksCubePlus(Method):
             "restoration_error": error.detach(),
             "deception_loss": deception.detach(),
             "discrimination_loss": discrimination.detach(),
-            "discriminator_accuracy": torch.cat([real > 0, fake < 0]).to(error).mean(),
         }
         constant = restoration_error(mean_voxel(whole).expand_as(whole), whole)
         of_constant = config.lambda_restoration * constant + (config.lambda_adversarial + 2) * log(2)
