@@ -36,7 +36,7 @@ from methods.downstream.targets import dice_ce_loss
 from methods.encoders import Encoder
 from methods.parts.box_maps import draw_boxes, fill_boxes
 from methods.parts.precision import full_precision
-from methods.parts.ranks import from_next_sample
+from methods.parts.ranks import next_samples, number_of_ranks
 from methods.parts.reconstruction import Reconstruction
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
 from methods.parts.variants import completed_by
@@ -131,7 +131,12 @@ class VolumeFusion(Method):
         background, foreground = views.images
         levels, num_levels = views.targets["levels"], self.config.num_levels
         if self.config.foreground == "other":
-            foreground = from_next_sample(foreground.flatten(1)).view_as(foreground)
+            if len(foreground) * number_of_ranks() < 2:
+                raise ValueError(
+                    "batch of 1 sample: it has no other sample to be fused with; raise budget.batch_size to 2, "
+                    "or set method.foreground=own"
+                )
+            foreground = next_samples(foreground)
         logits = self.decoder(self.encoder.features(fuse(background, foreground, levels, num_levels)))
         dice, cross_entropy = dice_ce_loss(logits, levels, background=True)
         parts = {

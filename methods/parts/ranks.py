@@ -110,6 +110,16 @@ def from_next_sample(rows: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
     return everyone.roll(-1, 0)[own_places(rows)]
 
 
+def next_samples(rows: Shaped[Tensor, "b *d"]) -> Shaped[Tensor, "b *d"]:
+    """Return each sample's successor as ``from_next_sample`` does, without gradients, of rows of any size."""
+    rows = rows.detach()
+    if not _several():
+        return rows.roll(-1, 0)
+    firsts = rows_of_all_ranks(rows[:1])
+    following = (dist.get_rank() + 1) % len(firsts)
+    return torch.cat([rows[1:], firsts[following : following + 1]])
+
+
 def share_of(count: int) -> slice:
     """Return this rank's part of ``count`` rows, divided as ``torch.tensor_split`` divides them."""
     ranks, rank = (dist.get_world_size(), dist.get_rank()) if _several() else (1, 0)

@@ -5,6 +5,7 @@ from math import log
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from methods.base import Views
 from methods.encoders import PooledUNetEncoder
@@ -49,18 +50,19 @@ def test_loss_and_gradients_equal_the_reference(half: bool, dims: int) -> None:
 
 def test_a_network_that_knows_every_place_makes_no_error() -> None:
     method = tiny(2, channels=8)
+    wide, narrow, last = (layer for layer in method.head if isinstance(layer, nn.Linear))
     with torch.no_grad():
-        for layer, size in ((method.head[0], 4), (method.head[2], 2)):
-            layer.weight.copy_(torch.eye(size, 4))
+        for layer in (wide, narrow, last):
             layer.bias.zero_()
-        method.head[3].weight.copy_(torch.tensor([[9.0, 9], [9, -9], [-9, 9], [-9, -9]]))
-        method.head[3].bias.zero_()
+        wide.weight.copy_(torch.eye(4))
+        narrow.weight.copy_(torch.eye(2, 4))
+        last.weight.copy_(torch.tensor([[9.0, 9], [9, -9], [-9, 9], [-9, -9]]))
     # Two of the channels that are seen say the row and the column; a GELU keeps what is far above 0.
     rows, columns = torch.meshgrid(torch.tensor([5.0, -5]), torch.tensor([5.0, -5]), indexing="ij")
     image = torch.zeros(1, 8, 2, 2)
     image[0, 0], image[0, 2] = rows + 8, columns + 8
     with torch.no_grad():
-        method.head[2].bias.copy_(torch.tensor([-8.0, -8]))
+        narrow.bias.copy_(torch.tensor([-8.0, -8]))
     losses = method.loss(Views((image,)))
     assert losses.parts["accuracy"] == 1
     assert losses.total < 1e-6
