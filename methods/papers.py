@@ -61,13 +61,14 @@ _CLUSTERED = (
     PaperSize("CT and MR slices", ResNetEncoder.Config(spatial_dims=2, grey_to_rgb=True)),
     PaperSize("CT and MR volumes", ResNetEncoder.Config(spatial_dims=3)),
 )
+_RESTORED = (PaperSize("CT volumes", SwinEncoder.Config(spatial_dims=3)),)
 _RELATED = (PaperSize("CT and MR volumes", SliceTransformerEncoder.Config.model_validate({"variant": "released"})),)
 
 # Seed 001, section 4.2; seed 002, Table 9; seed 004, sections 3 and 4. Seed 004's patches measure 39 voxels (32 in
 # CPC) and 66 pixels (74 in CPC); its encoders see 32 and 64 of them. SimMIM is a rival in seed 002, there with
-# UNETR's transformer: parameters are counted with the encoder of its other rows. Seed 000 trains ResNet-50 on slices
-# and a 3D convolutional network of no name on volumes: parameters are counted with ResNet-50 for both. BYOL and
-# VICReg are in none of these papers: their parameters are counted with the encoder of their kin.
+# UNETR's transformer: parameters are counted with the encoder of its other rows, and so are those of the rivals after
+# it. Seed 000 trains ResNet-50 on slices and a 3D convolutional network of no name on volumes: parameters are counted
+# with ResNet-50 for both. BYOL and VICReg are in none of these papers, and are counted with the encoder of their kin.
 PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
     "simsiam": (
         PaperSize(
@@ -97,6 +98,18 @@ PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
         PaperSize("CT volumes", ResNetEncoder.Config(spatial_dims=3)),
     ),
     "gl_mae": (PaperSize("CT volumes", ViTEncoder.Config(spatial_dims=3, positions="sin_cos", qkv_bias=True)),),
+    **dict.fromkeys(
+        (
+            "models_genesis",
+            "volume_fusion",
+            "swin_pretext",
+            "position_label",
+            "rubiks_cube",
+            "rubiks_cube_plus",
+            "jigsaw_clustering",
+        ),
+        _RESTORED,
+    ),
     "swav": _CLUSTERED,
     "deepcluster_v2": _CLUSTERED,
     "simclr": _CLUSTERED[:1],
