@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from safetensors import safe_open
-from scipy import stats
 
 from data.shards.writer import write_atomically
 from methods.encoders import ENCODERS
@@ -188,6 +187,8 @@ def _interval(run: Path, metric: str, value: float) -> str:
         return "-"
     if len(patients) < LEAST_PATIENTS:
         return f"too few patients ({len(patients)})"
+    from scipy import stats  # every worker imports this module, and none draws intervals
+
     found = stats.bootstrap(
         ([*patients.values()],), np.mean, n_resamples=DRAWS, method="percentile", rng=np.random.default_rng(0)
     )
