@@ -34,18 +34,19 @@ docs-serve: docs
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site 8000
 
 # Tests of one file share a process and one local Ray, because most of their time is spent waiting for Ray to start.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# What one process compiles, with the checks of annotations, is kept for the other and for the next time.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
+IN_TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: .venv/ready
-	$(PYTEST) -m "not tutorial" --durations 15
+	$(PYTEST) $(IN_TWO) -m "not tutorial" --durations 15
 
-# Keeps what it compiles, with the checks of annotations, for the next time.
 fast: .venv/ready
-	env -u PYTHONDONTWRITEBYTECODE $(PYTEST) -m "not slow"
+	$(PYTEST) $(IN_TWO) -m "not slow"
 
-# Every tutorial of docs/tutorials, typed word by word in an empty folder.
+# Every tutorial of docs/tutorials, typed word by word in a copy of the project.
 tutorials: .venv/ready
-	$(BIN)/python -m pytest tests/test_tutorials.py -m tutorial --durations 0
+	$(PYTEST) --numprocesses 2 --dist loadgroup tests/test_tutorials.py -m tutorial --durations 0
 
 # The golden curves of METHODS="NAME ...", or all anew; the latter only where CHANGELOG says that numbers change.
 golden: .venv/ready

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from safetensors import safe_open
-from scipy import stats
 
 from orchestrator.direction import TEST, direction_of
 from orchestrator.history import HISTORY, Once, Tail, metrics_of
@@ -159,6 +158,8 @@ def _score_lines(run: Path, scores: Mapping[str, float]) -> Iterator[str]:
 
 def _interval(run: Path, metric: str, value: float) -> str:
     """Return the interval of a run's mean over its patients, by a bootstrap of the patients."""
+    from scipy import stats  # every worker imports this module, and none draws intervals
+
     patients = case_scores(run / CASES, metric, value)
     if patients is None:
         return "-"

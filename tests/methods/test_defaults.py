@@ -32,7 +32,12 @@ META = torch.device("meta")
 
 @cache
 def default_encoder(name: str, dims: int) -> Encoder:
-    return ENCODERS[name](ENCODERS[name].Config(spatial_dims=dims)).to(META)
+    """Return an encoder without weights; images of one size pass it once, whichever method they are of."""
+    encoder = ENCODERS[name](ENCODERS[name].Config(spatial_dims=dims)).to(META)
+    maps = encoder.maps
+    passed = cache(lambda image: maps(torch.empty(2, *image, device=META)))
+    encoder.maps = lambda x: [one.new_empty(len(x), *one.shape[1:]) for one in passed(x.shape[1:])]
+    return encoder
 
 
 def on_meta(views: Views) -> Views:

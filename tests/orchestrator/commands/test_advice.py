@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from orchestrator.commands.parser import commands
@@ -18,7 +19,7 @@ OTHER_PROGRAM = re.compile(r"`(?:ray|mlflow|git) [^`]*`")
 COMMAND = re.compile(r"`raydiology ([a-z]+)")
 
 
-def messages() -> Iterator[tuple[str, str]]:
+def texts() -> Iterator[tuple[str, str]]:
     """Yield each text of the packages that is no docstring, with its place; ``{}`` stands for what is filled in."""
     for package in ("data", "methods", "orchestrator"):
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -35,13 +36,15 @@ def messages() -> Iterator[tuple[str, str]]:
                 yield f"{path.relative_to(ROOT)}:{node.lineno}", str(text)
 
 
-# Names of files and arguments of other programs are single words, and a page is no message.
-MESSAGES = [(place, text) for place, text in messages() if " " in text and not text.startswith("<!doctype")]
+@cache
+def messages() -> list[tuple[str, str]]:
+    """Return the messages: names of files and arguments of other programs are single words, and a page is none."""
+    return [(place, text) for place, text in texts() if " " in text and not text.startswith("<!doctype")]
 
 
 def named(pattern: re.Pattern[str]) -> dict[str, str]:
     """Return what messages name, each with one place where they do."""
-    return {name: place for place, text in MESSAGES for name in pattern.findall(OTHER_PROGRAM.sub("", text))}
+    return {name: place for place, text in messages() for name in pattern.findall(OTHER_PROGRAM.sub("", text))}
 
 
 def alternatives(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -86,4 +89,4 @@ def test_no_message_says_to_leave_scans_or_samples_out_without_saying_by_what() 
     advice = re.compile(
         r"leave (?:the|this|these|those|\{\}) (?:sample|study|studie|file|series|scan|volume)s? out(?! by)"
     )
-    assert [place for place, text in MESSAGES if advice.search(text)] == []
+    assert [place for place, text in messages() if advice.search(text)] == []

@@ -204,12 +204,13 @@ def test_a_field_that_a_file_names_twice_is_refused_with_both_lines(tmp_path: Pa
 
 
 FILES = sorted((ROOT / "experiments").rglob("*.yaml"))
+TREES = {path: read(path) for path in FILES}
 TABLES, SWEEPS, INGESTS, COHORTS = (
-    [path for path in FILES if fields <= read(path).keys()]
+    [path for path in FILES if fields <= TREES[path].keys()]
     for fields in ({"rows", "experiment"}, {"space"}, {"source"}, {"kind"})
 )
 EXPERIMENTS = sorted({*FILES} - {*TABLES, *SWEEPS, *INGESTS, *COHORTS})
-ON_COHORTS = [(path, name) for path in TABLES for name in read(path).get("cohorts", {})]
+ON_COHORTS = [(path, name) for path in TABLES for name in TREES[path].get("cohorts", {})]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
