@@ -13,11 +13,14 @@ from torch.nn.functional import avg_pool3d
 
 from methods.base import FrozenConfig
 from methods.encoders.base import Encoder
+from methods.encoders.conv_unets import PlainConvUNetEncoder, ResidualEncoderUNetEncoder
 from methods.encoders.densenet import DenseNetEncoder
 from methods.encoders.pooled_unet import PooledUNetEncoder
 from methods.encoders.resnet import ResNetEncoder
 from methods.encoders.swin_unetr import SwinEncoder
 from methods.encoders.unet import UNetEncoder
+from methods.encoders.vit import ViTEncoder
+from methods.encoders.vnet import VNetEncoder
 
 OF_SLICES: dict[str, type[Encoder]] = {
     "unet": UNetEncoder,
@@ -25,13 +28,21 @@ OF_SLICES: dict[str, type[Encoder]] = {
     "densenet": DenseNetEncoder,
     "resnet": ResNetEncoder,
     "swin_unetr": SwinEncoder,
+    "plain_conv_unet": PlainConvUNetEncoder,
+    "residual_encoder_unet": ResidualEncoderUNetEncoder,
+    "vit": ViTEncoder,
+    "vnet": VNetEncoder,
 }
 SliceEncoderConfig = Annotated[
     UNetEncoder.Config
     | PooledUNetEncoder.Config
     | DenseNetEncoder.Config
     | ResNetEncoder.Config
-    | SwinEncoder.Config,
+    | SwinEncoder.Config
+    | PlainConvUNetEncoder.Config
+    | ResidualEncoderUNetEncoder.Config
+    | ViTEncoder.Config
+    | VNetEncoder.Config,
     Field(discriminator="name"),
 ]
 

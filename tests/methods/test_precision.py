@@ -107,7 +107,7 @@ def hold(method: Method, views: Views, followers: list[nn.Module]) -> Computed:
 def followers_in(method: Method) -> list[nn.Module]:
     """Return a method's encoder and its teacher's, the skip blocks of both, and what else computes on maps."""
     modules = dict(method.named_modules())
-    names = ("encoder", "teacher.encoder", "head.skips", "teacher.head.skips", "decoder")
+    names = ("encoder", "teacher.encoder", "head.skips", "teacher.head.skips", "decoder", "discriminator")
     found = [modules[name] for name in names if name in modules]
     return [*found, *modules["densifiers"].children()] if "densifiers" in modules else found
 

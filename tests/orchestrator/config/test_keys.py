@@ -86,6 +86,8 @@ TOGETHER = {
         for owner in ("method", "downstream.task")
         for field in ("transforms", "one_of")
     },
+    "method.crops.area": {"method": {"crops": {"iou": [0, 1], "area": [0.2, 1]}}},
+    "method.augment_other": {"method": {"augment_other": {"flip_prob": 0.1}}},
     "data.weight": {"data": [{"shards": "a", "weight": 3}, {"shards": "b", "weight": 1}]},
     "start": {"start": {"weights": "encoder.safetensors"}},
     "stages": {"method": None, "optimiser": None, "budget": None, "stages": [{"method": {"name": "voco"}}]},

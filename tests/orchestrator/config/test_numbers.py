@@ -39,6 +39,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "Objective": {"metric": "score"},
     "Optimiser": {"lr": 0.1},
     "PaperNumbers": {"mean": 0.5},
+    "ConvUNetConfig": {"spatial_dims": 3, "blocks": [1] * 6},
     "Phantoms": {"kind": "brain", "labelled": 2, "unlabelled": 2},
     "Probe": {**SHARDS, "size": 32},
     "Recipe": {"name": "a", "kind": "volume", "window": [0, 1], "window_kind": "value"},
@@ -75,6 +76,8 @@ SIGNED = {
     "PaperNumbers.values",
     "Recipe.window",
     "TableRow.paper_also",
+    "Solarise.threshold",
+    "Solarise.top",
     "SourceOptions.rescale",
     "Uniform.uniform",
 }

@@ -40,7 +40,7 @@ STAGE = {"method": {"name": "rotation"}, "budget": {"steps": 1, "batch_size": 2}
         ({"encoder": {"spatial_dims": "two"}}, "encoder.spatial_dims: expected 2 or 3, found 'two'"),
         ({"encoder": {"name": "uent"}}, "encoder.name: there is no 'uent' (did you mean unet?); expected one of "),
         ({"method": {"crops": {"iuo": [0, 1]}}}, "method.crops.iuo: no such field (did you mean iou?)"),
-        ({"method": {"zzz": 1}}, "method.zzz: no such field; expected one of augment, crops, name, "),
+        ({"method": {"zzz": 1}}, "method.zzz: no such field; expected one of augment, augment_other, crops, name, "),
         ({"method": {"name": "vco"}}, "method.name: there is no 'vco' (did you mean voco?); expected one of "),
         ({"optimiser": {"name": "sdg"}}, "found 'sdg' (did you mean sgd?)"),
         ({"budget": {"epcohs": 3}}, "budget.epcohs: no such field (did you mean epochs?)"),
