@@ -13,31 +13,16 @@ from data.views.batch import Batch
 from methods.downstream.base import merge
 from methods.downstream.class_losses import balanced_weights, read_grades
 from methods.downstream.classification import Classification
-from methods.encoders import ENCODERS, Encoder, UNetEncoder
+from methods.encoders import Encoder, UNetEncoder
 from tests.batches import eight_bit_batch, facts_of
 from tests.encoders import EACH_BUILD, Pixels
+from tests.methods.test_contract import tiny_encoder
 from tests.references import class_losses
 
 NAMES = {0: "normal", 2: "mild", 5: "severe"}
 NUMBERS = tuple(NAMES)
 KINDS = ("single", "ordinal", "multi_label")
-TINY: dict[str, dict[str, Any]] = {
-    "swin_unetr": {"feature_size": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 4), "window_size": 3},
-    "unet": {"features": (4, 6, 8, 12, 16, 4)},
-    "pooled_unet": {"features": (4, 6, 8, 12, 16), "dropout": 0.0},
-    "densenet": {"growth_rate": 4, "block_config": (1, 1, 1, 1), "init_features": 8},
-    "resnet": {"depth": 18, "init_features": 2},
-    "resnet3d": {"init_features": 2, "depth_strides": "vanilla"},
-    "vit": {"image_size": 32, "hidden_size": 24, "mlp_dim": 32, "num_layers": 4, "num_heads": 2},
-    "vnet": {"init_features": 2, "dropout": 0.0},
-    "slices": {"slices": {"name": "unet", "spatial_dims": 2, "features": (4, 6, 8, 12, 16, 4)}},
-    "slice_transformer": {
-        "slices": {"name": "resnet", "spatial_dims": 2, "depth": 18, "init_features": 2},
-        "dim": 16,
-        "attention": {"num_heads": 2, "head_dim": 4},
-        "num_layers": 1,
-    },
-}
+TINY_UNET = {"features": (4, 6, 8, 12, 16, 4)}
 
 
 def task_of(encoder: Encoder | None = None, names: dict[int, str] = NAMES, **fields: Any) -> Classification:
@@ -110,7 +95,7 @@ def test_two_ranks_average_to_the_loss_of_one_even_where_their_classes_differ(ki
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("name", "dims"), EACH_BUILD)
 def test_one_step_is_finite_with_every_encoder_and_reaches_every_parameter(name: str, dims: int, kind: str) -> None:
-    encoder = ENCODERS[name](ENCODERS[name].Config(spatial_dims=dims, **TINY[name]))
+    encoder = tiny_encoder(name, dims)
     size = (*[32] * (dims - 1), 2 * encoder.stride)
     feature = "flattened" if kind == "ordinal" else "pooled"
     task = task_of(encoder, kind=kind, size=size, hidden_dims=(6,), feature=feature, dropout=0.0).train()
@@ -169,7 +154,7 @@ def test_samples_are_judged_from_their_middle_without_augmentation() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ranks_judge_parts_and_their_evidence_scores_as_one(kind: str) -> None:
-    encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=2, **TINY["unet"]))
+    encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=2, **TINY_UNET))
     task = task_of(encoder, kind=kind, hidden_dims=(4,)).eval()
     batch = batch_of(SEVERAL if kind == "multi_label" else SINGLE)
     together = task.scores(task.judge(batch).evidence)
@@ -363,7 +348,7 @@ def test_a_task_that_cannot_work_is_refused_in_words(fields: dict[str, Any], mes
 
 
 def test_a_size_that_the_encoder_cannot_take_is_refused() -> None:
-    encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=2, **TINY["unet"]))
+    encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=2, **TINY_UNET))
     with pytest.raises(ValueError, match=r"task.size \(40, 40\): 40 is not a multiple of .* stride 16; use 32"):
         task_of(encoder, size=40)
 
