@@ -391,7 +391,7 @@ SOUND = (
     Sound("swav, jssl_mask and jssl_cluster, one after the other", JSSL, 3),
     Sound("svdnet", stage("svdnet"), 2, 3),
     Sound("svdnet_detection", stage("svdnet_detection"), 2, 3),
-    Sound("simsiam in bf16", {**stage("simsiam"), **BF16}),
+    Sound("simsiam in bf16", {**stage("simsiam"), "method": method("simsiam", small_crops={"num": 0}), **BF16}),
     Sound("segmentation", task(SEGMENTATION)),
     Sound("segmentation of regions, in bf16", {**task({**SEGMENTATION, **REGIONS}), **BF16}),
     Sound("classification", task(CLASSIFICATION)),

@@ -3,28 +3,21 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import yaml
 from safetensors.torch import load_file
-from torch import multiprocessing as mp
 
-from data.views.batch import Batch
 from orchestrator.cli import main
 from orchestrator.config.files import resolve
-from orchestrator.feed import stream
 from orchestrator.history import HISTORY, Tail, steps
 from orchestrator.runs import finetune, network, pretrain
 from orchestrator.runs.course import Course
 from orchestrator.runs.run import RESULT
 from orchestrator.training.checkpoint import ENCODER
-from orchestrator.training.loop import train
-from orchestrator.training.world import World
 from tests import clusters
 from tests.experiments import tiny_segmentation
 from tests.shardsets import write_slices, write_volumes
@@ -82,24 +75,15 @@ def undisturbed(folder: Path, ray_cluster: None) -> Path:
     return pretrained(folder, folder / "undisturbed")
 
 
-def pretrained(folder: Path, home: Path) -> Path:
+def pretrained(folder: Path, home: Path, *overrides: str) -> Path:
     (home.parent / f"{home.name}.yaml").write_text(yaml.safe_dump(tree_of(folder, home)))
-    assert main(["pretrain", f"{home}.yaml"]) == 0
+    assert main(["pretrain", f"{home}.yaml", *overrides]) == 0
     (run,) = (home / "three").glob("pretrain-*")
     return run
 
 
-def ends_of(run: Path) -> dict[str, str]:
-    """Return the addresses of what the stages of a run have trained, by stage."""
-    return {name: str(max((run / "checkpoints" / name).glob("step_*"))) for name in STAGES}
-
-
-def traced(entries: list[dict[str, Any]]) -> list[tuple[int, str, float]]:
-    return [(one["step"], one["samples"], one["loss"]) for one in entries]
-
-
 def trace(run: Path) -> dict[str, list[tuple[int, str, float]]]:
-    return {name: traced(steps(run, name)) for name in STAGES}
+    return {name: [(one["step"], one["samples"], one["loss"]) for one in steps(run, name)] for name in STAGES}
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -110,7 +94,7 @@ def test_each_stage_goes_on_from_the_one_that_it_names(folder: Path, undisturbed
     found = trace(undisturbed)
     assert [len(found[name]) for name in STAGES] == [STEPS] * 3
     asked = resolve(tree_of(folder, folder / "undisturbed"))
-    ends = ends_of(undisturbed)
+    ends = {name: str(max((undisturbed / "checkpoints" / name).glob("step_*"))) for name in ("slices", "volumes")}
     volumes, organs = (Course.open(asked, place).build(ends).encoder for place in (1, 2))
     learnt = load_file(Path(ends["slices"]) / ENCODER)
     assert all(torch.equal(value, learnt[key]) for key, value in volumes.slices.state_dict().items())
@@ -145,63 +129,33 @@ def test_a_run_that_is_killed_in_each_stage_resumes_exactly(folder: Path, undist
     assert all(torch.equal(value, expected[key]) for key, value in weights(run).items())
 
 
-def train_on_rank(rank: int, folder: Path, ends: dict[str, str]) -> None:
-    """Train each stage on one of two ranks, after the stages that have the given ends; rank 0 writes its steps."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    asked = resolve(tree_of(folder, folder / "two"), ["resources.workers=2"])
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in STAGES}
-    for place, name in enumerate(STAGES):
-        course = Course.open(asked, place)
-
-        def batches(first_step: int, course: Course = course) -> Iterator[Batch]:
-            return stream.local_batches(course.feed, rank)
-
-        def report(metrics: dict[str, Any], checkpoint: Path | None = None, name: str = name) -> None:
-            found[name].extend(metrics["history"])
-
-        trainee = pretrain.build_trainee(asked, place, ends)
-        train(trainee, course.plan, batches, World(rank, 2, torch.device("cpu")), report)
-    if rank == 0:
-        (folder / "two.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
-
-
-def test_two_ranks_equal_one_in_each_stage(folder: Path, undisturbed: Path) -> None:
-    """Without Ray, whose two workers ``test_two_workers`` holds."""
-    mp.spawn(train_on_rank, args=(folder, ends_of(undisturbed)), nprocs=2)
-    alone, shared = trace(undisturbed), json.loads((folder / "two.json").read_text())
+def test_two_workers_equal_one(folder: Path, undisturbed: Path) -> None:
+    alone, shared = (
+        trace(undisturbed),
+        trace(pretrained(folder, folder / "two", "resources.workers=2")),
+    )
     for stage in STAGES:
-        found = traced(shared[stage])
-        assert [entry[:2] for entry in found] == [entry[:2] for entry in alone[stage]]
-        assert [entry[2] for entry in found] == pytest.approx([entry[2] for entry in alone[stage]], abs=1e-4)
-
-
-def finetuned(folder: Path, part: str, shards: str) -> dict[str, Any]:
-    """Return the experiment of the undisturbed run with a fine-tuning of its encoder, or of a part of it."""
-    task = {"name": "segmentation", "crop_size": [32, 32] if part else [16, 32, 32]}
-    tuned = {**tiny_segmentation(str(folder / shards)), "budget": {"steps": 2, "batch_size": 2}}
-    return {**tree_of(folder, folder / "undisturbed"), "downstream": {**tuned, "task": task, "part": part}}
+        assert [entry[:2] for entry in shared[stage]] == [entry[:2] for entry in alone[stage]]
+        assert [entry[2] for entry in shared[stage]] == pytest.approx([entry[2] for entry in alone[stage]], abs=1e-4)
 
 
 @pytest.mark.parametrize(("part", "shards"), [("", "volumes"), ("slices", "slices")])
-def test_a_fine_tuning_of_the_encoder_or_its_part_begins_with_what_it_learnt(
-    folder: Path, undisturbed: Path, part: str, shards: str
-) -> None:
-    asked = resolve(finetuned(folder, part, shards))
+def test_the_encoder_and_its_part_are_fine_tuned(folder: Path, undisturbed: Path, part: str, shards: str) -> None:
+    tree, home = tree_of(folder, folder / "undisturbed"), folder / "undisturbed"
+    size = [32, 32] if part else [16, 32, 32]
+    task = {"name": "segmentation", "crop_size": size}
+    tree["downstream"] = {**tiny_segmentation(str(folder / shards), steps=2), "task": task, "part": part}
+    tree["downstream"]["budget"] = {"steps": 2, "batch_size": 2}
+    file = folder / f"finetune-{part}.yaml"
+    file.write_text(yaml.safe_dump(tree))
+    asked = resolve(tree)
     built = network.build_network(asked, finetune.check(asked).shards, str(undisturbed / "encoder"))
     prefix, learnt = f"{part}." if part else "", weights(undisturbed)
     assert built.encoder.spatial_dims == (2 if part else 3)
     assert all(torch.equal(value, learnt[prefix + key]) for key, value in built.encoder.state_dict().items())
-    assert pretrain.folder_of(asked) == undisturbed, "it is not pretrained again"
-
-
-def test_a_part_of_the_encoder_is_fine_tuned(folder: Path, undisturbed: Path) -> None:
-    """The whole is trained on labels by the last stage."""
-    file = folder / "finetune.yaml"
-    file.write_text(yaml.safe_dump(finetuned(folder, "slices", "slices")))
+    before = {*(home / "three").glob("finetune-*")}
     assert main(["finetune", str(file)]) == 0
-    (run,) = (folder / "undisturbed" / "three").glob("finetune-*")
+    (run,) = {*(home / "three").glob("finetune-*")} - before
     scores = json.loads((run / RESULT).read_text())["scores"]
     assert 0 <= scores["score"] <= 1
-    assert [*(folder / "undisturbed" / "three").glob("pretrain-*")] == [undisturbed], "it was not pretrained again"
+    assert pretrain.folder_of(asked) == undisturbed, "it was not pretrained again"
