@@ -62,7 +62,7 @@ def slow_unless_first(case: str) -> list[pytest.MarkDecorator]:
 def pairs(cases: Iterable[str]) -> list[Any]:
     """List each method with each encoder that it can train, in 2D and 3D; further variants with one encoder.
 
-    Of the methods that see only the mean of a map, SimSiam stands for all: they ask the same of an encoder.
+    Methods that ask the same of an encoder are stood for by one: of means, of all maps, of a decoder, of masks.
     """
     return [
         pytest.param(
@@ -74,10 +74,13 @@ def pairs(cases: Iterable[str]) -> list[Any]:
     ]
 
 
+STAND_FOR_OTHERS = ("simsiam", "voco", "cpc", "simmim", "models_genesis", "spark", "vicregl", "swav", "rotation")
+
+
 def with_each_encoder(case: str) -> bool:
     """Tell whether a case is tested with each encoder, and not with one alone."""
     name = case.split()[0]
-    return not slow_unless_first(case) and (name == "simsiam" or not METHODS[name].averages)
+    return not slow_unless_first(case) and (name in STAND_FOR_OTHERS or bool(METHODS[name].encoders))
 
 
 IN_DIMS = [(case, dims) for case in TRAINED for dims in DIMS[encoder_for(case)]]
