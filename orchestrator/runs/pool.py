@@ -20,7 +20,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
 from orchestrator import stop
-from orchestrator.runs.hosts import resources_of_a_job
+from orchestrator.cluster.hosts import resources_of_a_job
 from orchestrator.stop import RunError
 from orchestrator.terminal import progress
 

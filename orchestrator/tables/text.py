@@ -76,7 +76,8 @@ def notes(config: TableConfig, lines: Sequence[TableLine]) -> list[str]:
 
 def _explained(config: TableConfig) -> list[str]:
     """Say which values are repeats and which are chosen from, each list once, with its rows unless all have it."""
-    first = f" in its first {config.choose_repeats} repeats" if config.choose_repeats else ""
+    repeats = "repeat" if config.choose_repeats == 1 else f"{config.choose_repeats} repeats"
+    first = f" in its first {repeats}" if config.choose_repeats else ""
     meanings = (
         f"{CHOSEN}: for each row the value with the best mean {config.chosen_by} of its validations{first}, the "
         "first of equals; all numbers of the row are of the runs with it; ",

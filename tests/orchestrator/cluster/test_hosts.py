@@ -12,7 +12,8 @@ import psutil
 import pytest
 import ray
 
-from orchestrator.runs import hosts, pool
+from orchestrator.cluster import hosts
+from orchestrator.runs import pool
 from tests.orchestrator.runs.test_pool import Owner, meet
 
 
