@@ -67,7 +67,11 @@ def test_the_packages_are_installed_from_the_files_that_are_copied(tmp_path: Pat
     copied = {there: here for there, here in content["file_mounts"].items() if there.startswith(folder)}
     for there, here in copied.items():
         shutil.copy(ROOT / here, tmp_path / there.removeprefix(folder))
-    assert content["setup_commands"] == ["pip install -q -c ~/raydiology/constraints.txt ~/raydiology"]
+    install = "pip install -q -c ~/raydiology/constraints.txt"
+    assert content["setup_commands"] == [
+        f"{install} ~/raydiology",
+        f"{install} --no-deps dynamic-network-architectures",
+    ]
     offline = ["--no-deps", "--no-build-isolation", "--no-index"]
     command = [sys.executable, "-m", "pip", "wheel", "-q", *offline, "-w", str(tmp_path / "wheels"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
