@@ -1,5 +1,6 @@
 """Cluster: join Ray or start it on this machine, and refuse jobs that cannot be placed."""
 
+import importlib
 import itertools
 import logging
 import os
@@ -188,7 +189,8 @@ def _runtime_env(umask: int) -> dict[str, Any]:
     train = {name: value for name, value in os.environ.items() if name.startswith(("RAY_TRAIN_", "RAY_CHDIR_"))}
     return {
         "env_vars": {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore", **threads, **train},
-        "worker_process_setup_hook": lambda: os.umask(umask),
+        # Our package's own settings hold before Ray imports what a training takes.
+        "worker_process_setup_hook": lambda: (importlib.import_module("orchestrator"), os.umask(umask)),
     }
 
 

@@ -18,10 +18,7 @@ from ray.train import (
     ScalingConfig,
     TrainingFailedError,
 )
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.execution.callback import RayTrainCallback
+from ray.train.torch import TorchConfig, get_device
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from data.files import is_file, join, read_bytes
@@ -34,6 +31,7 @@ from orchestrator.feed import stream
 from orchestrator.feed.stream import FeedPlan
 from orchestrator.history import HELD, HISTORY, USAGE, HistoryWriter, Tail
 from orchestrator.stop import RunError
+from orchestrator.training.controller import Trainer
 from orchestrator.training.finite import NonFiniteError
 from orchestrator.training.loop import Plan, Trainee, train
 from orchestrator.training.resume import SavedCheckpoint, StageCheckpoints, name_of, remaining
@@ -132,7 +130,7 @@ def _fit(job: Job, progress: StageCheckpoints) -> None:
     resources = job.resources
     connection.set_up_train()
     per_worker = {"CPU": resources.cpus_per_worker, **({"GPU": 1.0} if resources.gpu else {})}
-    trainer = _Trainer(
+    trainer = Trainer(
         _work,
         train_loop_config={"job": job, "progress": progress},
         torch_config=TorchConfig(backend="nccl" if resources.gpu else "gloo"),
@@ -157,22 +155,6 @@ def _fit(job: Job, progress: StageCheckpoints) -> None:
         trainer.fit()
     except TrainingFailedError as error:
         raise RunError(_words(job, error)) from error
-
-
-class _Trainer(TorchTrainer):
-    """Starts no process that has nothing to do: a worker waits for each of them to start.
-
-    One hands out data sets. Another frees what a training held that died while its job lives on; what a driver's
-    training held, Ray itself frees when the driver ends.
-    """
-
-    def _create_default_callbacks(self) -> list[RayTrainCallback]:
-        idle: list[type[RayTrainCallback]] = []
-        if not self.datasets:
-            idle.append(DatasetsCallback)
-        if not connection.in_worker():
-            idle.append(PlacementGroupCleanerCallback)
-        return [one for one in super()._create_default_callbacks() if not isinstance(one, tuple(idle))]
 
 
 def _work(config: dict[str, Any]) -> None:

@@ -1,0 +1,74 @@
+"""Controller: the controllers of Ray Train that a process needs, one after another, in one process beside it.
+
+Ray Train starts a process for each controller, which imports PyTorch and Ray before it starts a worker: three seconds
+of a core, longer than many a small training takes. The trials of a table, the stages of a run and its fine-tuning
+follow one another, and so may their controllers.
+"""
+
+import asyncio
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+from ray.train import Result
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from ray.train.v2._internal.execution.callback import RayTrainCallback
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from orchestrator.cluster import connection
+
+
+class Trainer(TorchTrainer):
+    """A trainer that starts no process which has nothing to do: a worker waits for each of them to start.
+
+    One hands out data sets. Another frees what a training held that died while its job lives on; what a driver's
+    training held, Ray itself frees when the driver ends. A third would be one more controller.
+    """
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        idle: list[type[RayTrainCallback]] = []
+        if not self.datasets:
+            idle.append(DatasetsCallback)
+        if not connection.in_worker():
+            idle.append(PlacementGroupCleanerCallback)
+        return [one for one in super()._create_default_callbacks() if not isinstance(one, tuple(idle))]
+
+    def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Result:
+        result: Any = ray.get(_host().run.remote(controller_init_kwargs))
+        return result
+
+
+class ControllerHost:
+    """Runs one controller after another."""
+
+    def run(self, settings: dict[str, Any]) -> Result:
+        """Run a controller to the end of its training."""
+        controller = TrainController(**settings)
+        asyncio.run(controller.run())
+        return controller.get_result()
+
+
+_hosts: dict[tuple[str, str], Any] = {}
+
+
+def _host() -> Any:
+    """Return this process's host on the Ray that it is connected to, started anew if it has died."""
+    context = ray.get_runtime_context()
+    key = context.get_session_name(), context.get_job_id()
+    if key in _hosts:
+        try:
+            ray.get(_hosts[key].__ray_ready__.remote())
+        except RayActorError:
+            del _hosts[key]
+    if key not in _hosts:
+        _hosts.clear()  # those of a Ray that was left
+        here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False)  # it writes the history
+        started = ray.remote(ControllerHost).options(
+            num_cpus=0, scheduling_strategy=here, runtime_env={"env_vars": get_env_vars_to_propagate()}
+        )
+        _hosts[key] = started.remote()
+    return _hosts[key]
