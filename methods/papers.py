@@ -101,6 +101,7 @@ PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
     **dict.fromkeys(
         (
             "models_genesis",
+            "pcrl",
             "pcrlv2",
             "volume_fusion",
             "swin_pretext",
