@@ -103,6 +103,7 @@ PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
             "models_genesis",
             "pcrl",
             "pcrlv2",
+            "transvw",
             "volume_fusion",
             "swin_pretext",
             "position_label",

@@ -24,6 +24,7 @@ POINTS = 1000  # at which a curve is known; between them it is straight
 WINDOWS = 10  # a window is at most this part of a crop along each axis
 MORE = 0.95  # probability of a further box
 MOST = 5  # boxes
+WAYS = ("shuffle", "bend", "paint inside", "paint outside")
 MARGIN = 3  # voxels between a box and the crop's border
 
 
@@ -59,11 +60,14 @@ def distorted(whole: Float[Tensor, "b c *s"], config: DistortionConfig, rng: Sam
     ):
         if rows.any():
             index = torch.from_numpy(np.flatnonzero(rows)).to(images.device)
-            images[index] = _changed(name, images[index], config.num_windows, rng.fold(name).take(rows))
+            images[index] = distorted_by(name, images[index], config.num_windows, rng.fold(name).take(rows))
     return images
 
 
-def _changed(name: str, images: Float[Tensor, "b c *s"], num_windows: int, rng: SampleRng) -> Float[Tensor, "b c *s"]:
+def distorted_by(
+    name: str, images: Float[Tensor, "b c *s"], num_windows: int, rng: SampleRng
+) -> Float[Tensor, "b c *s"]:
+    """Distort all samples in one way of ``WAYS``."""
     match name:
         case "shuffle":
             low, lengths = draw_windows(tuple(images.shape[2:]), num_windows, rng.fold("windows"))
