@@ -113,6 +113,7 @@ PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
         ),
         _RESTORED,
     ),
+    "universal_model": (PaperSize("CT and MR volumes", SwinEncoder.Config(spatial_dims=3), num_classes=2),),
     "swav": _CLUSTERED,
     "deepcluster_v2": _CLUSTERED,
     "simclr": _CLUSTERED[:1],
