@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,11 +28,11 @@ from data.views.batch import Batch
 from data.views.boxes import check_fits, uniform_boxes
 from data.views.intervals import Probability
 from data.views.rng import SampleRng
-from methods.base import Facts, FrozenConfig, Losses, Method, Views
+from methods.base import Facts, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.box_maps import first_successes
 from methods.parts.constant_voxel import mean_voxel
-from methods.parts.distortions import bend, draw_curves, draw_windows, paint_inside, paint_outside, shuffle
+from methods.parts.distortions import DistortionConfig, distorted
 from methods.parts.precision import at_least_float32, full_precision
 from methods.parts.reconstruction import Reconstruction
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
@@ -74,29 +74,19 @@ def restoration_error(restored: Float[Tensor, "b c *s"], whole: Float[Tensor, "b
 class ModelsGenesis(Method):
     """An encoder and a decoder of all of its maps."""
 
-    class Config(FrozenConfig):
+    class Config(DistortionConfig):
         """``variant`` fills in the flags that are not given; the completed config is kept.
 
         crop_size      by default 64 x 64 pixels of images, and 32 x 64 x 64 voxels of volumes
-        curve_prob     probability that intensities are bent by a curve, rising or falling
-        shuffle_prob   probability that voxels change places inside small windows
-        paint_prob     probability that a part is painted over
-        outer_prob     probability that this part is all but some boxes, and not the boxes
         flip_prob      probability of a flip, and then of another one
-        num_windows    how many windows are shuffled
         bounded        a sigmoid keeps what is restored in [0, 1], as released
         """
 
         name: Literal["models_genesis"] = "models_genesis"
         variant: Literal["paper", "released"] = "paper"
         crop_size: PositiveInt | tuple[PositiveInt, ...] | None = None
-        curve_prob: Probability = 0.9
-        shuffle_prob: Probability = 0.5
-        paint_prob: Probability = 0.9
-        outer_prob: Probability = 0.8
         flip_prob: Probability = 0.4
         flip_depth: bool = True
-        num_windows: int = Field(default=10_000, ge=1)
         bounded: bool = True
 
         _completed = completed_by(VARIANTS)
@@ -120,43 +110,12 @@ class ModelsGenesis(Method):
         boxes = uniform_boxes(batch.extents, self.size, rng.fold("box"))
         flips = draw_flips(len(self.size), self.config.flip_prob, self.config.flip_depth, rng.fold("flip"))
         whole = flip(cut(batch, boxes), flips)
-        return Views((self._distorted(whole, rng.fold("distortion")), whole), (boxes, boxes))
+        return Views((distorted(whole, self.config, rng.fold("distortion")), whole), (boxes, boxes))
 
     def loss(self, views: Views) -> Losses:
         """Compute the squared error of what is restored."""
-        distorted, whole = views.images
-        restored = at_least_float32(self.decoder(self.encoder.features(distorted)))
+        seen, whole = views.images
+        restored = at_least_float32(self.decoder(self.encoder.features(seen)))
         restored = restored.sigmoid() if self.config.bounded else restored
         constant = mean_voxel(whole).expand_as(whole)
         return Losses(restoration_error(restored, whole), of_constant=restoration_error(constant, whole))
-
-    def _distorted(self, whole: Float[Tensor, "b c *s"], rng: SampleRng) -> Float[Tensor, "b c *s"]:
-        """Distort each sample in the ways that were drawn for it."""
-        config = self.config
-        images = whole.clone()
-        painted, outside = (
-            rng.fold("painted").chance(config.paint_prob),
-            rng.fold("outside").chance(config.outer_prob),
-        )
-        for name, rows in (
-            ("shuffle", rng.fold("shuffled").chance(config.shuffle_prob)),
-            ("bend", rng.fold("bent").chance(config.curve_prob)),
-            ("paint inside", painted & ~outside),
-            ("paint outside", painted & outside),
-        ):
-            if rows.any():
-                index = torch.from_numpy(np.flatnonzero(rows)).to(images.device)
-                images[index] = self._changed(name, images[index], rng.fold(name).take(rows))
-        return images
-
-    def _changed(self, name: str, images: Float[Tensor, "b c *s"], rng: SampleRng) -> Float[Tensor, "b c *s"]:
-        match name:
-            case "shuffle":
-                low, lengths = draw_windows(self.size, self.config.num_windows, rng.fold("windows"))
-                return shuffle(images, low, lengths, rng.fold("order"))
-            case "bend":
-                return bend(images, draw_curves(rng))
-            case "paint inside":
-                return paint_inside(images, rng)
-            case _:
-                return paint_outside(images, rng)

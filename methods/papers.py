@@ -101,6 +101,9 @@ PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
     **dict.fromkeys(
         (
             "models_genesis",
+            "pcrl",
+            "pcrlv2",
+            "transvw",
             "volume_fusion",
             "swin_pretext",
             "position_label",
@@ -110,6 +113,7 @@ PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
         ),
         _RESTORED,
     ),
+    "universal_model": (PaperSize("CT and MR volumes", SwinEncoder.Config(spatial_dims=3), num_classes=2),),
     "swav": _CLUSTERED,
     "deepcluster_v2": _CLUSTERED,
     "simclr": _CLUSTERED[:1],

@@ -97,11 +97,12 @@ def normal_noise(images: Float[Tensor, "b c *s"], rng: SampleRng) -> Float[Tenso
 def quarter_turn(
     images: Float[Tensor, "b c *s"], turns: Int[np.ndarray, " b"], plane: tuple[int, int]
 ) -> Float[Tensor, "b c *s"]:
-    """Turn each image by a number of right angles in a plane, whose two axes have one length."""
+    """Turn each image by a number of right angles in a plane; a quarter-turn needs two axes of one length."""
     turned = images.clone()
     for number in range(1, NUM_TURNS):
         index = torch.from_numpy(np.flatnonzero(turns == number)).to(images.device)
-        turned[index] = torch.rot90(images[index], number, plane)
+        if len(index):
+            turned[index] = torch.rot90(images[index], number, plane)
     return turned
 
 

@@ -12,16 +12,72 @@ Intensities are expected in [0, 1], to which recipes bring them; curves cut off 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Int64
+from pydantic import Field
 from torch import Tensor
 
+from data.views.intervals import Probability
 from data.views.rng import SampleRng, scale_words
+from methods.base import FrozenConfig
 from methods.parts.box_maps import covered, draw_boxes, first_successes
 
 POINTS = 1000  # at which a curve is known; between them it is straight
 WINDOWS = 10  # a window is at most this part of a crop along each axis
 MORE = 0.95  # probability of a further box
 MOST = 5  # boxes
+WAYS = ("shuffle", "bend", "paint inside", "paint outside")
 MARGIN = 3  # voxels between a box and the crop's border
+
+
+class DistortionConfig(FrozenConfig):
+    """How often each distortion happens.
+
+    curve_prob     probability that intensities are bent by a curve, rising or falling
+    shuffle_prob   probability that voxels change places inside small windows
+    paint_prob     probability that a part is painted over
+    outer_prob     probability that this part is all but some boxes, and not the boxes
+    num_windows    how many windows are shuffled
+    """
+
+    curve_prob: Probability = 0.9
+    shuffle_prob: Probability = 0.5
+    paint_prob: Probability = 0.9
+    outer_prob: Probability = 0.8
+    num_windows: int = Field(default=10_000, ge=1)
+
+
+def distorted(whole: Float[Tensor, "b c *s"], config: DistortionConfig, rng: SampleRng) -> Float[Tensor, "b c *s"]:
+    """Distort each sample in the ways that are drawn for it."""
+    images = whole.clone()
+    painted, outside = (
+        rng.fold("painted").chance(config.paint_prob),
+        rng.fold("outside").chance(config.outer_prob),
+    )
+    for name, rows in (
+        ("shuffle", rng.fold("shuffled").chance(config.shuffle_prob)),
+        ("bend", rng.fold("bent").chance(config.curve_prob)),
+        ("paint inside", painted & ~outside),
+        ("paint outside", painted & outside),
+    ):
+        if rows.any():
+            index = torch.from_numpy(np.flatnonzero(rows)).to(images.device)
+            images[index] = distorted_by(name, images[index], config.num_windows, rng.fold(name).take(rows))
+    return images
+
+
+def distorted_by(
+    name: str, images: Float[Tensor, "b c *s"], num_windows: int, rng: SampleRng
+) -> Float[Tensor, "b c *s"]:
+    """Distort all samples in one way of ``WAYS``."""
+    match name:
+        case "shuffle":
+            low, lengths = draw_windows(tuple(images.shape[2:]), num_windows, rng.fold("windows"))
+            return shuffle(images, low, lengths, rng.fold("order"))
+        case "bend":
+            return bend(images, draw_curves(rng))
+        case "paint inside":
+            return paint_inside(images, rng)
+        case _:
+            return paint_outside(images, rng)
 
 
 def draw_curves(rng: SampleRng) -> Float[np.ndarray, "b 2 4"]:

@@ -24,6 +24,8 @@ class Reconstruction(nn.Module):
 
     A block is as wide as the encoder's map of its size, at most ``WIDEST``; where the finest map is coarser than the
     image, a last block is half as wide as that map. Without ``skips`` only the coarsest map is decoded.
+
+    widths   of the blocks' maps, coarsest first
     """
 
     def __init__(self, encoder: Encoder, out_channels: int, skips: bool = True) -> None:
@@ -36,7 +38,7 @@ class Reconstruction(nn.Module):
         taken = [*reversed(finer), *[0] * beyond]
         widths = [min(WIDEST, width) for width in reversed(finer)]
         widths += [max(1, (widths or [coarsest])[-1] // 2)] * beyond
-        self.skips = skips
+        self.skips, self.widths = skips, tuple(widths)
         self.ups = nn.ModuleList(
             transposed(below, above, step, stride=step)
             for (below, above), step in zip(pairwise((coarsest, *widths)), steps, strict=True)
@@ -50,8 +52,13 @@ class Reconstruction(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Float[Tensor, "b k *s"]:
         """Decode an encoder's maps, finest first."""
+        return self.out(self.decoded(maps)[-1])
+
+    def decoded(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Return the coarsest map and what each block makes of it, coarsest first."""
         *finer, x = maps
+        found = [x]
         for up, block in zip(self.ups, self.blocks, strict=True):
-            x = up(x)
-            x = block(torch.cat([finer.pop(), x], dim=1) if self.skips and finer else x)
-        return self.out(x)
+            x = up(found[-1])
+            found.append(block(torch.cat([finer.pop(), x], dim=1) if self.skips and finer else x))
+        return found

@@ -11,8 +11,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from methods import METHODS
 from methods.base import Method, Progress, Views
-from methods.parts.ranks import from_next_sample, gathered, next_samples, own_places
+from methods.parts.ranks import from_next_sample, gathered, next_samples, own_places, share_of
 from methods.parts.sync_batch_norm import convert_sync_batch_norm
+from methods.transvw import nearest_rows
 from tests.batches import FACTS
 from tests.encoders import Pixels
 from tests.methods.two_views import noise_views
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.slow
 STEPS, SAMPLES, RANKS = 3, 4, 2
 SMALL = {"crops": {"size": 4}, "hidden_dim": 6, "projector_dim": 3, "queue_length": 21, "teacher_decay": 0.9}
 NAMES = ("byol", "moco_v2", "moco_v3", "c2l")
+POINTS = torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
 SHARES = torch.linspace(0.5, 1, SAMPLES).double()
 
 
@@ -56,6 +58,7 @@ def run_rank(rank: int, folder: str) -> None:
     (everyone * torch.arange(1.0, 5.0)[:, None] * (rank + 1)).sum().backward()
     found = (everyone.detach(), rows.grad, own_places(rows), next_samples(rows), from_next_sample(rows).detach())
     torch.save(found, Path(folder, f"rows-{rank}.pt"))
+    torch.save(nearest_rows(POINTS[share_of(9)], POINTS[:2], 4, POINTS.device), Path(folder, f"nearest-{rank}.pt"))
     dist.destroy_process_group()
 
 
@@ -87,3 +90,9 @@ def test_gathered_rows_come_from_all_ranks_and_their_gradients_go_back(two_ranks
         # Each rank weighs row k by k, and rank 1 twice as much.
         assert gradient.flatten().tolist() == [3 * (2 * rank + 1), 3 * (2 * rank + 2)]
         assert following.flatten().tolist() == next_one.flatten().tolist() == [[11, 2], [12, 1]][rank]
+
+
+def test_two_ranks_find_the_nearest_samples_that_one_finds(two_ranks: Path) -> None:
+    found = torch.cat([torch.load(two_ranks / f"nearest-{rank}.pt") for rank in range(RANKS)])
+    assert torch.equal(found, nearest_rows(POINTS, POINTS[:2], 4, POINTS.device))
+    assert found.sum(0).tolist() == [4, 4]
