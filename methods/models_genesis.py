@@ -14,6 +14,7 @@ Variants:  each flag is a field of the config and can be set on its own.
 Shapes:    B samples, C channels, n spatial axes, *s their lengths.
 """
 
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -32,7 +33,15 @@ from methods.base import Facts, FrozenConfig, Losses, Method, Views
 from methods.encoders import Encoder
 from methods.parts.box_maps import first_successes
 from methods.parts.constant_voxel import mean_voxel
-from methods.parts.distortions import bend, draw_curves, draw_windows, paint_inside, paint_outside, shuffle
+from methods.parts.distortions import (
+    bend,
+    change_some,
+    draw_curves,
+    draw_windows,
+    paint_inside,
+    paint_outside,
+    shuffle,
+)
 from methods.parts.precision import at_least_float32, full_precision
 from methods.parts.reconstruction import Reconstruction
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
@@ -133,7 +142,7 @@ class ModelsGenesis(Method):
     def _distorted(self, whole: Float[Tensor, "b c *s"], rng: SampleRng) -> Float[Tensor, "b c *s"]:
         """Distort each sample in the ways that were drawn for it."""
         config = self.config
-        images = whole.clone()
+        images = whole
         painted, outside = (
             rng.fold("painted").chance(config.paint_prob),
             rng.fold("outside").chance(config.outer_prob),
@@ -144,9 +153,7 @@ class ModelsGenesis(Method):
             ("paint inside", painted & ~outside),
             ("paint outside", painted & outside),
         ):
-            if rows.any():
-                index = torch.from_numpy(np.flatnonzero(rows)).to(images.device)
-                images[index] = self._changed(name, images[index], rng.fold(name).take(rows))
+            images = change_some(images, rows, partial(self._changed, name), rng.fold(name))
         return images
 
     def _changed(self, name: str, images: Float[Tensor, "b c *s"], rng: SampleRng) -> Float[Tensor, "b c *s"]:

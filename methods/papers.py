@@ -107,6 +107,7 @@ PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
             "rubiks_cube",
             "rubiks_cube_plus",
             "jigsaw_clustering",
+            "gvsl",
         ),
         _RESTORED,
     ),

@@ -9,9 +9,11 @@ Shapes:    B samples, C channels, K windows, n spatial axes, *s their lengths, V
 Intensities are expected in [0, 1], to which recipes bring them; curves cut off what lies beyond.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
 from data.views.rng import SampleRng, scale_words
@@ -24,11 +26,24 @@ MOST = 5  # boxes
 MARGIN = 3  # voxels between a box and the crop's border
 
 
-def draw_curves(rng: SampleRng) -> Float[np.ndarray, "b 2 4"]:
-    """Draw the control points of a monotone Bezier curve, half of the time from 0 to 1, and else from 1 to 0."""
+def change_some(
+    images: Float[Tensor, "b c *s"],
+    chosen: Bool[np.ndarray, " b"],
+    change: Callable[[Tensor, SampleRng], Tensor],
+    rng: SampleRng,
+) -> Float[Tensor, "b c *s"]:
+    """Change the chosen samples, each by its own stream; ``images`` is left as it is."""
+    if not chosen.any():
+        return images
+    index = torch.from_numpy(np.flatnonzero(chosen)).to(images.device)
+    return images.index_copy(0, index, change(images[index], rng.take(chosen)))
+
+
+def draw_curves(rng: SampleRng, fall_prob: float = 0.5) -> Float[np.ndarray, "b 2 4"]:
+    """Draw the control points of a monotone Bezier curve, from 1 to 0 with ``fall_prob``, and else from 0 to 1."""
     points = np.tile([0.0, 0.0, 0.0, 1.0], (len(rng), 2, 1))
     points[:, :, 1:3] = rng.fold("points").uniform(2, 2)
-    falls = rng.fold("falls").chance(0.5)
+    falls = rng.fold("falls").chance(fall_prob)
     points[falls, 1] = points[falls, 1, ::-1]
     return points
 
@@ -98,12 +113,14 @@ def shuffled_sources(
     return sources.scatter(0, target[shows], shown[shows])
 
 
-def paint_inside(images: Float[Tensor, "b c *s"], rng: SampleRng) -> Float[Tensor, "b c *s"]:
-    """Replace up to five boxes, each a sixth to a third of the crop long, by noise."""
+def paint_inside(
+    images: Float[Tensor, "b c *s"], rng: SampleRng, most: int = MOST, parts: tuple[int, int] = (6, 3)
+) -> Float[Tensor, "b c *s"]:
+    """Replace up to ``most`` boxes by noise, each by default a sixth to a third of the crop long."""
     size = tuple(images.shape[2:])
-    shortest, longest = (tuple(max(1, length // share) for length in size) for share in (6, 3))
-    boxes = draw_boxes(size, shortest, longest, MOST, MARGIN, rng.fold("boxes"))
-    counts = first_successes(MOST, MORE, rng.fold("count"))
+    shortest, longest = (tuple(max(1, length // part) for length in size) for part in parts)
+    boxes = draw_boxes(size, shortest, longest, most, MARGIN, rng.fold("boxes"))
+    counts = first_successes(most, MORE, rng.fold("count"))
     return torch.where(covered(size, boxes, counts, images.device), uniform_noise(images, rng.fold("noise")), images)
 
 
