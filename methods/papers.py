@@ -108,6 +108,7 @@ PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
             "rubiks_cube_plus",
             "jigsaw_clustering",
             "gvsl",
+            "swinmm",
         ),
         _RESTORED,
     ),
