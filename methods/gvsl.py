@@ -15,11 +15,13 @@ Variants:  each flag is a field of the config and can be set on its own.
            sample, resized, as the release takes cropped hearts whole: at random places there would be nothing to
            match. The release also bends both images in one random way, which the paper does not have; ``augment``
            changes each image in its own.
+           Only the flow has to be smooth, as released; in the paper flow and affine map together, joined as its
+           supplement says. Equation 1 lacks the sign by which a higher correlation is a smaller loss.
            Damage is that of the release, which the paper names and does not number: it always paints boxes, and
            curves only rise. Windows measure up to a tenth of the image, as for ``models_genesis``; there a twentieth,
            and all are shuffled in one order.
-           Here a flow of 0 and an affine map of 0 move nothing. In the release images also shrink a little towards a
-           corner, since its two grids have different corners, and its shifts count half voxels, of mixed-up axes.
+           Here a flow of 0 moves nothing. In the release it shrinks an image by a voxel, since grid and sampling
+           disagree about where corners are; and its affine maps shift by half voxels, scaled by another axis' length.
            The network is the encoder that is given, with a U-Net's decoder. Only the encoder is exported.
 Shapes:    B samples, C channels, n spatial axes, *s their lengths, *g those of the last map, d its channels,
            l local features, k numbers of an affine map.
@@ -42,7 +44,7 @@ from methods.models_genesis import restoration_error
 from methods.parts.constant_voxel import mean_voxel
 from methods.parts.distortions import bend, change_some, draw_curves, draw_windows, paint_inside, shuffle
 from methods.parts.fitting import Fitting
-from methods.parts.precision import LinearHead, at_least_float32, keep_in_float32
+from methods.parts.precision import Head, LinearHead, at_least_float32, keep_in_float32
 from methods.parts.ranks import next_samples, number_of_ranks
 from methods.parts.reconstruction import Reconstruction
 from methods.parts.registration import (
@@ -93,7 +95,7 @@ class ZMatchingHead(nn.Module):
     def __init__(self, spatial_dims: int, channels: int, config: "GVSL.Config") -> None:
         super().__init__()
         self.spatial_dims, self.learn_affine = spatial_dims, config.learn_affine
-        self.pair = two_convolutions(spatial_dims, 2 * channels, config.affine_dim)
+        self.pair = Head(*two_convolutions(spatial_dims, 2 * channels, config.affine_dim))
         self.numbers = LinearHead(config.affine_dim, count_numbers(spatial_dims))
         self.voxel_pair = two_convolutions(spatial_dims, 2 * config.local_dim, config.flow_dim)
         self.flow = last_convolution(spatial_dims, config.flow_dim, spatial_dims, 3)
@@ -104,7 +106,7 @@ class ZMatchingHead(nn.Module):
         self, moving: tuple[Tensor, Tensor], fixed: tuple[Tensor, Tensor]
     ) -> tuple[Float[Tensor, "b n m"], Float[Tensor, "b n *s"]]:
         """Return affine maps and flows, given the last map and the local features of each of two images."""
-        paired = at_least_float32(self.pair(torch.cat([moving[0], fixed[0]], dim=1)))
+        paired = self.pair(torch.cat([moving[0], fixed[0]], dim=1))
         maps = affine_maps(self.numbers(paired.flatten(2).mean(2)), self.spatial_dims)
         maps = maps if self.learn_affine else maps.detach()
         near = move_affinely(moving[1], maps)

@@ -10,7 +10,7 @@ Variants:  there are none: of the paper only the abstract could be read, and eve
            alone; and the two restorations of the first version, not of the second, are to agree. All losses count
            alike.
            Axes are by their order, as released: turns are in the plane of the last two, which there is sagittal and
-           here axial. An image has two axes, and one swap.
+           here axial. An image has two axes, and one swap. ``mask_ratio`` is what is hidden; there, what is seen.
            In the release all samples of a rank share their hidden blocks and their swaps; here each has its own, so
            that its views depend on no other. Versions are contrasted over all ranks; there, on each by itself. The
            decoder is that of ``swin_pretext``. The agreement of versions that are turned back, off by default in the
