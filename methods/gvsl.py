@@ -44,7 +44,7 @@ from methods.models_genesis import restoration_error
 from methods.parts.constant_voxel import mean_voxel
 from methods.parts.distortions import bend, change_some, draw_curves, draw_windows, paint_inside, shuffle
 from methods.parts.fitting import Fitting
-from methods.parts.precision import Head, LinearHead, at_least_float32, keep_in_float32
+from methods.parts.precision import Head, LinearHead, at_least_float32
 from methods.parts.ranks import next_samples, number_of_ranks
 from methods.parts.reconstruction import Reconstruction
 from methods.parts.registration import (
@@ -59,6 +59,7 @@ from methods.parts.sizes import USUAL_SIDE, check_coarsest, check_stride, per_ax
 from methods.parts.variants import completed_by
 
 MOST_BOXES, PARTS = 30, (10, 5)  # painted boxes, and their shortest and longest lengths as parts of the image
+CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 NORM_CHANNELS = 8  # that are normalised together
 VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {"moved": "damaged", "learn_affine": True},
@@ -69,7 +70,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def convolution(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Sequential:
     """Return a convolution, group norm and a leaky ReLU."""
     return nn.Sequential(
-        (nn.Conv2d, nn.Conv3d)[spatial_dims - 2](in_channels, out_channels, 3, padding=1),
+        CONVOLUTIONS[spatial_dims](in_channels, out_channels, 3, padding=1),
         nn.GroupNorm(out_channels // NORM_CHANNELS, out_channels),
         nn.LeakyReLU(0.2),
     )
@@ -82,13 +83,6 @@ def two_convolutions(spatial_dims: int, in_channels: int, out_channels: int) -> 
     )
 
 
-def last_convolution(spatial_dims: int, in_channels: int, out_channels: int, kernel: int) -> nn.Module:
-    """Return a convolution that computes in float32."""
-    layer = (nn.Conv2d, nn.Conv3d)[spatial_dims - 2](in_channels, out_channels, kernel, padding=kernel // 2)
-    keep_in_float32(layer)
-    return layer
-
-
 class ZMatchingHead(nn.Module):
     """Two convolutions and a linear layer for an affine map, and two and a last one for the flow after it."""
 
@@ -97,8 +91,10 @@ class ZMatchingHead(nn.Module):
         self.spatial_dims, self.learn_affine = spatial_dims, config.learn_affine
         self.pair = Head(*two_convolutions(spatial_dims, 2 * channels, config.affine_dim))
         self.numbers = LinearHead(config.affine_dim, count_numbers(spatial_dims))
-        self.voxel_pair = two_convolutions(spatial_dims, 2 * config.local_dim, config.flow_dim)
-        self.flow = last_convolution(spatial_dims, config.flow_dim, spatial_dims, 3)
+        self.flow = Head(
+            *two_convolutions(spatial_dims, 2 * config.local_dim, config.flow_dim),
+            CONVOLUTIONS[spatial_dims](config.flow_dim, spatial_dims, 3, padding=1),
+        )
         for layer in (self.pair, self.numbers):
             layer.requires_grad_(config.learn_affine)
 
@@ -110,7 +106,7 @@ class ZMatchingHead(nn.Module):
         maps = affine_maps(self.numbers(paired.flatten(2).mean(2)), self.spatial_dims)
         maps = maps if self.learn_affine else maps.detach()
         near = move_affinely(moving[1], maps)
-        return maps, self.flow(self.voxel_pair(torch.cat([near, fixed[1]], dim=1)))
+        return maps, self.flow(torch.cat([near, fixed[1]], dim=1))
 
 
 class GVSL(Method):
@@ -154,9 +150,9 @@ class GVSL(Method):
         self.encoder: Encoder = encoder
         self.decoder = Reconstruction(encoder, config.local_dim)
         self.matching = ZMatchingHead(dims, encoder.channels[-1], config)
-        self.restoring = nn.Sequential(
+        self.restoring = Head(
             convolution(dims, config.local_dim, config.flow_dim),
-            last_convolution(dims, config.flow_dim, encoder.in_channels, 1),
+            CONVOLUTIONS[dims](config.flow_dim, encoder.in_channels, 1),
         )
 
     def views(self, batch: Batch, rng: SampleRng) -> Views:
@@ -175,12 +171,12 @@ class GVSL(Method):
         other = next_samples(whole)
         maps = self.encoder.features(torch.cat([damaged, other]))
         local = at_least_float32(self.decoder(maps))
-        seen, (local_seen, local_other) = maps[-1].chunk(2), local.chunk(2)
+        seen, (local_seen, local_other) = at_least_float32(maps[-1]).chunk(2), local.chunk(2)
         pair = [(whole, (seen[0], local_seen)), (other, (seen[1], local_other))]
         (moving, of_moving), (fixed, of_fixed) = pair if self.config.moved == "damaged" else pair[::-1]
         affine, flow = self.matching(of_moving, of_fixed)
         unlike = correlation_loss(move_by_flow(move_affinely(moving, affine), flow), fixed)
-        rough, error = roughness(flow), restoration_error(at_least_float32(self.restoring(local_seen)), whole)
+        rough, error = roughness(flow), restoration_error(self.restoring(local_seen), whole)
         # Nothing is moved, and every voxel restored alike.
         constant = correlation_loss(moving, fixed) + restoration_error(mean_voxel(whole).expand_as(whole), whole)
         parts = {
