@@ -110,6 +110,8 @@ PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
             "rubiks_cube",
             "rubiks_cube_plus",
             "jigsaw_clustering",
+            "gvsl",
+            "swinmm",
         ),
         _RESTORED,
     ),

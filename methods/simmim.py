@@ -28,7 +28,7 @@ from data.views.boxes import check_fits, uniform_boxes
 from data.views.rng import SampleRng
 from methods.base import Facts, FrozenConfig, Losses, Method, Views
 from methods.encoders import Encoder
-from methods.parts.hidden_blocks import count_hidden, draw_hidden, enlarge
+from methods.parts.hidden_blocks import blocks_along, count_hidden, draw_hidden, enlarge
 from methods.parts.precision import LinearHead, full_precision
 from methods.parts.sizes import check_coarsest, check_stride, per_axis
 from methods.parts.variants import completed_by
@@ -91,12 +91,7 @@ class SimMIM(Method):
         self.block = per_axis(config.block, encoder.spatial_dims, "method.block")
         check_stride(self.size, encoder.strides, "method.crop_size")
         check_coarsest(self.size, encoder.strides, "method.crop_size")
-        if any(length % block for length, block in zip(self.size, self.block, strict=True)):
-            raise ValueError(
-                f"method.block {self.block} does not divide crops of {self.size} voxels; "
-                "change method.block or method.crop_size"
-            )
-        self.blocks = tuple(length // block for length, block in zip(self.size, self.block, strict=True))
+        self.blocks = blocks_along(self.size, self.block, "method.crop_size")
         self.num_hidden = count_hidden(config.mask_ratio, self.blocks)
         self.encoder: Encoder = encoder
         self.token = nn.Parameter(torch.zeros(encoder.in_channels))

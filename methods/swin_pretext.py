@@ -106,6 +106,15 @@ def quarter_turn(
     return turned
 
 
+def tokens_of(
+    positions: Float[Tensor, "n d v"], tokens: Literal["mean", "corner"]
+) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+    """Return what each head sees of the last map; a map of a single voxel shows both heads the same."""
+    if tokens == "mean":
+        return positions.mean(2), positions.mean(2)
+    return positions[:, :, 0], positions[:, :, min(1, positions.shape[2] - 1)]
+
+
 class SwinPretext(Method):
     """An encoder, a decoder of its last map, and two linear heads."""
 
@@ -176,7 +185,7 @@ class SwinPretext(Method):
         last = self.encoder.features(seen)
         error = restoration_error(at_least_float32(self.decoder(last)), whole)
         positions = at_least_float32(last[-1]).flatten(2)
-        told, contrasted = self._tokens(positions)
+        told, contrasted = tokens_of(positions, self.config.tokens)
         turned = classification_losses(self.turn_head(told), views.targets["turns"].T.flatten())
         # Versions stand crop by crop: (P, 2, B) rows.
         first, second = self.contrast_head(contrasted).unflatten(0, (self.config.num_crops, 2, -1)).unbind(1)
@@ -191,12 +200,6 @@ class SwinPretext(Method):
             **turned.parts,
         }
         return Losses(error + turned.total + contrast, parts, constant + turned.of_constant + log(others))
-
-    def _tokens(self, positions: Float[Tensor, "n d v"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
-        """Return what each head sees; a map of a single voxel shows both heads the same."""
-        if self.config.tokens == "mean":
-            return positions.mean(2), positions.mean(2)
-        return positions[:, :, 0], positions[:, :, min(1, positions.shape[2] - 1)]
 
     def _cut_out(
         self, image: Float[Tensor, "b c *s"], other: Float[Tensor, "b c *s"], rng: SampleRng

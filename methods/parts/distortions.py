@@ -9,9 +9,12 @@ Shapes:    B samples, C channels, K windows, n spatial axes, *s their lengths, V
 Intensities are expected in [0, 1], to which recipes bring them; curves cut off what lies beyond.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Bool, Float, Int, Int64
 from pydantic import Field
 from torch import Tensor
 
@@ -47,7 +50,7 @@ class DistortionConfig(FrozenConfig):
 
 def distorted(whole: Float[Tensor, "b c *s"], config: DistortionConfig, rng: SampleRng) -> Float[Tensor, "b c *s"]:
     """Distort each sample in the ways that are drawn for it."""
-    images = whole.clone()
+    images = whole
     painted, outside = (
         rng.fold("painted").chance(config.paint_prob),
         rng.fold("outside").chance(config.outer_prob),
@@ -58,14 +61,12 @@ def distorted(whole: Float[Tensor, "b c *s"], config: DistortionConfig, rng: Sam
         ("paint inside", painted & ~outside),
         ("paint outside", painted & outside),
     ):
-        if rows.any():
-            index = torch.from_numpy(np.flatnonzero(rows)).to(images.device)
-            images[index] = distorted_by(name, images[index], config.num_windows, rng.fold(name).take(rows))
+        images = change_some(images, rows, partial(distorted_by, name, config.num_windows), rng.fold(name))
     return images
 
 
 def distorted_by(
-    name: str, images: Float[Tensor, "b c *s"], num_windows: int, rng: SampleRng
+    name: str, num_windows: int, images: Float[Tensor, "b c *s"], rng: SampleRng
 ) -> Float[Tensor, "b c *s"]:
     """Distort all samples in one way of ``WAYS``."""
     match name:
@@ -80,11 +81,24 @@ def distorted_by(
             return paint_outside(images, rng)
 
 
-def draw_curves(rng: SampleRng) -> Float[np.ndarray, "b 2 4"]:
-    """Draw the control points of a monotone Bezier curve, half of the time from 0 to 1, and else from 1 to 0."""
+def change_some(
+    images: Float[Tensor, "b c *s"],
+    chosen: Bool[np.ndarray, " b"],
+    change: Callable[[Tensor, SampleRng], Tensor],
+    rng: SampleRng,
+) -> Float[Tensor, "b c *s"]:
+    """Change the chosen samples, each by its own stream; ``images`` is left as it is."""
+    if not chosen.any():
+        return images
+    index = torch.from_numpy(np.flatnonzero(chosen)).to(images.device)
+    return images.index_copy(0, index, change(images[index], rng.take(chosen)))
+
+
+def draw_curves(rng: SampleRng, fall_prob: float = 0.5) -> Float[np.ndarray, "b 2 4"]:
+    """Draw the control points of a monotone Bezier curve, from 1 to 0 with ``fall_prob``, and else from 0 to 1."""
     points = np.tile([0.0, 0.0, 0.0, 1.0], (len(rng), 2, 1))
     points[:, :, 1:3] = rng.fold("points").uniform(2, 2)
-    falls = rng.fold("falls").chance(0.5)
+    falls = rng.fold("falls").chance(fall_prob)
     points[falls, 1] = points[falls, 1, ::-1]
     return points
 
@@ -154,12 +168,14 @@ def shuffled_sources(
     return sources.scatter(0, target[shows], shown[shows])
 
 
-def paint_inside(images: Float[Tensor, "b c *s"], rng: SampleRng) -> Float[Tensor, "b c *s"]:
-    """Replace up to five boxes, each a sixth to a third of the crop long, by noise."""
+def paint_inside(
+    images: Float[Tensor, "b c *s"], rng: SampleRng, most: int = MOST, parts: tuple[int, int] = (6, 3)
+) -> Float[Tensor, "b c *s"]:
+    """Replace up to ``most`` boxes by noise, each by default a sixth to a third of the crop long."""
     size = tuple(images.shape[2:])
-    shortest, longest = (tuple(max(1, length // share) for length in size) for share in (6, 3))
-    boxes = draw_boxes(size, shortest, longest, MOST, MARGIN, rng.fold("boxes"))
-    counts = first_successes(MOST, MORE, rng.fold("count"))
+    shortest, longest = (tuple(max(1, length // part) for length in size) for part in parts)
+    boxes = draw_boxes(size, shortest, longest, most, MARGIN, rng.fold("boxes"))
+    counts = first_successes(most, MORE, rng.fold("count"))
     return torch.where(covered(size, boxes, counts, images.device), uniform_noise(images, rng.fold("noise")), images)
 
 

@@ -1,4 +1,4 @@
-"""Hidden blocks: which equal blocks of a crop are hidden, and what is predicted of them: SimMIM, MAE, GL-MAE, SparK.
+"""Hidden blocks: which equal blocks of a crop are hidden, and what is predicted of them.
 
 Shapes:    B samples, C channels, *s spatial axes, *g blocks of a crop along each, N blocks in all, K visible ones,
            p voxels of a block in all channels.
@@ -18,6 +18,15 @@ from methods.parts.precision import full_precision
 
 Distance = Literal["squared", "absolute"]
 FLAT = 1e-6  # added to a block's variance, as in the released codes of MAE and SparK
+
+
+def blocks_along(size: tuple[int, ...], block: tuple[int, ...], field: str) -> tuple[int, ...]:
+    """Return how many blocks a crop has along each axis; raise ValueError, naming its field, where blocks are cut."""
+    if any(length % part for length, part in zip(size, block, strict=True)):
+        raise ValueError(
+            f"method.block {block} does not divide crops of {size} voxels; change method.block or {field}"
+        )
+    return tuple(length // part for length, part in zip(size, block, strict=True))
 
 
 def count_hidden(ratio: float, blocks: tuple[int, ...]) -> int:

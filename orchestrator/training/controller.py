@@ -6,6 +6,7 @@ follow one another, and so may their controllers.
 """
 
 import asyncio
+from collections.abc import Hashable
 from typing import Any
 
 import ray
@@ -52,23 +53,27 @@ class ControllerHost:
         return controller.get_result()
 
 
-_hosts: dict[tuple[str, str], Any] = {}
+_hosts: dict[Hashable, Any] = {}
 
 
 def _host() -> Any:
-    """Return this process's host on the Ray that it is connected to, started anew if it has died."""
-    context = ray.get_runtime_context()
-    key = context.get_session_name(), context.get_job_id()
+    """Return this process's host on the Ray that it is connected to, started anew if it has died.
+
+    What Ray Train reads from the environment, a process reads once: with other settings there is another host.
+    """
+    context, settings = ray.get_runtime_context(), get_env_vars_to_propagate()
+    key = context.get_session_name(), context.get_job_id(), tuple(sorted(settings.items()))
     if key in _hosts:
         try:
             ray.get(_hosts[key].__ray_ready__.remote())
         except RayActorError:
             del _hosts[key]
     if key not in _hosts:
-        _hosts.clear()  # those of a Ray that was left
+        _hosts.clear()  # one without a handle ends
         here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False)  # it writes the history
-        started = ray.remote(ControllerHost).options(
-            num_cpus=0, scheduling_strategy=here, runtime_env={"env_vars": get_env_vars_to_propagate()}
+        _hosts[key] = (
+            ray.remote(ControllerHost)
+            .options(num_cpus=0, scheduling_strategy=here, runtime_env={"env_vars": settings})
+            .remote()
         )
-        _hosts[key] = started.remote()
     return _hosts[key]

@@ -10,7 +10,9 @@ from orchestrator.training import controller
 
 
 @pytest.mark.slow
-def test_one_host_serves_all_trainings_of_a_process_and_is_started_anew_once_it_has_died(ray_cluster: Path) -> None:
+def test_one_host_serves_all_trainings_until_it_dies_or_ray_train_s_settings_change(
+    ray_cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = controller._host()
     assert controller._host() is first
     ray.kill(first)
@@ -19,3 +21,5 @@ def test_one_host_serves_all_trainings_of_a_process_and_is_started_anew_once_it_
     second = controller._host()
     assert second is not first
     assert ray.get(second.__ray_ready__.remote())
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.7")
+    assert controller._host() is not second
