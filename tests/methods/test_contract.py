@@ -97,6 +97,16 @@ TINY_ENCODERS = {
     "resnet3d": {"init_features": 2, "depth_strides": "vanilla"},
     "vnet": {"init_features": 2, "dropout": 0.0},
     "vit": {"image_size": 32, "hidden_size": 24, "mlp_dim": 32, "num_layers": 4, "num_heads": 2},
+    "pyramid_transformer": {
+        "stem_dim": 4,
+        "stage_dims": (4, 6, 8, 12),
+        "depths": (1, 1, 1, 1),
+        "num_heads": (1, 2, 2, 2),
+        "image_size": 32,
+        "volume_size": (16, 32, 32),
+        "switchable": True,
+        "norm": "batch",
+    },
     "genesis_unet": {"init_features": 2},
     "plain_conv_unet": {
         "features": (4, 6, 8, 12, 16),
