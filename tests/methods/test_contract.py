@@ -170,6 +170,7 @@ def tiny_config(case: str, dims: int, encoder: str = "") -> FrozenConfig:
         "crop_size": size,
         "large_crops": {"size": size},
         "small_crops": {"num": 1, "size": size},
+        "slice_crops": {"size": size[-2:]},
     }
     for field, about in METHODS[name].Config.model_fields.items():
         for pattern, value in patterns.items():
