@@ -64,8 +64,8 @@ _CLUSTERED = (
 )
 _RESTORED = (PaperSize("CT volumes", SwinEncoder.Config(spatial_dims=3)),)
 _SWITCHED = (
-    PaperSize("radiographs", PyramidTransformerEncoder.Config(spatial_dims=2, in_channels=3)),
-    PaperSize("CT volumes", PyramidTransformerEncoder.Config(spatial_dims=3, switchable=True)),
+    PaperSize("radiographs", PyramidTransformerEncoder.Config(spatial_dims=2, in_channels=3, switchable=False)),
+    PaperSize("CT volumes", PyramidTransformerEncoder.Config(spatial_dims=3)),
 )
 _RELATED = (PaperSize("CT and MR volumes", SliceTransformerEncoder.Config.model_validate({"variant": "released"})),)
 

@@ -27,6 +27,7 @@ class DistillationConfig(CropsConfig):
 
     num_prototypes        outputs of the head
     frozen_epochs         first passes over the samples in which the prototypes stay as they were drawn
+    teacher_temperature   what the teacher's centred scores are divided by before they become codes
     teacher_decay         what the teacher keeps of itself at each step
     centre_decay          what the centre of the teacher's outputs keeps
     """

@@ -14,7 +14,7 @@ Variants:  none; here some of it is done otherwise.
            - The size of crops is the paper's. They show [0.14, 1] of a sample, as those of radiographs there; crops
              of volumes there show 0.2 to 0.73 of a window of 134 to 173 pixels, whole in depth. Intensities vary as
              those of volumes there; flips happen in half of the cases, as in DINO, not in 80 %.
-           - The weight decay that rises from 0.04 to 0.4 is the optimiser's matter, and stays constant.
+           - That the weight decay rises from 0.04 to 0.4 is the optimiser's matter (``final_weight_decay``).
            UniMiSS+ (TPAMI 2024), with simulated radiographs of volumes and another transformer, is not this method.
 Shapes:    B samples, A large crops, V crops, C channels, *s spatial axes, K outputs, M kinds: volumes and slices.
 """

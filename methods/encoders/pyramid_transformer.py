@@ -39,7 +39,7 @@ class PyramidTransformerEncoder(Encoder):
 
         switchable    hold the embeddings of images and those of volumes, whatever ``spatial_dims``. The weights of
                       2D and 3D encoders then have the same names and shapes: one can begin where the other ended.
-                      Those of the other dimension do not learn, unless a method asks for them
+                      What is for the other dimension alone does not learn, unless a method asks for it
         image_size    pixels per axis for which the positions of images are, or one number for both
         volume_size   voxels per axis for which the positions of volumes are
         stem_dim      channels of the first map
@@ -53,7 +53,7 @@ class PyramidTransformerEncoder(Encoder):
         name: Literal["pyramid_transformer"] = "pyramid_transformer"
         spatial_dims: Literal[2, 3]
         in_channels: PositiveInt = 1
-        switchable: bool = False
+        switchable: bool = True
         image_size: PositiveInt | tuple[PositiveInt, PositiveInt] = USUAL_SIDE[2]
         volume_size: tuple[PositiveInt, PositiveInt, PositiveInt] = (16, 96, 96)
         stem_dim: PositiveInt = 32
@@ -116,13 +116,17 @@ class PyramidTransformerEncoder(Encoder):
         self.in_channels = config.in_channels
         self.channels = (config.stem_dim, *config.stage_dims)
         self.stride = max(STRIDES[dims])
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(_belongs(name, dims))
+        for parameter in self.unreached():
+            parameter.requires_grad_(False)
 
     @property
     def strides(self) -> tuple[int, ...]:
         """The numbers of which input sizes must be multiples: 32, and 16 along the depth."""
         return STRIDES[self.spatial_dims]
+
+    def unreached(self) -> list[nn.Parameter]:
+        """Return what is for images of other dimensions alone."""
+        return [p for name, p in self.named_parameters() if not _belongs(name, self.spatial_dims)]
 
     def learn_images(self) -> None:
         """Let what is for images alone learn beside what is for volumes."""

@@ -104,7 +104,6 @@ TINY_ENCODERS = {
         "num_heads": (1, 2, 2, 2),
         "image_size": 32,
         "volume_size": (16, 32, 32),
-        "switchable": True,
         "norm": "batch",
     },
     "genesis_unet": {"init_features": 2},

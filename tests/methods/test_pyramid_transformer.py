@@ -17,7 +17,7 @@ SMALL = {
     "num_heads": (1, 2, 2, 5),
     "image_size": (32, 64),
     "volume_size": (16, 32, 64),
-    "norm": "instance",
+    "switchable": False,
 }
 SIZES = {2: (32, 64), 3: (16, 32, 64)}
 
@@ -50,11 +50,11 @@ def test_maps_and_class_token_equal_the_reference_and_so_do_those_of_the_other_d
 @pytest.mark.parametrize(
     ("fields", "parameters"),
     [
-        ({"spatial_dims": 2, "in_channels": 3}, 17_321_312),
-        ({"spatial_dims": 3}, 24_644_064),
-        ({"spatial_dims": 3, "switchable": True}, 28_523_888 - 2 * 32 * 7 * 7),  # images of 1 channel, not 3
-        ({"spatial_dims": 2, "in_channels": 3, "depths": (1, 1, 1, 1)}, 6_825_568),
-        ({"spatial_dims": 3, "depths": (1, 1, 1, 1)}, 11_374_304),
+        ({"spatial_dims": 2, "in_channels": 3, "switchable": False}, 17_321_312),
+        ({"spatial_dims": 3, "switchable": False}, 24_644_064),
+        ({"spatial_dims": 3}, 28_523_888 - 2 * 32 * 7 * 7),  # images of 1 channel, not 3
+        ({"spatial_dims": 2, "in_channels": 3, "depths": (1, 1, 1, 1), "switchable": False}, 6_825_568),
+        ({"spatial_dims": 3, "depths": (1, 1, 1, 1), "switchable": False}, 11_374_304),
     ],
 )
 def test_there_are_as_many_parameters_as_in_the_released_networks(fields, parameters):
@@ -90,6 +90,7 @@ def test_what_is_for_the_other_dimension_learns_only_where_it_is_asked_to():
     still = {name for name, p in encoder.named_parameters() if not p.requires_grad}
     assert still == {name for name, _ in encoder.named_parameters() if ".2D" in name}
     assert len(still) == 3 * 5 + 4 + 2 * 4  # embeddings, positions, and convolutions of stages that reduce
+    assert {id(p) for p in encoder.unreached()} == {id(p) for p in encoder.parameters() if not p.requires_grad}
     encoder.learn_images()
     assert all(p.requires_grad for p in encoder.parameters())
     assert not any(".2D" in name for name, _ in encoder_of(3).named_parameters())

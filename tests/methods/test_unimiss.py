@@ -29,7 +29,7 @@ SIZES = {2: (32, 64), 3: (16, 32, 64)}
 
 
 def encoder_of(dims: int, **fields: Any) -> PyramidTransformerEncoder:
-    config = {"spatial_dims": dims, "switchable": True, **PYRAMID, **fields}
+    config = {"spatial_dims": dims, **PYRAMID, **fields}
     return PyramidTransformerEncoder(PyramidTransformerEncoder.Config.model_validate(config))
 
 

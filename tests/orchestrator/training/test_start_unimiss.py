@@ -33,7 +33,7 @@ NAMES = {
 def encoder_of(dims: int, **fields: Any) -> PyramidTransformerEncoder:
     torch.manual_seed(1)
     return PyramidTransformerEncoder(
-        PyramidTransformerEncoder.Config.model_validate({"spatial_dims": dims, **TINY, **fields})
+        PyramidTransformerEncoder.Config.model_validate({"spatial_dims": dims, "switchable": False, **TINY, **fields})
     )
 
 
