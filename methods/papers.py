@@ -10,6 +10,7 @@ from methods.base import FrozenConfig
 from methods.encoders import (
     DenseNetEncoder,
     PooledUNetEncoder,
+    PyramidTransformerEncoder,
     ResNet3DEncoder,
     ResNetEncoder,
     SliceTransformerEncoder,
@@ -62,6 +63,10 @@ _CLUSTERED = (
     PaperSize("CT and MR volumes", ResNetEncoder.Config(spatial_dims=3)),
 )
 _RESTORED = (PaperSize("CT volumes", SwinEncoder.Config(spatial_dims=3)),)
+_SWITCHED = (
+    PaperSize("radiographs", PyramidTransformerEncoder.Config(spatial_dims=2, in_channels=3, switchable=False)),
+    PaperSize("CT volumes", PyramidTransformerEncoder.Config(spatial_dims=3)),
+)
 _RELATED = (PaperSize("CT and MR volumes", SliceTransformerEncoder.Config.model_validate({"variant": "released"})),)
 
 # Seed 001, section 4.2; seed 002, Table 9; seed 004, sections 3 and 4. Seed 004's patches measure 39 voxels (32 in
@@ -116,6 +121,8 @@ PAPER_SIZES: dict[str, tuple[PaperSize, ...]] = {
         _RESTORED,
     ),
     "universal_model": (PaperSize("CT and MR volumes", SwinEncoder.Config(spatial_dims=3), num_classes=2),),
+    "unimiss": _SWITCHED,
+    "usst": _SWITCHED,
     "swav": _CLUSTERED,
     "deepcluster_v2": _CLUSTERED,
     "simclr": _CLUSTERED[:1],

@@ -21,6 +21,7 @@ Shapes:    B samples of a rank, N samples of the training, n of them on this ran
 """
 
 from math import log
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -38,7 +39,7 @@ from methods.base import Facts, FrozenConfig, Losses, Method, Progress, Views
 from methods.encoders import Encoder
 from methods.models_genesis import CROPS, restoration_error
 from methods.parts.constant_voxel import mean_voxel
-from methods.parts.distortions import WAYS, distorted_by
+from methods.parts.distortions import WAYS, change_some, distorted_by
 from methods.parts.fitting import Fitting
 from methods.parts.kmeans import random_rows
 from methods.parts.precision import Head, LinearHead, at_least_float32, full_precision
@@ -216,10 +217,8 @@ class TransVW(Method):
 
     def _distorted(self, crops: Float[Tensor, "b c *s"], rng: SampleRng) -> Float[Tensor, "b c *s"]:
         """Distort each crop in exactly one way."""
-        images, chosen = crops.clone(), rng.fold("way").integers(len(WAYS))
+        images, chosen = crops, rng.fold("way").integers(len(WAYS))
         for number, way in enumerate(WAYS):
-            rows: Int[np.ndarray, " k"] = np.flatnonzero(chosen == number)
-            if len(rows):
-                index = torch.from_numpy(rows).to(images.device)
-                images[index] = distorted_by(way, images[index], self.config.num_windows, rng.fold(way).take(rows))
+            change = partial(distorted_by, way, self.config.num_windows)
+            images = change_some(images, chosen == number, change, rng.fold(way))
         return images

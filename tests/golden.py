@@ -43,13 +43,13 @@ TRAININGS = [*IN_DIMS, *((case, dims) for case in TASK_CASES for dims in (2, 3))
 CASES = [f"{case}, {dims}D" for case, dims in TRAININGS if not case.startswith("toy")]
 
 
-def curve(case: str) -> list[float]:
+def curve(case: str, trained: int = TRAINED) -> list[float]:
     """Train a tiny method or task on phantoms through the real loop; return its losses to six digits."""
     name, _, dims = case.partition(", ")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more of them add in another order
     try:
-        return [float(f"{entry['loss']:.6g}") for entry in _trained(name, int(dims[0]))]
+        return [float(f"{entry['loss']:.6g}") for entry in _losses(name, int(dims[0]), trained)]
     finally:
         torch.set_num_threads(threads)
 
@@ -61,17 +61,17 @@ def machine() -> str:
     return f"{models[0] if models else platform.processor()}, torch {torch.__version__}"
 
 
-def _trained(name: str, dims: int) -> list[dict[str, Any]]:
+def _losses(name: str, dims: int, trained: int) -> list[dict[str, Any]]:
     method: Method = tiny_task(name, dims, "unet") if name in TASK_CASES else _tiny_method(name, dims)
     optimiser = Optimiser(name="adamw", lr=2e-3, weight_decay=0.05, clip_norm=1.0)
     plan = Plan(
         Schedule(optimiser, STEPS, warmup_steps=4),
         Stream("golden", seed=0, batch_size=2),
         num_samples=4,
-        report_every_steps=TRAINED,
+        report_every_steps=trained,
     )
     entries: list[dict[str, Any]] = []
-    batches = iter(_batches(name, dims))
+    batches = iter(_batches(name, dims, trained))
     train(
         Trainee(method),
         plan,
@@ -92,11 +92,11 @@ def _tiny_method(name: str, dims: int) -> Method:
     return SimSiam(config, tiny_encoder(encoder_for(name), dims), FACTS).train()
 
 
-def _batches(name: str, dims: int) -> list[Batch]:
+def _batches(name: str, dims: int, trained: int) -> list[Batch]:
     """Four labelled phantoms, two at a time, an epoch after another."""
     of_task = name in TASK_CASES
     pairs = [labelled_batch(dims, first) if of_task else samples_of(name, dims, 2, first) for first in (0, 2)]
-    return [replace(pairs[step % 2], epochs=pairs[step % 2].epochs + step // 2) for step in range(TRAINED)]
+    return [replace(pairs[step % 2], epochs=pairs[step % 2].epochs + step // 2) for step in range(trained)]
 
 
 def _name(case: str) -> str:

@@ -1,8 +1,10 @@
-"""Names and shapes of Models Genesis, TransVW, RadImageNet, Swin UNETR's SSL and VoCo, as their projects save them.
+"""Names and shapes of Models Genesis, TransVW, RadImageNet, Swin UNETR's SSL, VoCo and UniMiSS, as they are saved.
 
 Read in the files that methods/encoders/layouts.py names. In what is released, ``width`` is 32 for Models Genesis and
 TransVW, 64 for RadImageNet and 48 for the Swin transformers, whose windows are 7.
 """
+
+from typing import Any
 
 from tests.released_weights import Shapes, norm_shapes, prefixed, torchvision_shapes
 
@@ -103,3 +105,48 @@ def voco_shapes(width: int, window: int, prefix: str = "swinViT.") -> Shapes:
     top = prefix.removesuffix("swinViT.")
     others: Shapes = {"encoder1.layer.conv1.conv.weight": (width, 1, 3, 3, 3), "proj_head.layer3.0.bias": (2048,)}
     return {**prefixed(prefix, swin_shapes(width, window, 1, "linear", v2=True)), **prefixed(top, others)}
+
+
+MIT_WIDTHS, MIT_SIZES = (32, 48, 128, 256, 512), {"2D": (224, 224), "3D": (16, 96, 96)}
+
+
+def mit_shapes(widths: tuple[int, ...] = MIT_WIDTHS, kinds: tuple[str, ...] = ("2D", "3D")) -> Shapes:
+    """Return the encoder of UniMiSS' MiT-tiny, of one block a stage."""
+    found: Shapes = {"cls_tokens1": (1, 1, widths[1])}
+    for kind in kinds:
+        dims = int(kind[0])
+        found |= _mit_embedding(f"patch_embed{kind}0", widths[0], 3 if dims == 2 else 1, 7, dims)
+    for stage, (into, own, side) in enumerate(zip(widths, widths[1:], (6, 4, 2, 1), strict=False), start=1):
+        block = f"block{stage}.0"
+        for kind in kinds:
+            dims, places = int(kind[0]), 1
+            for length, step in zip(MIT_SIZES[kind], (1, 2, 2)[-dims:], strict=True):
+                places *= length // (step * 2**stage)
+            found |= _mit_embedding(f"patch_embed{kind}{stage}.proj", own, into, 3, dims)
+            found[f"pos_embed{kind}{stage}"] = (1, places + 1, own)
+            if side > 1:
+                found |= {f"{block}.attn.sr{kind}.weight": (own, own, *(side,) * dims)}
+                found |= {f"{block}.attn.sr{kind}.bias": (own,)}
+        for norm in ("norm1", "norm2", *(["attn.norm"] if side > 1 else [])):
+            found |= {f"{block}.{norm}.{key}": (own,) for key in ("weight", "bias")}
+        layers = {"attn.q": (own, own), "attn.kv": (2 * own, own), "attn.proj": (own, own)}
+        layers |= {"mlp.fc1": (4 * own, own), "mlp.fc2": (own, 4 * own)}
+        for name, shape in layers.items():
+            found |= {f"{block}.{name}.weight": shape, f"{block}.{name}.bias": shape[:1]}
+        if stage > 1:
+            found |= {f"cls_tokens{stage}.weight": (own, into), f"cls_tokens{stage}.bias": (own,)}
+    return found
+
+
+def _mit_embedding(name: str, out: int, into: int, side: int, dims: int) -> Shapes:
+    norm: Shapes = {f"{name}.norm.{key}": (out,) for key in ("weight", "bias")}
+    return {f"{name}.conv.weight": (out, into, *(side,) * dims), **norm}
+
+
+def unimiss_shapes(prefix: str = "module.backbone.", **fields: Any) -> Shapes:
+    """Return a student's: the encoder under ``transformer.``, stages that decode, and DINO's head."""
+    own = mit_shapes(**fields)
+    decoder: Shapes = {"DecPosEmbed3D0": (1, 73, 256), "DecEmbed3D0.proj.weight": (512, 256, 2, 2, 2)}
+    decoder |= {"Decblock1.0.attn.kv.weight": (256, 128), "cls_tokens1.weight": (128, 256), "norm.weight": (48,)}
+    head: Shapes = {f"{prefix.removesuffix('backbone.')}head.last_layer.weight_v": (12, 256)}
+    return {**prefixed(f"{prefix}transformer.", own), **prefixed(prefix, decoder), **head}

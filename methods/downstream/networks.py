@@ -20,6 +20,7 @@ from methods.encoders import (
     GenesisUNetEncoder,
     PlainConvUNetEncoder,
     PooledUNetEncoder,
+    PyramidTransformerEncoder,
     ResidualEncoderUNetEncoder,
     ResNet3DEncoder,
     ResNetEncoder,
@@ -47,6 +48,7 @@ SegmentationEncoder = (
     | GenesisUNetEncoder
     | PlainConvUNetEncoder
     | ResidualEncoderUNetEncoder
+    | PyramidTransformerEncoder
     | SlicesEncoder
     | SliceTransformerEncoder
     | ViTEncoder
@@ -77,7 +79,7 @@ def segmentation_network(
         return VNet(encoder, num_classes)
     if isinstance(encoder, GenesisUNetEncoder):
         return UNet(encoder, len(encoder.channels), encoder.channels[-2::-1], dropout=0.0, num_classes=num_classes)
-    if isinstance(encoder, PlainConvUNetEncoder | ResidualEncoderUNetEncoder):
+    if isinstance(encoder, PlainConvUNetEncoder | ResidualEncoderUNetEncoder | PyramidTransformerEncoder):
         return conv_unet(encoder, num_classes)
     if isinstance(encoder, SlicesEncoder | SliceTransformerEncoder):
         return slices_unet(encoder, num_classes)
@@ -164,10 +166,12 @@ def strided_unet(encoder: ResNet3DEncoder, num_classes: int) -> UNet:
     return UNet(encoder, len(encoder.channels), widths, dropout=0.0, num_classes=num_classes, steps=steps)
 
 
-def conv_unet(encoder: PlainConvUNetEncoder | ResidualEncoderUNetEncoder, num_classes: int) -> UNet:
+def conv_unet(
+    encoder: PlainConvUNetEncoder | ResidualEncoderUNetEncoder | PyramidTransformerEncoder, num_classes: int
+) -> UNet:
     """Add a decoder with the widths of the encoder's maps, whose steps up are the encoder's steps down.
 
-    nnU-Net's own decoder begins at random too where it takes pretrained weights.
+    nnU-Net's own decoder begins at random too where it takes pretrained weights. UniMiSS' decodes by a transformer.
     """
     *skips, _ = encoder.channels
     beyond = 0 if prod(encoder.steps[0]) == 1 else 1

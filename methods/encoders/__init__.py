@@ -12,6 +12,7 @@ from methods.encoders.conv_unets import PlainConvUNetEncoder, ResidualEncoderUNe
 from methods.encoders.densenet import DenseNetEncoder
 from methods.encoders.genesis_unet import GenesisUNetEncoder
 from methods.encoders.pooled_unet import PooledUNetEncoder
+from methods.encoders.pyramid_transformer import PyramidTransformerEncoder
 from methods.encoders.resnet import ResNetEncoder
 from methods.encoders.resnet3d import ResNet3DEncoder
 from methods.encoders.slice_transformer import SliceTransformerEncoder
@@ -28,6 +29,7 @@ __all__ = [
     "GenesisUNetEncoder",
     "PlainConvUNetEncoder",
     "PooledUNetEncoder",
+    "PyramidTransformerEncoder",
     "ResNet3DEncoder",
     "ResNetEncoder",
     "ResidualEncoderUNetEncoder",
@@ -51,6 +53,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     "genesis_unet": GenesisUNetEncoder,
     "slices": SlicesEncoder,
     "slice_transformer": SliceTransformerEncoder,
+    "pyramid_transformer": PyramidTransformerEncoder,
     "vit": ViTEncoder,
     "vnet": VNetEncoder,
 }

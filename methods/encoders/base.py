@@ -55,6 +55,10 @@ class Encoder(InChunks, ABC):
         """Return the feature maps, finest first, computed in ``num_chunks`` chunks, by ``maps`` if it is given."""
         return in_chunks(self, maps or self.maps, x, self.num_chunks)
 
+    def unreached(self) -> list[nn.Parameter]:
+        """Return the parameters that are for images of other dimensions, and do not learn from those of its own."""
+        return []
+
     @abstractmethod
     def levels(self) -> list[nn.Module]:
         """Return the parts that images pass one after the other, from the input on."""

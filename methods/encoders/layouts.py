@@ -9,8 +9,10 @@ Reference: pytorch/vision @ 054e54c, ``torchvision/models/resnet.py``; MONAI 1.6
            ``pytorch/README.md`` (``classficationNet.`` holds the encoder); Project-MONAI/research-contributions @
            2ff2db0, ``SwinUNETR/Pretrain/models/ssl_head.py``, and MONAI's ``SwinUNETR.load_from`` (``module.``,
            ``fc1``; issues #88, #268, #346); Luffy03/VoCo @ 0b54710, ``models/voco_head.py`` (Swin UNETR V2);
-           MIC-DKFZ/nnUNet @ 0e495086, ``pretrainedTrainer.py`` (nnssl and OpenMind, of ResEncL and plain U-Nets).
-           Not here, since no encoder holds them: Primus and other ViTs, UniMiSS; since no code of it could be read:
+           MIC-DKFZ/nnUNet @ 0e495086, ``pretrainedTrainer.py`` (nnssl and OpenMind, of ResEncL and plain U-Nets);
+           YtongXie/UniMiSS-code @ 68be0a4, ``UniMiSS/models/MiT.py`` and ``main.py`` (``module.backbone.``; the
+           decoder beside ``transformer.``; ``student`` and ``teacher`` in one checkpoint).
+           Not here, since no encoder holds them: Primus and other ViTs, UniMiSS+; since no code of it could be read:
            the Universal Model of Zhang et al.
 """
 
@@ -33,6 +35,7 @@ LayoutName = Literal[
     "swin_unetr_ssl",
     "voco",
     "nnssl",
+    "unimiss",
 ]
 OWN: LayoutName = "raydiology"
 # A key of every residual network; what stands before it is a wrapper's prefix, such as ``module.`` or ``backbone.``.
@@ -61,6 +64,7 @@ class Layout:
     anchors    a key of each of its networks; what stands before it is a wrapper's prefix
     first      the names, in this project, that a first kernel may have
     twice      what stands within keys that hold a tensor of the encoder a second time
+    kinds      what stands within keys of which an encoder may hold one kind only; those of others are left
     encoders   the encoders of this project that its files fit
     what, one  what its files hold, and one such network, in words
     """
@@ -73,6 +77,7 @@ class Layout:
     anchors: tuple[str, ...] = (ANCHOR,)
     first: tuple[str, ...] = ("conv1.weight", "conv1.0.weight")
     twice: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
     encoders: tuple[str, ...] = RESIDUAL
     what: str = "residual networks"
     one: str = "residual network"
@@ -113,6 +118,14 @@ _SWIN: dict[str, Any] = {
     "what": "Swin transformers of Swin UNETR",
     "one": "Swin transformer of Swin UNETR",
 }
+# Stages count from 1 in UniMiSS' names, and from 0 here; the first class token is a parameter, the others are layers.
+_STAGES: dict[str, str] = {
+    **{f"block{stage}.": f"stages.{stage - 1}.blocks." for stage in range(1, 5)},
+    **{f"cls_tokens{stage}": f"stages.{stage - 1}.token" for stage in range(1, 5)},
+    **{f"patch_embed{kind}0.": f"stem.{kind}." for kind in ("2D", "3D")},
+    **{f"patch_embed{kind}{s}.proj.": f"stages.{s - 1}.embed.{kind}." for kind in ("2D", "3D") for s in range(1, 5)},
+    **{f"pos_embed{kind}{s}": f"stages.{s - 1}.positions.{kind}" for kind in ("2D", "3D") for s in range(1, 5)},
+}
 
 LAYOUTS: dict[LayoutName, Layout] = {
     "torchvision": Layout((2,), 3, ("fc.",)),
@@ -136,6 +149,19 @@ LAYOUTS: dict[LayoutName, Layout] = {
         encoders=("residual_encoder_unet", "plain_conv_unet"),
         what="convolutional U-Nets of nnU-Net",
         one="convolutional U-Net of nnU-Net",
+    ),
+    "unimiss": Layout(
+        (2, 3),
+        None,
+        ("norm_new.", "head_new."),
+        _STAGES,
+        replaced={".attn.sr2D.": ".attn.reduce.2D.", ".attn.sr3D.": ".attn.reduce.3D."},
+        anchors=("block1.0.attn.kv.weight",),
+        first=("stem.3D.conv.weight", "stem.2D.conv.weight"),
+        kinds=(".2D", ".3D"),
+        encoders=("pyramid_transformer",),
+        what="pyramid transformers of UniMiSS",
+        one="pyramid transformer of UniMiSS",
     ),
 }
 

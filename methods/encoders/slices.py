@@ -16,6 +16,7 @@ from methods.encoders.base import Encoder
 from methods.encoders.conv_unets import PlainConvUNetEncoder, ResidualEncoderUNetEncoder
 from methods.encoders.densenet import DenseNetEncoder
 from methods.encoders.pooled_unet import PooledUNetEncoder
+from methods.encoders.pyramid_transformer import PyramidTransformerEncoder
 from methods.encoders.resnet import ResNetEncoder
 from methods.encoders.swin_unetr import SwinEncoder
 from methods.encoders.unet import UNetEncoder
@@ -30,6 +31,7 @@ OF_SLICES: dict[str, type[Encoder]] = {
     "swin_unetr": SwinEncoder,
     "plain_conv_unet": PlainConvUNetEncoder,
     "residual_encoder_unet": ResidualEncoderUNetEncoder,
+    "pyramid_transformer": PyramidTransformerEncoder,
     "vit": ViTEncoder,
     "vnet": VNetEncoder,
 }
@@ -41,6 +43,7 @@ SliceEncoderConfig = Annotated[
     | SwinEncoder.Config
     | PlainConvUNetEncoder.Config
     | ResidualEncoderUNetEncoder.Config
+    | PyramidTransformerEncoder.Config
     | ViTEncoder.Config
     | VNetEncoder.Config,
     Field(discriminator="name"),

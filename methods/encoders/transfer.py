@@ -77,7 +77,8 @@ def fitted(
     first kernel has other input channels, it is summed over its own and divided among the new. The bias of a
     convolution in a shortcut is taken off the running mean of the norm behind it, which is the same.
 
-    A head is left in the file. A stem that is named otherwise is left, and the encoder's keeps its initial values:
+    A head is left in the file, and so is what is for images where an encoder sees volumes alone, or the other way
+    round. A stem that is named otherwise is left, and the encoder's keeps its initial values:
     its norm too, since the file's statistics are of another convolution. Shortcuts without weights (type A) leave the
     encoder's at their initial values. Raises ValueError for anything else that differs. Weights in this project's own
     layout differ in nothing, but for what ``inflate`` changes.
@@ -89,6 +90,9 @@ def fitted(
         named, keys, left = trunk.tensors, trunk.keys, list(trunk.left)
     changed: dict[str, str] = {}
     if layout != OWN:
+        absent = [kind for kind in LAYOUTS[layout].kinds if not any(kind in name for name in own)]
+        left += [keys[name] for name in named if any(kind in name for kind in absent)]
+        named = {name: value for name, value in named.items() if not any(kind in name for kind in absent)}
         changed = _fold_biases(named, own)
         if ("conv1.weight" in named) != ("conv1.weight" in own):
             stem = [name for name in named if _in_stem(name)]

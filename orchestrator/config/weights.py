@@ -19,7 +19,7 @@ class WeightsFile(FrozenConfig):
     part      the part of the encoder that takes them; none: the whole encoder
     layout    whose keys they have: this project's own (raydiology); those of the residual networks of torchvision,
               MONAI, MedicalNet (Med3D), Kinetics (3D-ResNets-PyTorch), CSPR (SVD-Net) or RadImageNet; or those of
-              Models Genesis, TransVW, Swin UNETR's SSL, VoCo, or nnssl and OpenMind
+              Models Genesis, TransVW, Swin UNETR's SSL, VoCo, nnssl and OpenMind, or UniMiSS
     inflate   how 2D kernels become 3D ones: i3d repeats them along the depth; vdt puts them in the middle of it, and
               red, green and blue one behind the other; acs leaves them 2D for an encoder of ``convolutions: acs``
     """

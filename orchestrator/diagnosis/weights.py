@@ -35,8 +35,9 @@ def causes(look: SecondLook) -> Iterator[Cause]:
 
 def _frozen(rebuilt: RebuiltTraining) -> Iterator[Cause]:
     encoder = rebuilt.begun.encoder
-    frozen = sum(p.numel() for p in encoder.parameters() if not p.requires_grad)
-    whole = sum(p.numel() for p in encoder.parameters())
+    reached = {id(p) for p in encoder.parameters()} - {id(p) for p in encoder.unreached()}
+    frozen = sum(p.numel() for p in encoder.parameters() if id(p) in reached and not p.requires_grad)
+    whole = sum(p.numel() for p in encoder.parameters() if id(p) in reached)
     if not frozen or rebuilt.started:
         return
     if isinstance(rebuilt.record.training, Downstream):

@@ -28,6 +28,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     },
     "CropsConfig": {"large_crops": CROPS, "small_crops": CROPS, "augment": {}},
     "Data": SHARDS,
+    "DistillationConfig": {"large_crops": CROPS, "small_crops": CROPS, "augment": {}},
     "Downstream": {**SHARDS, "task": {"name": "segmentation"}, "optimiser": {"lr": 0.1}, "budget": BUDGET},
     "Experiment": {"name": "a", "data": SHARDS, "encoder": ENCODER, "method": {"name": "simsiam"}},
     "IngestConfig": {"source": "a", "layout": "volumes", "recipe": "ct_volume", "out": "b"},

@@ -45,6 +45,7 @@ SMALL_SCRATCH = ["encoder.features=[4,4,4,8,8]", "method={name: scratch}"]
 QUICK = [
     "budget={epochs: null, steps: 2, batch_size: 4}",
     "downstream.budget={epochs: null, steps: 2, batch_size: 2}", "downstream.evaluate_every_epochs=100",
+    "resources.readers=0",
 ]  # fmt: skip
 
 Ingested = Callable[[str], ShardSet]

@@ -415,22 +415,22 @@ def test_pretrainings_that_fall_behind_in_effective_rank_end_early_and_the_repor
         "space": {"optimiser.lr": {"choice": [1e-7, 2.0, 0.05]}},
     }
     path = write_sweep(tmp_path, shards, encoder=UNET, **changes)
-    overrides = ["budget.steps=200", "health.times=20", "training.checkpoint_every_steps=200"]
+    overrides = ["budget.steps=80", "health.times=8", "training.checkpoint_every_steps=80"]
     runs, before = tmp_path / "runs" / "tiny", actors()
     assert cli.main(["sweep", str(path), *overrides]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     sweep = sweeps.load(path, overrides)
     trials = Ledger(sweep.folder, sweep.config, sweep.base.model_dump(mode="json")).standings()
     assert [trial.state for trial in trials] == ["done", "pruned", "pruned"]
-    assert all(10 <= trial.work[0].steps < 200 for trial in trials[1:])
+    assert all(10 <= trial.work[0].steps < 80 for trial in trials[1:])
     assert [trial.work[1].steps for trial in trials] == [4, 0, 0], "what was ended early is not fine-tuned"
     assert len(list(runs.glob("finetune-*"))) == 1
     (said,) = standings.saved(sweep.config, trials)
-    left = sum(200 - trial.work[0].steps for trial in trials[1:]) + 8
+    left = sum(80 - trial.work[0].steps for trial in trials[1:]) + 8
     start = "asha by health/effective_rank ended 2 pretrainings early and left out 2 fine-tunings: "
-    assert said.startswith(f"{start}{left} of 612 planned steps")
+    assert said.startswith(f"{start}{left} of 252 planned steps")
     assert said in (sweep.folder / "sweep.md").read_text()
-    assert f"{left} of 612 planned steps" in printed
+    assert f"{left} of 252 planned steps" in printed
     assert said in unescape((sweep.folder / "report.html").read_text())
     assert left_over(before) == ([], [])
     assert load_experiment(sweep.folder / "best.yaml") == sweep.experiment({"optimiser.lr": 1e-7})
