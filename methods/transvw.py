@@ -20,13 +20,13 @@ Shapes:    B samples of a rank, N samples of the training, n of them on this ran
            axes, m their number, d features.
 """
 
-from math import log
 from functools import partial
+from math import log
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Bool, Float, Int64
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
