@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup fmt check docs docs-serve test fast tutorials golden mutations demo bench clean
+.PHONY: setup fmt check docs docs-serve test fast soak tutorials golden mutations demo bench clean
 
 # Compiles on all cores (pip uses one), and here, so that PYTHONDONTWRITEBYTECODE does not make every process compile anew.
 setup: .venv/ready
@@ -39,10 +39,14 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
 IN_TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: .venv/ready
-	$(PYTEST) $(IN_TWO) -m "not tutorial" --durations 15
+	$(PYTEST) $(IN_TWO) -m "not tutorial and not soak" --durations 15
 
 fast: .venv/ready
 	$(PYTEST) $(IN_TWO) -m "not slow"
+
+# What takes a minute or more each: kills in each stage, a full disk, a bucket, whole sweeps. CI has no time for it.
+soak: .venv/ready
+	$(PYTEST) $(IN_TWO) -m soak --durations 0
 
 # Every tutorial of docs/tutorials, typed word by word in a copy of the project.
 tutorials: .venv/ready

@@ -10,7 +10,7 @@ Variants:  each flag is a field of the config and can be set on its own.
            The last map of any encoder is averaged; there is no class token. Sizes of crops are those of
            ``parts/multi_crop.py``. As released, the first large crop is always blurred, the second in 10 % of cases
            and solarised in 20 %, a small one blurred in 50 %; here any crop is blurred in 50 %, and none solarised.
-           The weight decay that rises from 0.04 to 0.4 is the optimiser's matter, and stays constant here.
+           The weight decay that rises from 0.04 to 0.4 is the optimiser's matter (``final_weight_decay``).
 Shapes:    B samples, A large crops, V crops, C channels, *s spatial axes, d dimensions, K prototypes.
 """
 

@@ -63,7 +63,7 @@ class PassedView:
 
 def between(own: Sequence[Tensor], other: Sequence[Tensor], shares: Float[Tensor, " b"]) -> list[Tensor]:
     """Return a share of each map of one network plus the rest of the other's."""
-    return [_shared(a, b, shares) for a, b in zip(own, other, strict=True)]
+    return [_shared(at_least_float32(a), at_least_float32(b), shares) for a, b in zip(own, other, strict=True)]
 
 
 def _shared(a: Float[Tensor, "b *d"], b: Float[Tensor, "b *d"], shares: Float[Tensor, " b"]) -> Float[Tensor, "b *d"]:
@@ -228,8 +228,8 @@ class PCRL(Method):
 
     def _weighted(self, maps: Sequence[Tensor], moves: Float[Tensor, "b m"]) -> list[Tensor]:
         """Weight the channels of the last map by what the moves make of them."""
-        weights = self.attention(moves)
-        return [*maps[:-1], maps[-1] * weights.view(*weights.shape, *[1] * (maps[-1].ndim - 2)).to(maps[-1])]
+        weights, last = self.attention(moves), at_least_float32(maps[-1])
+        return [*maps[:-1], last * weights.view(*weights.shape, *[1] * (last.ndim - 2))]
 
 
 def _mean(maps: Sequence[Tensor]) -> Float[Tensor, "b d"]:

@@ -174,7 +174,7 @@ class TransVW(Method):
         # A dry run, whose tensors have no values, wants to know what the dearer steps take.
         if self.discovered.is_meta or not int(self.discovered):
             *finer, last = self.encoder.features(whole)
-            restored = self.decoder([*(torch.zeros_like(each) for each in finer), last])
+            restored = self.decoder([*(torch.zeros(each.shape, device=each.device) for each in finer), last])
             errors.append(restoration_error(at_least_float32(restored).sigmoid(), whole))
             constants.append(restoration_error(mean_voxel(whole).expand_as(whole), whole))
             if views.rows is not None:

@@ -4,14 +4,14 @@ Paper:     Xie et al., "UniMiSS: Universal Medical Self-Supervised Learning via 
            2022; a rival of VoCo in seed 002, Table 3.
 Reference: YtongXie/UniMiSS-code @ 68be0a4, ``UniMiSS/main.py``: AdamW at 8e-4 for a batch of 256, clipped to a norm
            of 0.3; 65,536 outputs, an average that keeps 0.996 of itself at first, and a temperature of 0.04.
-Variants:  none; here some of it is done otherwise.
+Variants:  none. The paper's text was not at hand: what follows is its code's, and some of it is done otherwise.
            - Two passes over radiographs and two over volumes take turns there. A training here is fed samples of one
              dimension: on volumes the slices are 2D data, on images (2D) there is no more than DINO's loss. Stages
              one after the other, of 2D and of 3D, can share the weights of an encoder that is ``switchable``.
            - The class token is the encoder's last, not that of stages that decode behind it.
            - A step moves the centre once, by the mean of all scores of the teacher; there each of the four terms
              moves it, and the next term is centred anew.
-           - The size of crops is the paper's. They show [0.14, 1] of a sample, as those of radiographs there; crops
+           - The size of crops is the code's. They show [0.14, 1] of a sample, as those of radiographs there; crops
              of volumes there show 0.2 to 0.73 of a window of 134 to 173 pixels, whole in depth. Intensities vary as
              those of volumes there; flips happen in half of the cases, as in DINO, not in 80 %.
            - That the weight decay rises from 0.04 to 0.4 is the optimiser's matter (``final_weight_decay``).

@@ -82,6 +82,7 @@ def unet() -> Encoder:
     return UNetEncoder(UNetEncoder.Config(spatial_dims=2, in_channels=3, features=features, norm="batch"))
 
 
+@pytest.mark.soak
 def test_objects_of_held_out_photographs_are_found_with_an_ap50_above_a_half():
     rng, steps, batch_size = np.random.default_rng(0), 240, 8
     facts = Facts(NUM_TRAINED, steps, batch_size, dict(enumerate(OBJECTS)))

@@ -36,7 +36,7 @@ from methods.parts.flat_map import mean_features
 from tests.methods.test_clusters_learn import batch_of, method_of, train
 from tests.methods.test_jssl_learns import CLUSTERS, ENCODER, SIDE
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.soak]
 SEEDS, STEPS, BATCH_SIZE, LR = range(5), 88, 12, 0.001
 PRETRAINED, LABELLED, JUDGED = range(48), range(48, 96), range(96, 160)
 FEW, MANY, DRAWS = 4, 48, 10

@@ -21,8 +21,8 @@ from tests.batches import facts_of
 from tests.encoders import BUILDS
 from tests.methods.test_contract import (
     EACH_ON_UNET,
-    batch_of,
     labelled_batch,
+    samples_of,
     tiny_encoder,
     tiny_method,
     tiny_task,
@@ -72,7 +72,7 @@ class Computed(TorchDispatchMode):
     def watch(self, followers: list[nn.Module], patch: pytest.MonkeyPatch) -> None:
         """Take these modules, but for heads inside them, as what follows autocast."""
         for follower in followers:
-            name = "features" if hasattr(follower, "features") else "forward"
+            name = next(name for name in ("features", "decoded", "forward") if hasattr(follower, name))
             patch.setattr(follower, name, self.around(getattr(follower, name), follows=True))
             for module in follower.modules():
                 if isinstance(module, InFloat32):
@@ -114,7 +114,7 @@ def followers_in(method: Method) -> list[nn.Module]:
 
 @pytest.mark.parametrize("name", EACH_ON_UNET)
 def test_heads_and_losses_of_a_method_compute_in_float32_under_autocast(name):
-    method, batch = tiny_method(name, 2), batch_of(2, 12)
+    method, batch = tiny_method(name, 2), samples_of(name, 2, 12)
     views, followers = method.drawn(batch, batch.rng(0)), followers_in(method)
     computed = hold(method, views, followers)
     loss, _ = loss_of(method, views, followers, autocast=True, replay=[*computed.outputs])

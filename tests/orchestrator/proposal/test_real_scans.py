@@ -120,6 +120,7 @@ def test_labels_of_a_single_patient_get_a_pretraining_alone(ingested: Ingested, 
     assert "labelled patients: 1 in split train, 0 in val" in " ".join(file.read_text().replace("#", "").split())
 
 
+@pytest.mark.soak
 def test_sarcoma_is_segmented_after_pretraining_on_slices_of_all_ct(ingested: Ingested, tmp_path: Path) -> None:
     done = _pretrained_and_finetuned("sarcoma", ingested("ct"), ingested("sarcoma"), tmp_path, SMALL_SIMSIAM)
     assert {name for name in done.scores if name.startswith("dice/")} == {"dice/tumour"}
@@ -134,6 +135,7 @@ def test_hippocampus_is_segmented_in_3d(ingested: Ingested, tmp_path: Path) -> N
     assert all(0 <= done.scores[name] <= 1 for name in ("dice/anterior", "dice/posterior"))
 
 
+@pytest.mark.soak
 def test_grades_of_fundus_photographs_are_told(ingested: Ingested, tmp_path: Path) -> None:
     shards = ingested("fundus")
     done = _pretrained_and_finetuned("proxy_fundus", shards, shards, tmp_path, SMALL_SCRATCH)

@@ -185,6 +185,7 @@ def test_a_killed_job_started_again_leaves_no_trace_though_its_newest_checkpoint
     assert_points_equal_history(history.parent, steps=TOTAL_STEPS)
 
 
+@pytest.mark.soak
 def test_a_full_disk_loses_no_step_in_the_history_or_in_mlflow(
     shards: str, undisturbed: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -199,6 +200,7 @@ def test_a_full_disk_loses_no_step_in_the_history_or_in_mlflow(
     assert trace(seen.after) == trace(undisturbed)
 
 
+@pytest.mark.soak
 def test_a_worker_on_each_of_two_nodes_with_a_bucket_sees_the_samples_and_the_losses_of_one_worker(
     shards: str, undisturbed: list[dict[str, Any]], tmp_path: Path
 ) -> None:

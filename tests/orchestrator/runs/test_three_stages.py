@@ -105,6 +105,7 @@ def test_each_stage_goes_on_from_the_one_that_it_names(folder: Path, undisturbed
     assert [stage["name"] for stage in card["stages"]] == [*STAGES]
 
 
+@pytest.mark.soak
 def test_a_run_that_is_killed_in_each_stage_resumes_exactly(folder: Path, undisturbed: Path) -> None:
     home, file = folder / "killed", folder / "killed.yaml"
     command = [sys.executable, "-m", "orchestrator.cli", "pretrain", str(file)]

@@ -401,6 +401,7 @@ def left_over(before: dict[str, str]) -> tuple[list[str], list[str]]:
         time.sleep(0.5)
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_pretrainings_that_fall_behind_in_effective_rank_end_early_and_the_report_says_what_that_saved(
@@ -437,6 +438,7 @@ def test_pretrainings_that_fall_behind_in_effective_rank_end_early_and_the_repor
     check_mlflow(sweep, trials)
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_killed_population_goes_on_and_trains_what_an_undisturbed_one_trains_and_leaves_nothing_behind(

@@ -371,6 +371,7 @@ def test_settings_are_written_as_on_a_command_line() -> None:
     )
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_table_run_at_once_keeps_the_rate_that_learns_and_names_the_one_that_diverges(

@@ -163,6 +163,7 @@ def test_a_home_in_a_bucket_is_refused_with_where_checkpoints_go() -> None:
         resolve(_experiment("s3://radiology/slices", Path("home")), ["home=s3://radiology/runs"])
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_scans_become_scores_through_a_bucket_and_a_killed_job_goes_on_from_there(
