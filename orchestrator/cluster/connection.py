@@ -1,6 +1,6 @@
 """Cluster: join Ray or start it on this machine, and refuse jobs that cannot be placed."""
 
-import importlib
+import gc
 import itertools
 import logging
 import os
@@ -187,10 +187,11 @@ def _runtime_env(umask: int) -> dict[str, Any]:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     # Trials of a table or a sweep are trained by processes of the cluster, which lack what was set in this one.
     train = {name: value for name, value in os.environ.items() if name.startswith(("RAY_TRAIN_", "RAY_CHDIR_"))}
+    thresholds = gc.get_threshold()
     return {
         "env_vars": {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore", **threads, **train},
-        # Our package's own settings hold before Ray imports what a training takes.
-        "worker_process_setup_hook": lambda: (importlib.import_module("orchestrator"), os.umask(umask)),
+        # The first, as in this process, before Ray imports what a training takes.
+        "worker_process_setup_hook": lambda: (gc.set_threshold(*thresholds), os.umask(umask)),
     }
 
 

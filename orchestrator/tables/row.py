@@ -24,8 +24,8 @@ class TableRow(FrozenConfig):
 
     ``choose`` and ``repeat_over`` replace the table's; ``{}`` is none. ``paper`` holds what the paper prints for the
     table's metric, ``paper_also`` for the metrics under ``also``. ``missing`` says in a few words why the row cannot
-    be run (``PCRLv2 is not built``): the row then shows the paper's numbers, and has nothing else. A row that starts
-    from a file of weights which is not there becomes a missing one.
+    be run (``the network is not built``): the row then shows the paper's numbers, and has nothing else. A row that
+    starts from a file of weights which is not there becomes a missing one.
     """
 
     name: str = Field(min_length=1)

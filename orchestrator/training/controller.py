@@ -1,8 +1,7 @@
-"""Controller: the controllers of Ray Train that a process needs, one after another, in one process beside it.
+"""Controller: one process beside each that starts trainings, in which Ray Train's controllers run one after another.
 
-Ray Train starts a process for each controller, which imports PyTorch and Ray before it starts a worker: three seconds
-of a core, longer than many a small training takes. The trials of a table, the stages of a run and its fine-tuning
-follow one another, and so may their controllers.
+Ray Train starts a process for each controller, which first imports PyTorch and Ray. The trials of a table, the stages
+of a run and its fine-tuning follow one another, and so do their controllers.
 """
 
 import asyncio
@@ -24,10 +23,10 @@ from orchestrator.cluster import connection
 
 
 class Trainer(TorchTrainer):
-    """A trainer that starts no process which has nothing to do: a worker waits for each of them to start.
+    """A trainer that starts fewer processes: a worker waits for each of them to start.
 
-    One hands out data sets. Another frees what a training held that died while its job lives on; what a driver's
-    training held, Ray itself frees when the driver ends. A third would be one more controller.
+    None hands out data sets where there are none. None frees what a training of a driver held, since Ray does when
+    the driver ends. And its controller runs in a process that is there already.
     """
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
@@ -59,7 +58,7 @@ _hosts: dict[Hashable, Any] = {}
 def _host() -> Any:
     """Return this process's host on the Ray that it is connected to, started anew if it has died.
 
-    What Ray Train reads from the environment, a process reads once: with other settings there is another host.
+    A process reads Ray Train's settings from its environment once, so a host serves trainings of equal settings.
     """
     context, settings = ray.get_runtime_context(), get_env_vars_to_propagate()
     key = context.get_session_name(), context.get_job_id(), tuple(sorted(settings.items()))

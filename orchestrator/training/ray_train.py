@@ -10,6 +10,7 @@ from typing import Any
 
 import ray.train
 import torch
+from ray.exceptions import RayActorError
 from ray.train import (
     Checkpoint,
     CheckpointConfig,
@@ -155,6 +156,11 @@ def _fit(job: Job, progress: StageCheckpoints) -> None:
         trainer.fit()
     except TrainingFailedError as error:
         raise RunError(_words(job, error)) from error
+    except RayActorError as error:
+        raise RunError(
+            f"stage {job.stage}: the process of Ray Train's controller died: {str(error).splitlines()[0]} The same "
+            "command goes on from the last checkpoint"
+        ) from error
 
 
 def _work(config: dict[str, Any]) -> None:
