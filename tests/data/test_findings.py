@@ -52,6 +52,7 @@ def intensities(scan: Scan) -> np.ndarray:
     return scan.voxels.astype(np.float64) * scan.scale + scan.offset
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=80)
 @given(SEEDS, st.sampled_from(AXES), st.booleans(), st.booleans())
 def test_a_scan_that_is_turned_cropped_and_padded_keeps_its_boxes_to_the_voxel(seed, turn, is_cropped, is_padded):
@@ -64,6 +65,7 @@ def test_a_scan_that_is_turned_cropped_and_padded_keeps_its_boxes_to_the_voxel(s
     check_boxes(intensities(out), out.boxes, within=0)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=120)
 @given(
     seed=SEEDS,
@@ -131,6 +133,7 @@ def streams(count: int, seed: int) -> SampleRng:
     return SampleRng.for_samples(seed, np.zeros(count, np.int64), [str(i) for i in range(count)])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(SEEDS, st.sampled_from(SIZES))
 def test_boxes_are_zoomed_flipped_and_turned_with_their_views(seed, size):
@@ -170,6 +173,7 @@ def batch_of(samples: list[Scan], folder: Path) -> Batch:
     return collate(table.append_column("number", zeros).append_column("epoch", zeros).append_column("row", zeros))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=15)
 @given(seed=SEEDS, kind=st.sampled_from(["volume", "slices"]))
 def test_boxes_reach_the_view_through_every_step(tmp_path_factory, seed, kind):

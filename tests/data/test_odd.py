@@ -303,6 +303,7 @@ def test_a_label_keeps_its_values_or_is_refused_for_its_true_reason(odd: Path, n
     assert verdict in caught.value.found
 
 
+@pytest.mark.slow
 def test_the_head_stored_in_six_axis_orders_comes_out_as_one_volume(odd: Path) -> None:
     """Voxels are equal bit for bit; affines to 1e-5 mm, the precision of the files' float32 headers.
 

@@ -26,6 +26,7 @@ def test_every_epoch_is_a_permutation_of_the_selection(sizes, seed, epoch):
     assert sorted(order.positions(epoch * n, (epoch + 1) * n)) == list(range(n))
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(ragged, seeds, st.lists(st.integers(0, 60), min_size=3, max_size=3).map(sorted))
 def test_the_sequence_does_not_depend_on_how_it_is_asked(sizes, seed, cuts):

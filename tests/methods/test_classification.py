@@ -76,6 +76,7 @@ def test_loss_and_gradient_equal_a_slow_reference(kind: str, size: tuple[int, ..
         np.testing.assert_allclose(found.numpy(), gradient, rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_without_weights_the_loss_is_torch_s_cross_entropy() -> None:
     batch, task = batch_of(SINGLE), task_of()
     views = task.views(batch, batch.rng(0))

@@ -34,6 +34,7 @@ def pair(truth: list[int], predicted: list[int], num_classes: int) -> tuple[np.n
     return np.array(truth), np.where(chosen, 0.7, 0.3 / (num_classes - 1))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10**6), st.integers(30, 60), st.integers(2, 4), st.booleans())
 def test_exclusive_classes_score_as_in_scikit_learn(seed, num_samples, num_classes, coarse):
@@ -65,6 +66,7 @@ def test_exclusive_classes_score_as_in_scikit_learn(seed, num_samples, num_class
         assert [found[f"{metric}/{name}"] for name in names] == pytest.approx(values.tolist(), abs=1e-12)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 10**6), st.integers(10, 60), st.integers(1, 4))
 def test_classes_that_do_not_exclude_each_other_score_as_in_scikit_learn(seed, num_samples, num_classes):
@@ -90,6 +92,7 @@ def test_classes_that_do_not_exclude_each_other_score_as_in_scikit_learn(seed, n
         assert found[name] == pytest.approx(value, abs=1e-12), name
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(2, 4), st.booleans())
 def test_any_input_has_scores_that_are_numbers_and_a_remark_for_each_that_is_missing(seed, num, classes, coarse):

@@ -43,6 +43,8 @@ METHODS = REGISTERED | {"toy_clusters": ToyClusters}
 TRAINED = [case for name, method in METHODS.items() if method.trains for case in variants_of(name)]
 # The fast tests see one variant of a method: variants share most of their code.
 FIRST = {variants_of(name)[0] for name in METHODS}
+# Those that ask what others ask of encoder, views and contract; a method of its own kind belongs here.
+STAND_FOR_OTHERS = ("simsiam", "voco", "cpc", "simmim", "models_genesis", "spark", "vicregl", "swav", "rotation")
 
 
 def encoder_for(case: str) -> str:
@@ -57,6 +59,11 @@ def takes(case: str, encoder: str) -> bool:
 
 def slow_unless_first(case: str) -> list[pytest.MarkDecorator]:
     return [] if case in FIRST | set(METHODS) else [pytest.mark.slow]
+
+
+def slow_unless_it_stands(case: str) -> list[pytest.MarkDecorator]:
+    """Leave a method out of the fast tests where another stands for it, or the method's own tests tell enough."""
+    return [] if case in FIRST and case.split()[0] in (*STAND_FOR_OTHERS, "toy_clusters") else [pytest.mark.slow]
 
 
 def pairs(cases: Iterable[str]) -> list[Any]:
@@ -74,9 +81,6 @@ def pairs(cases: Iterable[str]) -> list[Any]:
     ]
 
 
-STAND_FOR_OTHERS = ("simsiam", "voco", "cpc", "simmim", "models_genesis", "spark", "vicregl", "swav", "rotation")
-
-
 def with_each_encoder(case: str) -> bool:
     """Tell whether a case is tested with each encoder, and not with one alone."""
     name = case.split()[0]
@@ -84,11 +88,13 @@ def with_each_encoder(case: str) -> bool:
 
 
 IN_DIMS = [(case, dims) for case in TRAINED for dims in DIMS[encoder_for(case)]]
-EACH_IN_DIMS = [pytest.param(*one, marks=slow_unless_first(one[0])) for one in IN_DIMS]
-EACH_IN_FEWEST = [pytest.param(case, min(DIMS[encoder_for(case)]), marks=slow_unless_first(case)) for case in TRAINED]
+EACH_IN_DIMS = [pytest.param(*one, marks=slow_unless_it_stands(one[0])) for one in IN_DIMS]
+EACH_IN_FEWEST = [
+    pytest.param(case, min(DIMS[encoder_for(case)]), marks=slow_unless_it_stands(case)) for case in TRAINED
+]
 # Two ranks compute a method's first variant in each dimension, and what varies from it in the fewest.
 ON_RANKS = [(case, dims) for case, dims in IN_DIMS if case in FIRST or dims == min(DIMS[encoder_for(case)])]
-EACH_ON_UNET = [pytest.param(case, marks=slow_unless_first(case)) for case in TRAINED if takes(case, "unet")]
+EACH_ON_UNET = [pytest.param(case, marks=slow_unless_it_stands(case)) for case in TRAINED if takes(case, "unet")]
 FACTS = facts_of({0: "none", 1: "some", 2: "many"})
 TINY_ENCODERS = {
     "swin_unetr": {"feature_size": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 4), "window_size": 3},
@@ -367,10 +373,10 @@ def test_training_goes_on_bit_for_bit_after_a_checkpoint_round_trip(name, dims):
     batch = samples_of(name, dims, 4)
     method = tiny_method(name, dims)
     optimiser = sgd(method)
-    take_steps(method, optimiser, batch, range(3))
+    take_steps(method, optimiser, batch, range(2))
     saved = io.BytesIO()
     torch.save({"method": method.state_dict(), "optimiser": optimiser.state_dict()}, saved)
-    undisturbed = take_steps(method, optimiser, batch, range(3, 6))
+    undisturbed = take_steps(method, optimiser, batch, range(2, 4))
 
     resumed = tiny_method(name, dims, seed=1)
     resumed_optimiser = sgd(resumed)
@@ -378,7 +384,7 @@ def test_training_goes_on_bit_for_bit_after_a_checkpoint_round_trip(name, dims):
     state = torch.load(saved, weights_only=True)
     resumed.load_state_dict(state["method"])
     resumed_optimiser.load_state_dict(state["optimiser"])
-    assert take_steps(resumed, resumed_optimiser, batch, range(3, 6)) == undisturbed
+    assert take_steps(resumed, resumed_optimiser, batch, range(2, 4)) == undisturbed
     for key, value in method.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
 
@@ -623,6 +629,7 @@ def test_every_buffer_of_methods_encoders_and_tasks_can_be_broadcast(two_ranks):
     assert [json.loads((two_ranks / f"unsent-{rank}.json").read_text()) for rank in range(2)] == [{}, {}]
 
 
+@pytest.mark.slow
 def test_every_buffer_has_a_type_that_both_gloo_and_nccl_broadcast():
     both = {
         torch.float64,

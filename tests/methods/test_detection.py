@@ -274,6 +274,7 @@ def test_a_detector_that_sees_everything_scores_1_where_the_boxes_lie_in_the_sto
         assert len(told) == len(true)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 def test_evidence_does_not_depend_on_how_samples_are_batched(dims):
     fields = {"score_threshold": 0.0, "most_detections": 5}
@@ -337,6 +338,7 @@ def test_a_mean_of_no_boxes_is_refused():
         MeanBox([NO_BOXES] * 2, [(20, 40), (7, 7)])
 
 
+@pytest.mark.slow
 def test_training_goes_on_bit_for_bit_after_a_checkpoint_round_trip():
     batch, saved = batch_of([(50, 70), (64, 64)]), io.BytesIO()
     task = task_of(unet()).train()

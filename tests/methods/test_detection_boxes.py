@@ -98,6 +98,7 @@ def test_suppression_keeps_what_looking_at_one_box_after_the_other_keeps(seed, c
     assert_kept(boxes, scores, threshold, torch.from_numpy(rng.integers(0, kinds, count)))
 
 
+@pytest.mark.slow
 def test_suppression_is_exact_over_several_blocks_and_long_chains():
     rng = np.random.default_rng(0)
     count = 2 * BLOCK + 77
@@ -219,6 +220,7 @@ def test_a_sample_holds_at_most_a_share_of_positives_and_fills_up_with_negatives
     assert sample_of(1, positive[:5], negative[:5], 40, 0.5) == ([0, 1, 2, 3, 4], [])
 
 
+@pytest.mark.slow
 def test_every_candidate_is_sampled_equally_often():
     positive, rounds = torch.arange(50) < 25, 1500
     hits = np.zeros(50)

@@ -90,6 +90,7 @@ def by_pycocotools(images: Sequence[Findings]) -> np.ndarray:
     return np.where(precision[:, 0] < 0, -1.0, precision.mean(axis=1))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=80)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.booleans())
 def test_average_precision_is_that_of_pycocotools_with_crowds_and_ties(seed, num_images, crowds):

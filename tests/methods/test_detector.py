@@ -302,6 +302,7 @@ def test_an_image_of_which_nothing_is_left_has_losses_of_0():
     assert detector.eval().detect(given["images"], torch.zeros(2, 4))[0].boxes.shape == (0, 4)
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_batch_is_the_mean_of_those_of_its_images():
     detector, given = detector_of(small_unet()).double(), scene(6)
     given["images"] = given["images"].double()

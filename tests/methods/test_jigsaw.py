@@ -113,6 +113,7 @@ def test_variants_differ_in_the_two_contradictions_and_in_nothing_else():
     assert (config.patches.gap, config.permutations) == (0, "random")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dims", "pieces"), [(2, 9), (3, 27)])
 def test_the_papers_puzzle_has_100_permutations_of_its_pieces(dims, pieces):
     encoder = UNetEncoder(UNetEncoder.Config(spatial_dims=dims, features=(2, 2, 2, 2, 2, 2)))

@@ -74,6 +74,7 @@ def test_windows_are_shuffled_as_one_after_the_other_would_be(dims: int) -> None
         assert (expected != images[i, 0].numpy()).mean() > 0.04
 
 
+@pytest.mark.slow
 def test_curves_are_the_bezier_curves_of_their_points() -> None:
     points = draw_curves(streams(12))
     values = torch.linspace(0, 1, 9).expand(12, 1, 9)

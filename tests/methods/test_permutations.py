@@ -16,6 +16,7 @@ def test_every_greedy_choice_is_as_far_from_those_before_as_any_permutation_can_
         assert gained == reference.reachable(chosen[:count])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("length", "expected"), [(8, 5), (9, 6), (27, 23)])
 def test_hundred_greedy_permutations_are_farther_apart_than_random_ones(length, expected):
     greedy = greedy_permutations(100, length, seed=0)

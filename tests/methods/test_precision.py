@@ -152,6 +152,7 @@ def test_head_and_loss_of_a_classification_compute_in_float32_under_autocast(kin
     hold(task, views, [task.encoder])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 def test_heads_and_losses_of_a_detection_compute_in_float32_under_autocast(dims):
     task, batch = tiny_task("detection boxes", dims, "unet").train(), labelled_batch(dims)

@@ -50,6 +50,7 @@ def test_beyond_a_zero_border_a_context_has_the_index_after_the_last():
     assert pyramid.predicted()[2].tolist() == [17, 22]
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     grid=st.lists(st.integers(1, 7), min_size=2, max_size=3).map(tuple),

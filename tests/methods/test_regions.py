@@ -182,6 +182,7 @@ def test_in_brats_silence_about_what_is_not_there_scores_one_and_a_false_alarm_z
     )
 
 
+@pytest.mark.slow
 def test_a_short_training_finds_regions_that_overlap() -> None:
     method, batch = method_of(crops_per_sample=1, organ_prob=1.0), batch_of([(32, 32)] * 4)
     optimiser = torch.optim.Adam(method.parameters(), lr=2e-2)

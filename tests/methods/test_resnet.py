@@ -31,6 +31,7 @@ def test_keys_and_shapes_are_those_of_torchvision_without_its_classifier(depth: 
     assert sum(p.numel() for p in encoder.parameters()) == PARAMETERS[depth]
 
 
+@pytest.mark.slow
 def test_a_file_with_torchvision_s_keys_loads_and_one_with_a_classifier_is_refused_by_its_keys(
     tmp_path: Path,
 ) -> None:

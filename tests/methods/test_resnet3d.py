@@ -71,6 +71,7 @@ def filled(encoder: nn.Module) -> dict[str, np.ndarray]:
     return {key: value.numpy() for key, value in encoder.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_parameters_with_a_classifier_of_1000_classes_are_the_papers_and_multiply_adds_within_one_percent() -> None:
     found = {network.name: build_network(network) for network in PAPER_NETWORKS}
     assert {name: found[name]["parameters"] for name in PARAMETERS} == PARAMETERS

@@ -425,6 +425,7 @@ def test_weights_survive_safetensors_and_the_encoder_is_stored_once() -> None:
         torch.testing.assert_close(value, method.encoder.state_dict()[name], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_short_training_finds_the_organs() -> None:
     method, batch = method_of(), batch_of([(40, 40)] * 4)
     before = mean_dice(method, batch)

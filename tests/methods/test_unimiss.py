@@ -94,6 +94,7 @@ def test_boxes_of_crops_of_slices_lie_on_one_slice_of_the_volume():
     assert all((box[:, 1] <= batch.extents).all() for box in views.boxes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["unimiss", "usst"])
 def test_volumes_need_an_encoder_with_embeddings_of_images_and_images_do_not(name):
     config = METHODS[name].Config()

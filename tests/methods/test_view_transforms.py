@@ -15,7 +15,14 @@ from methods.simsiam import SimSiam
 from methods.voco import VoCo
 from tests.batches import eight_bit_batch, random_batch
 from tests.encoders import DIMS, Pixels
-from tests.methods.test_contract import FACTS, encoder_for, samples_of, tiny_config, tiny_encoder
+from tests.methods.test_contract import (
+    FACTS,
+    encoder_for,
+    samples_of,
+    slow_unless_it_stands,
+    tiny_config,
+    tiny_encoder,
+)
 from tests.methods.test_segmentation import STORED, batch_of, method_of
 
 # Each adds a number of its own.
@@ -72,7 +79,14 @@ def test_crops_of_a_segmentation_go_through_different_transforms() -> None:
     assert (np.sort(by_view, axis=0).T == [1, 2, 4]).all()
 
 
-@pytest.mark.parametrize(("name", "dims"), [(name, dims) for name in AUGMENTS for dims in DIMS[encoder_for(name)]])
+@pytest.mark.parametrize(
+    ("name", "dims"),
+    [
+        pytest.param(name, dims, marks=slow_unless_it_stands(name))
+        for name in AUGMENTS
+        for dims in DIMS[encoder_for(name)]
+    ],
+)
 def test_every_method_that_augments_takes_transforms(name: str, dims: int) -> None:
     config = tiny_config(name, dims)
     augment = config.augment.model_copy(update={"transforms": SWAV, "one_of": JSSL})  # type: ignore[attr-defined]

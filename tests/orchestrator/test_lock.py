@@ -74,6 +74,7 @@ def test_a_folder_is_free_unless_a_process_holds_it(tmp_path: Path) -> None:
     assert (tmp_path / LOCK).exists()
 
 
+@pytest.mark.slow
 def test_a_second_thread_waits_until_the_first_is_done_alone(tmp_path: Path) -> None:
     order: list[str] = []
 

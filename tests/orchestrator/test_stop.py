@@ -109,6 +109,7 @@ def test_a_stage_is_marked_with_the_first_reason_until_it_is_started_again(tmp_p
     assert stop.marked(storage) == "stopped"
 
 
+@pytest.mark.slow
 def test_a_job_hears_that_its_folder_is_marked_and_is_looked_after_until_it_has_ended(tmp_path: Path) -> None:
     looks = list[bool]()
 

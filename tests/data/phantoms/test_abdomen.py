@@ -23,6 +23,7 @@ def centre_of(phantom, organ: str) -> np.ndarray:
     return (places.mean(axis=0) - (np.array(phantom.label.shape) - 1) / 2) * phantom.spacing_mm
 
 
+@pytest.mark.slow
 def test_every_patient_has_every_organ(phantoms):
     organs = set(LABEL_NAMES) - {LESION}
     assert len(organs) >= 8
@@ -71,6 +72,7 @@ def test_air_is_around_and_hu_are_in_range(phantoms):
         assert -1020 < corner.mean() < -980
 
 
+@pytest.mark.slow
 def test_the_same_seed_writes_the_same_bytes_and_another_does_not(tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         write_cohort(tmp_path / name, 1, num_unlabelled=1, seed=seed, spacing_mm=COARSE_MM)

@@ -21,6 +21,7 @@ def brains():
     return [make_brain(3, patient, (4.0, 4.0, 4.0)) for patient in range(6)]
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_tumour_are_nested(brains):
     for brain in brains:
         depth = ndimage.distance_transform_edt(brain.label > 0, brain.spacing_mm)
@@ -30,6 +31,7 @@ def test_the_parts_of_a_tumour_are_nested(brains):
         assert means == sorted(means)
 
 
+@pytest.mark.slow
 def test_most_tumours_enhance_and_some_do_not():
     enhancing = [(make_brain(0, patient, (5.0, 5.0, 5.0)).label == ENHANCING).any() for patient in range(24)]
     assert 0.7 < np.mean(enhancing) < 1

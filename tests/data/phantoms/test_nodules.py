@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from data.phantoms.nodules import CANDIDATES, SIZE, make_candidate, write_candidates
 from data.readers import read_study
@@ -18,6 +19,7 @@ def test_a_nodule_ends_within_the_cube_and_a_vessel_runs_through_it() -> None:
         assert not nodule[[0, -1]].any()
 
 
+@pytest.mark.slow
 def test_the_middle_slice_shows_as_much_tissue_of_nodules_as_of_vessels() -> None:
     areas = np.array(
         [

@@ -3,11 +3,13 @@
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from data.phantoms.photographs import INSTANCES, OBJECTS, SIZE, make_photograph, write_photographs
 
 
+@pytest.mark.slow
 def test_every_class_and_every_number_of_objects_occurs():
     pictures = [make_photograph(0, patient) for patient in range(200)]
     assert np.bincount([picture.label for picture in pictures], minlength=len(OBJECTS)).min() > 20
@@ -41,6 +43,7 @@ def test_an_object_stands_out_from_what_is_around_its_box_in_some_colour():
             )
 
 
+@pytest.mark.slow
 def test_the_mean_colour_does_not_tell_the_class():
     pictures = [make_photograph(3, patient) for patient in range(300)]
     means = np.stack([picture.pixels.mean(axis=(0, 1)) for picture in pictures])

@@ -27,6 +27,7 @@ def films():
     return [make_film(0, patient, SIZE) for patient in range(40)]
 
 
+@pytest.mark.slow
 def test_a_retina_has_as_many_lesions_as_its_grade_says(retinas):
     assert {picture.label for picture in retinas} == {0, 1, 2, 3, 4}
     for picture in retinas:

@@ -97,6 +97,7 @@ def test_an_mgh_voxel_lies_where_its_affine_says(tmp_path: Path) -> None:
         assert at(scan, (affine @ [i, j, k, 1])[:3]) == VOXELS[i, j, k]
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(place=st.integers(0, 347), byte=st.integers(0, 255))
 @example(place=42, byte=1)  # a grid of one column, beside voxels of seven
@@ -338,6 +339,7 @@ def test_real_files_in_every_format_have_the_size_and_range_of_the_manifest(scan
         assert (scan.voxels.min(), scan.voxels.max()) == limits
 
 
+@pytest.mark.slow
 def test_the_organ_labels_of_a_real_dicom_series_fit_it_although_they_are_stored_mirrored(scans: Path) -> None:
     folder = scans / "totalsegmentator"
     (found,) = find_studies(str(folder / "example_ct_dicom"), "dicom")

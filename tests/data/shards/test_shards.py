@@ -95,6 +95,7 @@ def samples(draw) -> tuple[dict, dict]:
     return scan, {"classes": classes}
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(samples())
 def test_a_sample_comes_back_as_it_was_written(fields):
@@ -118,6 +119,7 @@ def test_a_sample_comes_back_as_it_was_written(fields):
     assert (found.sample_id, found.split, found.classes) == ("v-1", "test", sample.classes)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(0, 21), max_size=30))
 def test_rows_are_read_in_the_order_they_are_asked_for(ids):
@@ -139,6 +141,7 @@ def test_each_row_group_is_read_once_for_a_batch(tmp_path, monkeypatch):
     assert reads == [0, 1]
 
 
+@pytest.mark.slow
 def test_little_more_memory_is_taken_than_the_rows_need(tmp_path):
     write_set(tmp_path, [slice_(number, size=100, labelled=False) for number in range(64)])
     code = """
@@ -208,6 +211,7 @@ def test_shards_are_read_through_addresses_too(tmp_path):
     assert ShardReader(shards).read(np.array([2]))["sample_id"].to_pylist() == ["v-a-0002"]
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_killed_leaves_no_shard(tmp_path):
     program = f"""
         import time

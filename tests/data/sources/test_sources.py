@@ -351,6 +351,7 @@ def test_every_real_source_has_a_layout_and_options_that_fit(
     assert [study.fault for study in studies if study.fault] == []
 
 
+@pytest.mark.slow
 def test_the_classes_and_splits_of_real_pictures_are_those_of_the_manifest(scans: Path) -> None:
     studies = find_studies(str(scans / "kermany_cxr"), "class_folders")
     assert Counter(study.split for study in studies) == {"train": 700, "test": 240}
@@ -435,6 +436,7 @@ def test_an_address_is_shown_without_its_credentials() -> None:
     assert shown("/data/scans") == "/data/scans"
 
 
+@pytest.mark.slow
 def test_a_bucket_is_read_like_a_folder(tmp_path: Path, endpoint: str) -> None:
     voxels = np.random.default_rng(0).integers(-1000, 1000, (6, 5, 4)).astype(np.int16)
     folder = tmp_path / "bucket/scans"
@@ -452,6 +454,7 @@ def test_a_bucket_is_read_like_a_folder(tmp_path: Path, endpoint: str) -> None:
     np.testing.assert_array_equal(read_study(remote[0]).label, (voxels > 0).transpose())
 
 
+@pytest.mark.slow
 def test_a_file_that_vanishes_becomes_a_bad_study_and_its_path_is_not_said(tmp_path: Path, endpoint: str) -> None:
     tree(tmp_path / "bucket/scans", "Lovelace.gone")
     (study,) = find_studies(f"s3://key:secret@bucket/scans{endpoint}", "dicom")

@@ -38,6 +38,7 @@ def test_iou_of_known_boxes():
     assert box_iou(first, second).tolist() == [1.0, 0.0, 6 / 42, 1 / 47]
 
 
+@pytest.mark.slow
 def test_corner_touch_of_two_96_crops_belongs_to_neither_of_the_two_lowest_intervals():
     corner = box_iou(boxes_at(np.array([[0, 0]]), (96, 96)), boxes_at(np.array([[95, 95]]), (96, 96)))[0]
     assert corner == 1 / (2 * 9216 - 1)

@@ -104,6 +104,7 @@ def test_rectangular_views_are_only_turned_by_half():
     torch.testing.assert_close(augment(images, drawn), images.flip(-1, -2), rtol=0, atol=RESAMPLING_TOLERANCE)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     factor=st.floats(0.8, 1.2),

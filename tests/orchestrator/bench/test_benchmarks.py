@@ -16,6 +16,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> FeedPlan:
     return FeedPlan((SetPlan(uri, ShardSet.open(uri).digest),), seed=1, batch_size=8, last_step=12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_dataloader_visits_the_feeds_samples_in_the_feeds_order(plan, workers):
     loaded = [batch.sample_ids for batch in loading.dataloader(plan, workers)]

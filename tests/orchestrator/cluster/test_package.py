@@ -73,6 +73,7 @@ def packed(package: Package, folder: Path) -> set[str]:
         return set(content.namelist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["untracked", "tracked", "no checkout"])
 def test_no_scan_travels_of_whatever_kind_and_wherever_it_lies(how: str, tmp_path: Path) -> None:
     folder = checkout(tmp_path / "checkout", tracked=how != "no checkout")
@@ -85,6 +86,7 @@ def test_no_scan_travels_of_whatever_kind_and_wherever_it_lies(how: str, tmp_pat
     assert {Path(name).suffix for name in names} == {".py", ".yaml", ".toml", ".txt", ".md"}
 
 
+@pytest.mark.slow
 def test_ray_s_own_packing_leaves_the_same_scans_out(tmp_path: Path) -> None:
     folder = checkout(tmp_path / "checkout", tracked=False)
     scans = planted(folder)
@@ -101,6 +103,7 @@ def test_ray_s_launcher_copies_single_files_that_hold_no_scans() -> None:
     assert set(mounts.values()) == {"~/.ray/auth_token", "pyproject.toml", "constraints.txt", "README.md"}
 
 
+@pytest.mark.slow
 def test_an_experiment_that_git_does_not_track_travels_where_the_command_names_it(tmp_path: Path) -> None:
     folder = checkout(tmp_path / "checkout")
     tree = tiny_experiment("mine", "/shards", tmp_path, 1)
@@ -114,6 +117,7 @@ def test_an_experiment_that_git_does_not_track_travels_where_the_command_names_i
     assert "sent for this command, though git does not track it: cohort.yaml, mine.yaml" in package.remarks()[1]
 
 
+@pytest.mark.slow
 def test_an_experiment_outside_of_the_working_directory_is_refused(tmp_path: Path) -> None:
     folder = checkout(tmp_path / "checkout")
     (tmp_path / "mine.yaml").write_text("name: mine\n")
@@ -122,6 +126,7 @@ def test_an_experiment_outside_of_the_working_directory_is_refused(tmp_path: Pat
             package_of(folder, [config])
 
 
+@pytest.mark.slow
 def test_code_that_stays_here_is_named_and_what_travels_is_counted(tmp_path: Path) -> None:
     folder = checkout(tmp_path / "checkout")
     (folder / "methods" / "mine.py").write_text("")

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+import pytest
+
 from orchestrator.commands.parser import commands
 from orchestrator.config.files import schema
 from tests.clusters import ROOT
@@ -67,6 +69,7 @@ def is_field(path: str) -> bool:
     return bool(nodes)
 
 
+@pytest.mark.slow
 def test_the_fields_that_messages_name_are_fields_of_an_experiment() -> None:
     found = named(FIELD)
     assert len(found) > 30

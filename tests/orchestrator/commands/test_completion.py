@@ -73,6 +73,7 @@ def test_verbs_options_and_names_of_registries_are_completed(completed) -> None:
     assert completed("raydiology ingest --modality ") == sorted({one.modality for one in RECIPES.values()})
 
 
+@pytest.mark.slow
 def test_an_explanation_is_one_line_for_fish(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fish takes each line for a word. A process of its own, without torch: people wait for it at each Tab."""
     asked = {
@@ -90,6 +91,7 @@ def test_an_explanation_is_one_line_for_fish(monkeypatch: pytest.MonkeyPatch) ->
     assert [line.split("\t")[0] for line in options.stdout.splitlines()] == ["--images", "--image-column"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_bash_completes_by_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
     program = f"{Path(sys.executable).parent}/raydiology"

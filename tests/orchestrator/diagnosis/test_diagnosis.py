@@ -53,6 +53,7 @@ def sound_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Sound("classification", task(CLASSIFICATION)).run(tmp_path_factory.mktemp("sound"))
 
 
+@pytest.mark.slow
 def test_doctor_is_typed_with_a_run_and_says_in_one_line_that_nothing_was_found(
     sound_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,6 +64,7 @@ def test_doctor_is_typed_with_a_run_and_says_in_one_line_that_nothing_was_found(
     assert line.endswith("(best constant prediction: 0.6931), 8 samples drawn again, the newest checkpoint")
 
 
+@pytest.mark.slow
 def test_a_run_with_a_fault_ends_the_command_with_1_and_a_line_of_cause_number_and_remedy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

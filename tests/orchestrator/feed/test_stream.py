@@ -238,6 +238,7 @@ def test_samples_of_another_step_are_refused(plan):
         next(stream)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slow_s", [0.0, 0.02])
 @pytest.mark.parametrize("by", ["readers", "the rank itself"])
 def test_a_batch_is_whole_until_the_next_is_asked_for_and_its_memory_is_used_again(plan, by, slow_s):

@@ -66,6 +66,7 @@ def counts(report: IngestReport) -> tuple[int, int, int, int]:
     return reading.num_new, reading.num_changed, reading.num_bad, reading.num_kept
 
 
+@pytest.mark.slow
 def test_a_repaired_and_a_changed_file_are_read_and_no_others_and_the_shards_are_those_of_a_fresh_ingest(tmp_path):
     source, out = cohort(tmp_path / "scans", *range(10)), tmp_path / "out"
     (source / "s03.nii.gz").write_bytes(b"no scan")

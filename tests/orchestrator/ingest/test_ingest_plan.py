@@ -99,6 +99,7 @@ def test_of_earlier_patients_with_too_many_held_out_none_is_added():
     assert [found[f"patient{n}"] for n in range(5, 10)] == ["train"] * 5
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.integers(1, 300), st.integers(0, 9))
 def test_every_study_is_in_one_bundle_and_bundles_are_of_one_size_but_the_last(num_studies, seed):

@@ -58,6 +58,7 @@ def test_a_patient_s_score_is_what_a_metric_of_classes_would_lose_without_it(pic
             assert np.mean([*scores.values()]) == pytest.approx(metrics[metric])
 
 
+@pytest.mark.slow
 def test_an_auc_s_scores_of_patients_have_delong_s_variance(tmp_path: Path) -> None:
     rng, number = np.random.default_rng(0), 40
     truth = np.arange(number) % 3 == 0
@@ -77,6 +78,7 @@ def test_an_auc_s_scores_of_patients_have_delong_s_variance(tmp_path: Path) -> N
     assert np.var([*scores.values()], ddof=1) / number == pytest.approx(expected, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_patient_s_score_is_what_a_metric_of_boxes_would_lose_without_it(tmp_path) -> None:
     rng, units = np.random.default_rng(0), {}
     for number in range(12):

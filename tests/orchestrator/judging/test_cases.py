@@ -155,6 +155,7 @@ def test_cases_of_a_detection_hold_what_was_found_and_null_where_there_is_no_tru
     assert known["sensitivity"].tolist() == pytest.approx((known["found"] / known["true_boxes"]).tolist())
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_same_file_as_one(slices: ShardSet, boxed: ShardSet) -> None:
     for task, shards in ((segmentation_of(slices), slices), (detection_of(boxed), boxed)):
         alone, together = (to_parquet("validation", scored(task, shards, ranks).cases) for ranks in (1, 2))

@@ -52,6 +52,7 @@ def entries_of(experiment: Experiment) -> list[dict[str, Any]]:
     return entries
 
 
+@pytest.mark.slow
 def test_health_is_logged_at_even_distances_and_at_the_end(shards: str) -> None:
     entries = entries_of(experiment_of(shards, "health.times=3"))
     watched = [entry for entry in entries if "health/effective_rank" in entry]
@@ -61,6 +62,7 @@ def test_health_is_logged_at_even_distances_and_at_the_end(shards: str) -> None:
     assert all(1 <= entry["health/effective_rank"] <= 16 for entry in watched)
 
 
+@pytest.mark.slow
 def test_watching_changes_nothing_of_the_training(shards: str) -> None:
     watched, unwatched = (entries_of(experiment_of(shards, f"health.times={times}")) for times in (6, 0))
     assert [entry["loss"] for entry in watched] == [entry["loss"] for entry in unwatched]

@@ -83,6 +83,7 @@ def test_the_picture_shows_one_slice_of_each_volume(shards: ShardSet) -> None:
     assert bare.drawn == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(48, 56), (12, 40, 44)], ids=["pictures", "volumes"])
 def test_a_detection_is_validated_and_pictured_from_the_boxes_of_shards(
     tmp_path: Path, size: tuple[int, ...]

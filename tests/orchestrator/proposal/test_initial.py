@@ -78,6 +78,7 @@ def written(shards: str, folder: Path, machine: Machine = LAPTOP, labelled: str 
     return yaml.safe_load(files[0].read_text())
 
 
+@pytest.mark.slow
 def test_labelled_slices_get_a_segmentation_and_a_table_of_two_pretrainings_and_none(tmp_path: Path) -> None:
     shards = write_slices(tmp_path / "liver scans", size=48)
     files = write(shards, None, str(tmp_path / "out"), LAPTOP)
@@ -102,6 +103,7 @@ def test_every_chosen_number_has_its_reason_beside_it(tmp_path: Path) -> None:
     assert any("two thirds of the smallest sample" in line.lower() for line in lines)
 
 
+@pytest.mark.slow
 def test_classes_get_a_classification_that_names_them(tmp_path: Path) -> None:
     tree = written(write_pictures(tmp_path / "x"), tmp_path)
     assert tree["downstream"]["task"]["kind"] == "single"
@@ -121,6 +123,7 @@ def test_several_labels_per_sample_get_a_classification_of_several(tmp_path: Pat
 BOXES = {3: "nodule", 7: "mass"}
 
 
+@pytest.mark.slow
 def test_boxes_get_a_detection_that_names_and_counts_them(tmp_path: Path) -> None:
     tree = written(shards_of(tmp_path / "x", (1, 60, 40), box_names=BOXES), tmp_path)
     task = tree["downstream"]["task"]
@@ -139,6 +142,7 @@ def test_boxes_come_after_label_maps_and_before_classes(tmp_path: Path) -> None:
     assert written(shards, tmp_path)["downstream"]["task"]["name"] == "detection"
 
 
+@pytest.mark.slow
 def test_boxes_of_volumes_get_slices_that_the_network_strides_and_a_server_gets_the_papers_widths(
     tmp_path: Path,
 ) -> None:
@@ -156,6 +160,7 @@ def test_where_the_samples_held_back_have_one_class_accuracy_is_the_score(tmp_pa
     assert written(shards, tmp_path)["downstream"]["task"]["score"] == "accuracy"
 
 
+@pytest.mark.slow
 def test_shards_without_labels_get_an_experiment_for_pretraining_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,6 +282,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "s_table.yaml").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_machine_with_gpus_gets_a_worker_each_and_a_batch_that_they_share(tmp_path: Path) -> None:
     shards = write_slices(tmp_path / "s", num_patients=60)
     tree = written(shards, tmp_path, SERVER)

@@ -92,6 +92,7 @@ def judged(runs: Runs, row: str, seed: int, metric: str = "dice_mean", **changes
     (run.folder / CASES).write_bytes(to_parquet("validation", with_patients(scores.cases, shards, rows)))
 
 
+@pytest.mark.slow
 def test_the_page_answers_first_and_holds_the_table_its_notes_and_its_figures(runs: Runs) -> None:
     runs.rows()
     report = report_of(runs.compare())
@@ -108,6 +109,7 @@ def test_the_page_answers_first_and_holds_the_table_its_notes_and_its_figures(ru
     assert re.search(r'<tr class="best"><td>\[0\.3, 0\.6\]</td>', html)
 
 
+@pytest.mark.slow
 def test_a_row_whose_encoder_was_filled_from_a_file_costs_what_its_fine_tunings_cost(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +127,7 @@ def test_a_row_whose_encoder_was_filled_from_a_file_costs_what_its_fine_tunings_
         assert charts._hours(compared, line.scored, starts) == pytest.approx((12 / 6 + 12 / 3) / 3600)
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched_and_no_script_runs(runs: Runs) -> None:
     runs.rows()
     html = page([report_of(runs.compare())])
@@ -157,6 +160,7 @@ def test_many_failures_are_counted_where_they_are_not_named(runs: Runs, monkeypa
     assert more == "and 2 more"
 
 
+@pytest.mark.slow
 def test_figures_are_svg_in_the_page_s_colour_without_a_size_of_their_own(runs: Runs) -> None:
     runs.rows()
     for chart in report_of(runs.compare()).charts:
@@ -167,6 +171,7 @@ def test_figures_are_svg_in_the_page_s_colour_without_a_size_of_their_own(runs: 
         assert "#000000" not in chart.svg
 
 
+@pytest.mark.slow
 def test_data_are_told_with_digest_counts_and_quarantine(runs: Runs) -> None:
     runs.rows(repeats=1)
     (told,) = report_of(runs.compare()).data
@@ -182,6 +187,7 @@ def test_data_are_told_with_digest_counts_and_quarantine(runs: Runs) -> None:
     assert told.facts == (("digest", "not known: the shards are out of reach"),)
 
 
+@pytest.mark.slow
 def test_the_worst_the_middle_and_the_best_case_are_shown_under_each_row(runs: Runs) -> None:
     for seed in range(2):
         judged(runs, "scratch", seed)
@@ -202,6 +208,7 @@ def test_the_worst_the_middle_and_the_best_case_are_shown_under_each_row(runs: R
     assert sum(one.startswith("data:image/png;base64,") for one in seen.found) == 12
 
 
+@pytest.mark.slow
 def test_cases_of_classes_are_pictures_in_a_frame_with_what_each_network_says(runs: Runs, tmp_path: Path) -> None:
     shards = write_pictures(tmp_path / "pictures", num_classes=3)
     task = {"name": "classification", "size": 32, "score": "accuracy"}
@@ -218,6 +225,7 @@ def test_cases_of_classes_are_pictures_in_a_frame_with_what_each_network_says(ru
         assert case.legend == ()
 
 
+@pytest.mark.slow
 def test_cases_of_boxes_are_pictures_with_true_boxes_and_detections(runs: Runs, tmp_path: Path) -> None:
     shards = write_findings(tmp_path / "boxed")
     task = {
@@ -251,6 +259,7 @@ def pixels(panel: Panel) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(panel.image.partition(",")[2]))))
 
 
+@pytest.mark.slow
 def test_cases_are_left_out_where_networks_or_shards_are_gone(runs: Runs) -> None:
     judged(runs, "scratch", 0)
     for network in runs.home.rglob(NETWORK):
@@ -258,6 +267,7 @@ def test_cases_are_left_out_where_networks_or_shards_are_gone(runs: Runs) -> Non
     assert report_of(runs.compare()).cases == ()
 
 
+@pytest.mark.slow
 def test_a_table_s_report_is_on_its_own_metric_and_draws_the_field_that_it_is_over(
     runs: Runs, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -290,6 +300,7 @@ def test_a_table_s_report_is_on_its_own_metric_and_draws_the_field_that_it_is_ov
     assert (table / "report.html").read_text() == page([report])
 
 
+@pytest.mark.slow
 def test_several_tables_are_compared_over_the_rows_that_they_share(
     runs: Runs, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -314,6 +325,7 @@ def test_several_tables_are_compared_over_the_rows_that_they_share(
     assert "at least 3 tables share at least 3 rows" in (runs.home / "two.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_sweep_s_report_draws_its_trials_over_the_fields_and_their_importance(runs: Runs) -> None:
     sweep, rng = runs.grouped("sweep-lr-12ab", "sweep", "sweep lr"), np.random.default_rng(0)
     for number in range(9):
@@ -354,6 +366,7 @@ def of_sweep(runs: Runs, number: int, value: float, lr: float) -> None:
     closed(trial, opened(trial), Ending("done", value))
 
 
+@pytest.mark.slow
 def test_a_sweep_s_report_answers_shows_and_draws_what_the_sweep_has_found(runs: Runs) -> None:
     sweep = runs.grouped("sweep-found", "sweep", "sweep found")
     values = [(0.5, 1.0), (0.7, 2.0), (0.6, 3.0)]

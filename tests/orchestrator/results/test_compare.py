@@ -163,6 +163,7 @@ def notes(compared: ComparisonResult) -> list[str]:
     return [note for note in compared.text[3][1:] if not explained.match(note)]
 
 
+@pytest.mark.slow
 def test_rows_of_a_table_are_tested_against_scratch_with_intervals_over_their_seeds(runs: Runs) -> None:
     runs.rows()
     compared = runs.compare()
@@ -178,6 +179,7 @@ def test_rows_of_a_table_are_tested_against_scratch_with_intervals_over_their_se
     assert notes(compared) == []
 
 
+@pytest.mark.slow
 def test_runs_of_no_table_are_named_by_the_fields_that_differ_but_for_seeds(runs: Runs) -> None:
     for seed in (0, 1):
         for iou, lr in (([0.3, 0.6], 0.05), ([0.0, 1.0], 0.05), ([0.0, 1.0], 0.1)):
@@ -236,6 +238,7 @@ def test_a_run_that_still_runs_or_was_killed_without_a_word_is_unfinished(runs: 
     assert [line.summary.num_values for line in compared.lines] == [3, 3, 0]
 
 
+@pytest.mark.slow
 def test_runs_judged_on_another_dataset_get_no_p_and_a_word(runs: Runs, other_shards: str) -> None:
     runs.rows()
     for seed in (0, 1):
@@ -316,6 +319,7 @@ def test_a_table_s_folder_stands_for_all_of_its_rows_even_for_runs_that_another_
     assert len(runs.compare(first).lines[0].row.cards) + len(runs.compare(first).lines[1:]) == 2
 
 
+@pytest.mark.slow
 def test_a_sweep_s_folder_stands_for_its_trials_pruned_ones_named(runs: Runs) -> None:
     sweep = runs.grouped("sweep-iou-12ab", "sweep", "IoU")
     for number, (low, ending) in enumerate([(0.1, Ending("done", 0.7)), (0.2, Ending("pruned", 0.3))]):
@@ -402,6 +406,7 @@ def test_folds_are_one_repeat_which_counts_where_none_is_missing(runs: Runs) -> 
     assert any(note.endswith(left_out) for note in notes(compared))
 
 
+@pytest.mark.slow
 def test_files_are_written_beside_the_runs_and_logged_to_the_table_that_all_belong_to(runs: Runs) -> None:
     table = runs.grouped("table-first", "table", "First")
     for seed in (0, 1):
@@ -463,6 +468,7 @@ def test_a_home_without_runs_and_an_unknown_experiment_are_refused(runs: Runs) -
         runs.compare()
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_table_and_where_its_files_are(runs: Runs, capsys: pytest.CaptureFixture) -> None:
     runs.rows()
     given = ["--home", str(runs.home), "--metric", "best/dice_mean", "--also", "dice/liver", "--name", "*0.*"]

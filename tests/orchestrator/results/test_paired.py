@@ -105,6 +105,7 @@ def test_of_a_thousand_tables_without_a_difference_at_most_five_percent_claim_on
     assert claimed <= 62, "5 % of 1,000, and two standard errors"
 
 
+@pytest.mark.slow
 def test_the_documented_simulation_finds_what_the_documentation_says() -> None:
     found = false_claims(Simulation(luck=0.03, interaction=0.03, num_cases=20), tables=60)
     assert found["over runs and cases"] <= 0.1 < found["over cases"]

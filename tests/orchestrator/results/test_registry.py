@@ -48,6 +48,7 @@ def test_the_winner_of_a_table_is_registered_once_with_its_card(
     assert (Path(version.source.removeprefix("file://")) / "encoder.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_registered_is_refused_in_words(
     store: str, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

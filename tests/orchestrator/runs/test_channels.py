@@ -58,6 +58,7 @@ def encoder() -> UNetEncoder:
     return UNetEncoder(UNetEncoder.Config(spatial_dims=3, in_channels=4, features=(8, 8, 8, 8, 8, 8)))
 
 
+@pytest.mark.slow
 def test_shards_hold_four_channels_in_the_order_of_the_files(tmp_path: Path, shards: ShardSet, batch: Batch) -> None:
     assert (shards.num_channels, batch.voxels.shape[1]) == (4, 4)
     assert shards.label_names == {1: "necrotic core", 2: "oedema", 4: "enhancing tumour"}
@@ -87,6 +88,7 @@ def test_views_keep_the_channels_of_a_voxel_together(batch: Batch) -> None:
         assert sorted(voxels[0]) == sorted(voxels[1])
 
 
+@pytest.mark.slow
 def test_a_step_of_training_reaches_the_weights_of_every_channel(shards: ShardSet, batch: Batch) -> None:
     config = Segmentation.Config(crop_size=(32, 32, 32), crops_per_sample=1, organ_prob=1.0, regions=REGIONS)
     method = Segmentation(config, encoder(), facts_of(shards.label_names))

@@ -23,7 +23,7 @@ from orchestrator.tables import table as tables
 from orchestrator.training.outline import outline_method, outline_of
 from tests.batches import facts_of
 from tests.experiments import UNET, tiny_experiment, tiny_segmentation
-from tests.orchestrator.config.test_experiment import EXPERIMENTS, SWEEPS, TABLES
+from tests.orchestrator.config.test_experiment import EXPERIMENTS, ON_COHORTS, SWEEPS, TABLES
 from tests.shardsets import write_pictures, write_slices
 
 # Most first, with the smallest shares of a batch: what is measured once is remembered.
@@ -144,6 +144,23 @@ def test_every_file_dry_runs_as_typed_at_any_number_of_workers(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("path", "cohort"), ON_COHORTS, ids=lambda part: Path(part).stem)
+def test_every_row_takes_the_samples_of_its_cohort(path: Path, cohort: str) -> None:
+    table = tables.load(path, cohort=cohort)
+    assert table.cohort is not None
+    extents = {}
+    for request in table.cohort.requests(table.cohort.folder(table.base.home)):
+        recipe = request.resolved_recipe
+        extents[request.out] = recipe.resize_to[1:] if recipe.kind == "slices" else recipe.resize_to
+    for one in {trial.row: experiment for trial, experiment in table.experiments}.values():
+        for stage in one.pretraining:
+            for data in one.data_of(stage):
+                if extent := extents[data.shards]:  # else each scan has a size of its own
+                    method = outline_method(stage.method, one.encoder_of(stage), facts_of(CLASSES))
+                    method.check_extent(extent)
+
+
 def experiment(folder: Path, **changes: object) -> Path:
     """Write an experiment on slices with label maps, whose probe is on pictures with classes."""
     shards = write_slices(folder / "slices", size=64)
@@ -176,6 +193,7 @@ def test_a_dry_run_refuses_what_would_fail_after_the_pretraining(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["pretrain", "finetune"])
 def test_a_split_that_no_sample_is_in_is_refused(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -188,6 +206,7 @@ def test_a_split_that_no_sample_is_in_is_refused(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_table_tells_each_row_and_refuses_a_row_that_cannot_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -179,6 +179,7 @@ def test_spacing_and_patch_are_what_all_sets_share_and_what_the_strides_divide(
     assert plan["pretrain_plan"]["configurations"]["raydiology"] == {"spacing": spacing, "patch_size": patch}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fields", "channels"), [({"grey_to_rgb": True}, 3), ({}, 1), ({"in_channels": 3}, 3)])
 def test_torchvision_s_network_gives_a_grey_image_the_encoder_s_last_map(
     fields: dict[str, Any], channels: int, tmp_path: Path, torchvision: ModuleType

@@ -157,6 +157,7 @@ def test_steps_are_timed_after_the_warm_up_and_without_their_wait() -> None:
     assert [watch.over(step) for step in (6, 7, 8)] == [False, True, False], "slow steps are timed at least 3 times"
 
 
+@pytest.mark.slow
 def test_a_training_is_timed_in_process_with_its_own_views_files_and_watches(shards: str, tmp_path: Path) -> None:
     experiment = tiny(shards, tmp_path, steps=5, method={"projector_dim": 8, "predictor_dim": 4})
     found = stopwatch.timed(stopwatch.subject_of(experiment, 0))

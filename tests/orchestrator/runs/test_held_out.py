@@ -95,6 +95,7 @@ def test_a_dry_run_says_on_how_many_samples_is_tested(
     assert "tested on" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_network_of_a_checkpoint_is_what_is_scored(shards: str, tmp_path: Path) -> None:
     experiment = experiment_of(shards)
     labelled = finetune.check(experiment)

@@ -216,6 +216,7 @@ def test_a_file_that_holds_no_weights_is_refused_with_the_reason(
     assert str(tmp_path) not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_any_cut_of_a_file_is_refused(shards: str, tmp_path: Path) -> None:
     """Wherever it is cut, as a broken download may be."""
     for file in (released(tmp_path), _legacy(tmp_path / "legacy.pth"), _safetensors(tmp_path / "a.safetensors")):
@@ -263,6 +264,7 @@ def test_own_2d_weights_become_an_own_3d_encoder(shards: str, tmp_path: Path) ->
         pretrain.check(experiment_of(shards, tmp_path, tmp_path))
 
 
+@pytest.mark.slow
 def test_the_example_of_the_documents_begins_with_its_file(
     shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -118,6 +118,7 @@ def trained(ledger: Ledger, most: int = 12) -> list[tuple[int, float, int | None
     return [(one.number, one.point["optimiser.lr"], one.source) for one in ledger.standings()]
 
 
+@pytest.mark.slow
 def test_a_segment_begins_when_all_members_have_ended_the_one_before(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "pbt", population(), {})
     assert ledger.total == 12
@@ -134,6 +135,7 @@ def test_a_segment_begins_when_all_members_have_ended_the_one_before(tmp_path: P
     assert ledger.take() == "later"
 
 
+@pytest.mark.slow
 def test_a_population_that_is_killed_after_any_trial_decides_as_one_that_was_not(tmp_path: Path) -> None:
     whole = trained(Ledger(tmp_path / "whole", population(), {}))
     assert len(whole) == 12
@@ -148,6 +150,7 @@ def test_a_population_that_is_killed_after_any_trial_decides_as_one_that_was_not
     assert trained(Ledger(tmp_path / "cut", population(), {})) == whole
 
 
+@pytest.mark.slow
 def test_a_population_whose_members_all_failed_ends(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "pbt", population(), {})
     for _ in range(4):
@@ -155,6 +158,7 @@ def test_a_population_whose_members_all_failed_ends(tmp_path: Path) -> None:
     assert ledger.take() is None
 
 
+@pytest.mark.slow
 def test_standings_show_the_last_segment_and_say_who_copied_whom(tmp_path: Path) -> None:
     config, ledger = population(), Ledger(tmp_path / "pbt", population(), {})
     trained(ledger, most=8)

@@ -38,6 +38,7 @@ def ended(ledger: Ledger, values: list[float]) -> int | None:
     return None
 
 
+@pytest.mark.slow
 def test_asha_ends_a_trial_at_a_rung_unless_it_is_among_the_best_that_came_as_far(tmp_path: Path) -> None:
     ledger = ledger_of(tmp_path, Scheduler(name="asha", grace=2, reduction_factor=2))
     rising, late = [0.1 * step for step in range(1, STEPS + 1)], [0.0, 0.3, 0.3, 0.3, 0.9, 0.9, 0.9, 0.9, 0.9]
@@ -47,6 +48,7 @@ def test_asha_ends_a_trial_at_a_rung_unless_it_is_among_the_best_that_came_as_fa
     assert ended(ledger, [0.9] * STEPS) is None
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_done_before_it_could_be_ended_shows_all_its_steps(tmp_path: Path) -> None:
     ledger = ledger_of(tmp_path, Scheduler(name="asha", grace=2, reduction_factor=2))
     assert ended(ledger, [0.9] * STEPS) is None
@@ -101,6 +103,7 @@ def test_a_sweep_that_is_killed_in_every_trial_ends_the_same_trials_at_the_same_
     assert [step if step != 1 else early for step, early in zip(found, expected, strict=True)] == expected
 
 
+@pytest.mark.slow
 def test_a_report_that_passes_a_rung_is_judged_there_once(tmp_path: Path) -> None:
     ledger = ledger_of(tmp_path, Scheduler(name="asha", grace=4, reduction_factor=2))
     numbers = [number for number, _ in (ledger.take() or (-1, {}) for _ in range(3))]
@@ -111,6 +114,7 @@ def test_a_report_that_passes_a_rung_is_judged_there_once(tmp_path: Path) -> Non
     assert [ledger.falls_behind(numbers[2], step, 0.1) for step in (3, 6, 7)] == [False, True, True]
 
 
+@pytest.mark.slow
 def test_no_scheduler_ends_nothing(tmp_path: Path) -> None:
     ledger = ledger_of(tmp_path, Scheduler())
     assert [ended(ledger, [value] * STEPS) for value in (1.0, -1.0)] == [None, None]

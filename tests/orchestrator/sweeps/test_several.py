@@ -79,6 +79,7 @@ def test_the_scheduler_s_metric_must_be_measured_before_the_pretraining_ends(tmp
     assert "none will end early: scheduler.grace 60 is not below the 60 steps; lower it" in lines
 
 
+@pytest.mark.slow
 def test_trials_are_ended_by_the_scheduler_s_metric_in_its_own_direction(tmp_path: Path) -> None:
     told = config(scheduler={**BY_RANK, "metric": "health/collapse"}, search={"name": "random"})
     assert told.scheduler.mode == "min"

@@ -222,6 +222,7 @@ def test_a_dry_run_says_what_would_be_searched(tmp_path: Path, shards: str) -> N
     assert lines[-1] == "given: iou 0.3-0.6"
 
 
+@pytest.mark.slow
 def test_a_ledger_that_is_opened_again_hands_out_what_did_not_end_and_then_what_it_would_have(tmp_path: Path) -> None:
     base = {"method": {"crops": {"iou": [0.3, 0.6]}}}
     whole = Ledger(tmp_path / "whole", sweep_config(trials=6), base)

@@ -78,6 +78,7 @@ def ran(trial: Trial, ends_at: int | None, patch: pytest.MonkeyPatch) -> tuple[t
     return trials.run(trial), doings
 
 
+@pytest.mark.slow
 def test_a_pretraining_that_falls_behind_at_its_last_step_is_not_fine_tuned_or_repeated(
     trial: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,6 +92,7 @@ def test_a_pretraining_that_falls_behind_at_its_last_step_is_not_fine_tuned_or_r
     assert ending.pretrained == folder_of(trial.experiment).name
 
 
+@pytest.mark.slow
 def test_a_trial_that_goes_on_is_trained_with_every_seed_and_judged_by_the_first_alone(
     trial: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +102,7 @@ def test_a_trial_that_goes_on_is_trained_with_every_seed_and_judged_by_the_first
     assert (ending.state, ending.repeats, ending.value) == ("done", (0.5, 0.6), pytest.approx(0.55))
 
 
+@pytest.mark.slow
 def test_a_metric_that_the_pretraining_lacks_is_named(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     ending, doings = ran(replace(trial, judged_by="health/rank"), None, monkeypatch)
     assert (ending.state, ending.hopeless, doings.finetuned) == ("failed", True, [])

@@ -51,6 +51,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     return Desk(sweeps.workload(sweep, ledger, Phase("sweep", 4), said.append), ledger, said, closed)
 
 
+@pytest.mark.slow
 def test_points_that_cannot_work_fail_in_words_and_the_next_is_handed_out(desk: Desk) -> None:
     assert [desk.load.take() for _ in range(3)] == [
         (0, '{"point": {"seed": 0}}'), (3, '{"point": {"seed": 3}}'), None,

@@ -179,6 +179,7 @@ def test_further_ingests_may_be_of_phantoms_of_their_own(tmp_path: Path, monkeyp
     assert ingested == ["shards", "shards-shards-a", "shards-shards-b", "shards-shards-c"]
 
 
+@pytest.mark.slow
 def test_each_ingest_finds_the_phantoms_of_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photographs = {"kind": "photographs", "layout": "coco", "options": {"modality": "NATURAL"}, "recipe": "natural"}
     found = list[list[str]]()

@@ -213,6 +213,7 @@ def test_a_row_that_can_be_run_now_goes_on_in_the_table_s_folder(tmp_path: Path,
     assert now.folder == before.folder
 
 
+@pytest.mark.slow
 def test_a_table_of_missing_rows_alone_is_shown_and_tracked_without_ray_or_shards(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,7 @@ def test_everything_that_a_terminal_prints_is_as_called(called: pytest.MonkeyPat
     assert written.getvalue().strip() == f"see `{BIN}/raydiology methods` and `{BIN}/raydiology schema`"
 
 
+@pytest.mark.slow
 def test_the_command_of_a_message_works_as_it_is_printed(tmp_path: Path) -> None:
     """In a shell that does not know the name, as the one that has just run `make demo`."""
     bare = {**os.environ, "PATH": "/usr/bin:/bin"}

@@ -45,6 +45,7 @@ def test_the_first_line_of_an_experiment_s_page_is_what_its_newest_table_found(s
     ]
 
 
+@pytest.mark.slow
 def test_what_a_person_wrote_on_the_page_stays(store: str, tmp_path: Path) -> None:
     _answered(store, tmp_path, "table", "first", "table first: SimSiam is better")
     client, (page, _) = MlflowClient(store), _page(store, tmp_path.name)

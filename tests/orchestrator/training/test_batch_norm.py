@@ -75,6 +75,7 @@ def test_workers_with_one_sample_each_and_statistics_of_their_own_are_refused(fo
         check(resolve(tree(folder), [*two, "training.sync_batch_norm=false"]))
 
 
+@pytest.mark.slow
 def test_a_batch_of_one_sample_with_several_values_per_channel_is_taken(folder: Path) -> None:
     check(resolve(tree(folder), ["budget.batch_size=1", ROTATION]))  # a batch holds each sample at all angles
     batch_norm = {**UNET, "norm": "batch"}

@@ -107,6 +107,7 @@ def test_a_missing_file_and_a_missing_state_are_damages_too(tmp_path: Path) -> N
     ]
 
 
+@pytest.mark.slow
 def test_a_bucket_falls_back_as_a_folder_does_and_puts_rays_list_aside(bucket: Bucket, tmp_path: Path) -> None:
     for step in (2, 4):
         write(tmp_path, step)
@@ -221,6 +222,7 @@ def test_a_stage_that_is_done_or_begins_says_nothing(tmp_path: Path) -> None:
     assert said == []
 
 
+@pytest.mark.slow
 def test_a_stage_whose_folder_here_is_lost_is_found_done_in_its_bucket_with_its_best_scores_and_history(
     bucket: Bucket, tmp_path: Path
 ) -> None:

@@ -51,6 +51,7 @@ def shards(bucket: Bucket, tmp_path_factory: pytest.TempPathFactory) -> str:
     return bucket.upload(Path(write_slices(tmp_path_factory.mktemp("slices"))), "slices")
 
 
+@pytest.mark.slow
 def test_shards_in_a_bucket_are_those_on_disk(bucket: Bucket, shards: str, tmp_path: Path) -> None:
     local, remote = ShardSet.open(write_slices(tmp_path)), ShardSet.open(shards)
     assert remote.digest == local.digest
@@ -59,6 +60,7 @@ def test_shards_in_a_bucket_are_those_on_disk(bucket: Bucket, shards: str, tmp_p
     assert list(verify(shards)) == []
 
 
+@pytest.mark.slow
 def test_shards_are_written_to_a_bucket_as_to_a_disk(bucket: Bucket, tmp_path: Path) -> None:
     write_slices(f"{bucket.uri}/written")
     write_slices(tmp_path)
@@ -68,6 +70,7 @@ def test_shards_are_written_to_a_bucket_as_to_a_disk(bucket: Bucket, tmp_path: P
         assert read_bytes(f"{bucket.uri}/written/{name}") == (tmp_path / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_damaged_and_a_missing_shard_of_a_bucket_are_named(bucket: Bucket, tmp_path: Path) -> None:
     shards = bucket.upload(Path(write_slices(tmp_path)), "damaged")
     train, val = sorted(key for key in bucket.keys("damaged/train") + bucket.keys("damaged/val"))
