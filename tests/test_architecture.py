@@ -77,6 +77,7 @@ def test_a_room_imports_only_rooms_that_stand_before_it(path: Path) -> None:
         assert {room for room in rooms if ROOMS.index(room) > ROOMS.index(own)} == set()
 
 
+@pytest.mark.slow
 def test_types_and_shapes_of_all_packages_are_checked_while_tests_run() -> None:
     options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["addopts"]
     assert f"--jaxtyping-packages={','.join(PACKAGES)},tests.checked" in options.split()

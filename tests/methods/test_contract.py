@@ -72,12 +72,21 @@ def pairs(cases: Iterable[str]) -> list[Any]:
     Methods that ask the same of an encoder are stood for by one: of means, of all maps, of a decoder, of masks.
     """
     return [
-        pytest.param(
-            case, *build.values, marks=[*slow_unless_first(case), *(build.marks if takes(case, "unet") else ())]
-        )
+        pytest.param(case, *build.values, marks=marks_of(case, build))
         for case in cases
         for build in EACH_BUILD
         if takes(case, name := str(build.values[0])) and (with_each_encoder(case) or name == encoder_for(case))
+    ]
+
+
+def marks_of(case: str, build: Any) -> list[Any]:
+    """Leave to the slow tests what another encoder, variant or method, or fewer dimensions, stand for."""
+    name, dims = build.values
+    fewest = dims == min(DIMS[name])
+    return [
+        *slow_unless_first(case),
+        *(build.marks if takes(case, "unet") else ()),
+        *(() if fewest else slow_unless_it_stands(case)),
     ]
 
 

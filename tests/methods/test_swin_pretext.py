@@ -96,6 +96,7 @@ def test_seen_versions_are_the_whole_ones_but_for_noise_and_what_another_crop_sh
         torch.testing.assert_close(whole[0, i, 0], torch.rot90(stored, turns), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_turns_come_equally_often() -> None:
     batch = random_batch([(4, 4)] * 400)
     turns = tiny(2).views(batch, batch.rng(0)).targets["turns"]

@@ -59,7 +59,7 @@ def drawn_shares(num_samples: int, num_crops: int, grid: tuple[int, ...]) -> np.
 
 
 @pytest.mark.parametrize("grid", [(2, 2), (1, 2, 2)])
-@pytest.mark.parametrize("variant", ["cvpr", "paper", "released"])
+@pytest.mark.parametrize("variant", ["cvpr", "paper", pytest.param("released", marks=pytest.mark.slow)])
 def test_loss_and_gradients_equal_the_reference(variant, grid):
     # Differences along every weight and voxel are slow where there are convolutions: so few channels in 3D.
     channels, size = ({2: 2, 3: 1}[len(grid)], (3,) * len(grid)) if variant == "released" else (4, (2,) * len(grid))

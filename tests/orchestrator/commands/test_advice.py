@@ -80,6 +80,7 @@ def test_the_fields_that_messages_name_are_fields_of_an_experiment() -> None:
 BESIDE = {"--version", "--help", "--no-deps"}
 
 
+@pytest.mark.slow
 def test_the_options_and_commands_that_messages_name_are_there() -> None:
     known = commands()
     options = {name for command in known.values() for param in command.params for name in param.opts}

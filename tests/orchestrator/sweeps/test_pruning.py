@@ -73,6 +73,7 @@ def test_hyperband_lets_some_trials_run_further_before_they_are_judged(tmp_path:
     assert steps.count(1) > steps.count(3) > 0
 
 
+@pytest.mark.slow
 def test_the_median_rule_ends_a_trial_below_the_median_of_enough_that_finished(tmp_path: Path) -> None:
     ledger = ledger_of(tmp_path, Scheduler(name="median", grace=3, least_trials=3))
     assert [ended(ledger, [value] * STEPS) for value in (0.5, 0.1, 0.9)] == [None, None, None]

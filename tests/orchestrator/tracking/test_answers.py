@@ -54,6 +54,7 @@ def test_what_a_person_wrote_on_the_page_stays(store: str, tmp_path: Path) -> No
     assert _page(store, tmp_path.name)[0].tags[DESCRIPTION] == "Ask Ada before you delete these."
 
 
+@pytest.mark.slow
 def test_a_run_says_how_it_goes_who_started_it_and_by_which_command(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,7 @@ def test_the_same_key_finds_its_run_again_and_a_child_names_its_parent(store: st
     assert runs["child-key"].data.tags["mlflow.parentRunId"] == runs["parent-key"].info.run_id
 
 
+@pytest.mark.slow
 def test_what_an_unreachable_server_missed_is_sent_later_in_order(store: str, tmp_path: Path) -> None:
     offline = Tracker(tmp_path / "run", UNREACHABLE)
     offline.start("later", "pretrain", "k3")
