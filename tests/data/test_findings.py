@@ -88,6 +88,7 @@ def test_a_scan_that_is_resampled_or_resized_keeps_its_boxes_to_a_voxel(
     check_boxes(intensities(out), out.boxes, within=1)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(SEEDS, st.floats(-0.9, 0.9))
 def test_boxes_of_a_tilted_gantry_hold_their_cuboids(seed, tilt):
@@ -105,6 +106,7 @@ def test_boxes_of_a_tilted_gantry_hold_their_cuboids(seed, tilt):
         assert (held[number][1] >= seen[1] - 1).all()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(SEEDS, st.sampled_from(AXES), st.booleans())
 def test_each_slice_has_the_boxes_that_cut_it_and_no_others(seed, turn, is_padded):

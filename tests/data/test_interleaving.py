@@ -59,6 +59,7 @@ def test_the_sequence_does_not_depend_on_how_it_is_asked(group_sizes, shares, cu
     assert whole == [rows_of(again.visits(number, number + 1))[0] for number in range(first, last)]
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(sizes, st.integers(0, 5))
 def test_with_shares_as_the_sizes_an_epoch_visits_every_sample_once(group_sizes, epoch):
@@ -68,6 +69,7 @@ def test_with_shares_as_the_sizes_an_epoch_visits_every_sample_once(group_sizes,
     assert sorted(rows_of(visits)) == expected
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 200), st.integers(0, 60))
 def test_one_set_keeps_its_own_order(groups, start, length):
     visits = interleaved([groups], [7]).visits(start, start + length)

@@ -76,6 +76,7 @@ def test_epochs_and_seeds_differ():
     assert np.count_nonzero(first == other.positions(0, 200)) < 20
 
 
+@pytest.mark.slow
 def test_every_place_in_the_epoch_is_equally_likely():
     """Chi-square of where sample 0 lands over 1200 seeds: 11 degrees of freedom, 31.3 is p = 0.001."""
     places = [int(np.flatnonzero(Order([3] * 4, seed).positions(0, 12) == 0)[0]) for seed in range(1200)]
@@ -90,6 +91,7 @@ def test_the_sequence_of_version_1_never_changes():
     assert Order([3, 3, 2, 3], 7).positions(0, 22).tolist() == first + second
 
 
+@pytest.mark.slow
 def test_one_million_samples_are_permuted():
     order = Order(np.full(62_500, 16), 3)
     assert np.array_equal(np.sort(order.positions(1_000_000, 2_000_000)), np.arange(1_000_000))

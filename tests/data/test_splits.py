@@ -13,6 +13,7 @@ seeds = st.integers(0, 99)
 fractions = st.floats(0, 0.49)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(patients, fractions, fractions, seeds)
 def test_splits_have_their_exact_sizes(names, val, test, seed):

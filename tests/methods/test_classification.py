@@ -85,6 +85,7 @@ def test_without_weights_the_loss_is_torch_s_cross_entropy() -> None:
     torch.testing.assert_close(task.loss(views).total, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_ranks_average_to_the_loss_of_one_even_where_their_classes_differ(kind: str) -> None:
     batch, task = batch_of(SINGLE), task_of(kind=kind, class_weights=(0.5, 2.0, 3.5))

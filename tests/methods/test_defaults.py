@@ -108,6 +108,7 @@ def views_of(task: Task) -> Views:
     return on_meta(Views((torch.zeros(2, 1, *size),), (), targets))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("encoder", "dims"), EACH_BUILD)
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_takes_an_encoder_as_both_come(name, encoder, dims):

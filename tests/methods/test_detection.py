@@ -141,6 +141,7 @@ def moved_faces(ramps: np.ndarray, box: np.ndarray) -> np.ndarray:
     return found.reshape(-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augment", [{}, {"flip_prob": 0.5, "rotate_prob": 0.5, "zoom_prob": 0.5}])
 def test_faces_are_within_half_a_pixel_of_where_the_voxels_went(augment):
     """Resized, padded, turned, mirrored, zoomed and cut; a mask that was resampled twice is blurred beyond that."""
@@ -187,6 +188,7 @@ def test_slices_beyond_a_volume_s_end_repeat_its_last_one():
     assert KeySlices(None).region(np.array([6, 7]), 0).tolist() == [[0, 0], [6, 7]]
 
 
+@pytest.mark.slow
 def test_key_slices_are_the_planes_that_boxes_cut_and_each_is_drawn_equally_often():
     own = Boxes(np.array([[[2, 0, 0], [4, 3, 3]], [[7, 1, 1], [8, 2, 2]]]), np.array([10, 11]))
     none = Boxes(np.zeros((0, 2, 3), np.int64), np.zeros(0, np.int64))

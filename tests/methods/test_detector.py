@@ -335,6 +335,7 @@ def test_anchors_outside_the_window_are_neither_sampled_nor_proposed():
     assert touched.amax(0).tolist() == [38, 62]
 
 
+@pytest.mark.slow
 def test_losses_without_values_have_shapes_so_that_memory_can_be_measured():
     detector = detector_of(small_unet()).to("meta")
     given = {name: value.to("meta") for name, value in scene(2).items()}

@@ -86,6 +86,7 @@ def test_densenet_weights_load_strictly_into_densenet_s_features_and_give_the_sa
     assert torch.equal(network.class_layers(maps[-1]), network(image(dims)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dims", "parameters"), [(2, 6_953_856), (3, 11_286_528)])
 def test_a_densenet_by_default_is_densenet_121(dims: int, parameters: int):
     with torch.device("meta"):

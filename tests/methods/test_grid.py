@@ -12,6 +12,7 @@ from tests.references.voco import count_overlaps
 grids = st.lists(st.integers(1, 4), min_size=2, max_size=3).map(tuple)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(grid=grids, lengths=st.tuples(*[st.integers(1, 4)] * 3), seed=st.integers(0, 2**32))
 def test_overlaps_are_counted_voxels_sum_to_one_and_touch_at_most_two_bases_per_axis(grid, lengths, seed):

@@ -84,6 +84,7 @@ def test_stage_2_predicts_the_tokens_of_masked_slices_from_those_that_it_sees(va
     assert found.parts["mean_error"] > 0
 
 
+@pytest.mark.slow
 def test_masked_slices_differ_between_samples_and_epochs_and_reach_every_place() -> None:
     method = method_of("jssl_mask", mask_ratio=0.25, **PLAIN)
     batch = batch_of(3, 4)
@@ -149,6 +150,7 @@ def test_stage_3_takes_deepcluster_with_three_heads_of_four_whose_flags_the_vari
         JSSLCluster.Config.model_validate({"clusters": {"name": "deepcluster_v2", "epsilon": 0.1}})
 
 
+@pytest.mark.slow
 def test_stage_3_clusters_all_volumes_at_the_end_of_an_epoch_and_trains_the_slices_too() -> None:
     facts = Facts(num_samples=6, steps=10, batch_size=3)
     method = method_of(

@@ -44,6 +44,7 @@ def test_a_batch_of_one_sample_is_refused():
         tiny().double().eval().loss(noise_views(2, samples=1))
 
 
+@pytest.mark.slow
 def test_heads_of_the_paper_have_the_known_number_of_parameters():
     counts = {}
     for variant in ("paper", "released"):

@@ -102,6 +102,7 @@ def test_levels_hold_every_parameter_once() -> None:
     assert len(encoder.levels()) == 5
 
 
+@pytest.mark.slow
 def test_a_2d_u_net_takes_every_stage_of_a_resnet_50_as_a_skip_map() -> None:
     with torch.device("meta"):
         encoder = ResNetEncoder(ResNetEncoder.Config(spatial_dims=2))

@@ -156,6 +156,7 @@ def test_nine_slices_of_a_lesion_have_the_depths_of_the_paper() -> None:
     assert [found.shape[2] for found in maps[1:]] == [9, 5, 3, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", EACH_NETWORK)
 def test_all_forms_share_every_name_and_shape(network: str) -> None:
     kept = shapes_of(config_of(network))

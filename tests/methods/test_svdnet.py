@@ -48,6 +48,7 @@ def test_the_colours_of_each_photograph_become_slices_in_their_order_or_in_the_o
         assert torch.equal(drawn[sample, 0, plane], images[sample, order[sample, plane]])
 
 
+@pytest.mark.slow
 def test_all_six_orders_are_drawn_equally_often():
     orders, counts = np.unique(draw_order(streams(3000)), axis=0, return_counts=True)
     assert orders.tolist() == [list(order) for order in itertools.permutations(range(3))]

@@ -106,6 +106,7 @@ def test_volumes_need_an_encoder_with_embeddings_of_images_and_images_do_not(nam
     assert all(p.requires_grad for p in method.encoder.parameters())
 
 
+@pytest.mark.slow
 def test_a_slice_s_crops_are_at_least_two_and_fit_the_encoder():
     config = METHODS["usst"].Config
     with pytest.raises(ValueError, match="num 1: expected at least 2 crops"):

@@ -38,6 +38,7 @@ def marks(images: Tensor, stored: Tensor) -> list[int]:
     return [round(value) for value in added[:, 0].tolist()]
 
 
+@pytest.mark.slow
 def test_the_two_views_of_simsiam_go_through_different_transforms() -> None:
     fields: dict[str, Any] = {"crops": {"size": 4, "iou": [1, 1]}, "augment": {**STILL, "one_of": MARKS}}
     method = SimSiam(SimSiam.Config.model_validate(fields | {"projector_dim": 6}), Pixels(2, 5), FACTS)

@@ -41,6 +41,7 @@ def test_weights_load_strictly_into_monai_s_vit_and_give_the_same_tokens(dims, f
         assert torch.equal(found.flatten(2).transpose(1, 2), tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 def test_the_network_loads_strictly_into_monai_s_unetr_and_predicts_the_same(dims):
     network = segmentation_network(encoder_of(dims), 3).eval()

@@ -50,6 +50,7 @@ def test_a_folder_is_one_process_s_until_it_dies(tmp_path: Path) -> None:
     assert entered.wait(5.0)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_asked_to_stop_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stop, "requested", lambda: True)
     with (

@@ -75,6 +75,7 @@ def test_a_signal_that_the_process_was_started_to_ignore_stays_ignored() -> None
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.slow
 def test_a_command_whose_terminal_is_closed_ends_with_its_own_exit_code() -> None:
     """A write to a terminal that is gone fails; the process has a terminal of its own, which this test closes."""
     program = (

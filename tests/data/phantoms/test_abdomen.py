@@ -31,6 +31,7 @@ def test_every_patient_has_every_organ(phantoms):
         assert organs <= set(np.unique(phantom.label))
 
 
+@pytest.mark.slow
 def test_some_patients_have_lesions(phantoms):
     assert sum((phantom.label == LESION).any() for phantom in phantoms) > 0
 
@@ -84,6 +85,7 @@ def test_the_same_seed_writes_the_same_bytes_and_another_does_not(tmp_path):
     assert contents["a"] != contents["c"]
 
 
+@pytest.mark.slow
 def test_a_cohort_is_an_nnunet_folder_whose_labels_fit_their_images(tmp_path):
     write_cohort(tmp_path, 1, num_unlabelled=1, seed=1, spacing_mm=COARSE_MM)
     assert sorted(p.name for p in (tmp_path / "imagesTr").iterdir()) == [

@@ -41,6 +41,7 @@ def test_healthy_brains_have_no_tumour():
     assert make_brain(3, 0, COARSE_MM, tumour=False).label.max() == 0
 
 
+@pytest.mark.slow
 def test_air_is_zero_in_every_sequence_and_no_brain_is(brains):
     for brain in brains:
         assert ((brain.voxels == 0).all(0) == (brain.voxels == 0).any(0)).all()
@@ -80,6 +81,7 @@ def test_no_sequence_alone_tells_the_tumour_by_its_intensity(brains):
                 assert 2 * (guess & tumour).sum() / (guess.sum() + tumour.sum()) < 0.5
 
 
+@pytest.mark.slow
 def test_the_same_seed_writes_the_same_bytes_and_another_does_not(tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         write_brains(tmp_path / name, 1, num_unlabelled=1, seed=seed, spacing_mm=COARSE_MM)

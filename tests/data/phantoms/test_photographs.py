@@ -16,6 +16,7 @@ def test_every_class_and_every_number_of_objects_occurs():
     assert {len(picture.boxes) for picture in pictures} == {1, 2, 3, 4}
 
 
+@pytest.mark.slow
 def test_the_class_is_the_largest_object_s_and_boxes_lie_inside_and_apart():
     for patient in range(50):
         picture = make_photograph(1, patient)
@@ -31,6 +32,7 @@ def test_the_class_is_the_largest_object_s_and_boxes_lie_inside_and_apart():
         assert covered.max() == 1
 
 
+@pytest.mark.slow
 def test_an_object_stands_out_from_what_is_around_its_box_in_some_colour():
     for patient in range(50):
         picture = make_photograph(2, patient)

@@ -37,6 +37,7 @@ def test_a_retina_has_as_many_lesions_as_its_grade_says(retinas):
     assert all(low > high for (_, high), (low, _) in pairwise(LESIONS))
 
 
+@pytest.mark.slow
 def test_lesions_of_a_retina_stand_out_from_what_is_around_them(retinas):
     for picture in retinas:
         if picture.label:

@@ -44,6 +44,7 @@ def test_a_study_that_is_read_without_end_is_quarantined_and_its_neighbours_are_
     assert set(manifest.contents) == {names[0], names[2]}
 
 
+@pytest.mark.slow
 def test_a_limit_leaves_no_clock_behind_and_lets_other_errors_through() -> None:
     with limited(0.05):
         pass
@@ -54,6 +55,7 @@ def test_a_limit_leaves_no_clock_behind_and_lets_other_errors_through() -> None:
         time.sleep(60)
 
 
+@pytest.mark.slow
 def test_a_process_that_cannot_be_interrupted_is_ended_and_says_nothing() -> None:
     code = """if True:
         import threading

@@ -168,6 +168,7 @@ def num_open_files() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
+@pytest.mark.slow
 def test_no_more_files_are_open_than_allowed(tmp_path):
     num_files = MOST_OPEN_FILES + 5
     files = [write_shard(str(tmp_path), f"train-{n:05d}", [[slice_(n)]]) for n in range(num_files)]

@@ -67,6 +67,7 @@ def test_channels_beside_a_dataset_json_that_names_fewer_are_a_fault(tmp_path: P
     assert faults(studies) == {"imagesTr/b": "2 files for 1 channels"}
 
 
+@pytest.mark.slow
 @given(
     st.sets(st.tuples(st.sampled_from("abc"), st.integers(0, 3)), min_size=1),
     st.sets(st.sampled_from("abc")),

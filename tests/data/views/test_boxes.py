@@ -115,6 +115,7 @@ def test_first_and_second_box_are_distributed_as_enumeration_says(extent, size, 
         assert p_value(given_a, possible[a]) > 1e-4 / len(common)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interval", [(0.0001, 0.3), (0.3, 0.6), (0.6, 1.0)])
 def test_pairs_are_distributed_as_in_algorithm_1(interval):
     count, extent, size = 1500, (30, 26), (10, 10)
@@ -133,6 +134,7 @@ def test_pairs_are_distributed_as_in_algorithm_1(interval):
         assert ks_2samp(statistic(theirs), statistic(ours)).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_second_box_given_a_hard_first_one_is_distributed_as_in_algorithm_1():
     extent, size, interval = (13, 12), (4, 4), (0.0, 0.0)
     generator = np.random.default_rng(4)
@@ -148,6 +150,7 @@ def test_second_box_given_a_hard_first_one_is_distributed_as_in_algorithm_1():
     assert p_value(ours, cells) > 1e-4
 
 
+@pytest.mark.slow
 def test_algorithm_1_fails_where_exact_drawing_does_not():
     extent, size, interval = (24, 24), (12, 12), (0.0, 0.0)
     generator = np.random.default_rng(6)

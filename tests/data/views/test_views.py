@@ -63,6 +63,7 @@ def test_augmenting_leaves_its_input_alone(size):
     assert torch.equal(images, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_same_seed_gives_the_same_views_on_any_batch_split(size):
     images, rng = images_of(size, count=8), streams(8)
@@ -150,6 +151,7 @@ class Copies(TorchDispatchMode):
         return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(96, 96), (96, 96, 96)])
 def test_only_a_few_numbers_per_sample_are_copied_to_the_device(size):
     images, labels = torch.empty((32, 1, *size), device="meta"), torch.empty((32, *size), device="meta").long()

@@ -139,6 +139,7 @@ def test_code_that_stays_here_is_named_and_what_travels_is_counted(tmp_path: Pat
     assert "Doe_John" not in " ".join(said)
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_code_without_git_says_how_files_were_chosen(tmp_path: Path) -> None:
     folder = checkout(tmp_path / "checkout", tracked=False)
     assert "the working directory is not a git checkout" in package_of(folder).remarks()[1]

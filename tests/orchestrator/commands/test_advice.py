@@ -89,6 +89,7 @@ def test_the_options_and_commands_that_messages_name_are_there() -> None:
     assert unknown | {name: place for name, place in named(COMMAND).items() if name not in known} == {}
 
 
+@pytest.mark.slow
 def test_no_message_says_to_leave_scans_or_samples_out_without_saying_by_what() -> None:
     advice = re.compile(
         r"leave (?:the|this|these|those|\{\}) (?:sample|study|studie|file|series|scan|volume)s? out(?! by)"

@@ -77,6 +77,7 @@ def test_a_run_with_a_fault_ends_the_command_with_1_and_a_line_of_cause_number_a
     )
 
 
+@pytest.mark.slow
 def test_shards_that_are_gone_are_said_to_be_not_looked_at(
     sound_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

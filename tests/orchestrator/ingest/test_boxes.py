@@ -129,6 +129,7 @@ def test_boxes_of_a_source_are_in_the_shards_and_shown(
     assert "nothing was changed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_boxes_are_made_of_the_chosen_labels_alone_and_only_these_name_classes(tmp_path: Path) -> None:
     """The one voxel of label 1 would be a box, if it were asked for and large enough."""
     _, tumours = ingested(tmp_path, "label maps", "--box-labels", "2")

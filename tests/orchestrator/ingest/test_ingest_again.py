@@ -82,6 +82,7 @@ def test_a_repaired_and_a_changed_file_are_read_and_no_others_and_the_shards_are
     assert (run(source, out).bundles_written, READ) == (0, [])
 
 
+@pytest.mark.slow
 def test_a_file_that_only_looks_unchanged_is_told_by_its_time_and_a_label_that_appears_is_a_change(tmp_path):
     source, out = cohort(tmp_path / "scans", *range(4)), tmp_path / "out"
     first = run(source, out)
@@ -148,6 +149,7 @@ def test_an_ingest_that_is_interrupted_gives_the_digest_of_an_undisturbed_one_al
         assert list(verify(str(out))) == []
 
 
+@pytest.mark.slow
 def test_of_copies_the_labelled_one_stays_and_an_original_that_changes_makes_its_copy_a_study(tmp_path):
     source, out = cohort(tmp_path / "scans", 0, 1), tmp_path / "out"
     for name in ("a_pool", "b"):
@@ -162,6 +164,7 @@ def test_of_copies_the_labelled_one_stays_and_an_original_that_changes_makes_its
     assert digest(apart) == digest(run(source, tmp_path / "fresh"))
 
 
+@pytest.mark.slow
 def test_a_damaged_shard_is_not_copied_but_read_from_its_scans(tmp_path):
     source, out = cohort(tmp_path / "scans", *range(4)), tmp_path / "out"
     run(source, out)
@@ -201,6 +204,7 @@ def test_a_patient_who_moves_to_another_split_of_the_source_is_refused_without_t
     assert "Bob" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_patient_in_two_splits_is_quarantined_until_the_table_is_corrected_and_stops_nobody(tmp_path):
     source, out = cohort(tmp_path / "scans", 1, 2, 3, 4, 5), tmp_path / "out"
     rows = "file,label,patient,split\ns01.nii.gz,0,Ada,train\ns02.nii.gz,1,Ada,{}\ns03.nii.gz,0,Bob,train\n"
@@ -220,6 +224,7 @@ def test_a_patient_in_two_splits_is_quarantined_until_the_table_is_corrected_and
     assert list(verify(str(out))) == []
 
 
+@pytest.mark.slow
 def test_an_ingest_of_the_format_before_goes_on_in_the_folder_that_it_was_converted_to(tmp_path):
     source, old, new = cohort(tmp_path / "scans", *range(4)), tmp_path / "old", tmp_path / "new"
     before = run(source, old)

@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
@@ -48,6 +49,7 @@ def test_only_the_likeliest_detections_are_drawn_and_the_caption_says_so() -> No
     assert axis.get_title() == "s-1\ntrue: 1, detected: 20, 4 drawn"
 
 
+@pytest.mark.slow
 def test_slices_are_drawn_as_all_others_are_and_pictures_become_pngs() -> None:
     axis = boxes_figure([boxed(spacing_mm=(2.0, 1.0))], NAMES).axes[0]
     assert axis.get_xlim() == (9.5, -0.5)

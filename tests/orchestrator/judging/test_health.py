@@ -69,12 +69,14 @@ def test_watching_changes_nothing_of_the_training(shards: str) -> None:
     assert not any(name.startswith("health/") for entry in unwatched for name in entry)
 
 
+@pytest.mark.slow
 def test_a_method_without_positive_pairs_has_no_alignment(shards: str) -> None:
     last = entries_of(experiment_of(shards, method=ROTATION))[-1]
     assert "health/alignment" not in last
     assert last["health/effective_rank"] > 1
 
 
+@pytest.mark.slow
 def test_health_of_three_ranks_is_that_of_one(shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = ShardSet.open(shards)
     experiment = experiment_of(shards)

@@ -52,6 +52,7 @@ def validation_of(shards: ShardSet) -> Validation:
     return Validation(shards, shards.select(split="val", having=LABEL_MAP).row_ids, Rhythm(Fraction(5), 10))
 
 
+@pytest.mark.slow
 def test_a_perfect_prediction_scores_one_in_every_metric(shards: ShardSet) -> None:
     metrics = validation_of(shards).run(method_of(shards), WORLD)
     names = ("score", "dice_mean", "iou_mean", "dice/liver", "dice/kidney", "iou/liver", "iou/kidney")
@@ -158,6 +159,7 @@ def test_patience_ends_at_its_very_step_where_an_epoch_is_no_whole_number_of_ste
     assert [step for step in range(1, 31) if rhythm.due(step)] == [10, 20, 30]
 
 
+@pytest.mark.slow
 def test_shards_folder_is_only_read(shards: ShardSet, tmp_path: Path) -> None:
     before = {p.name: p.stat().st_mtime_ns for p in Path(shards.uri).iterdir()}
     validation_of(shards).run(method_of(shards), WORLD)

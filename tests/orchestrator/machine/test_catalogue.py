@@ -173,6 +173,7 @@ def test_the_papers_experiments_train_at_the_papers_size(name: str) -> None:
             assert sizes[0].encoder == experiment.encoder
 
 
+@pytest.mark.slow
 def test_the_classifiers_of_svd_net_s_table_ii_are_counted(monkeypatch, capsys: pytest.CaptureFixture) -> None:
     found = {network["name"]: network for network in catalogue()["networks"]}
     assert found["resnet_18"]["parameters"] == 11_689_512
@@ -185,6 +186,7 @@ def test_the_classifiers_of_svd_net_s_table_ii_are_counted(monkeypatch, capsys: 
     assert cells == ["resnet3d_34", "3 x 224 x 224, 1 ch.", "63,982,632", "32.62 G"]
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_counts_as_json_and_as_a_table(capsys: pytest.CaptureFixture, monkeypatch) -> None:
     assert main(["methods", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)

@@ -197,6 +197,7 @@ def test_labels_that_cannot_judge_get_a_pretraining_alone_that_says_why(
         write(shards, shards, str(tmp_path / "asked"), LAPTOP)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 9, 24, 20), (1, 28, 28), (2, 12, 12, 12), (1, 14, 60)])
 def test_samples_too_small_for_crops_get_puzzles_of_patches(shape: tuple[int, ...], tmp_path: Path) -> None:
     tree = written(shards_of(tmp_path / "tiny", shape), tmp_path)
@@ -234,6 +235,7 @@ def test_a_few_small_samples_are_left_out_by_a_filter_that_says_how_many() -> No
     assert without_outliers(Fingerprint("x", "train", 1, (), extents), 96).min_size is None
 
 
+@pytest.mark.slow
 def test_the_filter_of_small_samples_stands_in_the_experiment(tmp_path: Path) -> None:
     sizes = [(1, 12, 12)] + [(1, 60, 60)] * 29
     shards = shards_of_sizes(tmp_path / "x", sizes)

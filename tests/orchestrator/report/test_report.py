@@ -137,6 +137,7 @@ def test_nothing_is_fetched_and_no_script_runs(runs: Runs) -> None:
     assert not re.search(r"@import|url\((?!#)", html)
 
 
+@pytest.mark.slow
 def test_words_of_runs_are_escaped_and_failures_are_named(runs: Runs) -> None:
     runs.finetuned(runs.experiment(**{"method": {"name": "scratch"}}), 0.5, row="<b>scratch</b>")
     failed = runs.experiment(**{"method": {"name": "scratch"}, "downstream.seed": 1})
@@ -403,6 +404,7 @@ def test_a_sweep_s_report_answers_shows_and_draws_what_the_sweep_has_found(runs:
     assert "Trials over the fields" not in charts, "segments are no trials of their own"
 
 
+@pytest.mark.slow
 def test_importance_names_the_field_that_decides() -> None:
     rng = np.random.default_rng(0)
     trials = []

@@ -31,6 +31,7 @@ def test_a_band_is_one_deviation_around_the_mean_and_single_runs_are_faint() -> 
     assert (low, high) == pytest.approx((0.5 - 0.5**0.5, 1.5 + 0.5**0.5))
 
 
+@pytest.mark.slow
 def test_a_row_s_dots_are_its_runs_and_its_line_is_the_interval() -> None:
     rows = [ScoredRow("a", (0.5, 0.7), 0.6, (0.4, 0.8)), ScoredRow("[0.3, 0.6]", (0.9,), 0.9, None)]
     axis = scores_figure(rows, "t", "dice_mean").axes[0]

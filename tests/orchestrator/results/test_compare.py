@@ -210,6 +210,7 @@ def test_two_tables_rows_of_one_name_are_told_apart_by_what_differs(runs: Runs) 
     assert names(runs.compare()) == ["long, steps 100", "long, steps 200"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ends", "said"),
     [
@@ -253,6 +254,7 @@ def test_runs_judged_on_another_dataset_get_no_p_and_a_word(runs: Runs, other_sh
     ]
 
 
+@pytest.mark.slow
 def test_another_label_fraction_is_no_equal_start(runs: Runs) -> None:
     runs.rows()
     changes = {"method": {"name": "scratch"}, "downstream.label_fraction": 0.5}

@@ -111,6 +111,7 @@ def test_the_documented_simulation_finds_what_the_documentation_says() -> None:
     assert found["over runs and cases"] <= 0.1 < found["over cases"]
 
 
+@pytest.mark.slow
 def test_no_row_is_called_best_by_chance_and_one_that_is_better_is() -> None:
     def called(gain: float) -> int:
         rng, count = np.random.default_rng(3), 0

@@ -26,6 +26,7 @@ def shards(tmp_path: Path) -> str:
     return write_slices(tmp_path / "slices", num_patients=8, size=40)
 
 
+@pytest.mark.slow
 def test_samples_steps_and_sizes_are_said_and_nothing_is_begun(tmp_path, shards, capsys, monkeypatch):
     monkeypatch.setattr(console.out, "width", 200)
     lines = printed(tmp_path, shards, capsys).splitlines()
@@ -35,6 +36,7 @@ def test_samples_steps_and_sizes_are_said_and_nothing_is_begun(tmp_path, shards,
     assert lines[-1].startswith("shards ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "doubted"), [("instance", True), ("batch", False)])
 def test_a_method_that_averages_maps_is_doubted_after_instance_norm(
     tmp_path, shards, capsys, monkeypatch, norm, doubted

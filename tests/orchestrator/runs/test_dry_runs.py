@@ -232,6 +232,7 @@ def test_a_dry_run_of_a_table_tells_each_row_and_refuses_a_row_that_cannot_run(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_sweep_checks_each_field_at_its_ends(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,6 +65,7 @@ def test_the_command_writes_a_row_for_each_sample_of_a_split(
     assert [path.name for path in file.parent.iterdir()] == ["val.parquet"]
 
 
+@pytest.mark.slow
 def test_a_finer_map_of_resized_volumes_comes_from_an_encoder_s_own_folder_as_from_its_run(tmp_path: Path) -> None:
     shards = write_volumes(tmp_path / "shards", num_patients=4, size=20)
     encoder = write_run(tmp_path / "run", 3)

@@ -83,6 +83,7 @@ def test_a_score_that_the_test_s_classes_cannot_have_is_refused_before_anything_
     finetune.check(experiment_of(pictures, task=task, test_split=None))
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_on_how_many_samples_is_tested(
     shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

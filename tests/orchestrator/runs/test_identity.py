@@ -35,6 +35,7 @@ def test_no_two_files_of_experiments_write_the_same_folder(monkeypatch: pytest.M
     assert {where: paths for where, paths in written.items() if len(paths) > 1} == {}
 
 
+@pytest.mark.slow
 def test_titles_of_tables_and_sweeps_tell_their_runs_in_mlflow_apart() -> None:
     titles = [(read(path.parent / fields["experiment"])["name"], fields["title"])
               for path in FILES if "title" in (fields := read(path))]  # fmt: skip

@@ -92,6 +92,7 @@ def test_samples_that_a_method_cannot_use_are_named_by_their_set(slices: str, fi
         pretrain.check(mixed)
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_each_sets_share(
     slices: str, films: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,6 +53,7 @@ def released(folder: Path, name: str = "resnet18.pth", content: Any = None) -> P
     return folder / name
 
 
+@pytest.mark.slow
 def test_a_pretraining_begins_with_inflated_kernels_of_photographs(shards: str, tmp_path: Path) -> None:
     file = released(tmp_path)
     asked = experiment_of(shards, tmp_path, file, **TORCHVISION)
@@ -74,6 +75,7 @@ def test_a_pretraining_begins_with_inflated_kernels_of_photographs(shards: str, 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inflate", ["i3d", "vdt", "acs"])
 def test_a_dry_run_says_what_would_be_taken_changed_and_left(
     inflate: str,

@@ -45,6 +45,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_volumes(tmp_path_factory.mktemp("volumes"))
 
 
+@pytest.mark.slow
 def test_a_network_pretrained_with_its_depth_kept_is_fine_tuned_with_vanilla_strides(shards: str, tmp_path: Path):
     experiment = experiment_of(shards, tmp_path)
     assert experiment.pretrained_encoder.depth_strides == "kept"

@@ -122,6 +122,7 @@ def test_what_was_saved_is_counted_in_steps_and_hours_of_the_trainings_themselve
     assert unknown.hours is None
 
 
+@pytest.mark.slow
 def test_a_point_is_trained_with_each_seed_and_its_value_is_their_mean(tmp_path: Path, shards: str) -> None:
     sweep = sweeps.load(write_sweep(tmp_path, shards, objective=DICE, seeds=[3, 5], space=LR))
     trial = sweep.trial(0, {"optimiser.lr": 0.1})

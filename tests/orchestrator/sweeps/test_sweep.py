@@ -245,6 +245,7 @@ def test_a_ledger_that_is_opened_again_hands_out_what_did_not_end_and_then_what_
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_grid_is_handed_out_in_order_and_ends(tmp_path: Path) -> None:
     config = sweep_config(search={"name": "grid"}, trials=None, space={"seed": {"choice": [3, 1, 2]}})
     ledger = Ledger(tmp_path / "grid", config, {})
@@ -296,6 +297,7 @@ def test_trials_at_once_lie_apart(tmp_path: Path) -> None:
     assert np.std(running) > 0.05, "running trials count as bad, so that the next is drawn elsewhere"
 
 
+@pytest.mark.slow
 def test_a_ledger_keeps_each_step_once_and_only_numbers(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "min", sweep_config(), {"method": {"crops": {"iou": [0.3, 0.6]}}})
     ledger.take()

@@ -63,6 +63,7 @@ def test_points_that_cannot_work_fail_in_words_and_the_next_is_handed_out(desk: 
     ]
 
 
+@pytest.mark.slow
 def test_what_a_trial_returns_is_how_it_ended(desk: Desk) -> None:
     desk.load.take()
     desk.load.ended(0, Ending("done", 0.75, run="pretrain-1"))
@@ -71,6 +72,7 @@ def test_what_a_trial_returns_is_how_it_ended(desk: Desk) -> None:
     assert (desk.closed, desk.said) == ([], ["1 of 4: trial 0: seed 0: collapse 0.7500"])
 
 
+@pytest.mark.slow
 def test_a_trial_whose_process_fails_is_a_failed_trial_with_the_words_of_the_error(desk: Desk) -> None:
     desk.load.take()
     for error, reason in (
@@ -132,6 +134,7 @@ def _walked(folder: Path, shards: str, changes: dict[str, Any], killed: bool) ->
     return (sweeps.load(path).folder / "sweep.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_metric_that_no_trial_can_have_ends_the_sweep(desk: Desk) -> None:
     desk.load.take()
     reason = "objective.metric 'rankme' is not one of ['collapse', 'loss']; name one of them"

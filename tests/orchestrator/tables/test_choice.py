@@ -309,6 +309,7 @@ def test_values_that_make_the_same_run_of_a_row_are_refused(tmp_path: Path, shar
     assert [trial.row for trial, _ in tables.load(path).experiments] == ["scratch", "[0.3, 0.6]", "[0.3, 0.6]"]
 
 
+@pytest.mark.slow
 def test_a_value_that_cannot_work_is_refused_before_anything_runs_and_named(tmp_path: Path, shards: str) -> None:
     table = tables.load(write_table(tmp_path, shards, choose={"downstream.task.crop_size": [[32, 32], [32, 30]]}))
     with pytest.raises(ValueError, match=r"row scratch, downstream\.task\.crop_size=\[32, 30\]: .*crop_size"):

@@ -73,6 +73,7 @@ def test_a_log_of_a_long_phase_has_a_line_a_minute() -> None:
     assert display._due("", Phase("pretrain", 1000, began_s=now_s - 1000))
 
 
+@pytest.mark.slow
 def test_a_terminal_has_bars_that_move_and_leave_only_what_was_said() -> None:
     display, file = terminal()
     with display.phase("pretrain", 40) as phase:

@@ -81,6 +81,7 @@ def test_a_run_says_how_it_goes_who_started_it_and_by_which_command(
     assert MlflowClient(store).get_run(child.run_id).data.tags["state"] == "stopped"
 
 
+@pytest.mark.slow
 def test_a_trial_keeps_the_state_that_its_sweep_gave_it(store: str, tmp_path: Path) -> None:
     trial = Tracker(tmp_path / "trial", store)
     trial.start(tmp_path.name, "trial 0", "trial", {"kind": "trial"})

@@ -101,6 +101,7 @@ def test_a_model_of_which_half_was_sent_is_completed_and_none_is_twice(
     assert [one.status for one in client.search_logged_models([experiment_id])] == [LoggedModelStatus.READY]
 
 
+@pytest.mark.slow
 def test_a_network_names_the_encoder_that_it_began_with(store: str, tmp_path: Path) -> None:
     encoder_run = pretraining(store, tmp_path)
     assert encoder_run.flush(force=True) is None

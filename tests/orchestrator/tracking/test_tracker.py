@@ -111,6 +111,7 @@ def _train(folder: Path, first_step: int, last_step: int) -> None:
     HistoryWriter(folder, "pretrain").after_report(None, [{"history": entries}], None)
 
 
+@pytest.mark.slow
 def test_each_step_arrives_once_whatever_was_killed_before_it_was_sent(store: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     tracker = Tracker(folder, store)
@@ -304,6 +305,7 @@ def test_a_failed_flush_is_not_repeated_at_once(tmp_path: Path) -> None:
     assert [json.loads(line)["op"] for line in lines] == ["start"]
 
 
+@pytest.mark.slow
 def test_more_metrics_than_one_request_takes_all_arrive(store: str, tmp_path: Path) -> None:
     tracker = Tracker(tmp_path / "run", store)
     tracker.start("many", "pretrain", "k5")

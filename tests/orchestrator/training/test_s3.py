@@ -85,6 +85,7 @@ def test_a_damaged_and_a_missing_shard_of_a_bucket_are_named(bucket: Bucket, tmp
         ShardReader(ShardSet.open(shards)).read(ShardSet.open(shards).select("val").row_ids[:1])
 
 
+@pytest.mark.slow
 def test_a_bucket_that_is_not_there_is_named_before_anything_is_written(bucket: Bucket) -> None:
     with pytest.raises(StorageError, match="s3://elsewhere: no such bucket; expected an existing bucket; create it"):
         check_writable("s3://elsewhere/checkpoints", "resources.storage")
