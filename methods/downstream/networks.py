@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import nn
 
 from methods.downstream.fcn import FCN
+from methods.downstream.pyramid_unet import PyramidUNet
 from methods.downstream.unet import UNet
 from methods.downstream.unetr import UNETR
 from methods.downstream.vnet import VNet
@@ -54,15 +55,16 @@ SegmentationEncoder = (
     | ViTEncoder
     | VNetEncoder
 )
+Decoder = Literal["unet", "fcn", "pyramid"]
 SWIN_UNETR_FACTOR = 12
 
 
-def segmentation_network(
-    encoder: SegmentationEncoder, num_classes: int, decoder: Literal["unet", "fcn"] = "unet"
-) -> nn.Module:
+def segmentation_network(encoder: SegmentationEncoder, num_classes: int, decoder: Decoder = "unet") -> nn.Module:
     """Return a network from images to logits (B, num_classes, *s) that contains the encoder itself, not a copy."""
     if decoder == "fcn":
         return FCN(encoder, num_classes)
+    if decoder == "pyramid":
+        return PyramidUNet(encoder, num_classes)
     if isinstance(encoder, SwinEncoder):
         return swin_unetr(encoder, num_classes)
     if isinstance(encoder, PooledUNetEncoder):
@@ -171,7 +173,7 @@ def conv_unet(
 ) -> UNet:
     """Add a decoder with the widths of the encoder's maps, whose steps up are the encoder's steps down.
 
-    nnU-Net's own decoder begins at random too where it takes pretrained weights. UniMiSS' decodes by a transformer.
+    nnU-Net's own decoder begins at random too where it takes pretrained weights. UniMiSS' own is ``PyramidUNet``.
     """
     *skips, _ = encoder.channels
     beyond = 0 if prod(encoder.steps[0]) == 1 else 1

@@ -30,7 +30,7 @@ from methods.downstream.base import Cases, Evidence, Judgement, Task, TaskScores
 from methods.downstream.crops import Centre, cut_padded, draw_centred_boxes
 from methods.downstream.metrics import CONVENTIONS, ConventionName, check_scored_class
 from methods.downstream.names import label_in_metrics
-from methods.downstream.networks import SegmentationEncoder, segmentation_network
+from methods.downstream.networks import Decoder, SegmentationEncoder, segmentation_network
 from methods.downstream.surfaces import surface_distance
 from methods.downstream.targets import target_of
 from methods.parts.chunks import in_chunks
@@ -61,7 +61,7 @@ class Segmentation(Task):
     class Config(FrozenConfig):
         """Settings of fine-tuning; the defaults are the thesis'. ``variant`` fills in what ``augment`` does not say.
 
-        decoder              the U-Net of each encoder, or a light one on residual networks, see ``fcn.py``
+        decoder              the U-Net of each encoder; ``fcn.py`` on residual networks; or ``pyramid_unet.py`` on MiT
         crop_size            voxels per axis, or one number for all axes; also the sliding window's. Samples that are
                              smaller are padded with 0
         organ_prob           share of crops whose middle voxel is labelled; see ``crops.py`` for the choice of voxel
@@ -80,7 +80,7 @@ class Segmentation(Task):
 
         name: Literal["segmentation"] = "segmentation"
         variant: Literal["paper", "released"] = "paper"
-        decoder: Annotated[Literal["unet", "fcn"], ADDED] = "unet"
+        decoder: Annotated[Decoder, ADDED] = "unet"
         crop_size: PositiveInt | tuple[PositiveInt, ...] = 96
         crops_per_sample: PositiveInt = 2
         organ_prob: float = Field(default=0.5, ge=0, le=1)

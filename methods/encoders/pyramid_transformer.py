@@ -9,7 +9,7 @@ Reference: YtongXie/UniMiSS-code @ 68be0a4, ``UniMiSS/models/MiT_encoder.py``. `
 Variants:  none. For inputs of another size positions are interpolated linearly. The released code stretches them by a
            tenth of a place too much, those of images by cubic splines, and reads those of a deeper volume in a wrong
            order. It passes a rate of 0.1 for stochastic depth, which nothing reads: there is none here. Its stages
-           that decode are not here: segmentation networks have a decoder of convolutions.
+           that decode are not pretrained here: they are ``decoder: pyramid`` of a segmentation.
 Shapes:    B images, C channels, *s spatial axes, d dimensions.
 """
 
@@ -104,7 +104,7 @@ class PyramidTransformerEncoder(Encoder):
                 config.depths[stage],
                 config.num_heads[stage],
                 config.reductions[stage],
-                {n: _grid(size, n, stage) for n, size in config.sizes.items()},
+                {n: stage_grid(size, stage) for n, size in config.sizes.items()},
                 config.norm,
                 first=stage == 0,
             )
@@ -154,9 +154,10 @@ class PyramidTransformerEncoder(Encoder):
         return found, token
 
 
-def _grid(size: tuple[int, ...], dims: int, stage: int) -> tuple[int, ...]:
-    """Return the size of a stage's map."""
-    return tuple(length // (step * 2 ** (stage + 1)) for length, step in zip(size, STEM_STRIDES[dims], strict=True))
+def stage_grid(size: tuple[int, ...], stage: int) -> tuple[int, ...]:
+    """Return the size of a stage's map of an image or volume."""
+    strides = (step * 2 ** (stage + 1) for step in STEM_STRIDES[len(size)])
+    return tuple(length // stride for length, stride in zip(size, strides, strict=True))
 
 
 def _belongs(name: str, dims: int) -> bool:

@@ -4,8 +4,8 @@ Paper:     Wang et al., "Pyramid Vision Transformer", ICCV 2021, section 3.3; fo
            al., "UniMiSS", ECCV 2022, has it: only embeddings, positions and the convolutions that make keys coarser
            know how many dimensions there are.
 Reference: YtongXie/UniMiSS-code @ 68be0a4, ``UniMiSS/models/MiT_encoder.py``.
-Shapes:    B images, C channels, *s spatial axes, *g places of a stage's map, N of them with a
-           class token, d dimensions.
+Shapes:    B images, C channels, *s spatial axes, *g places of a stage's map, N of them, with a class token where
+           there is one, d dimensions.
 """
 
 from collections import OrderedDict
@@ -53,7 +53,7 @@ class OverlapEmbedding(nn.Module):
 
 
 class CoarseAttention(nn.Module):
-    """Attention of all tokens to the class token and to the others, made ``reduction`` times coarser along each axis.
+    """Attention of all tokens to those of a map made ``reduction`` times coarser along each axis, and to others.
 
     What is left of a map beyond a multiple of ``reduction`` is not attended to.
     """
@@ -69,12 +69,12 @@ class CoarseAttention(nn.Module):
             self.norm = nn.LayerNorm(dim)
 
     def forward(self, tokens: Float[Tensor, "b n d"], grid: tuple[int, ...]) -> Float[Tensor, "b n d"]:
-        """Attend; the first token is the class token, the others are a map of the size ``grid``."""
+        """Attend; the last tokens are a map of the size ``grid``, one before them is the class token."""
         seen = tokens
         if self.reduce:
-            places = tokens[:, 1:].transpose(1, 2).unflatten(2, grid)
-            coarse = self.reduce[KINDS[len(grid)]](places).flatten(2).transpose(1, 2)
-            seen = self.norm(torch.cat([tokens[:, :1], coarse.to(tokens.dtype)], dim=1))
+            others, places = tokens.split([tokens.shape[1] - prod(grid), prod(grid)], dim=1)
+            coarse = self.reduce[KINDS[len(grid)]](places.transpose(1, 2).unflatten(2, grid))
+            seen = self.norm(torch.cat([others, coarse.flatten(2).transpose(1, 2).to(tokens.dtype)], dim=1))
         key, value = self.kv(seen).chunk(2, dim=2)
         found = F.scaled_dot_product_attention(
             self._by_head(self.q(tokens)), self._by_head(key), self._by_head(value)
@@ -146,6 +146,32 @@ class PyramidStage(nn.Module):
         return tokens[:, 1:].transpose(1, 2).unflatten(2, grid), tokens[:, :1]
 
 
+class GrowingStage(nn.Module):
+    """A map of twice the size along each axis, with an encoder's map and positions added, through some blocks.
+
+    grid    the size of the map for which the positions are
+    """
+
+    def __init__(
+        self, in_channels: int, dim: int, depth: int, num_heads: int, reduction: int, grid: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        dims = len(grid)
+        self.grid = grid
+        self.grow = (nn.ConvTranspose2d, nn.ConvTranspose3d)[dims - 2](in_channels, dim, 2, 2)
+        self.positions = nn.Parameter(torch.zeros(1, prod(grid), dim))
+        self.blocks = nn.ModuleList(PyramidBlock(dim, num_heads, reduction, (dims,)) for _ in range(depth))
+
+    def forward(self, coarse: Float[Tensor, "b c *s"], skipped: Float[Tensor, "b d *g"]) -> Float[Tensor, "b d *g"]:
+        """Return the stage's map, given that of the stage before and the encoder's of its own size."""
+        places = self.grow(coarse) + skipped
+        grid = tuple(places.shape[2:])
+        tokens = places.flatten(2).transpose(1, 2) + resized_positions(self.positions, self.grid, grid)
+        for block in self.blocks:
+            tokens = block(tokens, grid)
+        return tokens.transpose(1, 2).unflatten(2, grid)
+
+
 @torch.no_grad()
 def draw_weights(network: nn.Module) -> None:
     """Draw layers, positions and class tokens with a deviation of 0.02, and kernels as He et al. by their outputs."""
@@ -159,3 +185,5 @@ def draw_weights(network: nn.Module) -> None:
             tokens = [module.token] if isinstance(module.token, nn.Parameter) else []
             for parameter in (*module.positions.values(), *tokens):
                 nn.init.trunc_normal_(parameter, std=DEVIATION)
+        elif isinstance(module, GrowingStage):
+            nn.init.trunc_normal_(module.positions, std=DEVIATION)

@@ -1,6 +1,7 @@
 """A pyramid transformer, one image and one token at a time; convolutions are torch's own."""
 
 import itertools
+import math
 
 import torch
 from torch import Tensor
@@ -27,13 +28,14 @@ def norm(x: Tensor, w: Weights, epsilon: float) -> Tensor:
 
 
 def seen_by(tokens: list[Tensor], grid: tuple[int, ...], w: Weights, kind: str) -> list[Tensor]:
-    """What every token attends to: the class token, and blocks of the others, each block as one token."""
+    """What every token attends to: the class token if there is one, and blocks of the others, each as one token."""
     if f"reduce.{kind}.weight" not in w:
         return tokens
     kernel, bias = w[f"reduce.{kind}.weight"], w[f"reduce.{kind}.bias"]
     side = kernel.shape[-1]
-    by_place = dict(zip(itertools.product(*map(range, grid)), tokens[1:], strict=True))
-    found = [tokens[0]]
+    num_others = len(tokens) - math.prod(grid)
+    by_place = dict(zip(itertools.product(*map(range, grid)), tokens[num_others:], strict=True))
+    found = tokens[:num_others]
     for corner in itertools.product(*(range(length // side) for length in grid)):
         total = bias
         for inside in itertools.product(range(side), repeat=len(grid)):
@@ -72,8 +74,41 @@ def maps(image: Tensor, w: Weights, heads: tuple[int, ...]) -> tuple[list[Tensor
         places = embedded(found[-1], part(own, f"embed.{kind}"), (2,) * dims)
         token = own["token"][0, 0] if stage == 0 else linear(token, part(own, "token"))
         tokens = [x + p for x, p in zip([token, *places.flatten(1).T], own[f"positions.{kind}"][0], strict=True)]
-        for number in range(1 + max(int(key.split(".")[1]) for key in own if key.startswith("blocks."))):
+        for number in range(num_blocks(own)):
             tokens = block(tokens, tuple(places.shape[1:]), part(own, f"blocks.{number}"), count, kind)
         token = tokens[0]
         found.append(torch.stack(tokens[1:], dim=1).view(-1, *places.shape[1:]))
     return found, token
+
+
+def num_blocks(w: Weights) -> int:
+    return 1 + max(int(key.split(".")[1]) for key in w if key.startswith("blocks."))
+
+
+def grown(coarse: Tensor, w: Weights) -> Tensor:
+    """Each place becomes two along every axis, by a kernel of its own for each of them."""
+    kernel, bias = w["weight"], w["bias"]
+    fine = torch.empty(kernel.shape[1], *(2 * length for length in coarse.shape[1:]), dtype=coarse.dtype)
+    for place in itertools.product(*map(range, coarse.shape[1:])):
+        for inside in itertools.product(range(2), repeat=len(place)):
+            at = tuple(2 * p + i for p, i in zip(place, inside, strict=True))
+            fine[(slice(None), *at)] = coarse[(slice(None), *place)] @ kernel[(..., *inside)] + bias
+    return fine
+
+
+def logits(maps: list[Tensor], w: Weights, heads: tuple[int, ...]) -> Tensor:
+    """Return the logits of an image at the size of its first map, by the decoder, from the maps of the encoder."""
+    *skipped, found = maps
+    kind = f"{found.ndim - 1}D"
+    for stage, count in enumerate(heads):
+        own = part(w, f"stages.{stage}")
+        places = grown(found, part(own, "grow")) + skipped.pop()
+        tokens = [x + p for x, p in zip(places.flatten(1).T, own["positions"][0], strict=True)]
+        for number in range(num_blocks(own)):
+            tokens = block(tokens, tuple(places.shape[1:]), part(own, f"blocks.{number}"), count, kind)
+        found = torch.stack(tokens, dim=1).view_as(places)
+    flat = torch.stack([norm(x, part(w, "norm"), 1e-6) for x in found.flatten(1).T], dim=1)
+    joined = grown(flat.view_as(found), part(w, "grow")) + skipped.pop()
+    refined = embedded(joined, part(w, "refine"), (1,) * (joined.ndim - 1))
+    matrix = w["classify.weight"].flatten(1)
+    return (matrix @ refined.flatten(1) + w["classify.bias"][:, None]).view(-1, *refined.shape[1:])
