@@ -33,19 +33,15 @@ class PlacementError(ValueError):
 
 
 @contextmanager
-def connected(dashboard: bool = False) -> Generator[None]:
-    """Join the cluster that ``RAY_ADDRESS`` names, or start Ray here; shut down only a Ray that was started here.
-
-    dashboard   start Ray's dashboard, too: where trainings run in processes of their own, it frees what those held
-                that died
-    """
+def connected() -> Generator[None]:
+    """Join the cluster that ``RAY_ADDRESS`` names, or start Ray here; shut down only a Ray that was started here."""
     if ray.is_initialized():
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
     phase = progress.phase(f"joining the Ray cluster at {address}" if address else "starting Ray")
     with phase, _own_handler(), _deaf_children():
-        _connect(dashboard)
+        _connect()
     try:
         yield
     finally:
@@ -110,7 +106,7 @@ def _deaf_children() -> Generator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _connect(dashboard: bool) -> None:
+def _connect() -> None:
     # A Ray that starts here writes its token, its logs and the voxels that it spills with the process's umask.
     umask = os.umask(0o077)
     set_up_train()
@@ -141,7 +137,7 @@ def _connect(dashboard: bool) -> None:
                 object_store_memory=int(
                     min(LOCAL_STORE_MOST_BYTES, LOCAL_STORE_SHARE * psutil.virtual_memory().total)
                 ),
-                include_dashboard=dashboard,
+                include_dashboard=False,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
                 runtime_env=_runtime_env(umask),

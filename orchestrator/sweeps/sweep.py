@@ -17,6 +17,7 @@ from data.files import check_writable
 from data.spelling import did_you_mean
 from orchestrator import stop
 from orchestrator.cluster import connection
+from orchestrator.cluster.guard import guarding
 from orchestrator.config.experiment import Experiment
 from orchestrator.config.files import read, resolve
 from orchestrator.config.refusal import ConfigError, validated
@@ -202,7 +203,8 @@ def run(sweep: Sweep, say: Say) -> list[Standing]:
     with (
         stop.awaited(),
         claimed(sweep.folder, say),
-        connection.connected(dashboard=True),
+        connection.connected(),
+        guarding(),
         closing_abandoned(sweep.base),
         parent(sweep.folder, sweep.base, f"sweep {sweep.config.name}", described(sweep.config), tags) as tracker,
     ):

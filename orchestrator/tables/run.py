@@ -13,6 +13,7 @@ from typing import Any
 from data.files import check_writable
 from orchestrator import stop
 from orchestrator.cluster import connection
+from orchestrator.cluster.guard import guarding
 from orchestrator.direction import as_logged
 from orchestrator.lock import claimed
 from orchestrator.results.text import spread
@@ -48,7 +49,7 @@ def run(table: Table, say: Say) -> list[TableLine]:
     """
     with ExitStack() as stack:
         if table.cohort is not None:
-            stack.enter_context(connection.connected(dashboard=True))
+            stack.enter_context(connection.connected())
             with progress.phase(f"preparing the cohort of {table.cohort.kind} phantoms"):
                 table.cohort.prepare(table.base.home)
         check(table)
@@ -58,7 +59,8 @@ def run(table: Table, say: Say) -> list[TableLine]:
         note(table.folder, _judged_by(table))
         concurrent = 1
         if needed := [one.resources_of(training) for _, one in table.experiments for training in one.trainings]:
-            stack.enter_context(connection.connected(dashboard=True))
+            stack.enter_context(connection.connected())
+            stack.enter_context(guarding())
             concurrent = connection.concurrency(needed, table.config.concurrent)
         stack.enter_context(closing_abandoned(table.base))
         return _run_trials(table, concurrent, stack.enter_context(_tracked(table)), say)

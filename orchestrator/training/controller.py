@@ -15,31 +15,47 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
-from ray.train.v2._internal.execution.callback import RayTrainCallback
+from ray.train.v2._internal.execution.callback import RayTrainCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.cluster import connection
+from orchestrator.cluster.guard import find_guard
 
 
 class Trainer(TorchTrainer):
     """A trainer that starts fewer processes: a worker waits for each of them to start.
 
-    None hands out data sets where there are none. None frees what a training of a driver held, since Ray does when
-    the driver ends. And its controller runs in a process that is there already.
+    None hands out data sets where there are none. None frees what the training holds should it die: for a driver Ray
+    does, and for a process of the cluster the job's guard. Its controller runs in a process that is there already.
     """
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         idle: list[type[RayTrainCallback]] = []
         if not self.datasets:
             idle.append(DatasetsCallback)
-        if not connection.in_worker():
+        guard = find_guard() if connection.in_worker() else None
+        if guard is not None or not connection.in_worker():
             idle.append(PlacementGroupCleanerCallback)
-        return [one for one in super()._create_default_callbacks() if not isinstance(one, tuple(idle))]
+        kept = [one for one in super()._create_default_callbacks() if not isinstance(one, tuple(idle))]
+        return kept if guard is None else [*kept, GuardedGroups(guard)]
 
     def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Result:
         result: Any = ray.get(_host().run.remote(controller_init_kwargs))
         return result
+
+
+class GuardedGroups(WorkerGroupCallback):
+    """Tells a guard what the workers of a controller hold."""
+
+    def __init__(self, guard: Any) -> None:
+        self._guard = guard
+
+    def after_worker_group_start(self, worker_group: WorkerGroup) -> None:
+        """Name the workers' placement group, and the controller whose end is to be waited for."""
+        group = worker_group.get_worker_group_state().placement_group_handle.placement_group
+        self._guard.hold.remote(ray.get_runtime_context().current_actor, group)
 
 
 class ControllerHost:

@@ -21,7 +21,7 @@ def raydiology_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Path]:
     """Start Ray once, as the commands start it, and shut down only what was started; the session's folder."""
-    with connected(dashboard=True):
+    with connected():
         node = worker._global_node
         assert node is not None
         yield Path(node.get_session_dir_path())

@@ -18,7 +18,7 @@ import torch
 import yaml
 from mlflow import MlflowClient
 from pydantic import ValidationError
-from ray.util.state import list_actors
+from ray._private import state
 
 from data.views.batch import Batch
 from orchestrator import cli
@@ -388,8 +388,7 @@ def test_the_best_trial_s_file_is_its_experiment(tmp_path: Path, shards: str) ->
 
 def actors() -> dict[str, str]:
     """Return the classes of the actors that are not dead, by id; a run whose worker was killed leaves some."""
-    address = ray.get_runtime_context().gcs_address
-    return {a.actor_id: a.class_name for a in list_actors(address, filters=[("state", "!=", "DEAD")], limit=1000)}
+    return {key: one["ActorClassName"] for key, one in state.actors().items() if one["State"] != "DEAD"}
 
 
 def left_over(before: dict[str, str]) -> tuple[list[str], list[str]]:
