@@ -30,7 +30,7 @@ class PlacementGuard:
 @contextmanager
 def guarding() -> Generator[None]:
     """Have a guard while the body runs, in a process that is connected to Ray."""
-    # Whoever asks for it by its name does not keep it alive, this name does.
+    # Ray ends the guard once nothing refers to it here; those who find it by its name do not count.
     guard = ray.remote(PlacementGuard).options(name=NAME, num_cpus=0, get_if_exists=True).remote()
     try:
         yield

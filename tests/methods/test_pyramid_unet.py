@@ -1,10 +1,7 @@
 """The pyramid transformer's decoder: logits equal a slow reference, sizes are the released ones, weights learn."""
 
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from methods.downstream.networks import segmentation_network
@@ -12,41 +9,28 @@ from methods.downstream.pyramid_unet import PyramidUNet
 from methods.downstream.segmentation import Segmentation
 from methods.encoders import PyramidTransformerEncoder, UNetEncoder
 from tests.batches import facts_of
+from tests.methods.test_pyramid_transformer import SIZES, encoder_of, images_of
 from tests.references import pyramid_transformer as reference
 from tests.references.vit import part
 
-SMALL = {
-    "stem_dim": 3,
-    "stage_dims": (4, 6, 8, 8),
-    "depths": (1, 2, 1, 1),
-    "num_heads": (1, 2, 2, 4),
-    "image_size": (32, 64),
-    "volume_size": (16, 32, 64),
-    "switchable": False,
-}
-SIZES = {2: (32, 64), 3: (16, 32, 64)}
+# The decoder has more heads than the encoder's map of its size.
+FIELDS = {"stage_dims": (4, 6, 8, 8), "num_heads": (1, 2, 2, 4)}
 
 
-def network_of(dims: int, **fields: Any) -> PyramidUNet:
-    torch.manual_seed(0)
-    config = PyramidTransformerEncoder.Config.model_validate({"spatial_dims": dims, **SMALL, **fields})
-    network = segmentation_network(PyramidTransformerEncoder(config), 3, "pyramid")
+def network_of(dims: int) -> PyramidUNet:
+    network = segmentation_network(encoder_of(dims, **FIELDS), 3, "pyramid")
     assert isinstance(network, PyramidUNet)
-    return network
-
-
-def images_of(size: tuple[int, ...]) -> Tensor:
-    return torch.randn(2, 1, *size, generator=torch.Generator().manual_seed(1))
+    return network.double()
 
 
 @pytest.mark.parametrize("dims", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_logits_equal_a_slow_reference(dims):
-    network = network_of(dims).double()
+    network = network_of(dims)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-        images = images_of(SIZES[dims]).double()
+        images = images_of(SIZES[dims])
         maps = [level[0] for level in network.encoder.features(images)]
         weights = network.state_dict()
         coarse = reference.logits(maps, weights, heads=(4, 2, 2))
@@ -60,7 +44,7 @@ def test_logits_equal_a_slow_reference(dims):
 def test_every_voxel_of_images_of_any_size_has_logits_and_all_weights_learn(dims):
     network = network_of(dims)
     size = tuple(2 * length for length in SIZES[dims])
-    logits = network(images_of(size))
+    logits = network(images_of(size, 2))
     assert tuple(logits.shape) == (2, 3, *size)
     logits.square().mean().backward()
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum()] == []
@@ -93,11 +77,7 @@ def test_widths_depths_and_heads_mirror_those_of_the_encoder_as_released():
             "decoder pyramid decodes the encoder pyramid_transformer, found UNetEncoder; take that encoder, or",
         ),
         (
-            PyramidTransformerEncoder(
-                PyramidTransformerEncoder.Config.model_validate(
-                    {"spatial_dims": 2, **SMALL, "num_heads": (1, 2, 4, 4)}
-                )
-            ),
+            encoder_of(2, stage_dims=(4, 6, 8, 8), num_heads=(1, 2, 4, 4)),
             r"num_heads\[2\] 4 does not divide stage_dims\[1\] 6; change one, or set decoder=unet",
         ),
     ],

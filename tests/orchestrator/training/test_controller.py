@@ -9,6 +9,7 @@ import pytest
 import ray
 from ray.exceptions import RayActorError
 
+from orchestrator.cluster.guard import guarding
 from orchestrator.config.files import resolve
 from orchestrator.history import steps
 from orchestrator.runs.pretrain import pretrain
@@ -26,6 +27,24 @@ def is_dead(host: Any) -> bool:
         return not ray.get(host.__ray_ready__.remote())
     except RayActorError:
         return True
+
+
+def callbacks() -> set[str]:
+    """Name what Ray Train calls in a training that this process starts."""
+    trainer = controller.Trainer(print)
+    return {type(one).__name__ for one in trainer._create_default_callbacks()}
+
+
+@pytest.mark.slow
+def test_a_process_of_the_cluster_has_its_guard_told_or_else_ray_train_s_cleaner_and_a_driver_has_neither(
+    ray_cluster: Path,
+) -> None:
+    task: Any = ray.remote(num_cpus=0)(callbacks)
+    told, cleaner = "GuardedGroups", "PlacementGroupCleanerCallback"
+    assert ray.get(task.remote()) & {told, cleaner} == {cleaner}
+    with guarding():
+        assert ray.get(task.remote()) & {told, cleaner} == {told}
+        assert callbacks() & {told, cleaner} == set()
 
 
 @pytest.mark.slow
